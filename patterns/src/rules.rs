@@ -750,3 +750,429 @@ fn warning_of_bare_exclusions(
         .all(|pattern| pattern.excludes)
         .then(|| warning_at(&first.source, PatternWarningKind::OnlyExclusions))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> RelPath {
+        RelPath::parse(text).unwrap_or_else(|error| panic!("{text:?}: {error}"))
+    }
+
+    fn lists(shared: &[&str], private: &[&str], archive: &[&str]) -> PatternLists {
+        let owned = |list: &[&str]| list.iter().map(|&text| text.to_owned()).collect();
+        PatternLists {
+            shared: owned(shared),
+            private: owned(private),
+            archive: owned(archive),
+        }
+    }
+
+    fn compiled(lists: &PatternLists) -> (Rules, Vec<PatternWarning>) {
+        Rules::compile(lists).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn shared(patterns: &[&str]) -> Rules {
+        compiled(&lists(patterns, &[], &[])).0
+    }
+
+    fn channel(rules: &Rules, text: &str) -> Option<Channel> {
+        rules
+            .admit(&path(text))
+            .ok()
+            .map(|admitted| admitted.channel())
+    }
+
+    #[test]
+    fn globs_match_as_people_expect() {
+        for (pattern, matching, others) in [
+            (
+                "data/*.json",
+                vec!["data/a.json", "data/.a.json"],
+                vec!["data/x/a.json", "a.json", "data/a.json5"],
+            ),
+            (
+                "data/**",
+                vec!["data/x", "data/x/y"],
+                vec!["data", "data2/x"],
+            ),
+            ("data/", vec!["data/x", "data/x/y"], vec!["data"]),
+            (
+                "**/*.md",
+                vec!["a.md", "x/y/a.md", ".hidden.md"],
+                vec!["a.mdx"],
+            ),
+            ("*", vec!["a", ".a"], vec!["a/b"]),
+            ("**", vec!["a", "a/b/c"], vec![]),
+            ("a/**/b", vec!["a/b", "a/x/b", "a/x/y/b"], vec!["a/xb", "b"]),
+            ("./a//b", vec!["a/b"], vec![]),
+            ("/a", vec!["a"], vec!["b/a"]),
+            ("{a,b}.{md,txt}", vec!["a.md", "b.txt"], vec!["c.md"]),
+            ("{,x}a", vec!["a", "xa"], vec!["x"]),
+            ("a[!b]c", vec!["axc"], vec!["abc", "a/c"]),
+            ("a[.-0]c", vec!["a.c", "a0c"], vec!["a/c"]),
+            ("[!]]", vec!["a"], vec!["]"]),
+            ("[!^]x", vec!["ax"], vec!["^x"]),
+            ("[a!]x", vec!["ax", "!x"], vec!["bx"]),
+            ("a?c", vec!["abc"], vec!["a/c", "ac"]),
+            ("\\!x", vec!["!x"], vec!["x"]),
+            ("\\*", vec!["*"], vec!["a"]),
+            ("a,b", vec!["a,b"], vec!["a"]),
+            ("é.md", vec!["é.md", "e\u{301}.md"], vec!["e.md"]),
+            ("e\u{301}.md", vec!["é.md", "e\u{301}.md"], vec![]),
+            ("README.md", vec!["README.md"], vec!["readme.md"]),
+        ] {
+            let rules = shared(&[pattern]);
+            for text in matching {
+                assert_eq!(
+                    channel(&rules, text),
+                    Some(Channel::Shared),
+                    "{pattern:?} names {text:?}"
+                );
+            }
+            for text in others {
+                assert_eq!(
+                    channel(&rules, text),
+                    None,
+                    "{pattern:?} does not name {text:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn negation_wins_whatever_the_order() {
+        for patterns in [["**", "!drafts/**"], ["!drafts/**", "**"]] {
+            let rules = shared(&patterns);
+            assert_eq!(channel(&rules, "notes.md"), Some(Channel::Shared));
+            assert!(
+                matches!(rules.admit(&path("drafts/a.md")), Err(Refusal::Excluded { pattern }) if pattern.text == "!drafts/**")
+            );
+        }
+    }
+
+    #[test]
+    fn an_exclusion_of_a_name_covers_what_is_below_it() {
+        let rules = shared(&["**", "!drafts", "!**/cache", "!tmp/*", "!*.log"]);
+        for text in [
+            "drafts",
+            "drafts/a",
+            "drafts/a/b",
+            "cache/x",
+            "a/cache/x",
+            "tmp/a",
+            "a.log",
+        ] {
+            assert_eq!(channel(&rules, text), None, "{text:?}");
+        }
+        for text in ["drafts2", "a/drafts", "tmp/a/b", "logs/a", "x.log/a"] {
+            assert_eq!(channel(&rules, text), Some(Channel::Shared), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn private_owns_before_shared_before_archive() {
+        let (rules, _) = compiled(&lists(
+            &["a", "b", "c", "!d"],
+            &["a", "x", "!c"],
+            &["a", "b", "c", "d", "!x"],
+        ));
+
+        let channels: Vec<_> = ["a", "b", "c", "d", "x", "y"]
+            .into_iter()
+            .map(|text| channel(&rules, text))
+            .collect();
+
+        let (private, shared, archive) = (
+            Some(Channel::Private),
+            Some(Channel::Shared),
+            Some(Channel::Archive),
+        );
+        assert_eq!(channels, [private, shared, shared, archive, private, None]);
+    }
+
+    #[test]
+    fn an_exclusion_counts_only_in_its_own_list() {
+        let (rules, _) = compiled(&lists(&["**"], &["secret/**", "!secret/open.md"], &[]));
+        assert_eq!(channel(&rules, "secret/a.md"), Some(Channel::Private));
+        assert_eq!(channel(&rules, "secret/open.md"), Some(Channel::Shared));
+    }
+
+    #[test]
+    fn a_decomposed_path_does_not_slip_past_an_exclusion() {
+        for exclusion in ["!privé/**", "!prive\u{301}/**", "!privé"] {
+            let rules = shared(&["**", exclusion]);
+            for text in ["privé/a.md", "prive\u{301}/a.md"] {
+                assert_eq!(channel(&rules, text), None, "{exclusion:?} {text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_denylist_holds_against_every_pattern() {
+        let rules = shared(&[
+            "**",
+            "**/*",
+            ".env",
+            ".env*",
+            "node_modules/**",
+            "auth.json",
+            ".git/config",
+        ]);
+        for (text, rule) in [
+            (".env", ".env*"),
+            ("node_modules/a.js", "node_modules/"),
+            ("a/auth.json", "auth.json"),
+            (".GIT/config", ".git/"),
+        ] {
+            assert_eq!(rules.admit(&path(text)), Err(Refusal::Denied { rule }));
+            assert_eq!(
+                rules.admit_from_outside(&path(text)),
+                Err(Refusal::Denied { rule })
+            );
+            assert_eq!(
+                rules.explain(&path(text)).decided_by,
+                Decision::Denylist { rule }
+            );
+        }
+    }
+
+    #[test]
+    fn code_running_files_come_from_outside_only_by_their_literal_path() {
+        for (patterns, text, expected) in [
+            (vec!["**"], ".mcp.json", false),
+            (
+                vec!["**/.mcp.json", "*.json", ".mcp.jso?"],
+                ".mcp.json",
+                false,
+            ),
+            (vec![".mcp.json"], ".mcp.json", true),
+            (vec!["./.mcp.json"], ".mcp.json", true),
+            (vec!["{.mcp.json,a}"], ".mcp.json", true),
+            (vec!["**", ".mcp.json"], "sub/.mcp.json", false),
+            (vec![".claude/**"], ".claude/settings.json", false),
+            (vec![".claude/settings.json"], ".claude/settings.json", true),
+            (
+                vec![".claude/settings*.json"],
+                ".claude/settings.local.json",
+                false,
+            ),
+            (vec!["**", "!.mcp.json"], ".mcp.json", false),
+            (vec![".envrc"], ".envrc", false),
+            (vec!["**"], ".claude/agents/a.md", true),
+        ] {
+            let rules = shared(&patterns);
+            assert_eq!(
+                rules.admit_from_outside(&path(text)).is_ok(),
+                expected,
+                "{patterns:?} {text:?}"
+            );
+        }
+        let rules = shared(&["**"]);
+        assert!(rules.admit(&path(".mcp.json")).is_ok());
+        assert_eq!(
+            rules.admit_from_outside(&path(".mcp.json")),
+            Err(Refusal::RunsCode { rule: ".mcp.json" })
+        );
+        assert_eq!(
+            rules.explain(&path(".mcp.json")).refused_from_outside,
+            Some(".mcp.json")
+        );
+    }
+
+    #[test]
+    fn explain_names_the_decider_and_everything_else_that_matched() {
+        let (rules, _) = compiled(&lists(
+            &["**/*.md", "notes/**", "!notes/x.md"],
+            &["notes/p*"],
+            &["**"],
+        ));
+        for (text, expected) in [
+            (
+                "notes/p.md",
+                "notes/p.md: private, named by \"notes/p*\" (privateSyncFilePatterns[0]); also matched by \"**/*.md\" \
+                            (syncFilePatterns[0]), \"notes/**\" (syncFilePatterns[1]), \"**\" (archiveFilePatterns[0])",
+            ),
+            (
+                "notes/x.md",
+                "notes/x.md: archive, named by \"**\" (archiveFilePatterns[0]); also matched by \"**/*.md\" \
+                            (syncFilePatterns[0]), \"notes/**\" (syncFilePatterns[1]), \"!notes/x.md\" (syncFilePatterns[2])",
+            ),
+            (
+                ".env",
+                ".env: denied by the built-in rule `.env*`; also matched by \"**\" (archiveFilePatterns[0])",
+            ),
+            (
+                ".mcp.json",
+                ".mcp.json: archive, named by \"**\" (archiveFilePatterns[0]); not accepted from outside (`.mcp.json`)",
+            ),
+        ] {
+            assert_eq!(rules.explain(&path(text)).to_string(), expected);
+        }
+        let rules = shared(&["a", "!b", "b"]);
+        assert_eq!(
+            rules.explain(&path("c\n")).to_string(),
+            "c\\n: named by no pattern"
+        );
+        assert_eq!(
+            rules.explain(&path("b")).to_string(),
+            "b: excluded by \"!b\" (syncFilePatterns[1]); also matched by \"b\" (syncFilePatterns[2])"
+        );
+    }
+
+    #[test]
+    fn a_walk_stays_out_of_folders_that_hold_nothing() {
+        for (patterns, folder, expected) in [
+            (vec!["data/**/*.json"], "data", true),
+            (vec!["data/**/*.json"], "data/x", true),
+            (vec!["data/**/*.json"], "src", false),
+            (vec!["**"], ".git", false),
+            (vec!["**"], "a/node_modules/b", false),
+            (vec!["node_modules/x/**"], "node_modules", false),
+            (vec!["**", "!target/**"], "target", false),
+            (vec!["**", "!target/**"], "target/debug", false),
+            (vec!["**", "!target"], "target/debug", false),
+            (vec!["**", "!target/*"], "target", true),
+            (vec!["**", "!**/cache/**"], "a/b/cache", false),
+            (vec!["**", "!**"], "a", false),
+            (vec!["README.md"], "src", false),
+            (vec!["src/a.md"], "src/a.md", false),
+            (vec!["é/**"], "e\u{301}", true),
+            (vec!["**", "!é/**"], "e\u{301}", false),
+            (vec![], "a", false),
+        ] {
+            assert_eq!(
+                shared(&patterns).may_contain(&path(folder)),
+                expected,
+                "{patterns:?} {folder:?}"
+            );
+        }
+        let (rules, _) = compiled(&lists(&["**", "!a/**"], &[], &["a/x/**"]));
+        assert!(
+            rules.may_contain(&path("a"))
+                && rules.may_contain(&path("a/x"))
+                && !rules.may_contain(&path("a/y"))
+        );
+    }
+
+    #[test]
+    fn a_pattern_that_matched_nothing_can_be_found() {
+        let (rules, _) = compiled(&lists(&["*.md", "!x.md", "never/**"], &["*.txt"], &[]));
+        let files = ["a.md", "x.md", "b.txt"].map(path);
+
+        let matched: Vec<PatternRef> = files.iter().flat_map(|file| rules.matching(file)).collect();
+        let unmatched: Vec<String> = rules
+            .positive_patterns()
+            .filter(|pattern| !matched.contains(pattern))
+            .map(|pattern| pattern.text)
+            .collect();
+
+        assert_eq!(unmatched, ["never/**"]);
+        assert!(matched.iter().any(PatternRef::is_exclusion));
+    }
+
+    #[test]
+    fn an_error_names_list_place_pattern_and_reason() {
+        let error = Rules::compile(&lists(&["a", "b"], &["ok", "{a"], &[]))
+            .err()
+            .map(|error| error.to_string());
+        assert_eq!(
+            error.as_deref(),
+            Some(
+                "compile the pattern \"{a\" (privateSyncFilePatterns[1]): a `{` is not closed (write `\\{` for the character)"
+            )
+        );
+    }
+
+    #[test]
+    fn the_number_of_patterns_is_bounded() {
+        let many = |count: usize| PatternLists {
+            shared: vec!["a*b".to_owned(); count],
+            ..PatternLists::default()
+        };
+        assert!(Rules::compile(&many(MAX_PATTERNS)).is_ok());
+        let error = Rules::compile(&many(MAX_PATTERNS + 1)).err();
+        assert_eq!(
+            error.map(|error| (error.list, error.index, error.problem)),
+            Some((
+                Channel::Shared,
+                1000,
+                PatternProblem::TooMany {
+                    patterns: 1001,
+                    limit: MAX_PATTERNS
+                }
+            ))
+        );
+
+        let braces = PatternLists {
+            shared: vec!["{a,b,c,d}{a,b,c,d}{a,b,c,d}{a,b,c,d}/x*".to_owned(); 17],
+            ..PatternLists::default()
+        };
+        let error = Rules::compile(&braces).err();
+        assert_eq!(
+            error.map(|error| (error.index, error.problem)),
+            Some((
+                16,
+                PatternProblem::TooManyAlternatives {
+                    limit: MAX_ALTERNATIVES_IN_ALL
+                }
+            ))
+        );
+    }
+
+    #[test]
+    fn warnings_say_how_a_pattern_is_read() {
+        for (pattern, expected) in [
+            ("./a/*", Some("is read as \"a/*\"")),
+            ("data/", Some("is read as \"data/**\"")),
+            ("{a,b}/", Some("is read as 2 globs, the first \"a/**\"")),
+            (
+                "a**",
+                Some("has `**` inside a name, where it is read as `*`"),
+            ),
+            (
+                "data\\logs",
+                Some("has a `\\` before a letter: folders are separated by `/`"),
+            ),
+            (
+                ".env",
+                Some("can match nothing: the denylist's `.env*` covers it"),
+            ),
+            (
+                "**/.git/**",
+                Some("can match nothing: the denylist's `.git/` covers it"),
+            ),
+            ("!a", Some("excludes from a list that names nothing")),
+            ("**/*.json", None),
+            ("{.env,a}", None),
+            ("*.key", None),
+        ] {
+            let (_, warnings) = compiled(&lists(&[pattern], &[], &[]));
+            let texts: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+            let expected: Vec<String> = expected
+                .iter()
+                .map(|text| {
+                    format!(
+                        "the pattern \"{}\" (syncFilePatterns[0]) {text}",
+                        shown_short(pattern)
+                    )
+                })
+                .collect();
+            assert_eq!(texts, expected, "{pattern:?}");
+        }
+    }
+
+    #[test]
+    fn empty_lists_admit_nothing() {
+        let rules = shared(&[]);
+        assert_eq!(rules.admit(&path("a")), Err(Refusal::NotListed));
+        assert_eq!(rules.positive_patterns().count(), 0);
+    }
+
+    #[test]
+    fn rules_can_be_shared_between_threads() {
+        fn shareable<T: Send + Sync + Clone + 'static>() {}
+        shareable::<Rules>();
+        shareable::<AdmittedPath>();
+    }
+}
