@@ -6,7 +6,7 @@
 use rusqlite::{OptionalExtension, Row};
 
 use super::{Result, State, StateError, sqlite};
-use crate::model::{ContentHash, ContentKind, RelPath, Space, VersionId};
+use crate::model::{ContentHash, Channel, ContentKind, RelPath, VersionId};
 
 /// What the file system said about a file when its base was set. Times in nanoseconds since 1970.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -28,8 +28,8 @@ pub struct BaseStat {
 pub struct Base {
     /// Where.
     pub path: RelPath,
-    /// The space its versions live in.
-    pub space: Space,
+    /// Which pattern list admitted it.
+    pub channel: Channel,
     /// The versions that were resolved into it, sorted.
     pub versions: Vec<VersionId>,
     /// The hash of its bytes.
@@ -75,15 +75,15 @@ pub(super) fn path_of(text: &str) -> Result<RelPath> {
     RelPath::parse(text).map_err(|_| StateError::Form { what: "a path" })
 }
 
-pub(super) fn space_of(text: &str) -> Result<Space> {
-    text.parse().map_err(|_| StateError::Form { what: "a space" })
+pub(super) fn channel_of(text: &str) -> Result<Channel> {
+    text.parse().map_err(|_| StateError::Form { what: "a channel" })
 }
 
-const COLUMNS: &str = "path, space, versions, hash, kind, size, mtime_ns, ctime_ns, inode, device, resume";
+const COLUMNS: &str = "path, channel, versions, hash, kind, size, mtime_ns, ctime_ns, inode, device, resume";
 
 fn base_of(row: &Row<'_>) -> rusqlite::Result<Result<Base>> {
     let path: String = row.get(0)?;
-    let space: String = row.get(1)?;
+    let channel: String = row.get(1)?;
     let versions: Vec<u8> = row.get(2)?;
     let hash: Option<Vec<u8>> = row.get(3)?;
     let kind: i64 = row.get(4)?;
@@ -99,7 +99,7 @@ fn base_of(row: &Row<'_>) -> rusqlite::Result<Result<Base>> {
         let hash = hash.as_deref().and_then(ContentHash::from_slice);
         Ok(Base {
             path: path_of(&path)?,
-            space: space_of(&space)?,
+            channel: channel_of(&channel)?,
             versions: unpack_ids(&versions)?,
             hash: hash.ok_or(StateError::Form { what: "a base's hash" })?,
             kind: kind_of(kind)?,
@@ -122,11 +122,11 @@ impl State {
     /// Sets the base of a path.
     pub fn set_base(&self, base: &Base) -> Result<()> {
         self.connection
-            .prepare_cached("INSERT OR REPLACE INTO bases(path, space, versions, hash, kind, size, mtime_ns, ctime_ns, inode, device, resume) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)")
+            .prepare_cached("INSERT OR REPLACE INTO bases(path, channel, versions, hash, kind, size, mtime_ns, ctime_ns, inode, device, resume) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)")
             .and_then(|mut statement| {
                 statement.execute(rusqlite::params![
                     base.path.as_str(),
-                    base.space.as_str(),
+                    base.channel.as_str(),
                     pack_ids(&base.versions),
                     base.hash.as_bytes(),
                     kind_code(base.kind),

@@ -5,9 +5,9 @@
 
 use rusqlite::Row;
 
-use super::base::{kind_code, kind_of, pack_ids, path_of, space_of, unpack_ids};
+use super::base::{kind_code, kind_of, pack_ids, path_of, channel_of, unpack_ids};
 use super::{Result, State, StateError, sqlite};
-use crate::model::{ContentHash, ContentKind, RelPath, Space, VersionId};
+use crate::model::{ContentHash, Channel, ContentKind, RelPath, VersionId};
 
 /// A replace, creation or removal about to happen.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -16,8 +16,8 @@ pub struct Intent {
     pub id: String,
     /// Where.
     pub path: RelPath,
-    /// The space its versions live in.
-    pub space: Space,
+    /// Which pattern list admitted it.
+    pub channel: Channel,
     /// The base before.
     pub old_versions: Vec<VersionId>,
     /// The bytes that must be there now; `None` for nothing.
@@ -41,8 +41,8 @@ pub struct Displaced {
     pub id: String,
     /// Where it stood.
     pub path: RelPath,
-    /// The space its versions live in.
-    pub space: Space,
+    /// Which pattern list admitted it.
+    pub channel: Channel,
     /// The base it had.
     pub versions: Vec<VersionId>,
     /// The recorded content it was last seen to hold; `None` until it is known.
@@ -60,8 +60,8 @@ pub struct UndoStep {
     pub batch: i64,
     /// Where.
     pub path: RelPath,
-    /// The space its versions live in.
-    pub space: Space,
+    /// Which pattern list admitted it.
+    pub channel: Channel,
     /// What it held; `None` if it was absent.
     pub old: Option<(ContentHash, u64, ContentKind)>,
 }
@@ -74,7 +74,7 @@ fn hash_of(bytes: Option<Vec<u8>>) -> Result<Option<ContentHash>> {
 fn intent_of(row: &Row<'_>) -> rusqlite::Result<Result<Intent>> {
     let id: String = row.get(0)?;
     let path: String = row.get(1)?;
-    let space: String = row.get(2)?;
+    let channel: String = row.get(2)?;
     let old_versions: Vec<u8> = row.get(3)?;
     let old_hash: Option<Vec<u8>> = row.get(4)?;
     let new_versions: Vec<u8> = row.get(5)?;
@@ -86,7 +86,7 @@ fn intent_of(row: &Row<'_>) -> rusqlite::Result<Result<Intent>> {
         Ok(Intent {
             id,
             path: path_of(&path)?,
-            space: space_of(&space)?,
+            channel: channel_of(&channel)?,
             old_versions: unpack_ids(&old_versions)?,
             old_hash: hash_of(old_hash)?,
             new_versions: unpack_ids(&new_versions)?,
@@ -101,14 +101,14 @@ fn intent_of(row: &Row<'_>) -> rusqlite::Result<Result<Intent>> {
 fn displaced_of(row: &Row<'_>) -> rusqlite::Result<Result<Displaced>> {
     let id: String = row.get(0)?;
     let path: String = row.get(1)?;
-    let space: String = row.get(2)?;
+    let channel: String = row.get(2)?;
     let versions: Vec<u8> = row.get(3)?;
     let hash: Option<Vec<u8>> = row.get(4)?;
     let since_ms: i64 = row.get(5)?;
     let beside: bool = row.get(6)?;
     Ok((|| {
-        let (path, space) = (path_of(&path)?, space_of(&space)?);
-        Ok(Displaced { id, path, space, versions: unpack_ids(&versions)?, hash: hash_of(hash)?, since_ms, beside })
+        let (path, channel) = (path_of(&path)?, channel_of(&channel)?);
+        Ok(Displaced { id, path, channel, versions: unpack_ids(&versions)?, hash: hash_of(hash)?, since_ms, beside })
     })())
 }
 
@@ -132,11 +132,11 @@ impl State {
 
     /// Opens an intent.
     pub fn add_intent(&self, intent: &Intent) -> Result<()> {
-        let sql = "INSERT INTO intents(id, path, space, old_versions, old_hash, new_versions, new_hash, new_size, new_kind, beside) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+        let sql = "INSERT INTO intents(id, path, channel, old_versions, old_hash, new_versions, new_hash, new_size, new_kind, beside) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
         let params = rusqlite::params![
             intent.id,
             intent.path.as_str(),
-            intent.space.as_str(),
+            intent.channel.as_str(),
             pack_ids(&intent.old_versions),
             intent.old_hash.map(|hash| *hash.as_bytes()),
             pack_ids(&intent.new_versions),
@@ -155,17 +155,17 @@ impl State {
 
     /// Every open intent, by path.
     pub fn intents(&self) -> Result<Vec<Intent>> {
-        let sql = "SELECT id, path, space, old_versions, old_hash, new_versions, new_hash, new_size, new_kind, beside FROM intents ORDER BY path, id";
+        let sql = "SELECT id, path, channel, old_versions, old_hash, new_versions, new_hash, new_size, new_kind, beside FROM intents ORDER BY path, id";
         self.rows("list intents", sql, [], intent_of)
     }
 
     /// Lists a displaced file, or updates what is known of it.
     pub fn set_displaced(&self, displaced: &Displaced) -> Result<()> {
-        let sql = "INSERT OR REPLACE INTO displaced(id, path, space, versions, hash, since_ms, beside) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+        let sql = "INSERT OR REPLACE INTO displaced(id, path, channel, versions, hash, since_ms, beside) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)";
         let params = rusqlite::params![
             displaced.id,
             displaced.path.as_str(),
-            displaced.space.as_str(),
+            displaced.channel.as_str(),
             pack_ids(&displaced.versions),
             displaced.hash.map(|hash| *hash.as_bytes()),
             displaced.since_ms,
@@ -176,7 +176,7 @@ impl State {
 
     /// Every displaced file, oldest first.
     pub fn displaced(&self) -> Result<Vec<Displaced>> {
-        let sql = "SELECT id, path, space, versions, hash, since_ms, beside FROM displaced ORDER BY since_ms, id";
+        let sql = "SELECT id, path, channel, versions, hash, since_ms, beside FROM displaced ORDER BY since_ms, id";
         self.rows("list displaced", sql, [], displaced_of)
     }
 
@@ -187,27 +187,27 @@ impl State {
 
     /// Remembers what a path held before this sync; the first note of a batch stands.
     pub fn add_undo(&self, step: &UndoStep) -> Result<()> {
-        let sql = "INSERT OR IGNORE INTO undo(batch, path, space, old_hash, old_size, old_kind) VALUES(?1, ?2, ?3, ?4, ?5, ?6)";
+        let sql = "INSERT OR IGNORE INTO undo(batch, path, channel, old_hash, old_size, old_kind) VALUES(?1, ?2, ?3, ?4, ?5, ?6)";
         let (hash, size, kind) = match step.old {
             Some((hash, size, kind)) => (Some(*hash.as_bytes()), size as i64, kind_code(kind)),
             None => (None, 0, 0),
         };
-        let params = rusqlite::params![step.batch, step.path.as_str(), step.space.as_str(), hash, size, kind];
+        let params = rusqlite::params![step.batch, step.path.as_str(), step.channel.as_str(), hash, size, kind];
         self.run("note undo", sql, params).map(drop)
     }
 
     /// What the last sync that changed anything on disk replaced.
     pub fn last_undo(&self) -> Result<Vec<UndoStep>> {
-        let sql = "SELECT batch, path, space, old_hash, old_size, old_kind FROM undo WHERE batch = (SELECT max(batch) FROM undo) ORDER BY path";
+        let sql = "SELECT batch, path, channel, old_hash, old_size, old_kind FROM undo WHERE batch = (SELECT max(batch) FROM undo) ORDER BY path";
         self.rows("list undo", sql, [], |row| {
-            let (batch, path, space): (i64, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            let (batch, path, channel): (i64, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
             let (hash, size, kind): (Option<Vec<u8>>, i64, i64) = (row.get(3)?, row.get(4)?, row.get(5)?);
             Ok((|| {
                 let old = match hash_of(hash)? {
                     Some(hash) => Some((hash, size as u64, kind_of(kind)?)),
                     None => None,
                 };
-                Ok(UndoStep { batch, path: path_of(&path)?, space: space_of(&space)?, old })
+                Ok(UndoStep { batch, path: path_of(&path)?, channel: channel_of(&channel)?, old })
             })())
         })
     }

@@ -5,9 +5,9 @@
 
 use rusqlite::OptionalExtension;
 
-use super::base::{path_of, space_of};
+use super::base::{path_of, channel_of};
 use super::{Result, State, StateError, sqlite};
-use crate::model::{RelPath, Space, VersionId};
+use crate::model::{Channel, RelPath, VersionId};
 
 /// Which way artifacts or rows went.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -133,9 +133,9 @@ impl State {
     }
 
     /// Puts a path into the outbox after a failed write of its row.
-    pub fn set_outbox(&self, space: &Space, path: &RelPath, attempts: u32, next_ms: i64, error: &str) -> Result<()> {
-        let sql = "INSERT OR REPLACE INTO outbox(path, space, attempts, next_ms, error) VALUES(?1, ?2, ?3, ?4, ?5)";
-        self.run("write outbox", sql, (path.as_str(), space.as_str(), attempts, next_ms, error)).map(drop)
+    pub fn set_outbox(&self, channel: Channel, path: &RelPath, attempts: u32, next_ms: i64, error: &str) -> Result<()> {
+        let sql = "INSERT OR REPLACE INTO outbox(path, channel, attempts, next_ms, error) VALUES(?1, ?2, ?3, ?4, ?5)";
+        self.run("write outbox", sql, (path.as_str(), channel.as_str(), attempts, next_ms, error)).map(drop)
     }
 
     /// The backend acknowledged the path's row.
@@ -143,13 +143,13 @@ impl State {
         self.run("clear outbox", "DELETE FROM outbox WHERE path = ?1", [path.as_str()]).map(drop)
     }
 
-    /// The paths whose rows failed: (space, path, attempts, due at wall milliseconds, error).
-    pub fn outbox(&self) -> Result<Vec<(Space, RelPath, u32, i64, String)>> {
-        let sql = "SELECT space, path, attempts, next_ms, error FROM outbox ORDER BY next_ms, path";
+    /// The paths whose rows failed: (channel, path, attempts, due at wall milliseconds, error).
+    pub fn outbox(&self) -> Result<Vec<(Channel, RelPath, u32, i64, String)>> {
+        let sql = "SELECT channel, path, attempts, next_ms, error FROM outbox ORDER BY next_ms, path";
         self.rows("list outbox", sql, [], |row| {
-            let (space, path): (String, String) = (row.get(0)?, row.get(1)?);
+            let (channel, path): (String, String) = (row.get(0)?, row.get(1)?);
             let (attempts, next_ms, error) = (row.get(2)?, row.get(3)?, row.get(4)?);
-            Ok((|| Ok((space_of(&space)?, path_of(&path)?, attempts, next_ms, error)))())
+            Ok((|| Ok((channel_of(&channel)?, path_of(&path)?, attempts, next_ms, error)))())
         })
     }
 

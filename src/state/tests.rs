@@ -1,7 +1,7 @@
 //! Laws of the state: what a transaction promises, what a base and an intent give back.
 
 use super::*;
-use crate::model::{ContentHash, ContentKind, RelPath, Space, VersionId};
+use crate::model::{ContentHash, Channel, ContentKind, RelPath, VersionId};
 
 fn path(text: &str) -> RelPath {
     RelPath::parse(text).expect("a path")
@@ -10,7 +10,7 @@ fn path(text: &str) -> RelPath {
 fn base(name: &str) -> Base {
     Base {
         path: path(name),
-        space: Space::shared(),
+        channel: Channel::Shared,
         versions: vec![VersionId::of(b"1"), VersionId::of(b"2")],
         hash: ContentHash::of(name.as_bytes()),
         kind: ContentKind::File { exec: true },
