@@ -151,13 +151,13 @@ impl State {
             .map_err(sqlite("remove base"))
     }
 
-    /// Hands every (path, kind, stat) to `visit`, in byte order of the paths; the cheap half of a base.
+    /// Hands every (path, channel, kind, stat) to `visit`, in byte order of the paths; the cheap half of a base.
     ///
     /// Stops at the first error of `visit`.
     pub fn for_each_stat<E: From<StateError>>(
         &self,
         below: Option<&RelPath>,
-        mut visit: impl FnMut(&str, ContentKind, &BaseStat) -> std::result::Result<(), E>,
+        mut visit: impl FnMut(&str, Channel, ContentKind, &BaseStat) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
         let (from, to) = match below {
             None => (String::new(), None),
@@ -165,7 +165,7 @@ impl State {
         };
         let mut statement = self
             .connection
-            .prepare_cached("SELECT path, kind, size, mtime_ns, ctime_ns, inode, device FROM bases WHERE path >= ?1 AND (?2 IS NULL OR path < ?2) ORDER BY path")
+            .prepare_cached("SELECT path, kind, size, mtime_ns, ctime_ns, inode, device, channel FROM bases WHERE path >= ?1 AND (?2 IS NULL OR path < ?2) ORDER BY path")
             .map_err(sqlite("list bases"))?;
         let mut rows = statement.query((from, to)).map_err(sqlite("list bases"))?;
         while let Some(row) = rows.next().map_err(sqlite("list bases"))? {
@@ -181,7 +181,8 @@ impl State {
             };
             let (kind, stat) = read().map_err(sqlite("list bases"))?;
             let path = row.get_ref(0).and_then(|value| Ok(value.as_str()?)).map_err(sqlite("list bases"))?;
-            visit(path, kind_of(kind)?, &stat)?;
+            let channel = row.get_ref(7).and_then(|value| Ok(value.as_str()?)).map_err(sqlite("list bases"))?;
+            visit(path, channel_of(channel)?, kind_of(kind)?, &stat)?;
         }
         Ok(())
     }

@@ -166,11 +166,45 @@ impl State {
 
     /// True if a tombstone is held back.
     pub fn is_held(&self, version: &VersionId) -> Result<bool> {
+        self.exists("SELECT 1 FROM held WHERE version = ?1", [version.as_bytes()])
+    }
+
+    /// Remembers that a person approved a deletion.
+    pub fn approve(&self, version: &VersionId) -> Result<()> {
+        self.run("approve deletion", "INSERT OR IGNORE INTO approved(version) VALUES(?1)", [version.as_bytes()]).map(drop)
+    }
+
+    /// True if a person approved it.
+    pub fn is_approved(&self, version: &VersionId) -> Result<bool> {
+        self.exists("SELECT 1 FROM approved WHERE version = ?1", [version.as_bytes()])
+    }
+
+    fn exists(&self, sql: &str, params: impl rusqlite::Params) -> Result<bool> {
         self.connection
-            .prepare_cached("SELECT 1 FROM held WHERE version = ?1")
-            .and_then(|mut statement| statement.query_row([version.as_bytes()], |_| Ok(())).optional())
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.query_row(params, |_| Ok(())).optional())
             .map(|found| found.is_some())
-            .map_err(sqlite("read held"))
+            .map_err(sqlite("look up"))
+    }
+
+    /// True if any path waits for anything.
+    pub fn any_pending(&self) -> Result<bool> {
+        self.exists("SELECT 1 FROM pending LIMIT 1", [])
+    }
+
+    /// These paths were recorded; they wait for it no more.
+    pub fn clear_record_waits<'a>(&self, paths: impl Iterator<Item = &'a RelPath>) -> Result<()> {
+        if self.any_pending()? {
+            for path in paths {
+                self.clear_pending(path, "record")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// True if the path has an open intent.
+    pub fn has_intent(&self, path: &RelPath) -> Result<bool> {
+        self.exists("SELECT 1 FROM intents WHERE path = ?1", [path.as_str()])
     }
 
     /// Every held deletion: (version, path, origin).

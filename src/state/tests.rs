@@ -38,7 +38,7 @@ fn stats_come_in_byte_order_and_below_a_folder_only_its_own() {
 
     let list = |below: Option<&RelPath>| {
         let mut seen = Vec::new();
-        let done: std::result::Result<(), StateError> = state.for_each_stat(below, |path, _, _| {
+        let done: std::result::Result<(), StateError> = state.for_each_stat(below, |path, _, _, _| {
             seen.push(path.to_owned());
             Ok(())
         });

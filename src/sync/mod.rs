@@ -199,6 +199,10 @@ pub struct Engine {
     materialised: i64,
     mirrored: i64,
     undo_batch: i64,
+    /// The undo list of this run has been begun.
+    undo_open: bool,
+    /// Rows that a mirror write found changed by another program.
+    late_rows: Vec<larder_adapters::Row>,
 }
 
 /// What `Engine::new` is built from.
@@ -252,6 +256,8 @@ impl Engine {
             materialised: 0,
             mirrored: 0,
             undo_batch: 0,
+            undo_open: false,
+            late_rows: Vec::new(),
         };
         engine.load_marks()?;
         engine.settle()?;
