@@ -122,7 +122,8 @@ impl Listing {
             (&self.git_ignored, Silence::GitIgnored),
         ];
         let above = path.as_str().match_indices('/').map(|(at, _)| at);
-        for end in above.chain([path.as_str().len()]) {
+        // The empty name is the root's.
+        for end in [0].into_iter().chain(above).chain([path.as_str().len()]) {
             let name = &path.as_str()[..end];
             for (places, silence) in places {
                 if places

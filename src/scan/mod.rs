@@ -23,8 +23,6 @@ mod root;
 mod walk;
 
 #[cfg(test)]
-mod bench;
-#[cfg(test)]
 pub(crate) mod scratch;
 #[cfg(test)]
 mod tests;

@@ -125,6 +125,13 @@ impl Root {
         self.open_stepwise(path, flags)
     }
 
+    /// Behaves as on a kernel without `openat2`.
+    #[cfg(test)]
+    pub(super) fn without_openat2(self) -> Root {
+        self.lacks_openat2.store(true, Ordering::Relaxed);
+        self
+    }
+
     /// Opens component by component, each relative to its parent's handle.
     ///
     /// A mount on the last component goes unnoticed here; `openat2` would refuse it.
