@@ -44,19 +44,29 @@ impl ShortName {
 ///
 /// Shape: at least one per component; more where a component contains what another system takes for a separator.
 pub(crate) fn spellings(path: &str) -> Vec<Spelling> {
-    path.split('/')
-        .flat_map(|component| {
-            let reduced = reduce(component);
-            reduced
-                .split(is_separator_elsewhere)
-                .map(spelling_of)
-                .collect::<Vec<_>>()
-        })
-        .collect()
+    let mut spellings = Vec::new();
+    for component in path.split('/') {
+        let reduced = reduce(component);
+        if reduced.contains(is_separator_elsewhere) {
+            spellings.extend(
+                reduced
+                    .split(is_separator_elsewhere)
+                    .map(|piece| spelling_of(piece.to_owned())),
+            );
+        } else {
+            spellings.push(spelling_of(reduced));
+        }
+    }
+    spellings
 }
 
-fn spelling_of(reduced: &str) -> Spelling {
-    let whole = trim(reduced).to_owned();
+fn spelling_of(reduced: String) -> Spelling {
+    let trimmed = trim(&reduced);
+    let whole = if trimmed.len() < reduced.len() {
+        trimmed.to_owned()
+    } else {
+        reduced
+    };
     let before_stream = whole.split_once(':').map(|(name, _)| trim(name).to_owned());
     let short = short_name(before_stream.as_deref().unwrap_or(&whole));
     Spelling {
