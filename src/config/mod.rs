@@ -7,11 +7,13 @@
 //! force. Prints nothing, asks nothing, watches nothing.
 
 pub mod address;
+mod check;
 mod discover;
 mod document;
 mod error;
 mod explain;
 mod file;
+pub mod init;
 mod layer;
 mod merge;
 mod nearest;
@@ -19,21 +21,22 @@ mod parse;
 mod problem;
 mod quantity;
 mod reload;
+mod resolve;
 mod schema;
 mod settings;
 pub mod trust;
+mod typed;
 mod warning;
 
 pub use address::Address;
+pub use check::{MAX_DATABASES, MAX_MERGE_GLOBS, MAX_PEERS, MAX_TABLES};
 pub use discover::{CONFIG_FILE_NAME, CONTENT_FOLDERS, ConfigPath, discover};
 pub use error::ConfigError;
 pub use explain::{Explained, Matched, explain};
 pub use file::{Config, Database, Encryption, MergeKind, Peer, Root};
 pub use layer::{Layered, Source};
 pub use merge::MergeRules;
-pub use parse::{
-    ConfigFile, MAX_CONFIG_BYTES, MAX_DATABASES, MAX_MERGE_GLOBS, MAX_PEERS, MAX_TABLES,
-};
+pub use parse::{ConfigFile, MAX_CONFIG_BYTES};
 pub use problem::{Problem, Problems};
 pub use quantity::{
     ByteCount, MAX_FILE_BYTES_LIMIT, MAX_INTERVAL_SECS, MAX_RETENTION_SECS, MIN_RETENTION_SECS,
