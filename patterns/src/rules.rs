@@ -12,48 +12,29 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use globset::{Candidate, GlobBuilder, GlobSet, GlobSetBuilder};
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
 use crate::channel::Channel;
 use crate::denylist::{denied, runs_code};
 use crate::glob::{Pattern, PatternProblem, PlainGlob};
-use crate::path::{RelPath, shown_short};
+use crate::lists::{
+    PatternError, PatternLists, PatternRef, PatternWarning, PatternWarningKind, check_count,
+    error_at, warning_at, warnings_of,
+};
+use crate::path::RelPath;
+use crate::table::GlobTable;
 
-/// Most patterns in all lists together.
-pub const MAX_PATTERNS: usize = 1_000;
-/// Most globs in all lists together once braces are expanded, so that compiling stays in milliseconds and megabytes.
+/// Most globs in all lists together once braces are expanded.
 pub const MAX_ALTERNATIVES_IN_ALL: usize = 4_096;
-
-/// The pattern lists as they stand in a config file.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PatternLists {
-    /// Patterns of the shared channel.
-    pub shared: Vec<String>,
-    /// Patterns of the private channel.
-    pub private: Vec<String>,
-    /// Patterns of the archive channel.
-    pub archive: Vec<String>,
-}
-
-impl PatternLists {
-    /// Returns the list of one channel.
-    pub fn list(&self, channel: Channel) -> &[String] {
-        match channel {
-            Channel::Private => &self.private,
-            Channel::Shared => &self.shared,
-            Channel::Archive => &self.archive,
-        }
-    }
-}
+/// Most weight of all lists together, in characters and wildcards: full lists of full patterns, each excluding a folder and what is below.
+pub const MAX_WEIGHT_IN_ALL: usize = 1_000_000;
 
 /// Compiled patterns, and the denylist that nobody can leave out.
 #[derive(Clone, Debug)]
 pub struct Rules {
     patterns: Vec<CompiledPattern>,
-    /// All globs of all patterns; `owners` maps a glob's index to its pattern's.
-    globs: GlobSet,
-    owners: Vec<usize>,
+    /// All globs; the owner is the pattern's place in `patterns`.
+    globs: GlobTable,
     closed: ClosedFolders,
 }
 
@@ -62,120 +43,6 @@ struct CompiledPattern {
     source: PatternRef,
     excludes: bool,
     globs: Vec<PlainGlob>,
-}
-
-/// A pattern and where it stands.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PatternRef {
-    /// The list it stands in.
-    pub list: Channel,
-    /// Its place in that list, from 0.
-    pub index: usize,
-    /// Its text as it was written, with its `!` if it has one.
-    pub text: String,
-}
-
-impl PatternRef {
-    /// Tells whether the pattern excludes.
-    pub fn is_exclusion(&self) -> bool {
-        self.text.starts_with('!')
-    }
-}
-
-impl fmt::Display for PatternRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "\"{}\" ({}[{}])",
-            shown_short(&self.text),
-            self.list.config_key(),
-            self.index
-        )
-    }
-}
-
-/// A pattern that cannot be compiled.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("compile the pattern \"{}\" ({}[{index}]): {problem}", shown_short(pattern), list.config_key())]
-pub struct PatternError {
-    /// The list it stands in.
-    pub list: Channel,
-    /// Its place in that list, from 0.
-    pub index: usize,
-    /// Its text.
-    pub pattern: String,
-    /// What is wrong with it.
-    #[source]
-    pub problem: PatternProblem,
-}
-
-/// A pattern that works, but perhaps not as it was meant.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PatternWarning {
-    /// The list it stands in.
-    pub list: Channel,
-    /// Its place in that list, from 0.
-    pub index: usize,
-    /// Its text.
-    pub pattern: String,
-    /// What is worth knowing about it.
-    pub kind: PatternWarningKind,
-}
-
-/// What is worth knowing about a pattern.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum PatternWarningKind {
-    /// A leading `./` or `/`, a doubled or a trailing `/` was rewritten.
-    Rewritten {
-        /// The globs that are matched instead.
-        to: Vec<String>,
-    },
-    /// `**` stands beside other characters, where it does not cross folders.
-    StarsInsideName,
-    /// A `\` stands before a letter or digit: it escapes, it does not separate.
-    BackslashBeforeLetter,
-    /// The pattern can match nothing but what the denylist covers.
-    OnlyDenied {
-        /// The deciding line of the denylist.
-        rule: &'static str,
-    },
-    /// The list excludes, but names nothing; this is its first pattern.
-    OnlyExclusions,
-}
-
-impl fmt::Display for PatternWarning {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let source = PatternRef {
-            list: self.list,
-            index: self.index,
-            text: self.pattern.clone(),
-        };
-        write!(f, "the pattern {source} ")?;
-        match &self.kind {
-            PatternWarningKind::Rewritten { to } => match to.as_slice() {
-                [only] => write!(f, "is read as \"{}\"", shown_short(only)),
-                several => write!(
-                    f,
-                    "is read as {} globs, the first \"{}\"",
-                    several.len(),
-                    shown_short(&several[0])
-                ),
-            },
-            PatternWarningKind::StarsInsideName => {
-                f.write_str("has `**` inside a name, where it is read as `*`")
-            }
-            PatternWarningKind::BackslashBeforeLetter => {
-                f.write_str("has a `\\` before a letter: folders are separated by `/`")
-            }
-            PatternWarningKind::OnlyDenied { rule } => {
-                write!(f, "can match nothing: the denylist's `{rule}` covers it")
-            }
-            PatternWarningKind::OnlyExclusions => {
-                f.write_str("excludes from a list that names nothing")
-            }
-        }
-    }
 }
 
 /// Proof that a path passed the patterns and the denylist. Only [`Rules`] make one.
@@ -295,12 +162,13 @@ impl Rules {
     /// Compiles the lists of a config.
     ///
     /// Errors: the first pattern that cannot be used, with its place. Warnings come in the order of the lists.
-    /// Limits: [`MAX_PATTERNS`], [`crate::MAX_PATTERN_CHARS`], [`crate::MAX_ALTERNATIVES`], [`MAX_ALTERNATIVES_IN_ALL`].
+    /// Limits: [`crate::MAX_PATTERNS`], [`crate::MAX_PATTERN_CHARS`], [`crate::MAX_ALTERNATIVES`], [`MAX_ALTERNATIVES_IN_ALL`],
+    /// [`MAX_WEIGHT_IN_ALL`].
     pub fn compile(lists: &PatternLists) -> Result<(Rules, Vec<PatternWarning>), PatternError> {
         check_count(lists)?;
         let mut patterns = Vec::new();
         let mut warnings = Vec::new();
-        let mut glob_count = 0;
+        let mut budget = Budget::default();
         for list in Channel::ALL {
             for (index, text) in lists.list(list).iter().enumerate() {
                 let source = PatternRef {
@@ -311,13 +179,9 @@ impl Rules {
                 let parsed = Pattern::parse(text).map_err(|problem| error_at(&source, problem))?;
                 warnings.extend(warnings_of(&source, &parsed));
                 let pattern = CompiledPattern::new(source, parsed);
-                glob_count += pattern.globs.len();
-                if glob_count > MAX_ALTERNATIVES_IN_ALL {
-                    let problem = PatternProblem::TooManyAlternatives {
-                        limit: MAX_ALTERNATIVES_IN_ALL,
-                    };
-                    return Err(error_at(&pattern.source, problem));
-                }
+                budget
+                    .spend(&pattern.globs)
+                    .map_err(|problem| error_at(&pattern.source, problem))?;
                 patterns.push(pattern);
             }
             warnings.extend(warning_of_bare_exclusions(list, &patterns));
@@ -327,18 +191,17 @@ impl Rules {
     }
 
     fn build(patterns: Vec<CompiledPattern>) -> Result<Rules, PatternError> {
-        let mut builder = SetBuilder::default();
-        for (owner, pattern) in patterns.iter().enumerate() {
-            for glob in &pattern.globs {
-                builder.add(glob, owner, &pattern.source)?;
-            }
-        }
-        let (globs, owners) = builder.build(&patterns)?;
-        let closed = ClosedFolders::build(&patterns)?;
+        let blame =
+            |(owner, problem): (usize, PatternProblem)| error_at(&patterns[owner].source, problem);
+        let all_globs = patterns
+            .iter()
+            .enumerate()
+            .flat_map(|(owner, pattern)| pattern.globs.iter().map(move |glob| (glob, owner)));
+        let globs = GlobTable::build(all_globs).map_err(blame)?;
+        let closed = ClosedFolders::build(&patterns).map_err(blame)?;
         Ok(Rules {
             patterns,
             globs,
-            owners,
             closed,
         })
     }
@@ -435,15 +298,12 @@ impl Rules {
             .collect()
     }
 
-    /// Returns the indices of the patterns that match any form of `path`, ascending.
+    /// Returns the places of the patterns that match any form of `path`, ascending.
     fn matching_patterns(&self, path: &RelPath) -> Vec<usize> {
-        let mut found = Vec::new();
-        let mut globs = Vec::new();
-        for form in forms(path) {
-            self.globs
-                .matches_candidate_into(&Candidate::new(&*form), &mut globs);
-            found.extend(globs.iter().map(|&glob| self.owners[glob]));
-        }
+        let mut found: Vec<usize> = forms(path)
+            .iter()
+            .flat_map(|form| self.globs.owners_of(form))
+            .collect();
         found.sort_unstable();
         found.dedup();
         found
@@ -520,33 +380,72 @@ impl CompiledPattern {
     }
 }
 
+/// What all patterns together have used of the limits, so that nothing is compiled beyond them.
+#[derive(Default)]
+struct Budget {
+    globs: usize,
+    weight: usize,
+}
+
+impl Budget {
+    fn spend(&mut self, globs: &[PlainGlob]) -> Result<(), PatternProblem> {
+        self.globs += globs.len();
+        self.weight += globs.iter().map(PlainGlob::weight).sum::<usize>();
+        if self.globs > MAX_ALTERNATIVES_IN_ALL {
+            return Err(PatternProblem::TooManyAlternatives {
+                limit: MAX_ALTERNATIVES_IN_ALL,
+            });
+        }
+        if self.weight > MAX_WEIGHT_IN_ALL {
+            return Err(PatternProblem::TooHeavy {
+                weight: self.weight,
+                limit: MAX_WEIGHT_IN_ALL,
+            });
+        }
+        Ok(())
+    }
+}
+
 /// The folders of which a list excludes everything, so that a walk need not enter them for that list.
 #[derive(Clone, Debug)]
 struct ClosedFolders {
-    folders: GlobSet,
+    /// Globs of folders; the owner is the pattern's place.
+    folders: GlobTable,
+    /// The list of each pattern, by its place in [`Channel::ALL`].
     lists: Vec<usize>,
+    /// Whether a list excludes everything.
     roots: [bool; Channel::ALL.len()],
 }
 
 impl ClosedFolders {
-    fn build(patterns: &[CompiledPattern]) -> Result<ClosedFolders, PatternError> {
-        let mut builder = SetBuilder::default();
+    fn build(patterns: &[CompiledPattern]) -> Result<ClosedFolders, (usize, PatternProblem)> {
+        let lists: Vec<usize> = patterns
+            .iter()
+            .map(|pattern| place(pattern.source.list))
+            .collect();
+        let closing = patterns
+            .iter()
+            .enumerate()
+            .filter(|(_, pattern)| pattern.excludes);
+        let all: Vec<(PlainGlob, usize)> = closing
+            .flat_map(|(owner, pattern)| {
+                pattern
+                    .globs
+                    .iter()
+                    .filter_map(move |glob| Some((glob.folder_of_everything()?, owner)))
+            })
+            .collect();
         let mut roots = [false; Channel::ALL.len()];
-        for pattern in patterns.iter().filter(|pattern| pattern.excludes) {
-            let list = place(pattern.source.list);
-            for folder in pattern
-                .globs
-                .iter()
-                .filter_map(PlainGlob::folder_of_everything)
-            {
-                if folder.components.is_empty() {
-                    roots[list] = true;
-                } else {
-                    builder.add(&folder, list, &pattern.source)?;
-                }
-            }
+        for (_, owner) in all
+            .iter()
+            .filter(|(folder, _)| folder.components.is_empty())
+        {
+            roots[lists[*owner]] = true;
         }
-        let (folders, lists) = builder.build(patterns)?;
+        let folders = all
+            .iter()
+            .filter(|(folder, _)| !folder.components.is_empty());
+        let folders = GlobTable::build(folders.map(|(folder, owner)| (folder, *owner)))?;
         Ok(ClosedFolders {
             folders,
             lists,
@@ -560,83 +459,16 @@ impl ClosedFolders {
         if self.folders.is_empty() {
             return closed;
         }
-        let mut found = Vec::new();
         for form in forms {
             let ends = form
                 .match_indices('/')
                 .map(|(at, _)| at)
                 .chain([form.len()]);
-            for end in ends {
-                self.folders
-                    .matches_candidate_into(&Candidate::new(&form[..end]), &mut found);
-                for &folder in &found {
-                    closed[self.lists[folder]] = true;
-                }
+            for owner in ends.flat_map(|end| self.folders.owners_of(&form[..end])) {
+                closed[self.lists[owner]] = true;
             }
         }
         closed
-    }
-}
-
-/// Collects globs, each with a number of its owner.
-#[derive(Default)]
-struct SetBuilder {
-    builder: Option<GlobSetBuilder>,
-    owners: Vec<usize>,
-}
-
-impl SetBuilder {
-    fn add(
-        &mut self,
-        glob: &PlainGlob,
-        owner: usize,
-        source: &PatternRef,
-    ) -> Result<(), PatternError> {
-        let compiled = GlobBuilder::new(&glob.to_string())
-            .literal_separator(true)
-            .backslash_escape(true)
-            .empty_alternates(true)
-            .build()
-            .map_err(|error| {
-                error_at(
-                    source,
-                    PatternProblem::TooComplex {
-                        detail: error.kind().to_string(),
-                    },
-                )
-            })?;
-        self.builder
-            .get_or_insert_with(GlobSetBuilder::new)
-            .add(compiled);
-        self.owners.push(owner);
-        Ok(())
-    }
-
-    /// Compiles the set. Its size is a matter of all patterns together: an error names the longest one.
-    fn build(self, patterns: &[CompiledPattern]) -> Result<(GlobSet, Vec<usize>), PatternError> {
-        let Some(builder) = self.builder else {
-            return Ok((GlobSet::empty(), Vec::new()));
-        };
-        match builder.build() {
-            Ok(set) => Ok((set, self.owners)),
-            Err(error) => {
-                let problem = PatternProblem::TooComplex {
-                    detail: error.kind().to_string(),
-                };
-                let longest = patterns
-                    .iter()
-                    .max_by_key(|pattern| pattern.source.text.len());
-                let nowhere = PatternRef {
-                    list: Channel::Shared,
-                    index: 0,
-                    text: String::new(),
-                };
-                Err(error_at(
-                    longest.map_or(&nowhere, |pattern| &pattern.source),
-                    problem,
-                ))
-            }
-        }
     }
 }
 
@@ -662,80 +494,6 @@ fn place(list: Channel) -> usize {
     }
 }
 
-fn check_count(lists: &PatternLists) -> Result<(), PatternError> {
-    let all = || {
-        Channel::ALL.into_iter().flat_map(|list| {
-            lists
-                .list(list)
-                .iter()
-                .enumerate()
-                .map(move |(index, text)| (list, index, text))
-        })
-    };
-    match all().nth(MAX_PATTERNS) {
-        None => Ok(()),
-        Some((list, index, text)) => {
-            let source = PatternRef {
-                list,
-                index,
-                text: text.clone(),
-            };
-            Err(error_at(
-                &source,
-                PatternProblem::TooMany {
-                    patterns: all().count(),
-                    limit: MAX_PATTERNS,
-                },
-            ))
-        }
-    }
-}
-
-fn error_at(source: &PatternRef, problem: PatternProblem) -> PatternError {
-    PatternError {
-        list: source.list,
-        index: source.index,
-        pattern: source.text.clone(),
-        problem,
-    }
-}
-
-fn warning_at(source: &PatternRef, kind: PatternWarningKind) -> PatternWarning {
-    PatternWarning {
-        list: source.list,
-        index: source.index,
-        pattern: source.text.clone(),
-        kind,
-    }
-}
-
-fn warnings_of(source: &PatternRef, parsed: &Pattern) -> Vec<PatternWarning> {
-    let rewritten = || PatternWarningKind::Rewritten {
-        to: parsed.globs.iter().map(ToString::to_string).collect(),
-    };
-    let only_denied = || only_denied(parsed).map(|rule| PatternWarningKind::OnlyDenied { rule });
-    [
-        parsed.was_rewritten.then(rewritten),
-        parsed
-            .has_stars_inside_name
-            .then_some(PatternWarningKind::StarsInsideName),
-        parsed
-            .escapes_letter
-            .then_some(PatternWarningKind::BackslashBeforeLetter),
-        (!parsed.excludes).then(only_denied).flatten(),
-    ]
-    .into_iter()
-    .flatten()
-    .map(|kind| warning_at(source, kind))
-    .collect()
-}
-
-/// Returns the first deciding line if every glob has a literal component that is denied wherever it stands.
-fn only_denied(parsed: &Pattern) -> Option<&'static str> {
-    let rules: Option<Vec<&'static str>> = parsed.globs.iter().map(PlainGlob::denied_by).collect();
-    rules.and_then(|rules| rules.first().copied())
-}
-
 fn warning_of_bare_exclusions(
     list: Channel,
     patterns: &[CompiledPattern],
@@ -754,6 +512,8 @@ fn warning_of_bare_exclusions(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lists::MAX_PATTERNS;
+    use crate::path::shown_short;
 
     fn path(text: &str) -> RelPath {
         RelPath::parse(text).unwrap_or_else(|error| panic!("{text:?}: {error}"))

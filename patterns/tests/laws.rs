@@ -213,7 +213,7 @@ fn compile(lists: &PatternLists) -> Rules {
 fn no_spelling_of_a_denied_name_is_ever_admitted() {
     let around = (vec(folder_name(), 0..3), vec(folder_name(), 0..3));
     law(
-        4_000,
+        1_000,
         (
             denied_name(),
             vec(disguise(), 0..4),
@@ -250,7 +250,7 @@ fn no_spelling_of_a_denied_name_is_ever_admitted() {
 #[test]
 fn what_is_denied_is_refused_in_both_directions() {
     law(
-        4_000,
+        1_000,
         (any::<String>(), hostile_lists()),
         |(text, lists)| {
             let Ok(path) = RelPath::parse(&text) else {
@@ -291,7 +291,7 @@ fn order_of_patterns_never_changes_a_verdict() {
         )
     });
     law(
-        2_000,
+        600,
         (shuffled, vec(ordinary_path(), 1..8)),
         |((lists, other), paths)| {
             let (rules, other_rules) = (compile(&lists), compile(&other));
@@ -315,7 +315,7 @@ fn order_of_patterns_never_changes_a_verdict() {
 #[test]
 fn a_walk_that_obeys_may_contain_reaches_every_admitted_path() {
     law(
-        4_000,
+        1_000,
         (pattern_lists(), vec(ordinary_path(), 1..12)),
         |(lists, paths)| {
             let rules = compile(&lists);
@@ -339,7 +339,7 @@ fn a_walk_that_obeys_may_contain_reaches_every_admitted_path() {
 #[test]
 fn adding_an_exclusion_never_admits_more_to_its_list() {
     law(
-        2_000,
+        600,
         (pattern_lists(), pattern(), ordinary_path()),
         |(lists, extra, text)| {
             let Ok(path) = RelPath::parse(&text) else {
@@ -400,7 +400,7 @@ fn both_forms_of_a_letter_get_one_verdict_from_patterns_without_wildcards_for_it
 fn no_pattern_panics_and_none_matches_across_a_separator() {
     let syntax = "[ab/.*?!^,{}\\[\\]\\\\é-]{0,40}";
     law(
-        20_000,
+        5_000,
         (
             prop_oneof![syntax.prop_map(String::from), any::<String>()],
             ordinary_path(),
@@ -433,7 +433,7 @@ fn no_pattern_panics_and_none_matches_across_a_separator() {
 fn what_a_pattern_stands_for_is_bounded_by_its_length() {
     // Matching is a scan of the path by an automaton whose size is the globs' length: so that is the figure to bound.
     let syntax = "[ab/{},*?\\[\\]]{150,200}";
-    law(4_000, syntax, |pattern| {
+    law(1_000, syntax, |pattern| {
         let Ok((rules, warnings)) = Rules::compile(&PatternLists {
             shared: vec![pattern.clone()],
             ..PatternLists::default()
@@ -485,7 +485,7 @@ fn a_path_that_parses_stays_below_its_root() {
         "%2e", "\u{202e}", "/",
     ]);
     law(
-        20_000,
+        5_000,
         (vec(piece, 0..7), vec(select(vec!["/", "", "\\"]), 7)),
         |(pieces, separators)| {
             let text: String = pieces
@@ -518,7 +518,7 @@ fn a_path_that_parses_stays_below_its_root() {
 
 #[test]
 fn parsing_never_panics_and_keeps_the_bytes() {
-    law(20_000, any::<String>(), |text| {
+    law(5_000, any::<String>(), |text| {
         if let Ok(path) = RelPath::parse(&text) {
             assert_eq!(path.to_string(), text);
             assert_eq!(path.components().collect::<Vec<_>>().join("/"), text);
@@ -530,25 +530,21 @@ fn parsing_never_panics_and_keeps_the_bytes() {
 
 #[test]
 fn shown_text_is_harmless_and_different_texts_stay_different() {
-    law(
-        10_000,
-        (any::<String>(), any::<String>()),
-        |(one, other)| {
-            let bidi = |c: char| matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-            assert!(
-                !shown(&one).chars().any(|c| c.is_control() || bidi(c)),
-                "{one:?}"
-            );
-            assert_eq!(shown(&one) == shown(&other), one == other);
-        },
-    );
+    law(5_000, (any::<String>(), any::<String>()), |(one, other)| {
+        let bidi = |c: char| matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        assert!(
+            !shown(&one).chars().any(|c| c.is_control() || bidi(c)),
+            "{one:?}"
+        );
+        assert_eq!(shown(&one) == shown(&other), one == other);
+    });
 }
 
 #[test]
 fn fold_key_is_idempotent_and_blind_to_case_and_form() {
     use unicode_normalization::UnicodeNormalization;
 
-    law(20_000, any::<String>(), |text| {
+    law(5_000, any::<String>(), |text| {
         let key = fold_key(&text);
         assert_eq!(fold_key(&key), key, "{text:?}");
         assert_eq!(fold_key(&text.nfd().collect::<String>()), key, "{text:?}");
@@ -560,7 +556,7 @@ fn fold_key_is_idempotent_and_blind_to_case_and_form() {
 #[test]
 fn every_twin_of_a_denied_name_is_denied() {
     law(
-        4_000,
+        1_000,
         (denied_name(), vec(disguise(), 0..3)),
         |(name, disguises)| {
             let twin = disguises
@@ -576,7 +572,7 @@ fn every_twin_of_a_denied_name_is_denied() {
 #[test]
 fn a_private_key_is_found_after_anything_that_ends_a_line() {
     law(
-        2_000,
+        600,
         (
             vec(any::<u8>(), 0..200),
             select(vec!["", "RSA ", "EC ", "OPENSSH ", "ENCRYPTED "]),
