@@ -11,7 +11,7 @@ use larder_patterns::{AdmittedPath, CONTENT_HEAD_BYTES, denied_content};
 
 use super::observe::{Observation, Scope, base_stat, kind_of};
 use super::place::{Spot, stat_of};
-use super::publish::{Draft, OpenBatch, change_of};
+use super::publish::{Draft, OpenBatch, Pen, change_of};
 use super::{Change, Engine, QUIET_MS, Report, Result, SyncError, io};
 use crate::chunk::{AppendPlan, Chunker, CutKind, ResumeState, is_line_file};
 use crate::index::{Slot, Stored};
@@ -25,6 +25,8 @@ use crate::state::{Base, BaseStat};
 const BATCH_VERSIONS: u64 = 8_192;
 /// .. or this many new content bytes.
 const BATCH_BYTES: u64 = 64 << 20;
+/// Versions of one path looked at for a known content.
+const MAX_HISTORY: usize = 100_000;
 /// How often a file that changes while it is read is tried again in one run.
 const READ_TRIES: u32 = 3;
 
@@ -49,8 +51,8 @@ enum Reading {
 
 /// Versions and bases gathered until the batch is closed.
 #[derive(Default)]
-struct Gathered {
-    open: BTreeMap<Space, OpenBatch>,
+struct Gathered<'p> {
+    open: BTreeMap<Space, OpenBatch<'p>>,
     bases: Vec<(Base, Option<VersionId>)>,
     forget: Vec<RelPath>,
     linear: bool,
@@ -110,21 +112,22 @@ impl Engine {
         report: &mut Report,
     ) -> Result<()> {
         let mut moves = self.moves_from(&gone)?;
+        let pen = self.pen();
         let mut gathered = Gathered { linear: true, ..Gathered::default() };
         let mut chunker = Chunker::new();
         let total = observation.changed.len() as u64;
         for (done, entry) in observation.changed.iter().enumerate() {
-            self.record_entry(entry, first_contact, &mut moves, &mut chunker, &mut gathered, report)?;
+            self.record_entry(&pen, entry, first_contact, &mut moves, &mut chunker, &mut gathered, report)?;
             if done % 256 == 0 {
                 self.progress.at("recording", done as u64, total);
             }
-            let full = |open: &OpenBatch| open.versions >= BATCH_VERSIONS || open.bytes >= BATCH_BYTES;
+            let full = |open: &OpenBatch<'_>| open.versions >= BATCH_VERSIONS || open.bytes >= BATCH_BYTES;
             if gathered.open.values().any(full) {
                 self.close_gathered(&mut gathered, dry_run, report)?;
             }
         }
         for path in &gone {
-            self.record_gone(path, &moves, &mut gathered, report)?;
+            self.record_gone(&pen, path, &moves, &mut gathered, report)?;
         }
         self.close_gathered(&mut gathered, dry_run, report)
     }
@@ -140,13 +143,14 @@ impl Engine {
         Ok(moves)
     }
 
-    fn record_entry(
+    fn record_entry<'p>(
         &mut self,
+        pen: &'p Pen,
         entry: &Entry,
         first_contact: bool,
         moves: &mut Moves,
         chunker: &mut Chunker,
-        gathered: &mut Gathered,
+        gathered: &mut Gathered<'p>,
         report: &mut Report,
     ) -> Result<()> {
         let path = entry.path.path();
@@ -157,7 +161,7 @@ impl Engine {
         }
         let mut open = match gathered.open.remove(&slot.space) {
             Some(open) => open,
-            None => self.open_batch(&slot.space)?,
+            None => self.open_batch(pen, &slot.space)?,
         };
         let reading = self.take(entry, base.as_ref(), chunker, &mut open)?;
         let outcome = match reading {
@@ -179,7 +183,7 @@ impl Engine {
     }
 
     #[expect(clippy::too_many_arguments, reason = "the facts of one decision, used once")]
-    fn record_taken(
+    fn record_taken<'p>(
         &mut self,
         entry: &Entry,
         slot: Slot,
@@ -187,8 +191,8 @@ impl Engine {
         taken: Taken,
         first_contact: bool,
         moves: &mut Moves,
-        open: &mut OpenBatch,
-        gathered: &mut Gathered,
+        open: &mut OpenBatch<'_>,
+        gathered: &mut Gathered<'p>,
         report: &mut Report,
     ) -> Result<()> {
         let path = entry.path.path().clone();
@@ -266,7 +270,7 @@ impl Engine {
             return Ok(Parents::Known(resolution.versions));
         }
         if first_contact {
-            let known = self.index.history(slot)?;
+            let known = self.index.history(slot, MAX_HISTORY)?;
             if let Some(same) = known.iter().find(is_content) {
                 return Ok(Parents::Known(vec![same.id]));
             }
@@ -277,11 +281,12 @@ impl Engine {
     }
 
     /// A path that is gone becomes a tombstone, unless its file was seen elsewhere: then that one says so.
-    fn record_gone(
+    fn record_gone<'p>(
         &mut self,
+        pen: &'p Pen,
         path: &RelPath,
         moves: &Moves,
-        gathered: &mut Gathered,
+        gathered: &mut Gathered<'p>,
         report: &mut Report,
     ) -> Result<()> {
         let Some(base) = self.state.base(path)? else { return Ok(()) };
@@ -309,7 +314,7 @@ impl Engine {
         let version = self.version_of(draft)?;
         let mut open = match gathered.open.remove(&space) {
             Some(open) => open,
-            None => self.open_batch(&space)?,
+            None => self.open_batch(pen, &space)?,
         };
         if reason == Reason::User {
             report.recorded.push((path.shown(), Change::Deleted));
@@ -322,7 +327,7 @@ impl Engine {
     }
 
     /// Makes the gathered versions durable, then their bases.
-    fn close_gathered(&mut self, gathered: &mut Gathered, dry_run: bool, report: &mut Report) -> Result<()> {
+    fn close_gathered(&mut self, gathered: &mut Gathered<'_>, dry_run: bool, report: &mut Report) -> Result<()> {
         let gathered = std::mem::replace(gathered, Gathered { linear: true, ..Gathered::default() });
         if dry_run {
             self.chains.clear();
@@ -357,7 +362,7 @@ impl Engine {
         entry: &Entry,
         base: Option<&Base>,
         chunker: &mut Chunker,
-        open: &mut OpenBatch,
+        open: &mut OpenBatch<'_>,
     ) -> Result<Reading> {
         if entry.kind == EntryKind::Link {
             return self.take_link(entry, open);
@@ -378,7 +383,7 @@ impl Engine {
         Ok(Reading::Busy)
     }
 
-    fn take_link(&mut self, entry: &Entry, open: &mut OpenBatch) -> Result<Reading> {
+    fn take_link(&mut self, entry: &Entry, open: &mut OpenBatch<'_>) -> Result<Reading> {
         let target = match scan::read_link(&self.root, entry.path.path()) {
             Ok(target) => target.into_bytes(),
             Err(ScanError::Changed { .. }) => return Ok(Reading::Vanished),
@@ -400,7 +405,7 @@ impl Engine {
         expected: &Stat,
         base: Option<&Base>,
         chunker: &mut Chunker,
-        open: &mut OpenBatch,
+        open: &mut OpenBatch<'_>,
     ) -> Result<Reading> {
         let mut file = match self.open_expected(path.path(), expected) {
             Ok(file) => file,
@@ -445,7 +450,7 @@ impl Engine {
         }
     }
 
-    fn take_small(&self, path: &RelPath, bytes: &[u8], open: &mut OpenBatch) -> Result<(Manifest, Option<Vec<u8>>)> {
+    fn take_small(&self, path: &RelPath, bytes: &[u8], open: &mut OpenBatch<'_>) -> Result<(Manifest, Option<Vec<u8>>)> {
         let manifest = Manifest::implied(ContentHash::of(bytes), bytes.len() as u64);
         for segment in &manifest.segments {
             self.add_segment(open, segment.0, bytes)?;
@@ -464,7 +469,7 @@ impl Engine {
         file: File,
         base: Option<&Base>,
         chunker: &mut Chunker,
-        open: &mut OpenBatch,
+        open: &mut OpenBatch<'_>,
     ) -> Result<(Manifest, Option<Vec<u8>>)> {
         let mut sink = |segment: SegmentRef, bytes: &[u8]| self.add_segment(open, segment.0, bytes);
         if is_line_file(path) {
