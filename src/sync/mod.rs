@@ -1,1 +1,3 @@
 //! Placeholder of the sync module.
+
+pub mod exchange;
