@@ -7,6 +7,7 @@
 mod append;
 mod brake;
 mod content;
+pub mod exchange;
 mod foreign;
 mod graph;
 mod materialise;
