@@ -1,0 +1,396 @@
+//! Where a view may be mounted, and what stands there already.
+//!
+//! Invariant: nothing of others is ever covered or unmounted: a place is refused unless it is an empty folder (or absent), and only a
+//! mount that the kernel's table calls Larder's is taken down. A dead mount is recognised without waiting for anybody.
+
+use std::fs;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
+
+/// What the kernel's table calls a view; with a helper the type is `fuse.larder` as well.
+pub(super) const MOUNT_NAME: &str = "larder";
+/// Largest mount table that is read.
+const MAX_TABLE_BYTES: usize = 16 << 20;
+/// The package that brings `fusermount3`, on every distribution that has it.
+const FUSE_PACKAGE: &str = "fuse3";
+/// Programs that unmount for users, in the order of preference.
+const HELPERS: [&str; 4] = ["fusermount3", "/bin/fusermount3", "/usr/bin/fusermount3", "fusermount"];
+
+/// Folders that hold a system or everybody's files: neither they nor anything directly in the first ones is a place for a view.
+const SYSTEM_FOLDERS: [&str; 13] =
+    ["/etc", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/boot", "/dev", "/proc", "/sys", "/run/systemd", "/var/lib/dpkg", "/root/.config"];
+/// Folders that are too general themselves, though a folder in them is fine.
+const SHARED_FOLDERS: [&str; 11] = ["/", "/home", "/root", "/tmp", "/var", "/var/tmp", "/opt", "/srv", "/mnt", "/media", "/run"];
+/// Names that hold secrets or another program's state, at any depth.
+const PRIVATE_NAMES: [&str; 9] = [".ssh", ".gnupg", ".aws", ".kube", ".docker", ".git", ".larder", ".azure", "node_modules"];
+
+/// Why a place is no place for a view, or why a view cannot be taken down.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaceError {
+    /// There is no FUSE in this kernel.
+    #[error("mount at {dir}: this system has no /dev/fuse; load the kernel module `fuse`, or read the files with `larder restore`", dir = dir.display())]
+    NoDevice {
+        /// Where it should have gone.
+        dir: PathBuf,
+    },
+    /// This user may not use FUSE.
+    #[error("mount at {dir}: /dev/fuse is not open to this user; ask for read and write rights on it", dir = dir.display())]
+    DeviceDenied {
+        /// Where it should have gone.
+        dir: PathBuf,
+    },
+    /// A user needs a helper that is not installed.
+    #[error("mount or unmount {dir}: `fusermount3` is not installed; install the package `{FUSE_PACKAGE}`", dir = dir.display())]
+    NoHelper {
+        /// Where it should have gone.
+        dir: PathBuf,
+    },
+    /// The place is inside a project that is watched.
+    #[error("mount at {dir}: it lies inside the project {root}, which would then contain itself; choose a folder outside", dir = dir.display(), root = root.display())]
+    InsideProject {
+        /// The place.
+        dir: PathBuf,
+        /// The project's root.
+        root: PathBuf,
+    },
+    /// The place belongs to the system or holds secrets.
+    #[error("mount at {dir}: {protected} is not a place to cover; choose an empty folder of your own", dir = dir.display(), protected = protected.display())]
+    Sensitive {
+        /// The place.
+        dir: PathBuf,
+        /// What protects it.
+        protected: PathBuf,
+    },
+    /// The folder holds something.
+    #[error("mount at {dir}: the folder is not empty, and a view would hide what is in it", dir = dir.display())]
+    NotEmpty {
+        /// The place.
+        dir: PathBuf,
+    },
+    /// It is no folder.
+    #[error("mount at {dir}: it is a file, and a folder is needed", dir = dir.display())]
+    NotFolder {
+        /// The place.
+        dir: PathBuf,
+    },
+    /// A live view is there.
+    #[error("mount at {dir}: a view is mounted there already; `larder umount {dir}` takes it down", dir = dir.display())]
+    AlreadyMounted {
+        /// The place.
+        dir: PathBuf,
+    },
+    /// Somebody else's mount is there.
+    #[error("mount or unmount {dir}: another file system ({kind}) is mounted there", dir = dir.display())]
+    Foreign {
+        /// The place.
+        dir: PathBuf,
+        /// Its type.
+        kind: String,
+    },
+    /// Nothing is mounted there.
+    #[error("unmount {dir}: nothing is mounted there", dir = dir.display())]
+    NotMounted {
+        /// The place.
+        dir: PathBuf,
+    },
+    /// The helper refused.
+    #[error("unmount {dir}: {said}", dir = dir.display())]
+    HelperFailed {
+        /// The place.
+        dir: PathBuf,
+        /// What it said.
+        said: String,
+    },
+    /// The file system refused.
+    #[error("{what} {dir}", dir = dir.display())]
+    Io {
+        /// What was attempted.
+        what: &'static str,
+        /// The place.
+        dir: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What stands at a place.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Standing {
+    /// Nothing: the folder may be made.
+    Absent,
+    /// A folder on which nothing is mounted.
+    Folder,
+    /// A view whose daemon answers.
+    Live,
+    /// A view whose daemon is gone.
+    Stale,
+    /// Another file system of this type.
+    Foreign(String),
+}
+
+/// True if a view is mounted at `dir` and the process behind it is gone.
+pub fn is_stale(dir: &Path) -> bool {
+    matches!(standing(dir), Ok(Standing::Stale))
+}
+
+/// Says what stands at `dir`.
+pub fn standing(dir: &Path) -> Result<Standing, PlaceError> {
+    let dir = resolved(dir)?;
+    let mounted = topmost_mount(&dir)?;
+    match (fs::symlink_metadata(&dir), mounted) {
+        (Err(error), Some(mount)) if is_not_connected(&error) && mount.is_view() => Ok(Standing::Stale),
+        (_, Some(mount)) if !mount.is_view() => Ok(Standing::Foreign(mount.kind)),
+        // A user's view answers EACCES to everybody else, root included: alive for all we can tell.
+        (_, Some(_)) => Ok(Standing::Live),
+        (Ok(metadata), None) if metadata.is_dir() => Ok(Standing::Folder),
+        (Ok(_), None) => Err(PlaceError::NotFolder { dir }),
+        (Err(error), None) if error.kind() == io::ErrorKind::NotFound => Ok(Standing::Absent),
+        (Err(source), None) => Err(PlaceError::Io { what: "look at", dir, source }),
+    }
+}
+
+/// Takes a view down, also one whose daemon is gone or that somebody still uses: those keep what they have open.
+///
+/// Errors: `NotMounted`; `Foreign`, for what is not Larder's is left alone; `NoHelper` for a user without `fusermount3`.
+pub fn unmount_path(dir: &Path) -> Result<(), PlaceError> {
+    let dir = resolved(dir)?;
+    match topmost_mount(&dir)? {
+        None => return Err(PlaceError::NotMounted { dir }),
+        Some(mount) if !mount.is_view() => return Err(PlaceError::Foreign { dir, kind: mount.kind }),
+        Some(_) => {}
+    }
+    match rustix::mount::unmount(&dir, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        Ok(()) => Ok(()),
+        Err(Errno::PERM) => unmount_by_helper(&dir),
+        // Somebody was faster.
+        Err(Errno::INVAL | Errno::NOENT) => Ok(()),
+        Err(errno) => Err(PlaceError::Io { what: "unmount", dir, source: errno.into() }),
+    }
+}
+
+fn unmount_by_helper(dir: &Path) -> Result<(), PlaceError> {
+    for helper in HELPERS {
+        let outcome = Command::new(helper).args(["-u", "-z", "--"]).arg(dir).stdin(Stdio::null()).output();
+        match outcome {
+            Ok(output) if output.status.success() => return Ok(()),
+            Ok(output) => {
+                let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+                return Err(PlaceError::HelperFailed { dir: dir.to_owned(), said });
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(PlaceError::Io { what: "unmount", dir: dir.to_owned(), source }),
+        }
+    }
+    Err(PlaceError::NoHelper { dir: dir.to_owned() })
+}
+
+/// Makes `dir` ready: refuses what must not be covered, removes a dead view, creates the folder. Returns its real path.
+pub(super) fn prepare(dir: &Path, project_roots: &[PathBuf]) -> Result<PathBuf, PlaceError> {
+    let dir = resolved(dir)?;
+    check_protected(&dir)?;
+    check_outside(&dir, project_roots)?;
+    check_device(&dir)?;
+    match standing(&dir)? {
+        Standing::Live => return Err(PlaceError::AlreadyMounted { dir }),
+        Standing::Foreign(kind) => return Err(PlaceError::Foreign { dir, kind }),
+        Standing::Stale => {
+            unmount_path(&dir)?;
+            tracing::info!("replaced the dead view at {}", dir.display());
+        }
+        Standing::Absent | Standing::Folder => {}
+    }
+    fs::create_dir_all(&dir).map_err(|source| PlaceError::Io { what: "create the folder", dir: dir.clone(), source })?;
+    let mut entries = fs::read_dir(&dir).map_err(|source| PlaceError::Io { what: "list", dir: dir.clone(), source })?;
+    if entries.next().is_some() {
+        return Err(PlaceError::NotEmpty { dir });
+    }
+    Ok(dir)
+}
+
+fn check_protected(dir: &Path) -> Result<(), PlaceError> {
+    let refuse = |protected: &Path| Err(PlaceError::Sensitive { dir: dir.to_owned(), protected: protected.to_owned() });
+    if let Some(folder) = SYSTEM_FOLDERS.iter().find(|folder| dir.starts_with(folder)) {
+        return refuse(Path::new(folder));
+    }
+    if SHARED_FOLDERS.iter().any(|folder| dir == Path::new(folder)) {
+        return refuse(dir);
+    }
+    let is_private = |part: &Path| part.file_name().is_some_and(|name| PRIVATE_NAMES.iter().any(|private| name == *private));
+    match dir.ancestors().find(|part| is_private(part)) {
+        Some(part) => refuse(part),
+        None => Ok(()),
+    }
+}
+
+fn check_outside(dir: &Path, project_roots: &[PathBuf]) -> Result<(), PlaceError> {
+    for root in project_roots {
+        let real = fs::canonicalize(root).unwrap_or_else(|_| root.clone());
+        if dir.starts_with(&real) {
+            return Err(PlaceError::InsideProject { dir: dir.to_owned(), root: real });
+        }
+    }
+    Ok(())
+}
+
+fn check_device(dir: &Path) -> Result<(), PlaceError> {
+    let opened = fs::OpenOptions::new().read(true).write(true).open("/dev/fuse");
+    match opened {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(PlaceError::DeviceDenied { dir: dir.to_owned() }),
+        Err(_) => return Err(PlaceError::NoDevice { dir: dir.to_owned() }),
+    }
+    let has_helper = || HELPERS.iter().any(|helper| Command::new(helper).arg("--version").output().is_ok());
+    if rustix::process::geteuid().is_root() || has_helper() { Ok(()) } else { Err(PlaceError::NoHelper { dir: dir.to_owned() }) }
+}
+
+/// The real path of `dir`, which may be absent or a dead mount: everything above it is resolved, its own name is kept
+/// unless it is a link.
+fn resolved(dir: &Path) -> Result<PathBuf, PlaceError> {
+    let absolute = std::path::absolute(dir).map_err(|source| PlaceError::Io { what: "resolve", dir: dir.to_owned(), source })?;
+    let mut missing = Vec::new();
+    let mut at = absolute.as_path();
+    loop {
+        match fs::canonicalize(at) {
+            Ok(real) => return Ok(missing.iter().rev().fold(real, |path, name| path.join(name))),
+            // `..` after something absent means nothing that could be checked.
+            Err(source) => match (at.parent(), at.file_name()) {
+                (Some(parent), Some(name)) if is_not_connected(&source) || source.kind() == io::ErrorKind::NotFound => {
+                    missing.push(name);
+                    at = parent;
+                }
+                _ => return Err(PlaceError::Io { what: "resolve", dir: absolute, source }),
+            },
+        }
+    }
+}
+
+fn is_not_connected(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::NOTCONN.raw_os_error()) || error.raw_os_error() == Some(Errno::CONNABORTED.raw_os_error())
+}
+
+/// One line of the mount table.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct MountLine {
+    kind: String,
+    source: String,
+}
+
+impl MountLine {
+    fn is_view(&self) -> bool {
+        self.kind == format!("fuse.{MOUNT_NAME}") || (self.kind == "fuse" && self.source == MOUNT_NAME)
+    }
+}
+
+fn topmost_mount(dir: &Path) -> Result<Option<MountLine>, PlaceError> {
+    let table = fs::read("/proc/self/mountinfo").map_err(|source| PlaceError::Io { what: "read the mount table for", dir: dir.to_owned(), source })?;
+    Ok(find_mount(&table[..table.len().min(MAX_TABLE_BYTES)], dir))
+}
+
+/// The last mount at `dir`: later ones cover earlier ones.
+fn find_mount(table: &[u8], dir: &Path) -> Option<MountLine> {
+    let lines = table.split(|byte| *byte == b'\n');
+    lines.filter_map(|line| parse_line(line, dir)).last()
+}
+
+fn parse_line(line: &[u8], dir: &Path) -> Option<MountLine> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    if unescape(fields.nth(4)?) != dir.as_os_str().as_bytes() {
+        return None;
+    }
+    // Optional fields end with a lone dash.
+    let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
+    let text = |field: &[u8]| std::ffi::OsString::from_vec(unescape(field)).to_string_lossy().into_owned();
+    Some(MountLine { kind: text(rest.next()?), source: text(rest.next()?) })
+}
+
+/// Undoes the table's `\ooo` for spaces, tabs, line ends and backslashes.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut at = 0;
+    while at < field.len() {
+        let octal = field.get(at + 1..at + 4).filter(|digits| field[at] == b'\\' && digits.iter().all(|digit| (b'0'..=b'7').contains(digit)));
+        match octal {
+            Some(digits) => {
+                bytes.push(digits.iter().fold(0u8, |value, digit| value.wrapping_mul(8).wrapping_add(digit - b'0')));
+                at += 4;
+            }
+            None => {
+                bytes.push(field[at]);
+                at += 1;
+            }
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mount_table_is_read_with_its_escapes_and_the_last_line_counts() {
+        let table = b"36 35 98:0 /m /mnt/a\\040b rw,noatime shared:1 master:2 - ext4 /dev/x rw\n\
+                      37 36 0:40 / /mnt/a\\040b ro,nosuid - fuse.larder larder ro\n\
+                      38 35 0:41 / /mnt/c ro - fuse larder ro\n\
+                      39 35 0:42 / /mnt/d ro - fuse.sshfs host: rw\nbroken line";
+        let table = |dir: &str| find_mount(table, Path::new(dir));
+
+        assert_eq!(table("/mnt/a b").map(|line| line.is_view()), Some(true));
+        assert_eq!(table("/mnt/c").map(|line| line.is_view()), Some(true));
+        assert_eq!(table("/mnt/d").map(|line| line.is_view()), Some(false));
+        assert_eq!(table("/mnt"), None);
+    }
+
+    #[test]
+    fn system_and_secret_places_are_refused_whatever_stands_there() {
+        for dir in ["/", "/etc/larder", "/usr/share/x", "/home", "/tmp", "/proc/1", "/home/a/.ssh", "/home/a/.ssh/x", "/srv/p/.git/view"] {
+            assert!(matches!(check_protected(Path::new(dir)), Err(PlaceError::Sensitive { .. })), "{dir}");
+        }
+        for dir in ["/home/a/view", "/tmp/view", "/mnt/larder", "/etcetera"] {
+            assert!(check_protected(Path::new(dir)).is_ok(), "{dir}");
+        }
+    }
+
+    #[test]
+    fn a_place_inside_a_project_is_refused_also_through_a_link_and_a_sibling_is_not() {
+        let temp = tempfile::tempdir().expect("a folder");
+        let root = temp.path().join("project");
+        fs::create_dir(&root).expect("the root");
+        std::os::unix::fs::symlink(&root, temp.path().join("link")).expect("a link");
+        let check = |dir: &str| check_outside(&resolved(&temp.path().join(dir)).expect("a path"), std::slice::from_ref(&root));
+
+        for dir in ["project", "project/a/b", "link/view"] {
+            assert!(matches!(check(dir), Err(PlaceError::InsideProject { .. })), "{dir}");
+        }
+        for dir in ["project-view", "other"] {
+            assert!(check(dir).is_ok(), "{dir}");
+        }
+    }
+
+    #[test]
+    fn a_folder_with_something_in_it_is_not_covered() {
+        let temp = tempfile::tempdir().expect("a folder");
+        fs::write(temp.path().join("kept.md"), b"mine").expect("a file");
+        if check_device(temp.path()).is_err() {
+            println!("skipped: this system cannot mount");
+            return;
+        }
+
+        assert!(matches!(prepare(temp.path(), &[]), Err(PlaceError::NotEmpty { .. })));
+        assert!(matches!(prepare(&temp.path().join("kept.md"), &[]), Err(PlaceError::NotFolder { .. })));
+    }
+
+    #[test]
+    fn what_is_no_view_is_not_unmounted() {
+        let temp = tempfile::tempdir().expect("a folder");
+
+        assert!(matches!(unmount_path(temp.path()), Err(PlaceError::NotMounted { .. })));
+        assert!(matches!(unmount_path(Path::new("/proc")), Err(PlaceError::Foreign { .. })));
+    }
+}

@@ -1,0 +1,339 @@
+//! The life of one mount: made, notified, waited for, taken down.
+//!
+//! Invariant: notifications leave from one thread of their own, in order; a [`Mounted`] that is dropped takes its mount down; and
+//! taking down never waits for people who still use it: they keep what they have open until they let go or the process ends.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, Session, SessionACL};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use super::catalog::Catalog;
+use super::counters::{Counters, RequestCounts};
+use super::fuse::{Owner, ViewFs};
+use super::place::{MOUNT_NAME, PlaceError, prepare, unmount_path};
+use super::refresh::Invalidation;
+use super::view::View;
+
+/// Notifications that may wait; whoever adds more waits with them.
+const MAX_PENDING: usize = 1 << 18;
+/// Threads that answer requests; more gain nothing that was measured.
+const DEFAULT_THREADS: usize = 2;
+
+/// How to mount.
+#[derive(Clone, Debug, Default)]
+pub struct MountOptions {
+    /// Other users may look, too; a user other than root needs `user_allow_other` in `/etc/fuse.conf` for that.
+    pub allow_other: bool,
+    /// Roots of projects, inside which no view is mounted.
+    pub project_roots: Vec<PathBuf>,
+    /// Threads that answer requests; `None` = 2.
+    pub threads: Option<usize>,
+}
+
+/// Why there is no mount.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// The place.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    /// The kernel or the helper refused.
+    #[error("mount at {dir}: {source}", dir = dir.display())]
+    Refused {
+        /// Where.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// No thread could be started, or no signal handler registered.
+    #[error("{what} for the mount at {dir}", dir = dir.display())]
+    System {
+        /// What was attempted.
+        what: &'static str,
+        /// Where.
+        dir: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Why [`Mounted::serve`] returned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// This signal came, and the view was taken down.
+    Signal(i32),
+    /// Somebody unmounted it.
+    Unmounted,
+}
+
+/// A mounted view.
+pub struct Mounted {
+    dir: PathBuf,
+    session: Option<BackgroundSession>,
+    counters: Arc<Counters>,
+    queue: Arc<Queue>,
+    sender: Option<JoinHandle<()>>,
+    end: Arc<Latch>,
+}
+
+/// Mounts `view` at `dir`, which is created if absent; a dead view there is replaced.
+///
+/// Works for root by itself and for users through `fusermount3`. Returns when the mount can be used.
+pub fn mount<C: Catalog + 'static>(view: Arc<View<C>>, dir: &Path, options: &MountOptions) -> Result<Mounted, MountError> {
+    let dir = prepare(dir, &options.project_roots)?;
+    let counters = Arc::new(Counters::default());
+    let end = Arc::new(Latch::default());
+    let owner = Owner { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
+    let on_end = Box::new({
+        let end = Arc::clone(&end);
+        move || end.set(Ended::Unmounted)
+    });
+    let fs = ViewFs { view, counters: Arc::clone(&counters), owner, on_end };
+    let refused = |source| MountError::Refused { dir: dir.clone(), source };
+    let session = Session::new(fs, &dir, &config(options)).and_then(Session::spawn).map_err(refused)?;
+    let queue = Arc::new(Queue::default());
+    let sender = start_sender(session.notifier(), Arc::clone(&queue));
+    let sender = sender.map_err(|source| MountError::System { what: "start a thread", dir: dir.clone(), source })?;
+    Ok(Mounted { dir, session: Some(session), counters, queue, sender: Some(sender), end })
+}
+
+fn config(options: &MountOptions) -> Config {
+    let mut config = Config::default();
+    config.mount_options = vec![
+        MountOption::RO,
+        MountOption::NoSuid,
+        MountOption::NoDev,
+        MountOption::NoAtime,
+        MountOption::DefaultPermissions,
+        MountOption::FSName(MOUNT_NAME.to_owned()),
+        MountOption::Subtype(MOUNT_NAME.to_owned()),
+    ];
+    config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
+    config.n_threads = Some(options.threads.unwrap_or(DEFAULT_THREADS).max(1));
+    config
+}
+
+fn start_sender(notifier: Notifier, queue: Arc<Queue>) -> std::io::Result<JoinHandle<()>> {
+    let send_all = move || {
+        while let Some(batch) = queue.take() {
+            send(&notifier, &batch);
+            queue.sent();
+        }
+    };
+    std::thread::Builder::new().name("larder-notify".to_owned()).spawn(send_all)
+}
+
+/// Names first, listings after: a listing that is read in between is then read again.
+fn send(notifier: &Notifier, batch: &BTreeSet<Invalidation>) {
+    for Invalidation { parent, name } in batch {
+        if let Some(name) = name {
+            // What the kernel does not hold it need not forget; a mount that is gone holds nothing.
+            let _ = notifier.inval_entry(INodeNo(parent.0), OsStr::new(name));
+        }
+    }
+    let parents: BTreeSet<u64> = batch.iter().map(|invalidation| invalidation.parent.0).collect();
+    for parent in parents {
+        let _ = notifier.inval_inode(INodeNo(parent), 0, 0);
+    }
+}
+
+impl Mounted {
+    /// Where it is mounted: the real path.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The kernel's requests so far.
+    pub fn counters(&self) -> RequestCounts {
+        self.counters.counts()
+    }
+
+    /// Has the kernel forget what [`View::refresh`] found stale, soon, from another thread.
+    ///
+    /// Call it with no lock held that the catalog needs: it waits while very much is pending, and the kernel may in turn be waiting for
+    /// an answer of the catalog.
+    pub fn notify(&self, invalidations: Vec<Invalidation>) {
+        self.queue.add(invalidations);
+    }
+
+    /// Waits until everything given to [`Mounted::notify`] so far has been sent; false when `timeout` came first.
+    pub fn settle(&self, timeout: Duration) -> bool {
+        self.queue.settle(timeout)
+    }
+
+    /// Waits until somebody unmounts it or the process gets SIGINT, SIGTERM or SIGHUP; then it is taken down.
+    pub fn serve(self) -> Result<Ended, MountError> {
+        let system = |source| MountError::System { what: "register for signals", dir: self.dir.clone(), source };
+        let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(system)?;
+        let handle = signals.handle();
+        let end = Arc::clone(&self.end);
+        let watcher = std::thread::spawn(move || {
+            if let Some(signal) = signals.forever().next() {
+                end.set(Ended::Signal(signal));
+            }
+        });
+        let ended = self.end.wait();
+        handle.close();
+        // The thread runs nothing that could panic, and ends when the handle closes.
+        let _ = watcher.join();
+        self.unmount()?;
+        Ok(ended)
+    }
+
+    /// Waits until somebody unmounts it; false when `timeout` came first.
+    pub fn wait_ended(&self, timeout: Duration) -> bool {
+        self.end.wait_for(timeout)
+    }
+
+    /// Takes it down. Those who still use it keep what they have open; nobody waits for them.
+    pub fn unmount(mut self) -> Result<(), MountError> {
+        Ok(self.take_down()?)
+    }
+
+    fn take_down(&mut self) -> Result<(), PlaceError> {
+        let Some(session) = self.session.take() else { return Ok(()) };
+        self.queue.close();
+        let outcome = if self.end.is_set_to(Ended::Unmounted) { Ok(()) } else { unmount_path(&self.dir) };
+        let outcome = match outcome {
+            Err(PlaceError::NotMounted { .. } | PlaceError::Foreign { .. }) => Ok(()),
+            other => other,
+        };
+        if session.guard.is_finished() || self.end.is_set_to(Ended::Unmounted) {
+            let _ = session.join();
+        } else {
+            // Somebody still uses it, or the kernel has not said goodbye yet. Dropping the session would unmount once more, by
+            // path, and could hit a newer mount; its threads end by themselves with the last user.
+            std::mem::forget(session);
+        }
+        if let Some(sender) = self.sender.take() {
+            let _ = sender.join();
+        }
+        outcome
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if let Err(error) = self.take_down() {
+            tracing::warn!("{error}");
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Set once; the first value stays.
+#[derive(Default)]
+struct Latch {
+    value: Mutex<Vec<Ended>>,
+    changed: Condvar,
+}
+
+impl Latch {
+    fn set(&self, ended: Ended) {
+        lock(&self.value).push(ended);
+        self.changed.notify_all();
+    }
+
+    fn is_set_to(&self, ended: Ended) -> bool {
+        lock(&self.value).contains(&ended)
+    }
+
+    fn wait(&self) -> Ended {
+        let mut value = lock(&self.value);
+        loop {
+            if let Some(ended) = value.first() {
+                return *ended;
+            }
+            value = self.changed.wait(value).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn wait_for(&self, timeout: Duration) -> bool {
+        let value = lock(&self.value);
+        let waiting = self.changed.wait_timeout_while(value, timeout, |value| value.is_empty());
+        !waiting.unwrap_or_else(PoisonError::into_inner).0.is_empty()
+    }
+}
+
+/// Notifications on their way to the sending thread.
+#[derive(Default)]
+struct Queue {
+    state: Mutex<QueueState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct QueueState {
+    pending: BTreeSet<Invalidation>,
+    is_sending: bool,
+    is_closed: bool,
+}
+
+impl Queue {
+    fn add(&self, invalidations: Vec<Invalidation>) {
+        let mut state = lock(&self.state);
+        for invalidation in invalidations {
+            while state.pending.len() >= MAX_PENDING && !state.is_closed {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            state.pending.insert(invalidation);
+            if state.pending.len() == MAX_PENDING {
+                self.changed.notify_all();
+            }
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Everything pending, once there is something; `None` when the queue is closed.
+    fn take(&self) -> Option<BTreeSet<Invalidation>> {
+        let mut state = lock(&self.state);
+        while state.pending.is_empty() && !state.is_closed {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.is_closed {
+            return None;
+        }
+        state.is_sending = true;
+        let batch = std::mem::take(&mut state.pending);
+        drop(state);
+        self.changed.notify_all();
+        Some(batch)
+    }
+
+    fn sent(&self) {
+        lock(&self.state).is_sending = false;
+        self.changed.notify_all();
+    }
+
+    fn settle(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
+        let mut state = lock(&self.state);
+        while (state.is_sending || !state.pending.is_empty()) && !state.is_closed {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    fn close(&self) {
+        let mut state = lock(&self.state);
+        state.is_closed = true;
+        state.pending.clear();
+        drop(state);
+        self.changed.notify_all();
+    }
+}

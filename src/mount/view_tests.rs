@@ -1,0 +1,1 @@
+//! Laws of the view over the catalog in memory.
