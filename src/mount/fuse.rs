@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
-    AccessFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags,
-    ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
+    AccessFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo, InitFlags, KernelConfig,
+    LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen,
+    ReplyStatfs, ReplyXattr, Request,
 };
 
 use super::catalog::Catalog;
@@ -236,7 +237,14 @@ impl<C: Catalog + 'static> Filesystem for ViewFs<C> {
         }
     }
 
-    fn readdirplus(&self, _req: &Request, node: INodeNo, _handle: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+    fn readdirplus(
+        &self,
+        _req: &Request,
+        node: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
         count(&self.counters.readdirplus);
         let filled = self.list(node, offset, |entry| {
             let Entry { name, node, offset } = entry;
@@ -275,7 +283,15 @@ impl<C: Catalog + 'static> Filesystem for ViewFs<C> {
         reply.error(Errno::ENOSYS);
     }
 
-    fn lseek(&self, _req: &Request, _node: INodeNo, _handle: FileHandle, _offset: i64, _whence: i32, reply: fuser::ReplyLseek) {
+    fn lseek(
+        &self,
+        _req: &Request,
+        _node: INodeNo,
+        _handle: FileHandle,
+        _offset: i64,
+        _whence: i32,
+        reply: fuser::ReplyLseek,
+    ) {
         count(&self.counters.other);
         reply.error(Errno::ENOSYS);
     }

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::catalog::{
-    Catalog, CatalogError, Change, Child, DirFacts, DirId, FileId, FileRow, OriginId, OriginRow, PathFacts, PathId, Totals, Tree,
+    Catalog, CatalogError, Change, Child, DirFacts, DirId, FileId, FileRow, OriginId, OriginRow, PathFacts, PathId,
+    Totals, Tree,
 };
 use crate::model::{Content, ContentHash, ContentKind, Hash, Hlc, OriginName, Reason};
 
@@ -144,7 +145,11 @@ impl State {
     }
 
     fn dir_id(&self, text: &str) -> Option<DirId> {
-        if text.is_empty() { Some(DirId::ROOT) } else { self.dirs.iter().position(|dir| dir == text).map(|at| DirId(at as u64 + 1)) }
+        if text.is_empty() {
+            Some(DirId::ROOT)
+        } else {
+            self.dirs.iter().position(|dir| dir == text).map(|at| DirId(at as u64 + 1))
+        }
     }
 
     fn path_id(&self, text: &str) -> Option<PathId> {
@@ -155,14 +160,27 @@ impl State {
     fn shown(&self, tree: Tree, path: PathId) -> (bool, Vec<FileRow>) {
         let of_path = || self.versions.iter().filter(|stored| stored.path == path);
         let files: Vec<FileRow> = match tree {
-            Tree::Merged => self.winners(path).into_iter().filter(|stored| stored.tombstone.is_none()).map(|stored| stored.row).collect(),
+            Tree::Merged => self
+                .winners(path)
+                .into_iter()
+                .filter(|stored| stored.tombstone.is_none())
+                .map(|stored| stored.row)
+                .collect(),
             Tree::Trash => {
-                let gone = self.winners(path).into_iter().filter(|stored| !matches!(stored.tombstone, None | Some(Reason::Move)));
+                let gone = self
+                    .winners(path)
+                    .into_iter()
+                    .filter(|stored| !matches!(stored.tombstone, None | Some(Reason::Move)));
                 gone.filter_map(|tombstone| self.content_before(&tombstone)).collect()
             }
             Tree::Origin(origin) => {
-                let newest = of_path().filter(|stored| stored.row.origin.id == origin).max_by_key(|stored| order(stored));
-                newest.filter(|stored| stored.tombstone.is_none()).map(|stored| stored.row.clone()).into_iter().collect()
+                let newest =
+                    of_path().filter(|stored| stored.row.origin.id == origin).max_by_key(|stored| order(stored));
+                newest
+                    .filter(|stored| stored.tombstone.is_none())
+                    .map(|stored| stored.row.clone())
+                    .into_iter()
+                    .collect()
             }
             Tree::History => return (of_path().any(|stored| stored.tombstone.is_none()), Vec::new()),
             Tree::Conflicts => return (!self.open_heads(path).is_empty(), Vec::new()),
@@ -173,7 +191,9 @@ impl State {
     /// The winning head of the shared file, then each origin's archive file.
     fn winners(&self, path: PathId) -> Vec<Stored> {
         let heads = || self.versions.iter().filter(|stored| stored.path == path && stored.is_head);
-        let shared = heads().filter(|stored| !stored.row.archive).max_by_key(|stored| (stored.tombstone.is_none(), order(stored)));
+        let shared = heads()
+            .filter(|stored| !stored.row.archive)
+            .max_by_key(|stored| (stored.tombstone.is_none(), order(stored)));
         shared.into_iter().chain(heads().filter(|stored| stored.row.archive)).cloned().collect()
     }
 
@@ -187,7 +207,9 @@ impl State {
     }
 
     fn open_heads(&self, path: PathId) -> Vec<FileRow> {
-        let is_open = |stored: &&Stored| stored.path == path && stored.is_head && !stored.row.archive && stored.tombstone.is_none();
+        let is_open = |stored: &&Stored| {
+            stored.path == path && stored.is_head && !stored.row.archive && stored.tombstone.is_none()
+        };
         let mut heads: Vec<&Stored> = self.versions.iter().filter(is_open).collect();
         heads.sort_by_key(|stored| std::cmp::Reverse(order(stored)));
         if heads.len() < 2 { Vec::new() } else { heads.into_iter().map(|stored| stored.row.clone()).collect() }
@@ -198,7 +220,11 @@ impl State {
         let mut names: BTreeMap<String, Child> = BTreeMap::new();
         for (at, path) in self.paths.iter().enumerate() {
             let id = PathId(at as u64 + 1);
-            let below = if text.is_empty() { Some(path.as_str()) } else { path.strip_prefix(text).and_then(|rest| rest.strip_prefix('/')) };
+            let below = if text.is_empty() {
+                Some(path.as_str())
+            } else {
+                path.strip_prefix(text).and_then(|rest| rest.strip_prefix('/'))
+            };
             let Some(below) = below else { continue };
             let (is_here, files) = self.shown(tree, id);
             if !is_here {
@@ -229,7 +255,8 @@ impl State {
     }
 
     fn sorted_versions(&self, path: PathId) -> Vec<FileRow> {
-        let mut stored: Vec<&Stored> = self.versions.iter().filter(|stored| stored.path == path && stored.tombstone.is_none()).collect();
+        let mut stored: Vec<&Stored> =
+            self.versions.iter().filter(|stored| stored.path == path && stored.tombstone.is_none()).collect();
         stored.sort_by_key(|stored| order(stored));
         stored.into_iter().map(|stored| stored.row.clone()).collect()
     }
@@ -309,7 +336,8 @@ impl Catalog for MemoryCatalog {
     fn totals(&self) -> Result<Totals, CatalogError> {
         let state = self.read_state();
         let stored = state.versions.iter().filter(|stored| stored.tombstone.is_none());
-        let sizes: BTreeSet<(ContentHash, u64)> = stored.clone().map(|stored| (stored.row.content.hash, stored.row.content.size)).collect();
+        let sizes: BTreeSet<(ContentHash, u64)> =
+            stored.clone().map(|stored| (stored.row.content.hash, stored.row.content.size)).collect();
         Ok(Totals { bytes: sizes.iter().map(|(_, size)| size).sum(), files: stored.count() as u64 })
     }
 }

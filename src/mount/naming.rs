@@ -25,10 +25,7 @@ pub(super) struct Named {
 ///
 /// A file that converges has the plain name. Archive files are united: equal contents once, of prefixes the longest; one that is left
 /// alone has the plain name, several are `<stem>.<origin><ext>` each. Where a folder has the plain name, every file steps aside.
-pub(super) fn name_files(
-    child: &Child,
-    mut is_prefix: impl FnMut(&FileRow, &FileRow) -> bool,
-) -> Vec<Named> {
+pub(super) fn name_files(child: &Child, mut is_prefix: impl FnMut(&FileRow, &FileRow) -> bool) -> Vec<Named> {
     let mut kept: Vec<&FileRow> = child.files.iter().filter(|file| !file.archive).collect();
     let converged = kept.len();
     let mut archived: Vec<&FileRow> = child.files.iter().filter(|file| file.archive).collect();
@@ -53,11 +50,7 @@ pub(super) fn name_files(
     named
 }
 
-fn is_held(
-    file: &FileRow,
-    kept: &[&FileRow],
-    is_prefix: &mut impl FnMut(&FileRow, &FileRow) -> bool,
-) -> bool {
+fn is_held(file: &FileRow, kept: &[&FileRow], is_prefix: &mut impl FnMut(&FileRow, &FileRow) -> bool) -> bool {
     kept.iter().any(|other| {
         // A prefix is for files that grow: another kind, or a link's target, is something else.
         let is_file = matches!(file.content.kind, ContentKind::File { .. });
@@ -198,7 +191,15 @@ mod tests {
 
     #[test]
     fn what_is_no_time_reads_as_none() {
-        for text in ["", "ms", "msx", "2026-07-14", "2026-07-14T13:12:12.045Z-x", "2026-13-14T13-12-12.045Z-x", "é026-07-14T13-12-12.045Z"] {
+        for text in [
+            "",
+            "ms",
+            "msx",
+            "2026-07-14",
+            "2026-07-14T13:12:12.045Z-x",
+            "2026-13-14T13-12-12.045Z-x",
+            "é026-07-14T13-12-12.045Z",
+        ] {
             assert_eq!(parse_time_name(text), None, "{text}");
         }
     }

@@ -76,7 +76,9 @@ impl Place {
             (4, ..=MAX_DIR_ID) => Place::Dir(Tree::Conflicts, dir),
             (5, ..=MAX_DIR_ID) => Place::Dir(Tree::Trash, dir),
             (6, ..=MAX_PATH_ID) => Place::Versions(PathId(payload)),
-            (6, _) if payload & HEADS_BIT != 0 && payload & !HEADS_BIT <= MAX_PATH_ID => Place::Heads(PathId(payload & !HEADS_BIT)),
+            (6, _) if payload & HEADS_BIT != 0 && payload & !HEADS_BIT <= MAX_PATH_ID => {
+                Place::Heads(PathId(payload & !HEADS_BIT))
+            }
             (7, ..=MAX_FILE_ID) => Place::File(FileId(payload)),
             _ => return None,
         };

@@ -22,12 +22,27 @@ const FUSE_PACKAGE: &str = "fuse3";
 const HELPERS: [&str; 4] = ["fusermount3", "/bin/fusermount3", "/usr/bin/fusermount3", "fusermount"];
 
 /// Folders that hold a system or everybody's files: neither they nor anything directly in the first ones is a place for a view.
-const SYSTEM_FOLDERS: [&str; 13] =
-    ["/etc", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/boot", "/dev", "/proc", "/sys", "/run/systemd", "/var/lib/dpkg", "/root/.config"];
+const SYSTEM_FOLDERS: [&str; 13] = [
+    "/etc",
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib64",
+    "/boot",
+    "/dev",
+    "/proc",
+    "/sys",
+    "/run/systemd",
+    "/var/lib/dpkg",
+    "/root/.config",
+];
 /// Folders that are too general themselves, though a folder in them is fine.
-const SHARED_FOLDERS: [&str; 11] = ["/", "/home", "/root", "/tmp", "/var", "/var/tmp", "/opt", "/srv", "/mnt", "/media", "/run"];
+const SHARED_FOLDERS: [&str; 11] =
+    ["/", "/home", "/root", "/tmp", "/var", "/var/tmp", "/opt", "/srv", "/mnt", "/media", "/run"];
 /// Names that hold secrets or another program's state, at any depth.
-const PRIVATE_NAMES: [&str; 9] = [".ssh", ".gnupg", ".aws", ".kube", ".docker", ".git", ".larder", ".azure", "node_modules"];
+const PRIVATE_NAMES: [&str; 9] =
+    [".ssh", ".gnupg", ".aws", ".kube", ".docker", ".git", ".larder", ".azure", "node_modules"];
 
 /// Why a place is no place for a view, or why a view cannot be taken down.
 #[derive(Debug, thiserror::Error)]
@@ -205,7 +220,11 @@ pub(super) fn prepare(dir: &Path, project_roots: &[PathBuf]) -> Result<PathBuf, 
         }
         Standing::Absent | Standing::Folder => {}
     }
-    fs::create_dir_all(&dir).map_err(|source| PlaceError::Io { what: "create the folder", dir: dir.clone(), source })?;
+    fs::create_dir_all(&dir).map_err(|source| PlaceError::Io {
+        what: "create the folder",
+        dir: dir.clone(),
+        source,
+    })?;
     let mut entries = fs::read_dir(&dir).map_err(|source| PlaceError::Io { what: "list", dir: dir.clone(), source })?;
     if entries.next().is_some() {
         return Err(PlaceError::NotEmpty { dir });
@@ -221,7 +240,8 @@ fn check_protected(dir: &Path) -> Result<(), PlaceError> {
     if SHARED_FOLDERS.iter().any(|folder| dir == Path::new(folder)) {
         return refuse(dir);
     }
-    let is_private = |part: &Path| part.file_name().is_some_and(|name| PRIVATE_NAMES.iter().any(|private| name == *private));
+    let is_private =
+        |part: &Path| part.file_name().is_some_and(|name| PRIVATE_NAMES.iter().any(|private| name == *private));
     match dir.ancestors().find(|part| is_private(part)) {
         Some(part) => refuse(part),
         None => Ok(()),
@@ -242,17 +262,24 @@ fn check_device(dir: &Path) -> Result<(), PlaceError> {
     let opened = fs::OpenOptions::new().read(true).write(true).open("/dev/fuse");
     match opened {
         Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(PlaceError::DeviceDenied { dir: dir.to_owned() }),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return Err(PlaceError::DeviceDenied { dir: dir.to_owned() });
+        }
         Err(_) => return Err(PlaceError::NoDevice { dir: dir.to_owned() }),
     }
     let has_helper = || HELPERS.iter().any(|helper| Command::new(helper).arg("--version").output().is_ok());
-    if rustix::process::geteuid().is_root() || has_helper() { Ok(()) } else { Err(PlaceError::NoHelper { dir: dir.to_owned() }) }
+    if rustix::process::geteuid().is_root() || has_helper() {
+        Ok(())
+    } else {
+        Err(PlaceError::NoHelper { dir: dir.to_owned() })
+    }
 }
 
 /// The real path of `dir`, which may be absent or a dead mount: everything above it is resolved, its own name is kept
 /// unless it is a link.
 fn resolved(dir: &Path) -> Result<PathBuf, PlaceError> {
-    let absolute = std::path::absolute(dir).map_err(|source| PlaceError::Io { what: "resolve", dir: dir.to_owned(), source })?;
+    let absolute =
+        std::path::absolute(dir).map_err(|source| PlaceError::Io { what: "resolve", dir: dir.to_owned(), source })?;
     let mut missing = Vec::new();
     let mut at = absolute.as_path();
     loop {
@@ -271,7 +298,8 @@ fn resolved(dir: &Path) -> Result<PathBuf, PlaceError> {
 }
 
 fn is_not_connected(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(Errno::NOTCONN.raw_os_error()) || error.raw_os_error() == Some(Errno::CONNABORTED.raw_os_error())
+    error.raw_os_error() == Some(Errno::NOTCONN.raw_os_error())
+        || error.raw_os_error() == Some(Errno::CONNABORTED.raw_os_error())
 }
 
 /// One line of the mount table.
@@ -288,7 +316,11 @@ impl MountLine {
 }
 
 fn topmost_mount(dir: &Path) -> Result<Option<MountLine>, PlaceError> {
-    let table = fs::read("/proc/self/mountinfo").map_err(|source| PlaceError::Io { what: "read the mount table for", dir: dir.to_owned(), source })?;
+    let table = fs::read("/proc/self/mountinfo").map_err(|source| PlaceError::Io {
+        what: "read the mount table for",
+        dir: dir.to_owned(),
+        source,
+    })?;
     Ok(find_mount(&table[..table.len().min(MAX_TABLE_BYTES)], dir))
 }
 
@@ -314,7 +346,9 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(field.len());
     let mut at = 0;
     while at < field.len() {
-        let octal = field.get(at + 1..at + 4).filter(|digits| field[at] == b'\\' && digits.iter().all(|digit| (b'0'..=b'7').contains(digit)));
+        let octal = field
+            .get(at + 1..at + 4)
+            .filter(|digits| field[at] == b'\\' && digits.iter().all(|digit| (b'0'..=b'7').contains(digit)));
         match octal {
             Some(digits) => {
                 bytes.push(digits.iter().fold(0u8, |value, digit| value.wrapping_mul(8).wrapping_add(digit - b'0')));
@@ -349,7 +383,17 @@ mod tests {
 
     #[test]
     fn system_and_secret_places_are_refused_whatever_stands_there() {
-        for dir in ["/", "/etc/larder", "/usr/share/x", "/home", "/tmp", "/proc/1", "/home/a/.ssh", "/home/a/.ssh/x", "/srv/p/.git/view"] {
+        for dir in [
+            "/",
+            "/etc/larder",
+            "/usr/share/x",
+            "/home",
+            "/tmp",
+            "/proc/1",
+            "/home/a/.ssh",
+            "/home/a/.ssh/x",
+            "/srv/p/.git/view",
+        ] {
             assert!(matches!(check_protected(Path::new(dir)), Err(PlaceError::Sensitive { .. })), "{dir}");
         }
         for dir in ["/home/a/view", "/tmp/view", "/mnt/larder", "/etcetera"] {
@@ -363,7 +407,8 @@ mod tests {
         let root = temp.path().join("project");
         fs::create_dir(&root).expect("the root");
         std::os::unix::fs::symlink(&root, temp.path().join("link")).expect("a link");
-        let check = |dir: &str| check_outside(&resolved(&temp.path().join(dir)).expect("a path"), std::slice::from_ref(&root));
+        let check =
+            |dir: &str| check_outside(&resolved(&temp.path().join(dir)).expect("a path"), std::slice::from_ref(&root));
 
         for dir in ["project", "project/a/b", "link/view"] {
             assert!(matches!(check(dir), Err(PlaceError::InsideProject { .. })), "{dir}");

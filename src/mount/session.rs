@@ -86,7 +86,11 @@ pub struct Mounted {
 /// Mounts `view` at `dir`, which is created if absent; a dead view there is replaced.
 ///
 /// Works for root by itself and for users through `fusermount3`. Returns when the mount can be used.
-pub fn mount<C: Catalog + 'static>(view: Arc<View<C>>, dir: &Path, options: &MountOptions) -> Result<Mounted, MountError> {
+pub fn mount<C: Catalog + 'static>(
+    view: Arc<View<C>>,
+    dir: &Path,
+    options: &MountOptions,
+) -> Result<Mounted, MountError> {
     let dir = prepare(dir, &options.project_roots)?;
     let counters = Arc::new(Counters::default());
     let end = Arc::new(Latch::default());

@@ -194,7 +194,9 @@ impl<C: Catalog> View<C> {
     pub fn attr(&self, node: NodeId) -> Result<Attr, ViewError> {
         match self.place(node)? {
             Place::Root | Place::Origins => Ok(folder_attr(self.root_facts()?.changed)),
-            Place::Readme => Ok(file_attr(ContentKind::File { exec: false }, README.len() as u64, self.root_facts()?.changed)),
+            Place::Readme => {
+                Ok(file_attr(ContentKind::File { exec: false }, README.len() as u64, self.root_facts()?.changed))
+            }
             Place::Dir(_, dir) => Ok(folder_attr(self.dir_facts(dir)?.changed)),
             Place::Versions(path) | Place::Heads(path) => self.path_attr(path),
             Place::File(file) => Ok(row_attr(&self.row(file)?)),
