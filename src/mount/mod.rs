@@ -31,7 +31,7 @@ pub use node::NodeId;
 pub use place::{PlaceError, Standing, is_stale, standing, unmount_path};
 pub use refresh::Invalidation;
 #[cfg(target_os = "linux")]
-pub use session::{Ended, MountError, MountOptions, Mounted, mount};
+pub use session::{Ended, MountError, MountOptions, Mounted, StopSignals, mount};
 pub use view::{Attr, Entry, Node, NodeKind, Statfs, View, ViewError};
 
 #[cfg(all(test, target_os = "linux"))]

@@ -72,10 +72,11 @@ pub(super) fn before_beside(name: &str) -> Vec<String> {
         if origin.parse::<OriginName>().is_ok() && !stem.is_empty() {
             bases.push(stem.to_owned());
         }
-        if let Some((stem, inner)) = stem.rsplit_once('.') {
-            if inner.parse::<OriginName>().is_ok() && !stem.is_empty() {
-                bases.push(format!("{stem}.{origin}"));
-            }
+        if let Some((stem, inner)) = stem.rsplit_once('.')
+            && inner.parse::<OriginName>().is_ok()
+            && !stem.is_empty()
+        {
+            bases.push(format!("{stem}.{origin}"));
         }
     }
     bases

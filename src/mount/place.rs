@@ -1,7 +1,8 @@
 //! Where a view may be mounted, and what stands there already.
 //!
 //! Invariant: nothing of others is ever covered or unmounted: a place is refused unless it is an empty folder (or absent), and only a
-//! mount that the kernel's table calls Larder's is taken down. A dead mount is recognised without waiting for anybody.
+//! mount that the kernel's table calls Larder's is taken down. A dead mount is recognised at once, though the kernel
+//! goes on answering for it from memory.
 
 use std::fs;
 use std::io;
@@ -158,15 +159,20 @@ pub fn is_stale(dir: &Path) -> bool {
 pub fn standing(dir: &Path) -> Result<Standing, PlaceError> {
     let dir = resolved(dir)?;
     let mounted = topmost_mount(&dir)?;
-    match (fs::symlink_metadata(&dir), mounted) {
-        (Err(error), Some(mount)) if is_not_connected(&error) && mount.is_view() => Ok(Standing::Stale),
-        (_, Some(mount)) if !mount.is_view() => Ok(Standing::Foreign(mount.kind)),
-        // A user's view answers EACCES to everybody else, root included: alive for all we can tell.
-        (_, Some(_)) => Ok(Standing::Live),
-        (Ok(metadata), None) if metadata.is_dir() => Ok(Standing::Folder),
-        (Ok(_), None) => Err(PlaceError::NotFolder { dir }),
-        (Err(error), None) if error.kind() == io::ErrorKind::NotFound => Ok(Standing::Absent),
-        (Err(source), None) => Err(PlaceError::Io { what: "look at", dir, source }),
+    match mounted {
+        Some(mount) if !mount.is_view() => Ok(Standing::Foreign(mount.kind)),
+        // The kernel answers much by itself, also for the dead; sums it always asks for. A user's view answers nobody else, root
+        // included, without error: alive for all that can be told.
+        Some(_) => match rustix::fs::statvfs(&dir) {
+            Err(Errno::NOTCONN | Errno::CONNABORTED) => Ok(Standing::Stale),
+            _ => Ok(Standing::Live),
+        },
+        None => match fs::symlink_metadata(&dir) {
+            Ok(metadata) if metadata.is_dir() => Ok(Standing::Folder),
+            Ok(_) => Err(PlaceError::NotFolder { dir }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Standing::Absent),
+            Err(source) => Err(PlaceError::Io { what: "look at", dir, source }),
+        },
     }
 }
 
@@ -326,8 +332,7 @@ fn topmost_mount(dir: &Path) -> Result<Option<MountLine>, PlaceError> {
 
 /// The last mount at `dir`: later ones cover earlier ones.
 fn find_mount(table: &[u8], dir: &Path) -> Option<MountLine> {
-    let lines = table.split(|byte| *byte == b'\n');
-    lines.filter_map(|line| parse_line(line, dir)).last()
+    table.rsplit(|byte| *byte == b'\n').find_map(|line| parse_line(line, dir))
 }
 
 fn parse_line(line: &[u8], dir: &Path) -> Option<MountLine> {

@@ -4,6 +4,7 @@
 //! may have changed is listed; a folder's own name only if the folder may have come or gone, because forgetting a folder costs
 //! the kernel everything below it.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::catalog::{Catalog, Change, DirId, OriginId, OriginRow, PathFacts, PathId, Tree};
@@ -30,15 +31,16 @@ impl<C: Catalog> View<C> {
     pub fn refresh(&self, changes: &[Change]) -> Result<Vec<Invalidation>, ViewError> {
         let mut paths: BTreeMap<PathId, Touched> = BTreeMap::new();
         for change in changes {
-            if !paths.contains_key(&change.path) {
-                let unknown = ViewError::Unknown { node: Place::Versions(change.path).node() };
-                let facts = self.catalog.path(change.path)?.ok_or(unknown)?;
-                paths.insert(change.path, Touched { facts, versions: 0, by: BTreeSet::new() });
-            }
-            if let Some(touched) = paths.get_mut(&change.path) {
-                touched.versions += 1;
-                touched.by.insert(change.origin);
-            }
+            let touched = match paths.entry(change.path) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => {
+                    let unknown = ViewError::Unknown { node: Place::Versions(change.path).node() };
+                    let facts = self.catalog.path(change.path)?.ok_or(unknown)?;
+                    new.insert(Touched { facts, versions: 0, by: BTreeSet::new() })
+                }
+            };
+            touched.versions += 1;
+            touched.by.insert(change.origin);
         }
         let origins = self.catalog.origins()?;
         let mut sweep = Sweep { view: self, origins: &origins, depths: BTreeMap::new(), stale: BTreeSet::new() };

@@ -51,7 +51,7 @@ pub enum MountError {
         #[source]
         source: std::io::Error,
     },
-    /// No thread could be started, or no signal handler registered.
+    /// The system gave no thread.
     #[error("{what} for the mount at {dir}", dir = dir.display())]
     System {
         /// What was attempted.
@@ -71,6 +71,18 @@ pub enum Ended {
     Signal(i32),
     /// Somebody unmounted it.
     Unmounted,
+}
+
+/// SIGINT, SIGTERM and SIGHUP, caught from now on. Make it before the mount: a signal in between would leave a dead view.
+pub struct StopSignals {
+    signals: signal_hook::iterator::Signals,
+}
+
+impl StopSignals {
+    /// Registers for the signals; errors are the system's.
+    pub fn register() -> std::io::Result<StopSignals> {
+        Ok(StopSignals { signals: signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])? })
+    }
 }
 
 /// A mounted view.
@@ -172,17 +184,18 @@ impl Mounted {
         self.queue.settle(timeout)
     }
 
-    /// Waits until somebody unmounts it or the process gets SIGINT, SIGTERM or SIGHUP; then it is taken down.
-    pub fn serve(self) -> Result<Ended, MountError> {
-        let system = |source| MountError::System { what: "register for signals", dir: self.dir.clone(), source };
-        let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(system)?;
-        let handle = signals.handle();
+    /// Waits until somebody unmounts it or a signal comes; then it is taken down.
+    pub fn serve(self, mut stop: StopSignals) -> Result<Ended, MountError> {
+        let handle = stop.signals.handle();
         let end = Arc::clone(&self.end);
-        let watcher = std::thread::spawn(move || {
-            if let Some(signal) = signals.forever().next() {
+        let watch = move || {
+            if let Some(signal) = stop.signals.forever().next() {
                 end.set(Ended::Signal(signal));
             }
-        });
+        };
+        let start = std::thread::Builder::new().name("larder-signals".to_owned()).spawn(watch);
+        let watcher =
+            start.map_err(|source| MountError::System { what: "start a thread", dir: self.dir.clone(), source })?;
         let ended = self.end.wait();
         handle.close();
         // The thread runs nothing that could panic, and ends when the handle closes.

@@ -304,15 +304,12 @@ impl<C: Catalog> View<C> {
     }
 
     fn lookup_dir(&self, tree: Tree, dir: DirId, name: &str) -> Result<Option<Node>, ViewError> {
-        if let Some(child) = self.catalog.child(tree, dir, name)? {
-            if let Some(found) = self.name_child(tree, &child)?.into_iter().find(|(found, _)| found == name) {
-                return Ok(Some(found.1));
-            }
-        }
-        for base in before_beside(name) {
-            let Some(child) = self.catalog.child(tree, dir, &base)? else { continue };
-            if let Some(found) = self.name_child(tree, &child)?.into_iter().find(|(found, _)| found == name) {
-                return Ok(Some(found.1));
+        let bases = before_beside(name);
+        for own in std::iter::once(name).chain(bases.iter().map(String::as_str)) {
+            let Some(child) = self.catalog.child(tree, dir, own)? else { continue };
+            let names = self.name_child(tree, &child)?;
+            if let Some((_, node)) = names.into_iter().find(|(found, _)| found == name) {
+                return Ok(Some(node));
             }
         }
         let own_path = match tree {
