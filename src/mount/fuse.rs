@@ -17,8 +17,9 @@ use fuser::{
 
 use super::catalog::Catalog;
 use super::counters::{Counters, count};
+use super::listing::Entry;
 use super::node::NodeId;
-use super::view::{Attr, Entry, Node, NodeKind, View, ViewError};
+use super::view::{Attr, Node, NodeKind, View, ViewError};
 
 /// How long the kernel may keep an answer; whatever changes earlier is notified.
 const LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);

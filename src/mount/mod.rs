@@ -10,11 +10,16 @@ mod catalog;
 mod counters;
 #[cfg(target_os = "linux")]
 mod fuse;
+mod listing;
 mod memory;
 mod naming;
 mod node;
 #[cfg(target_os = "linux")]
+mod mount_table;
+#[cfg(target_os = "linux")]
 mod place;
+#[cfg(target_os = "linux")]
+mod queue;
 mod refresh;
 #[cfg(target_os = "linux")]
 mod session;
@@ -31,8 +36,11 @@ pub use node::NodeId;
 pub use place::{PlaceError, Standing, is_stale, standing, unmount_path};
 pub use refresh::Invalidation;
 #[cfg(target_os = "linux")]
-pub use session::{Ended, MountError, MountOptions, Mounted, StopSignals, mount};
-pub use view::{Attr, Entry, Node, NodeKind, Statfs, View, ViewError};
+pub use queue::Ended;
+#[cfg(target_os = "linux")]
+pub use session::{MountError, MountOptions, Mounted, StopSignals, mount};
+pub use listing::Entry;
+pub use view::{Attr, Node, NodeKind, Statfs, View, ViewError};
 
 #[cfg(all(test, target_os = "linux"))]
 mod mount_tests;

@@ -6,17 +6,14 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
-/// What the kernel's table calls a view; with a helper the type is `fuse.larder` as well.
-pub(super) const MOUNT_NAME: &str = "larder";
-/// Largest mount table that is read.
-const MAX_TABLE_BYTES: usize = 16 << 20;
+use super::mount_table::{MountLine, topmost_mount};
+
 /// The package that brings `fusermount3`, on every distribution that has it.
 const FUSE_PACKAGE: &str = "fuse3";
 /// Programs that unmount for users, in the order of preference.
@@ -158,7 +155,7 @@ pub fn is_stale(dir: &Path) -> bool {
 /// Says what stands at `dir`.
 pub fn standing(dir: &Path) -> Result<Standing, PlaceError> {
     let dir = resolved(dir)?;
-    let mounted = topmost_mount(&dir)?;
+    let mounted = mounted_at(&dir)?;
     match mounted {
         Some(mount) if !mount.is_view() => Ok(Standing::Foreign(mount.kind)),
         // The kernel answers much by itself, also for the dead; sums it always asks for. A user's view answers nobody else, root
@@ -181,7 +178,7 @@ pub fn standing(dir: &Path) -> Result<Standing, PlaceError> {
 /// Errors: `NotMounted`; `Foreign`, for what is not Larder's is left alone; `NoHelper` for a user without `fusermount3`.
 pub fn unmount_path(dir: &Path) -> Result<(), PlaceError> {
     let dir = resolved(dir)?;
-    match topmost_mount(&dir)? {
+    match mounted_at(&dir)? {
         None => return Err(PlaceError::NotMounted { dir }),
         Some(mount) if !mount.is_view() => return Err(PlaceError::Foreign { dir, kind: mount.kind }),
         Some(_) => {}
@@ -303,88 +300,22 @@ fn resolved(dir: &Path) -> Result<PathBuf, PlaceError> {
     }
 }
 
+fn mounted_at(dir: &Path) -> Result<Option<MountLine>, PlaceError> {
+    topmost_mount(dir).map_err(|source| PlaceError::Io {
+        what: "read the mount table for",
+        dir: dir.to_owned(),
+        source,
+    })
+}
+
 fn is_not_connected(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::NOTCONN.raw_os_error())
         || error.raw_os_error() == Some(Errno::CONNABORTED.raw_os_error())
 }
 
-/// One line of the mount table.
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct MountLine {
-    kind: String,
-    source: String,
-}
-
-impl MountLine {
-    fn is_view(&self) -> bool {
-        self.kind == format!("fuse.{MOUNT_NAME}") || (self.kind == "fuse" && self.source == MOUNT_NAME)
-    }
-}
-
-fn topmost_mount(dir: &Path) -> Result<Option<MountLine>, PlaceError> {
-    let table = fs::read("/proc/self/mountinfo").map_err(|source| PlaceError::Io {
-        what: "read the mount table for",
-        dir: dir.to_owned(),
-        source,
-    })?;
-    Ok(find_mount(&table[..table.len().min(MAX_TABLE_BYTES)], dir))
-}
-
-/// The last mount at `dir`: later ones cover earlier ones.
-fn find_mount(table: &[u8], dir: &Path) -> Option<MountLine> {
-    table.rsplit(|byte| *byte == b'\n').find_map(|line| parse_line(line, dir))
-}
-
-fn parse_line(line: &[u8], dir: &Path) -> Option<MountLine> {
-    let mut fields = line.split(|byte| *byte == b' ');
-    if unescape(fields.nth(4)?) != dir.as_os_str().as_bytes() {
-        return None;
-    }
-    // Optional fields end with a lone dash.
-    let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
-    let text = |field: &[u8]| std::ffi::OsString::from_vec(unescape(field)).to_string_lossy().into_owned();
-    Some(MountLine { kind: text(rest.next()?), source: text(rest.next()?) })
-}
-
-/// Undoes the table's `\ooo` for spaces, tabs, line ends and backslashes.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut at = 0;
-    while at < field.len() {
-        let octal = field
-            .get(at + 1..at + 4)
-            .filter(|digits| field[at] == b'\\' && digits.iter().all(|digit| (b'0'..=b'7').contains(digit)));
-        match octal {
-            Some(digits) => {
-                bytes.push(digits.iter().fold(0u8, |value, digit| value.wrapping_mul(8).wrapping_add(digit - b'0')));
-                at += 4;
-            }
-            None => {
-                bytes.push(field[at]);
-                at += 1;
-            }
-        }
-    }
-    bytes
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_mount_table_is_read_with_its_escapes_and_the_last_line_counts() {
-        let table = b"36 35 98:0 /m /mnt/a\\040b rw,noatime shared:1 master:2 - ext4 /dev/x rw\n\
-                      37 36 0:40 / /mnt/a\\040b ro,nosuid - fuse.larder larder ro\n\
-                      38 35 0:41 / /mnt/c ro - fuse larder ro\n\
-                      39 35 0:42 / /mnt/d ro - fuse.sshfs host: rw\nbroken line";
-        let table = |dir: &str| find_mount(table, Path::new(dir));
-
-        assert_eq!(table("/mnt/a b").map(|line| line.is_view()), Some(true));
-        assert_eq!(table("/mnt/c").map(|line| line.is_view()), Some(true));
-        assert_eq!(table("/mnt/d").map(|line| line.is_view()), Some(false));
-        assert_eq!(table("/mnt"), None);
-    }
 
     #[test]
     fn system_and_secret_places_are_refused_whatever_stands_there() {

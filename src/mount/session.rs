@@ -6,9 +6,9 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, Session, SessionACL};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -16,12 +16,14 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use super::catalog::Catalog;
 use super::counters::{Counters, RequestCounts};
 use super::fuse::{Owner, ViewFs};
-use super::place::{MOUNT_NAME, PlaceError, prepare, unmount_path};
+use super::mount_table::MOUNT_NAME;
+use super::place::{PlaceError, prepare, unmount_path};
+use super::queue::{Ended, Latch, Queue};
 use super::refresh::Invalidation;
 use super::view::View;
 
-/// Notifications that may wait; whoever adds more waits with them.
-const MAX_PENDING: usize = 1 << 18;
+/// Stands for "no name in particular": a name that is never shown.
+const NO_NAME: &str = ".";
 /// Threads that answer requests; more gain nothing that was measured.
 const DEFAULT_THREADS: usize = 2;
 
@@ -62,15 +64,6 @@ pub enum MountError {
         #[source]
         source: std::io::Error,
     },
-}
-
-/// Why [`Mounted::serve`] returned.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Ended {
-    /// This signal came, and the view was taken down.
-    Signal(i32),
-    /// Somebody unmounted it.
-    Unmounted,
 }
 
 /// SIGINT, SIGTERM and SIGHUP, caught from now on. Make it before the mount: a signal in between would leave a dead view.
@@ -146,13 +139,15 @@ fn start_sender(notifier: Notifier, queue: Arc<Queue>) -> std::io::Result<JoinHa
     std::thread::Builder::new().name("larder-notify".to_owned()).spawn(send_all)
 }
 
-/// Names first, listings after: a listing that is read in between is then read again.
+/// Names first, listings after.
+///
+/// A listing that the kernel asked for before the change may arrive after this. A name's notification waits for the folder's lock, and so
+/// for that listing; therefore each folder gets at least one, and only then is what it holds dropped.
 fn send(notifier: &Notifier, batch: &BTreeSet<Invalidation>) {
     for Invalidation { parent, name } in batch {
-        if let Some(name) = name {
-            // What the kernel does not hold it need not forget; a mount that is gone holds nothing.
-            let _ = notifier.inval_entry(INodeNo(parent.0), OsStr::new(name));
-        }
+        let name = name.as_deref().unwrap_or(NO_NAME);
+        // What the kernel does not hold it need not forget; a mount that is gone holds nothing.
+        let _ = notifier.inval_entry(INodeNo(parent.0), OsStr::new(name));
     }
     let parents: BTreeSet<u64> = batch.iter().map(|invalidation| invalidation.parent.0).collect();
     for parent in parents {
@@ -241,116 +236,5 @@ impl Drop for Mounted {
         if let Err(error) = self.take_down() {
             tracing::warn!("{error}");
         }
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Set once; the first value stays.
-#[derive(Default)]
-struct Latch {
-    value: Mutex<Vec<Ended>>,
-    changed: Condvar,
-}
-
-impl Latch {
-    fn set(&self, ended: Ended) {
-        lock(&self.value).push(ended);
-        self.changed.notify_all();
-    }
-
-    fn is_set_to(&self, ended: Ended) -> bool {
-        lock(&self.value).contains(&ended)
-    }
-
-    fn wait(&self) -> Ended {
-        let mut value = lock(&self.value);
-        loop {
-            if let Some(ended) = value.first() {
-                return *ended;
-            }
-            value = self.changed.wait(value).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    fn wait_for(&self, timeout: Duration) -> bool {
-        let value = lock(&self.value);
-        let waiting = self.changed.wait_timeout_while(value, timeout, |value| value.is_empty());
-        !waiting.unwrap_or_else(PoisonError::into_inner).0.is_empty()
-    }
-}
-
-/// Notifications on their way to the sending thread.
-#[derive(Default)]
-struct Queue {
-    state: Mutex<QueueState>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct QueueState {
-    pending: BTreeSet<Invalidation>,
-    is_sending: bool,
-    is_closed: bool,
-}
-
-impl Queue {
-    fn add(&self, invalidations: Vec<Invalidation>) {
-        let mut state = lock(&self.state);
-        for invalidation in invalidations {
-            while state.pending.len() >= MAX_PENDING && !state.is_closed {
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-            }
-            state.pending.insert(invalidation);
-            if state.pending.len() == MAX_PENDING {
-                self.changed.notify_all();
-            }
-        }
-        drop(state);
-        self.changed.notify_all();
-    }
-
-    /// Everything pending, once there is something; `None` when the queue is closed.
-    fn take(&self) -> Option<BTreeSet<Invalidation>> {
-        let mut state = lock(&self.state);
-        while state.pending.is_empty() && !state.is_closed {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        if state.is_closed {
-            return None;
-        }
-        state.is_sending = true;
-        let batch = std::mem::take(&mut state.pending);
-        drop(state);
-        self.changed.notify_all();
-        Some(batch)
-    }
-
-    fn sent(&self) {
-        lock(&self.state).is_sending = false;
-        self.changed.notify_all();
-    }
-
-    fn settle(&self, timeout: Duration) -> bool {
-        let deadline = Instant::now() + timeout;
-        let mut state = lock(&self.state);
-        while (state.is_sending || !state.pending.is_empty()) && !state.is_closed {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        true
-    }
-
-    fn close(&self) {
-        let mut state = lock(&self.state);
-        state.is_closed = true;
-        state.pending.clear();
-        drop(state);
-        self.changed.notify_all();
     }
 }

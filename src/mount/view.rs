@@ -13,30 +13,22 @@ use super::naming::{MAX_NAME_BYTES, Named, before_beside, name_files, name_heads
 use super::node::{NodeId, Place};
 use crate::model::{ContentHash, ContentKind, Hlc};
 
-/// Rows asked of the catalog at once.
-const PAGE_ROWS: usize = 256;
-/// Most entries of one `read_dir`; more than fit into the largest reply the kernel asks for.
-const MAX_ENTRIES: usize = 4096;
 /// Most bytes of one `read`.
 const MAX_READ_BYTES: usize = 1 << 20;
 /// Pairs known to be prefix and whole that are remembered; all are dropped when there are more.
 const MAX_PREFIXES: usize = 4096;
-/// Names that one child may have: the bits below its cursor in an offset.
-const NAME_BITS: u32 = 12;
-/// Marks offsets of versions and heads, which stand after the names of a folder.
-const VERSION_OFFSET: u64 = 1 << 62;
 
 const README: &str = include_str!("README.txt");
 
 /// The top-level folders, in the order of the listing.
-const TREES: [(&str, Place); 5] = [
+pub(super) const TREES: [(&str, Place); 5] = [
     ("merged", Place::Dir(Tree::Merged, DirId::ROOT)),
     ("origins", Place::Origins),
     ("history", Place::Dir(Tree::History, DirId::ROOT)),
     ("conflicts", Place::Dir(Tree::Conflicts, DirId::ROOT)),
     ("trash", Place::Dir(Tree::Trash, DirId::ROOT)),
 ];
-const README_NAME: &str = "README.txt";
+pub(super) const README_NAME: &str = "README.txt";
 
 /// Why the view has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -119,17 +111,6 @@ pub struct Node {
     pub attr: Attr,
 }
 
-/// One line of a folder's listing.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Entry {
-    /// The name.
-    pub name: String,
-    /// What it names.
-    pub node: Node,
-    /// Where the listing goes on after this line.
-    pub offset: u64,
-}
-
 /// Sums for `df`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Statfs {
@@ -203,36 +184,6 @@ impl<C: Catalog> View<C> {
         }
     }
 
-    /// Lists a folder from `offset` (0, or [`Entry::offset`] of the last line), `.` and `..` first; at most `limit` lines.
-    ///
-    /// What comes or goes meanwhile moves no other line. An empty answer is the end.
-    pub fn read_dir(&self, node: NodeId, offset: u64, limit: usize) -> Result<Vec<Entry>, ViewError> {
-        let place = self.place(node)?;
-        let mut listing = Listing { entries: Vec::new(), limit: limit.min(MAX_ENTRIES) };
-        if offset < 2 {
-            self.list_dots(node, place, offset, &mut listing)?;
-        }
-        match place {
-            Place::Root => self.list_root(offset, &mut listing)?,
-            Place::Origins => self.list_origins(offset, &mut listing)?,
-            Place::Dir(tree, dir) => {
-                if offset < VERSION_OFFSET {
-                    self.list_children(tree, dir, offset, &mut listing)?;
-                }
-                // A folder that was a file before also has that file's versions.
-                match (tree, self.dir_facts(dir)?.path) {
-                    (Tree::History, Some(path)) => self.list_versions(path, offset, &mut listing)?,
-                    (Tree::Conflicts, Some(path)) => self.list_heads(path, offset, &mut listing)?,
-                    _ => {}
-                }
-            }
-            Place::Versions(path) => self.list_versions(path, offset, &mut listing)?,
-            Place::Heads(path) => self.list_heads(path, offset, &mut listing)?,
-            Place::Readme | Place::File(_) => return Err(ViewError::NotFolder { node }),
-        }
-        Ok(listing.entries)
-    }
-
     /// Reads up to `len` bytes of a file; fewer only at its end.
     pub fn read(&self, node: NodeId, offset: u64, len: usize) -> Result<Vec<u8>, ViewError> {
         let len = len.min(MAX_READ_BYTES);
@@ -264,11 +215,11 @@ impl<C: Catalog> View<C> {
         Ok(Statfs { bytes, files, max_name_bytes: MAX_NAME_BYTES as u32 })
     }
 
-    fn place(&self, node: NodeId) -> Result<Place, ViewError> {
+    pub(super) fn place(&self, node: NodeId) -> Result<Place, ViewError> {
         Place::of(node).ok_or(ViewError::Unknown { node })
     }
 
-    fn row(&self, file: FileId) -> Result<FileRow, ViewError> {
+    pub(super) fn row(&self, file: FileId) -> Result<FileRow, ViewError> {
         self.catalog.file(file)?.ok_or(ViewError::Unknown { node: Place::File(file).node() })
     }
 
@@ -334,7 +285,7 @@ impl<C: Catalog> View<C> {
     }
 
     /// The names that one child gives rise to: itself, and those beside it.
-    fn name_child(&self, tree: Tree, child: &Child) -> Result<Vec<(String, Node)>, ViewError> {
+    pub(super) fn name_child(&self, tree: Tree, child: &Child) -> Result<Vec<(String, Node)>, ViewError> {
         let mut names = Vec::new();
         let path_folder = match (tree, child.path) {
             (Tree::History, Some(path)) => Some(Place::Versions(path)),
@@ -371,124 +322,20 @@ impl<C: Catalog> View<C> {
         answer
     }
 
-    // Listings.
-
-    fn list_dots(&self, node: NodeId, place: Place, offset: u64, listing: &mut Listing) -> Result<(), ViewError> {
-        if offset == 0 {
-            listing.push(".".to_owned(), Node { id: node, attr: self.attr(node)? }, 1);
-        }
-        let parent = self.parent(place)?.node();
-        listing.push("..".to_owned(), Node { id: parent, attr: self.attr(parent)? }, 2);
-        Ok(())
-    }
-
-    fn parent(&self, place: Place) -> Result<Place, ViewError> {
-        Ok(match place {
-            Place::Root | Place::Readme | Place::Origins | Place::File(_) => Place::Root,
-            Place::Dir(Tree::Origin(_), DirId::ROOT) => Place::Origins,
-            Place::Dir(_, DirId::ROOT) => Place::Root,
-            Place::Dir(tree, dir) => Place::Dir(tree, self.dir_facts(dir)?.parent),
-            Place::Versions(path) => Place::Dir(Tree::History, self.path_dir(path)?),
-            Place::Heads(path) => Place::Dir(Tree::Conflicts, self.path_dir(path)?),
-        })
-    }
-
-    fn path_dir(&self, path: PathId) -> Result<DirId, ViewError> {
-        let facts = self.catalog.path(path)?;
-        Ok(facts.ok_or(ViewError::Unknown { node: Place::Versions(path).node() })?.dir)
-    }
-
-    fn list_root(&self, offset: u64, listing: &mut Listing) -> Result<(), ViewError> {
-        let places = TREES.iter().copied().chain([(README_NAME, Place::Readme)]);
-        for (at, (name, place)) in (3..).zip(places) {
-            if at > offset && !listing.push(name.to_owned(), self.node(place)?, at) {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    fn list_origins(&self, offset: u64, listing: &mut Listing) -> Result<(), ViewError> {
-        for origin in self.catalog.origins()? {
-            let at = 3 + u64::from(origin.id.0);
-            let node = self.dir_node(Tree::Origin(origin.id), DirId::ROOT)?;
-            if at > offset && !listing.push(origin.name.to_string(), node, at) {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    fn list_children(&self, tree: Tree, dir: DirId, offset: u64, listing: &mut Listing) -> Result<(), ViewError> {
-        // The child at the offset may have further names, so it is asked for again.
-        let mut after = (offset >> NAME_BITS).saturating_sub(1);
-        while listing.has_room() {
-            let rows = PAGE_ROWS.min(listing.room() + 1);
-            let children = self.catalog.children(tree, dir, after, rows)?;
-            let Some(last) = children.last() else { break };
-            after = last.cursor;
-            let is_last_page = children.len() < rows;
-            for child in &children {
-                for (at, (name, node)) in (child.cursor << NAME_BITS..).zip(self.name_child(tree, child)?) {
-                    if at > offset && self.is_its_own(tree, dir, child, &name)? && !listing.push(name, node, at) {
-                        return Ok(());
-                    }
-                }
-            }
-            if is_last_page {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// False for a name beside its child that another child has as its own.
-    fn is_its_own(&self, tree: Tree, dir: DirId, child: &Child, name: &str) -> Result<bool, ViewError> {
-        if name == child.name {
-            return Ok(true);
-        }
-        let Some(other) = self.catalog.child(tree, dir, name)? else { return Ok(true) };
-        Ok(self.name_child(tree, &other)?.iter().all(|(taken, _)| taken != name))
-    }
-
-    fn list_versions(&self, path: PathId, offset: u64, listing: &mut Listing) -> Result<(), ViewError> {
-        let mut after = (offset > VERSION_OFFSET).then_some(FileId(offset & !VERSION_OFFSET));
-        while listing.has_room() {
-            let previous = after.map(|file| self.row(file)).transpose()?;
-            let versions = self.catalog.versions(path, after, PAGE_ROWS)?;
-            let is_last_page = versions.len() < PAGE_ROWS;
-            for named in name_versions(previous.as_ref(), versions) {
-                let at = VERSION_OFFSET | named.file.id.0;
-                after = Some(named.file.id);
-                if !listing.push(named.name, row_node(&named.file), at) {
-                    return Ok(());
-                }
-            }
-            if is_last_page {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    fn list_heads(&self, path: PathId, offset: u64, listing: &mut Listing) -> Result<(), ViewError> {
-        for (at, named) in (VERSION_OFFSET + 1..).zip(name_heads(self.catalog.heads(path)?)) {
-            if at > offset && !listing.push(named.name, row_node(&named.file), at) {
-                break;
-            }
-        }
-        Ok(())
-    }
-
     // Nodes.
 
-    fn node(&self, place: Place) -> Result<Node, ViewError> {
+    pub(super) fn node(&self, place: Place) -> Result<Node, ViewError> {
         let id = place.node();
         Ok(Node { id, attr: self.attr(id)? })
     }
 
-    fn dir_node(&self, tree: Tree, dir: DirId) -> Result<Node, ViewError> {
+    pub(super) fn dir_node(&self, tree: Tree, dir: DirId) -> Result<Node, ViewError> {
         self.node(Place::Dir(tree, dir))
+    }
+
+    pub(super) fn path_dir(&self, path: PathId) -> Result<DirId, ViewError> {
+        let facts = self.catalog.path(path)?;
+        Ok(facts.ok_or(ViewError::Unknown { node: Place::Versions(path).node() })?.dir)
     }
 
     fn path_attr(&self, path: PathId) -> Result<Attr, ViewError> {
@@ -497,36 +344,11 @@ impl<C: Catalog> View<C> {
     }
 }
 
-/// A listing being filled.
-struct Listing {
-    entries: Vec<Entry>,
-    limit: usize,
-}
-
-impl Listing {
-    fn room(&self) -> usize {
-        self.limit - self.entries.len()
-    }
-
-    fn has_room(&self) -> bool {
-        self.room() > 0
-    }
-
-    /// False once it is full: the line was not taken.
-    fn push(&mut self, name: String, node: Node, offset: u64) -> bool {
-        if !self.has_room() {
-            return false;
-        }
-        self.entries.push(Entry { name, node, offset });
-        true
-    }
-}
-
 fn find_named(named: &[Named], name: &str) -> Option<Node> {
     named.iter().find(|named| named.name == name).map(|named| row_node(&named.file))
 }
 
-fn row_node(row: &FileRow) -> Node {
+pub(super) fn row_node(row: &FileRow) -> Node {
     Node { id: Place::File(row.id).node(), attr: row_attr(row) }
 }
 
