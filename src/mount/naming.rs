@@ -3,10 +3,12 @@
 //! Invariant: pure in its inputs, which are the same on every machine, so every machine shows the same names.
 //! A candidate that can have no name here (longer than 255 bytes, or its name is taken) stays visible under `origins/`.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use super::catalog::{Child, FileRow};
+use super::catalog::{Child, FileRow, OriginId};
 use crate::model::{ContentKind, Hlc, OriginName};
 
 /// Longest name of one entry, in bytes.
@@ -39,11 +41,17 @@ pub(super) fn name_files(child: &Child, mut is_prefix: impl FnMut(&FileRow, &Fil
         }
     }
     let has_plain = child.dir.is_none() && (converged > 0 || kept.len() == 1);
+    let mut beside_counts: BTreeMap<OriginId, usize> = BTreeMap::new();
     let mut named: Vec<Named> = Vec::with_capacity(kept.len());
     for (at, file) in kept.into_iter().enumerate() {
-        let name = if has_plain && at == 0 { child.name.clone() } else { beside(&child.name, &file.origin.name) };
-        let is_free = named.iter().all(|other| other.name != name);
-        if is_free && name.len() <= MAX_NAME_BYTES {
+        let earlier = beside_counts.entry(file.origin.id).or_insert(0);
+        let name = if has_plain && at == 0 {
+            child.name.clone()
+        } else {
+            *earlier += 1;
+            beside(&child.name, &file.origin.name, *earlier)
+        };
+        if name.len() <= MAX_NAME_BYTES {
             named.push(Named { name, file: file.clone() });
         }
     }
@@ -59,27 +67,33 @@ fn is_held(file: &FileRow, kept: &[&FileRow], is_prefix: &mut impl FnMut(&FileRo
     })
 }
 
-/// `<stem>.<origin><ext>`.
-pub(super) fn beside(name: &str, origin: &OriginName) -> String {
+/// Files of one origin that can stand beside one name: shared, private and archive.
+pub(super) const MAX_BESIDE: usize = 3;
+
+/// `<stem>.<origin><ext>`; further files of one origin are `<stem>.<origin>~2<ext>` and `~3`.
+pub(super) fn beside(name: &str, origin: &OriginName, number: usize) -> String {
     let (stem, extension) = split_extension(name);
-    format!("{stem}.{origin}{extension}")
+    format!("{stem}.{}{extension}", head_name(origin, number))
 }
 
 /// The names that `beside` may have been given to make `name`; at most two.
 pub(super) fn before_beside(name: &str) -> Vec<String> {
     let mut bases = Vec::new();
-    if let Some((stem, origin)) = name.rsplit_once('.') {
-        if origin.parse::<OriginName>().is_ok() && !stem.is_empty() {
-            bases.push(stem.to_owned());
-        }
-        if let Some((stem, inner)) = stem.rsplit_once('.')
-            && inner.parse::<OriginName>().is_ok()
-            && !stem.is_empty()
-        {
-            bases.push(format!("{stem}.{origin}"));
-        }
+    let Some((stem, last)) = name.rsplit_once('.') else { return bases };
+    if is_numbered_origin(last) && !stem.is_empty() {
+        bases.push(stem.to_owned());
+    }
+    if let Some((stem, inner)) = stem.rsplit_once('.')
+        && is_numbered_origin(inner)
+        && !stem.is_empty()
+    {
+        bases.push(format!("{stem}.{last}"));
     }
     bases
+}
+
+fn is_numbered_origin(text: &str) -> bool {
+    text.split('~').next().is_some_and(|origin| origin.parse::<OriginName>().is_ok())
 }
 
 /// `("notes", ".md")`; a leading or a last dot begins no extension.
@@ -176,7 +190,7 @@ mod tests {
             ("odd.", "odd..laptop-abc234"),
         ];
         for (name, expected) in table {
-            let made = beside(name, &origin);
+            let made = beside(name, &origin, 1);
 
             assert_eq!(made, expected);
             assert!(before_beside(&made).contains(&name.to_owned()), "{name}");
@@ -214,10 +228,10 @@ mod tests {
         }
 
         #[test]
-        fn whatever_is_beside_leads_back(name in "[a-c.-]{1,12}", origin in "[a-c][a-c0-9-]{0,6}") {
+        fn whatever_is_beside_leads_back(name in "[a-c.-]{1,12}", origin in "[a-c][a-c0-9-]{0,6}", number in 1usize..4) {
             let origin: OriginName = origin.parse().expect("an origin");
 
-            prop_assert!(before_beside(&beside(&name, &origin)).contains(&name));
+            prop_assert!(before_beside(&beside(&name, &origin, number)).contains(&name));
         }
     }
 }

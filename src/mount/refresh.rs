@@ -8,7 +8,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::catalog::{Catalog, Change, DirId, OriginId, OriginRow, PathFacts, PathId, Tree};
-use super::naming::{MAX_NAME_BYTES, beside, head_name, name_heads};
+use super::naming::{MAX_BESIDE, MAX_NAME_BYTES, beside, head_name, name_heads};
 use super::node::{NodeId, Place};
 use super::view::{View, ViewError};
 
@@ -110,12 +110,10 @@ impl<C: Catalog> Sweep<'_, C> {
             self.note(parent, Some(name.clone()));
             if *has_beside {
                 // Who stood beside the name before cannot be seen any more, so it may have been anybody.
-                for origin in self.origins {
-                    let beside = beside(name, &origin.name);
-                    if beside.len() <= MAX_NAME_BYTES {
-                        self.stale.insert(Invalidation { parent, name: Some(beside) });
-                    }
-                }
+                let origins = self.origins.iter().map(|origin| &origin.name);
+                let names = origins.flat_map(|origin| (1..=MAX_BESIDE).map(|number| beside(name, origin, number)));
+                let possible = names.filter(|name| name.len() <= MAX_NAME_BYTES);
+                self.stale.extend(possible.map(|name| Invalidation { parent, name: Some(name) }));
             }
         }
     }

@@ -127,7 +127,7 @@ fn archived<'a>(origin: &'a str, path: &'a str, text: &'a str) -> MemoryPut<'a> 
 #[test]
 fn archive_files_are_united_as_the_table_says() {
     let [desk, laptop, server] = ORIGINS;
-    let table: [(&[MemoryPut<'_>], &[(&str, &str)]); 6] = [
+    let table: [(&[MemoryPut<'_>], &[(&str, &str)]); 7] = [
         (&[archived(desk, "l.md", "x"), archived(laptop, "l.md", "x")], &[("l.md", "x")]),
         (&[archived(desk, "l.md", "x"), archived(laptop, "l.md", "xy")], &[("l.md", "xy")]),
         (
@@ -149,6 +149,14 @@ fn archive_files_are_united_as_the_table_says() {
                 MemoryPut::file(server, "l.desk-aaaaaa", b"own", 5),
             ],
             &[("l.desk-aaaaaa", "own"), ("l.laptop-bbbbbb", "y")],
+        ),
+        (
+            &[
+                archived(desk, "l.md", "x"),
+                MemoryPut::file(desk, "l.md", b"y", 5),
+                MemoryPut::file(desk, "l.md/z", b"z", 5),
+            ],
+            &[("l.desk-aaaaaa.md", "y"), ("l.desk-aaaaaa~2.md", "x"), ("l.md/z", "z")],
         ),
     ];
 
@@ -288,8 +296,8 @@ proptest! {
 
     #[test]
     fn refresh_names_everything_that_changed_its_meaning(steps in steps(25), later in steps(6)) {
-        let view = view_of(&steps);
-        let before = walk(&view);
+        let (earlier, view) = (view_of(&steps), view_of(&steps));
+        let before = walk(&earlier);
 
         let changes: Vec<Change> = (100..).zip(&later).map(|(at, step)| view.catalog().put(&step.put(at))).collect();
         let stale: BTreeSet<Invalidation> = view.refresh(&changes).expect("known paths").into_iter().collect();
@@ -298,16 +306,16 @@ proptest! {
         let after = walk(&view);
         let keys: BTreeSet<&(NodeId, String)> = before.keys().chain(after.keys()).collect();
         for (parent, name) in keys {
-            let old = before.get(&(*parent, name.clone())).map(|(path, node)| (path, node.id));
-            let new = view.lookup(*parent, OsStr::new(name)).ok().map(|node| node.id);
-            if old.map(|(_, node)| node) == new {
+            let meaning = |view: &View<MemoryCatalog>| view.lookup(*parent, OsStr::new(name)).ok().map(|node| node.id);
+            let (old, new) = (meaning(&earlier), meaning(&view));
+            if old == new {
                 continue;
             }
-            prop_assert!(stale.iter().any(|stale| stale.parent == *parent), "listing of {old:?} {new:?}");
+            prop_assert!(stale.iter().any(|stale| stale.parent == *parent), "listing of {name:?}: {old:?} {new:?}");
             // A version's name is never remembered as absent, so it needs no notice when it comes.
             let may_come_silently = old.is_none() && naming::parse_time_name(name).is_some();
             let named = Invalidation { parent: *parent, name: Some(name.clone()) };
-            prop_assert!(may_come_silently || stale.contains(&named), "{old:?} {new:?}");
+            prop_assert!(may_come_silently || stale.contains(&named), "{name:?}: {old:?} {new:?}");
         }
     }
 
