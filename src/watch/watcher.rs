@@ -485,16 +485,16 @@ impl Worker {
         if !self.tree.is_polling() {
             return;
         }
-        if self.backend.is_none() {
-            self.rebuild();
-        }
         let shared = Arc::clone(&self.shared);
         let rules = shared.rules();
         let trees: Option<Vec<RelPath>> = match &mut self.backend {
             Some(backend) => self
                 .tree
                 .retry(backend.as_mut(), &interest(&shared, &rules)),
-            None => None,
+            None => {
+                self.rebuild();
+                None
+            }
         };
         self.poll_network_root();
         match trees {
