@@ -294,7 +294,7 @@ fn a_folder_that_may_not_be_read_says_nothing_about_what_is_in_it() {
     scratch.write("data/closed/x.md", "x");
     scratch.write("data/open/x.md", "x");
     let closed = scratch.at("data/closed");
-    fs::set_permissions(&closed, fs::Permissions::from_mode(0)).expect("chmod");
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).expect("chmod");
     let may_read_anyway = fs::read_dir(&closed).is_ok();
 
     let listing = scratch.walk(&all());

@@ -357,7 +357,7 @@ fn a_tree_that_may_not_be_read_is_named_and_watched_as_soon_as_it_may() {
     let scratch = Scratch::new();
     scratch.write("data/closed/x.md", "x");
     let closed = scratch.at("data/closed");
-    fs::set_permissions(&closed, fs::Permissions::from_mode(0)).expect("chmod");
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).expect("chmod");
     let may_read_anyway = fs::read_dir(&closed).is_ok();
     let watched = Watched::start(scratch, &["data/**"], WatchOptions::default());
 
