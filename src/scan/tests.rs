@@ -407,6 +407,14 @@ fn a_walk_below_a_path_is_that_part_of_the_whole_walk() {
         assert_eq!(paths(&listing), expected, "{below}");
         assert_eq!(listing.below, Some(scratch.path(below)));
     }
+    let through_file = walk_with(&scratch, &all(), |options| {
+        options.below = Some(scratch.path("data/b.md/x"));
+    });
+    assert_eq!(
+        through_file.silence(&scratch.path("data/b.md/x")),
+        None,
+        "a file stands where its folder was"
+    );
     let through_link = walk_with(&scratch, &all(), |options| {
         options.below = Some(scratch.path("data/link/sub"))
     });
