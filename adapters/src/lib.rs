@@ -1,1 +1,24 @@
-//! x
+//! `FileSyncAdapter`: the databases Larder mirrors a project into, behind one small trait.
+//!
+//! One file and one line in [`BACKENDS`] make a backend; [`contract`] says what it must keep.
+//! Invariant: nothing here decides which content wins. A row is compared, replaced and reported, never merged.
+//! Deliberately absent: the engine, the ledger, admission of paths, and everything asynchronous.
+
+#![forbid(unsafe_code)]
+
+mod adapter;
+mod backend;
+mod error;
+mod memory;
+mod record;
+
+pub use adapter::{
+    Capabilities, FileSyncAdapter, ForeignEdits, Sink, Subscription, batch_delete_revision,
+};
+pub use backend::{BACKENDS, Backend, BackendUrl, OpenContext, open, resolve_backend};
+pub use error::{AdapterError, ErrorKind};
+pub use memory::MemoryAdapter;
+pub use record::{
+    Body, Cursor, Expected, MirrorEntry, Page, Query, Record, RecordId, Revision, Row, RowContent,
+    SHARED_OWNER, Selection, Wake, Write,
+};

@@ -1,1 +1,41 @@
-//! Placeholder of the ledger module.
+//! The shared truth: immutable, signed, named artifacts below `.larder/ledger/`, exactly as every store holds them.
+//!
+//! Invariant: an artifact is written once, complete and durable before anything names it, and proven by hash on every
+//! read; state is a function of the set of artifacts. Nothing here deletes. Does not decide what is trusted, fetched or
+//! shown, and keeps no database.
+
+mod batch;
+mod block;
+mod checkpoint;
+#[cfg(test)]
+mod crash;
+mod disk;
+mod error;
+mod identity;
+mod import;
+mod key;
+mod name;
+mod pack;
+mod records;
+mod snapshot;
+mod store;
+#[cfg(test)]
+mod tests;
+mod verify;
+
+pub use batch::{Batch, Published, Writer};
+pub use block::{BLOCK_RAW_BYTES, MAX_BLOCK_RAW_BYTES};
+pub use checkpoint::{
+    ChainCursor, Checkpoint, CheckpointBody, INLINE_BYTES, Inline, InlineBlock, Listed,
+    MAX_CHECKPOINT_BYTES, PackRef, RecordsRef, Seen, Snapshot, Tip,
+};
+pub use error::{Damage, LedgerError, OrderProblem};
+pub use identity::{Identity, IdentityError, Opened, Standing};
+pub use import::Put;
+pub use key::{Certificate, PublicKey, Signature};
+pub use name::{ArtifactKind, ArtifactName, BlockAddress, NameError, Place, ShortHash};
+pub use pack::{MAX_PACK_BYTES, PACK_BYTES, PACK_SEGMENTS, PackIndex};
+pub use records::{MAX_RECORDS_BYTES, MAX_RECORDS_RAW_BYTES, RECORDS_RAW_BYTES};
+pub use snapshot::Gathered;
+pub use store::{Ledger, slice_segment, verify_bytes};
+pub use verify::{Depth, Finding, Problem};

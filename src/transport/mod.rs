@@ -1,1 +1,315 @@
-//! Placeholder of the transport module.
+//! Places that hold artifacts, behind four small verbs: list, get, put_new, wait.
+//!
+//! Invariant: nothing behind this trait is ever replaced or removed; a name has one content for ever. Names are
+//! `<app>/<space>/<chain>/<folder>/<file>`; what stands in the bytes is nobody's business here: verification,
+//! ordering, forwarding and resuming are written once above, in `sync::exchange`.
+//!
+//! A new transport is one file and one line in [`TRANSPORTS`]; `contract` holds the laws it must keep.
+
+pub mod backend;
+mod cancel;
+pub mod contract;
+mod error;
+pub mod faulty;
+pub mod marker;
+pub mod memory;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+pub use backend::BackendTransport;
+pub use cancel::{Cancel, CancelHook};
+pub use error::{TransportError, TransportErrorKind};
+pub use faulty::{FaultPlan, FaultyTransport};
+pub use marker::{Marker, MarkerError};
+pub use memory::{MemoryPlace, MemoryTransport};
+
+/// Names longer than this are refused, in bytes.
+pub const MAX_NAME_BYTES: usize = 1024;
+/// One part of a name is at most this long, in bytes: the limit of the file systems that may carry it.
+pub const MAX_PART_BYTES: usize = 255;
+/// A page holds at most this many names, whatever was asked for.
+pub const MAX_PAGE_NAMES: usize = 10_000;
+
+/// How far below its prefix a listing looks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Depth {
+    /// The entries directly below; what has entries of its own is named once, with `/` at its end.
+    Children,
+    /// Every artifact below.
+    All,
+}
+
+/// One page of names is asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ListRequest {
+    /// Empty, or ends in `/`.
+    pub prefix: String,
+    /// Only names that sort after this text, which need not be a name that exists. A folder counts as passed if it,
+    /// or anything below it, is given here.
+    pub after: Option<String>,
+    /// How far to look.
+    pub depth: Depth,
+    /// Names per page; at least 1, cut at [`MAX_PAGE_NAMES`].
+    pub limit: usize,
+}
+
+impl ListRequest {
+    /// The first page below `prefix`.
+    pub fn new(prefix: impl Into<String>, depth: Depth) -> ListRequest {
+        ListRequest {
+            prefix: prefix.into(),
+            after: None,
+            depth,
+            limit: MAX_PAGE_NAMES,
+        }
+    }
+
+    /// The page after `name`.
+    pub fn after(self, name: impl Into<String>) -> ListRequest {
+        ListRequest {
+            after: Some(name.into()),
+            ..self
+        }
+    }
+
+    /// Names per page that a transport has to give: never 0, never above the bound.
+    pub fn page_names(&self) -> usize {
+        self.limit.clamp(1, MAX_PAGE_NAMES)
+    }
+}
+
+/// One page of names.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Listing {
+    /// Whole names (the prefix included), ascending by bytes, each once.
+    pub names: Vec<String>,
+    /// True if names may follow; never true on a page without names.
+    pub more: bool,
+}
+
+/// What became of a `put_new`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Put {
+    /// It is there now.
+    Written,
+    /// It was there before, with the same bytes.
+    AlreadyThere,
+}
+
+/// How long to wait for news.
+#[derive(Clone, Debug)]
+pub struct WaitHint {
+    /// At most this long; 0 looks once.
+    pub timeout_ms: u64,
+    /// Ends the wait early.
+    pub cancel: Cancel,
+}
+
+/// Why a wait ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wake {
+    /// Somebody else put something since this handle was opened or last woken by a change. May be wrong, never late.
+    Changed,
+    /// Nothing was heard.
+    Timeout,
+    /// The waiter was called off.
+    Cancelled,
+}
+
+/// A place that holds artifacts. One handle is one visitor; several may be open on the same place.
+pub trait Transport: Send + Sync {
+    /// One page of names, ascending by bytes.
+    ///
+    /// Idempotent, safe together with everything. A listing may be stale or short: what it does not name may exist.
+    /// Errors: any kind but NotFound (a prefix without names is an empty page); leaves nothing behind.
+    fn list(&self, request: &ListRequest) -> Result<Listing, TransportError>;
+
+    /// The bytes of `name`, or those of `range` as far as they exist.
+    ///
+    /// Idempotent, safe together with everything. More than `max_bytes` are never held in memory: TooLarge.
+    /// Errors: NotFound; Corrupt if the place knows that its copy is damaged. The bytes are not trusted by the caller.
+    fn get(
+        &self,
+        name: &str,
+        range: Option<Range<u64>>,
+        max_bytes: u64,
+    ) -> Result<Vec<u8>, TransportError>;
+
+    /// Stores `bytes` under `name`, once and for ever.
+    ///
+    /// Atomic: a reader sees nothing or all. Idempotent: the same bytes again are `AlreadyThere`. Safe together: of two
+    /// writers one is `Written`. Errors: Conflict if other bytes stand there, which stay; Unsupported for a name
+    /// that [`check_name`] refuses. After any other error the artifact may or may not be there, but never in part.
+    fn put_new(&self, name: &str, bytes: &[u8]) -> Result<Put, TransportError>;
+
+    /// Blocks until somebody else put something, the time is over or the waiter is called off.
+    ///
+    /// One waiter per handle. A put of this handle does not wake it; a put between two waits is not missed.
+    /// Errors: Unsupported if the place cannot tell (the caller polls then); Unavailable if the line broke.
+    fn wait(&self, hint: &WaitHint) -> Result<Wake, TransportError>;
+
+    /// What people call this place, and the key of what is remembered about it. Holds no secret.
+    fn label(&self) -> &str;
+
+    /// The newest checkpoints of all chains directly below `prefix`, all that share the highest number of a chain, if
+    /// the place can tell in one request; `None` if it cannot, and the caller lists.
+    ///
+    /// Never more than [`MAX_PAGE_NAMES`]. Idempotent; may be stale, like a listing.
+    fn heads(&self, prefix: &str) -> Result<Option<Vec<String>>, TransportError> {
+        let _ = prefix;
+        Ok(None)
+    }
+}
+
+/// What a transport needs to know beyond its address.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Opening {
+    /// The project's id, the first part of every name.
+    pub app: String,
+    /// What relative addresses are relative to.
+    pub base: std::path::PathBuf,
+}
+
+/// One line of the table: a scheme and how to open what it names.
+pub struct TransportKind {
+    /// What stands before the first `:` of an address.
+    pub scheme: &'static str,
+    /// One line for people.
+    pub about: &'static str,
+    /// Opens an address, scheme included.
+    pub open: fn(address: &str, opening: &Opening) -> Result<Arc<dyn Transport>, TransportError>,
+}
+
+/// Every transport of this build.
+pub const TRANSPORTS: &[TransportKind] = &[
+    TransportKind {
+        scheme: "memory",
+        about: "a named place inside this process",
+        open: memory::open,
+    },
+    TransportKind {
+        scheme: "sqlite",
+        about: "a database as a place for artifacts",
+        open: backend::open,
+    },
+];
+
+/// Opens an address by its scheme.
+///
+/// Errors: Unsupported, with the list of known schemes, for any other; `s3://x` is never taken for a folder of that name.
+pub fn open(address: &str, opening: &Opening) -> Result<Arc<dyn Transport>, TransportError> {
+    let scheme = address.split_once(':').map_or("", |(scheme, _)| scheme);
+    match TRANSPORTS.iter().find(|kind| kind.scheme == scheme) {
+        Some(kind) => (kind.open)(address, opening),
+        None => Err(unknown_scheme(scheme)),
+    }
+}
+
+fn unknown_scheme(scheme: &str) -> TransportError {
+    let known: Vec<&str> = TRANSPORTS.iter().map(|kind| kind.scheme).collect();
+    let shown: String = scheme
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(40)
+        .collect();
+    let detail = format!(
+        "no transport is called `{shown}:`; known are {}",
+        known.join(", ")
+    );
+    TransportError::new(
+        TransportErrorKind::Unsupported,
+        "open",
+        "an address",
+        detail,
+    )
+}
+
+/// Refuses names that could leave a folder or be read as another name somewhere.
+pub fn check_name(name: &str) -> Result<(), TransportError> {
+    let sound = name.len() <= MAX_NAME_BYTES && name.split('/').all(is_sound_part);
+    if sound {
+        return Ok(());
+    }
+    let detail = "a name has parts of 1 to 255 bytes between `/`, without `.`, `..`, `\\` and control characters";
+    Err(TransportError::new(
+        TransportErrorKind::Unsupported,
+        "take",
+        name,
+        detail,
+    ))
+}
+
+fn is_sound_part(part: &str) -> bool {
+    let bounded = !part.is_empty() && part.len() <= MAX_PART_BYTES;
+    bounded && part != "." && part != ".." && !part.chars().any(|c| c.is_control() || c == '\\')
+}
+
+/// The entry of a listing that `name` falls under: itself, or the folder directly below `prefix`; `None` if it stands
+/// elsewhere.
+pub(crate) fn listed_as<'a>(name: &'a str, prefix: &str, depth: Depth) -> Option<&'a str> {
+    let rest = name.strip_prefix(prefix).filter(|rest| !rest.is_empty())?;
+    match (depth, rest.find('/')) {
+        (Depth::Children, Some(slash)) => Some(&name[..prefix.len() + slash + 1]),
+        _ => Some(name),
+    }
+}
+
+/// True if a listing that goes on after `after` has still to name `entry`.
+pub(crate) fn is_after(entry: &str, after: Option<&str>) -> bool {
+    after.is_none_or(|after| entry > after && !(entry.ends_with('/') && after.starts_with(entry)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_scheme_is_refused_with_the_known_ones_and_never_taken_for_a_folder() {
+        let opening = Opening {
+            app: "app".into(),
+            base: "/nowhere".into(),
+        };
+
+        for address in ["s3://bucket/x", "no-scheme", "", "/abs/path", "MEMORY:x"] {
+            let error = open(address, &opening).map(|_| ()).expect_err(address);
+            assert_eq!(error.kind, TransportErrorKind::Unsupported, "{address}");
+            assert!(
+                error.to_string().contains("known are memory, sqlite"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn names_that_could_leave_a_folder_are_refused() {
+        let long = "x".repeat(256);
+        for name in [
+            "",
+            "/a",
+            "a/",
+            "a//b",
+            "a/../b",
+            "./a",
+            "a\\b",
+            "a\nb",
+            "a\0b",
+            &long,
+            &"a/".repeat(600),
+        ] {
+            assert!(check_name(name).is_err(), "{name:?}");
+        }
+        assert!(check_name("app/shared/laptop-abc234~1/checkpoints/cp-1.json").is_ok());
+    }
+
+    #[test]
+    fn a_folder_is_listed_once_whatever_follows_it() {
+        assert_eq!(listed_as("a/b/c", "a/", Depth::Children), Some("a/b/"));
+        assert_eq!(listed_as("a/b", "a/", Depth::Children), Some("a/b"));
+        assert_eq!(listed_as("a/b/c", "a/", Depth::All), Some("a/b/c"));
+        assert_eq!(listed_as("a/", "a/", Depth::All), None);
+        assert!(!is_after("a/b/", Some("a/b/")));
+        assert!(!is_after("a/b/", Some("a/b/zzz")));
+        assert!(is_after("a/b/", Some("a/b-")));
+    }
+}

@@ -1,0 +1,168 @@
+//! The table of backends, and how a name or URL from configuration finds its line.
+//!
+//! Invariant: a backend is known everywhere as soon as its line stands in `BACKENDS`; nothing else lists them.
+//! Deliberately absent: reading the environment or a config file. Values are handed in.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::{AdapterError, ErrorKind, FileSyncAdapter};
+
+/// One line of the table.
+pub struct Backend {
+    /// The URL's scheme, which is also the name `FILE_SYNC_BACKEND` takes.
+    pub scheme: &'static str,
+    /// Other schemes that mean this backend.
+    pub aliases: &'static [&'static str],
+    /// One line for `larder backend list`.
+    pub summary: &'static str,
+    /// The address when only the name is given.
+    pub default_address: &'static str,
+    /// Names of the environment variables it reads through `OpenContext::env`.
+    pub settings: &'static [&'static str],
+    /// What the service needs, as statements to run; empty if there is nothing to prepare.
+    pub ddl: fn() -> String,
+    /// Opens it, creating its schema where it may.
+    pub open: fn(&BackendUrl, &OpenContext<'_>) -> Result<Arc<dyn FileSyncAdapter>, AdapterError>,
+}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Backend({})", self.scheme)
+    }
+}
+
+/// Every backend there is.
+pub const BACKENDS: &[Backend] = &[];
+
+/// Where a backend is: a known scheme and an address in that backend's own form.
+#[derive(Clone, PartialEq, Eq)]
+pub struct BackendUrl {
+    /// A scheme of `BACKENDS`.
+    pub scheme: &'static str,
+    /// What follows the colon; for a file its path, absolute or below the project.
+    pub address: String,
+}
+
+impl fmt::Display for BackendUrl {
+    /// The URL with a password in it replaced by `***`, fit for `status` and errors.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.scheme, without_secret(&self.address))
+    }
+}
+
+impl fmt::Debug for BackendUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What a backend may use of the world while it opens.
+pub struct OpenContext<'a> {
+    /// The folder that holds the config; relative file addresses are below it.
+    pub project_dir: &'a Path,
+    /// Looks up an environment variable; only those of `Backend::settings` are asked for.
+    pub env: &'a dyn Fn(&str) -> Option<String>,
+    /// How long a call waits for another writer before it is `Unavailable`, in milliseconds.
+    pub wait_ms: u64,
+}
+
+/// How long a call waits for another writer unless a caller says otherwise, in milliseconds.
+pub const DEFAULT_WAIT_MS: u64 = 10_000;
+
+impl<'a> OpenContext<'a> {
+    /// A context without environment and with the usual wait.
+    pub fn new(project_dir: &'a Path) -> Self {
+        Self {
+            project_dir,
+            env: &|_| None,
+            wait_ms: DEFAULT_WAIT_MS,
+        }
+    }
+}
+
+/// Finds the backend that a config value or `FILE_SYNC_BACKEND` names: `sqlite`, `sqlite:data/sync.db`.
+///
+/// Relative file addresses become absolute below `project_dir`. `Unsupported` names the nearest known name and lists all.
+pub fn resolve_backend(value: &str, project_dir: &Path) -> Result<BackendUrl, AdapterError> {
+    let value = value.trim();
+    let (name, address) = value
+        .split_once(':')
+        .map_or((value, None), |(name, address)| (name, Some(address)));
+    let lower = name.to_ascii_lowercase();
+    let known =
+        |backend: &&Backend| backend.scheme == lower || backend.aliases.contains(&lower.as_str());
+    let Some(backend) = BACKENDS.iter().find(known) else {
+        return Err(unknown_backend(name));
+    };
+    let address = address
+        .filter(|address| !address.is_empty())
+        .unwrap_or(backend.default_address);
+    let address = match backend.scheme {
+        "sqlite" => file_address(address, project_dir),
+        _ => address.to_owned(),
+    };
+    Ok(BackendUrl {
+        scheme: backend.scheme,
+        address,
+    })
+}
+
+/// Opens the backend that `url` names; `url` may be everything `resolve_backend` takes.
+pub fn open(
+    url: &str,
+    context: &OpenContext<'_>,
+) -> Result<Arc<dyn FileSyncAdapter>, AdapterError> {
+    let url = resolve_backend(url, context.project_dir)?;
+    let Some(backend) = BACKENDS.iter().find(|backend| backend.scheme == url.scheme) else {
+        return Err(unknown_backend(url.scheme));
+    };
+    (backend.open)(&url, context)
+}
+
+fn file_address(address: &str, project_dir: &Path) -> String {
+    let path = address.strip_prefix("//").unwrap_or(address);
+    project_dir.join(path).to_string_lossy().into_owned()
+}
+
+fn unknown_backend(name: &str) -> AdapterError {
+    let known: Vec<&str> = BACKENDS.iter().map(|backend| backend.scheme).collect();
+    let list = known.join(", ");
+    let nearest = known
+        .into_iter()
+        .min_by_key(|scheme| edit_distance(name, scheme))
+        .unwrap_or_default();
+    let message = format!("find backend `{name}`: nearest known is `{nearest}`, known are: {list}");
+    AdapterError::new(ErrorKind::Unsupported, message)
+}
+
+fn without_secret(address: &str) -> String {
+    let Some((before, host)) = address.rsplit_once('@') else {
+        return address.to_owned();
+    };
+    let (lead, user) = before
+        .rsplit_once('/')
+        .map_or(("", before), |(lead, user)| (lead, user));
+    match user.split_once(':') {
+        Some((user, _)) if lead.is_empty() => format!("{user}:***@{host}"),
+        Some((user, _)) => format!("{lead}/{user}:***@{host}"),
+        None => address.to_owned(),
+    }
+}
+
+/// Levenshtein's distance over characters; names here have at most a dozen.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().take(64).enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, to) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(from != *to);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}

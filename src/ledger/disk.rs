@@ -1,0 +1,206 @@
+//! The few file operations that make an artifact durable, counted.
+//!
+//! Invariant: an artifact appears under its name only complete and synced, and a name that exists is never replaced.
+//! Every operation goes through `step`, so that a test can let the machine die between any two of them.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{CWD, RenameFlags};
+
+use super::error::LedgerError;
+
+/// More files than this are synced by one call for the whole file system.
+const MAX_SINGLE_SYNCS: usize = 8;
+
+pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LedgerError {
+    move |source| LedgerError::Io {
+        action,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// The file system, with a count of the syncs.
+#[derive(Debug, Default)]
+pub(crate) struct Disk {
+    syncs: AtomicU64,
+    serial: AtomicU64,
+    #[cfg(test)]
+    pub(super) crash: super::crash::Crash,
+}
+
+/// A file that has no name of its own yet.
+#[derive(Debug)]
+pub(crate) struct StagedFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl Disk {
+    /// How often something was synced so far.
+    pub fn syncs(&self) -> u64 {
+        self.syncs.load(Ordering::Relaxed)
+    }
+
+    #[cfg(test)]
+    fn step(&self, action: &'static str, path: &Path) -> Result<(), LedgerError> {
+        self.crash.step().map_err(io_error(action, path))
+    }
+
+    #[cfg(not(test))]
+    fn step(&self, _action: &'static str, _path: &Path) -> Result<(), LedgerError> {
+        Ok(())
+    }
+
+    /// Makes the folder and its missing parents (0700), each durable; nothing if it is there.
+    pub fn create_folder(&self, path: &Path) -> Result<(), LedgerError> {
+        if path.is_dir() {
+            return Ok(());
+        }
+        if let Some(parent) = path.parent() {
+            self.create_folder(parent)?;
+            self.step("create folder", path)?;
+            match DirBuilder::new().mode(0o700).create(path) {
+                Ok(()) => self.sync_folder(parent)?,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(io_error("create folder", path)(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens a new file in the staging folder.
+    pub fn stage(&self, staging: &Path) -> Result<StagedFile, LedgerError> {
+        self.create_folder(staging)?;
+        loop {
+            let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+            let path = staging.join(format!("{}-{serial}", std::process::id()));
+            self.step("create", &path)?;
+            match OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&path)
+            {
+                Ok(file) => return Ok(StagedFile { file, path }),
+                // Left over from a process that had the same number: take the next.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(io_error("create", &path)(error)),
+            }
+        }
+    }
+
+    /// Appends to a staged file.
+    pub fn write(&self, staged: &mut StagedFile, bytes: &[u8]) -> Result<(), LedgerError> {
+        if let Err(error) = self.step("write", &staged.path) {
+            // A machine that dies while writing leaves a part.
+            let _ = staged.file.write_all(&bytes[..bytes.len() / 2]);
+            return Err(error);
+        }
+        staged
+            .file
+            .write_all(bytes)
+            .map_err(io_error("write", &staged.path))
+    }
+
+    /// Syncs staged files, one by one or all at once.
+    pub fn sync_staged<'a>(
+        &self,
+        staged: impl ExactSizeIterator<Item = &'a StagedFile>,
+    ) -> Result<(), LedgerError> {
+        let many = staged.len() > MAX_SINGLE_SYNCS;
+        for staged in staged {
+            if many {
+                return self.sync_all(staged);
+            }
+            let StagedFile { file, path } = staged;
+            self.step("sync", path)?;
+            file.sync_data().map_err(io_error("sync", path))?;
+            self.syncs.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn sync_all(&self, staged: &StagedFile) -> Result<(), LedgerError> {
+        self.step("sync", &staged.path)?;
+        sync_file_system(&staged.file).map_err(io_error("sync", &staged.path))?;
+        self.syncs.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Makes everything on the file system of `folder` durable.
+    pub fn sync_everything(&self, folder: &Path) -> Result<(), LedgerError> {
+        self.step("sync", folder)?;
+        File::open(folder)
+            .and_then(|folder| sync_file_system(&folder))
+            .map_err(io_error("sync", folder))?;
+        self.syncs.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Gives a synced file its name. Returns false, and drops the file, if the name is taken.
+    pub fn publish(&self, staged: StagedFile, path: &Path) -> Result<bool, LedgerError> {
+        self.step("rename", path)?;
+        let failed =
+            match rustix::fs::renameat_with(CWD, &staged.path, CWD, path, RenameFlags::NOREPLACE) {
+                Ok(()) => return Ok(true),
+                Err(error) => error,
+            };
+        let unsupported = matches!(
+            failed,
+            rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP
+        );
+        if unsupported && !path.exists() {
+            // Only one process publishes at a time, so looking first is enough where the kernel cannot.
+            fs::rename(&staged.path, path).map_err(io_error("rename", path))?;
+            return Ok(true);
+        }
+        if unsupported || failed == rustix::io::Errno::EXIST {
+            self.remove(&staged.path)?;
+            return Ok(false);
+        }
+        Err(io_error("rename", path)(failed.into()))
+    }
+
+    /// Makes the names in a folder durable.
+    pub fn sync_folder(&self, path: &Path) -> Result<(), LedgerError> {
+        self.step("sync folder", path)?;
+        File::open(path)
+            .and_then(|folder| folder.sync_all())
+            .map_err(io_error("sync folder", path))?;
+        self.syncs.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Removes a file; nothing if it is not there.
+    pub fn remove(&self, path: &Path) -> Result<(), LedgerError> {
+        self.step("remove", path)?;
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(io_error("remove", path)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Moves a file out of the way; both folders stand on one file system.
+    pub fn move_aside(&self, from: &Path, to: &Path) -> Result<(), LedgerError> {
+        self.step("move", from)?;
+        fs::rename(from, to).map_err(io_error("move", from))
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn sync_file_system(file: &File) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(file)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn sync_file_system(_file: &File) -> io::Result<()> {
+    rustix::fs::sync();
+    Ok(())
+}

@@ -1,0 +1,348 @@
+//! Snapshots: checkpoints that list where everything of their chain stands, so that a reader may begin at one.
+//!
+//! Small checkpoints carry their content inline; a snapshot copies what has gathered into records artifacts and packs,
+//! and merges ten small ones of a level into one of the next, so that the list grows with the content and not with the
+//! number of edits. Invariant: the listed artifacts hold exactly the lines and segments that reading every checkpoint
+//! from the first yields. Nothing is removed.
+
+use super::batch::{Draft, Published, Waiting, Writer, publish_checkpoint};
+use super::checkpoint::{Checkpoint, Listed, PackRef, RecordsRef, Snapshot, Tip};
+use super::disk::io_error;
+use super::error::LedgerError;
+use super::name::{ArtifactName, Place, ShortHash};
+use super::pack::{PACK_BYTES, PackBuilder};
+use super::records::{RECORDS_RAW_BYTES, RecordsBuilder};
+use super::store::Ledger;
+use crate::model::{ArtifactHash, Chain, Hlc};
+
+/// A snapshot is due after this many checkpoints with inline content.
+pub const SNAPSHOT_CHECKPOINTS: u64 = 256;
+/// A snapshot is due after this many bytes of checkpoints with inline content.
+pub const SNAPSHOT_INLINE_BYTES: u64 = 8 << 20;
+
+const MERGE_WIDTH: usize = 10;
+/// Ten to this power artifacts of half a target size are beyond any store.
+const MAX_LEVEL: u32 = 12;
+
+/// What has gathered since the last snapshot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Gathered {
+    /// Checkpoints with inline content.
+    pub checkpoints: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl Gathered {
+    /// True if a snapshot should be written.
+    pub fn is_due(&self) -> bool {
+        self.checkpoints >= SNAPSHOT_CHECKPOINTS || self.bytes >= SNAPSHOT_INLINE_BYTES
+    }
+
+    fn add(&mut self, checkpoint: &Checkpoint) {
+        if checkpoint.body.inline.is_some() {
+            self.checkpoints += 1;
+            self.bytes += checkpoint.bytes;
+        }
+    }
+}
+
+impl Ledger {
+    /// What has gathered since the last snapshot, counted back from `tip` until one is due. Reads up to 256 checkpoints;
+    /// a caller that counts along needs it once.
+    pub fn gathered(&self, chain: &Chain, tip: Tip) -> Result<Gathered, LedgerError> {
+        let mut gathered = Gathered::default();
+        let mut next = Some((tip.seq, tip.hash));
+        while let Some((seq, hash)) = next.filter(|_| !gathered.is_due()) {
+            let checkpoint = self.checkpoint_at(chain, seq, hash)?;
+            if checkpoint.body.snapshot.is_some() {
+                break;
+            }
+            gathered.add(&checkpoint);
+            next = checkpoint.body.prev.map(|prev| (seq - 1, prev));
+        }
+        Ok(gathered)
+    }
+
+    /// The checkpoint with that number and hash.
+    pub fn checkpoint_at(
+        &self,
+        chain: &Chain,
+        seq: u64,
+        hash: ArtifactHash,
+    ) -> Result<Checkpoint, LedgerError> {
+        let name = ArtifactName::Checkpoint {
+            chain: chain.clone(),
+            seq,
+            hash: ShortHash::of(&hash),
+        };
+        self.read_checkpoint(&name)
+    }
+
+    /// Writes a snapshot after `tip`, which must be the chain's last checkpoint. Durable when it returns.
+    ///
+    /// The result has no versions; its places are where the copied segments stand now, besides where they stood.
+    pub fn snapshot(
+        &self,
+        writer: Writer<'_>,
+        tip: Tip,
+        hlc: Hlc,
+    ) -> Result<Published, LedgerError> {
+        let syncs_before = self.disk().syncs();
+        let chain = writer.chain();
+        let (since, base) = self.since_snapshot(&chain, tip)?;
+        let mut making = Making {
+            ledger: self,
+            chain: &chain,
+            list: Lists::default(),
+            places: Vec::new(),
+            bytes: 0,
+        };
+        if let Some(base) = &base {
+            making.list.take_over(base);
+        }
+        making.gather(&since)?;
+        making.merge_levels()?;
+        let Making {
+            list,
+            places,
+            bytes,
+            ..
+        } = making;
+        let snapshot = Snapshot {
+            dropped: base
+                .as_ref()
+                .and_then(|base| base.body.snapshot.as_ref())
+                .map_or(Vec::new(), |s| s.dropped.clone()),
+            floor: base
+                .as_ref()
+                .and_then(|base| base.body.snapshot.as_ref())
+                .map_or(1, |s| s.floor),
+            packs: list.packs,
+            previous: base.map(|base| base.hash),
+            records: list.records,
+            since: since.iter().map(|(_, hash)| *hash).collect(),
+        };
+        let draft = Draft {
+            hlc,
+            inline: None,
+            packs: Vec::new(),
+            records: Vec::new(),
+            seen: Default::default(),
+            snapshot: Some(snapshot),
+            versions: 0,
+        };
+        let checkpoint = publish_checkpoint(self, &writer, Some(tip), draft)?;
+        Ok(Published {
+            tip: checkpoint.tip(),
+            bytes_written: bytes + checkpoint.bytes,
+            syncs: self.disk().syncs() - syncs_before,
+            checkpoint: checkpoint.name,
+            places,
+            versions: Vec::new(),
+        })
+    }
+
+    /// The checkpoints after the last snapshot, in order, and that snapshot.
+    fn since_snapshot(&self, chain: &Chain, tip: Tip) -> Result<Since, LedgerError> {
+        let mut since = Vec::new();
+        let mut next = Some((tip.seq, tip.hash));
+        let mut base = None;
+        while let Some((seq, hash)) = next {
+            let checkpoint = self.checkpoint_at(chain, seq, hash)?;
+            if checkpoint.body.snapshot.is_some() {
+                base = Some(checkpoint);
+                break;
+            }
+            since.push((seq, hash));
+            next = checkpoint.body.prev.map(|prev| (seq - 1, prev));
+        }
+        since.reverse();
+        Ok((since, base))
+    }
+}
+
+type Since = (Vec<(u64, ArtifactHash)>, Option<Checkpoint>);
+
+#[derive(Default)]
+struct Lists {
+    records: Vec<Listed>,
+    packs: Vec<Listed>,
+}
+
+impl Lists {
+    fn take_over(&mut self, base: &Checkpoint) {
+        if let Some(snapshot) = &base.body.snapshot {
+            self.records.extend(&snapshot.records);
+            self.packs.extend(&snapshot.packs);
+        }
+    }
+}
+
+struct Making<'a> {
+    ledger: &'a Ledger,
+    chain: &'a Chain,
+    list: Lists,
+    places: Vec<(crate::model::SegmentHash, Place)>,
+    bytes: u64,
+}
+
+impl Making<'_> {
+    /// Lists what stands in files already, and copies what stands inline into files.
+    fn gather(&mut self, since: &[(u64, ArtifactHash)]) -> Result<(), LedgerError> {
+        let ledger = self.ledger;
+        let mut merger = Merger::new(ledger)?;
+        for (seq, hash) in since {
+            let checkpoint = ledger.checkpoint_at(self.chain, *seq, *hash)?;
+            self.list.records.extend(
+                checkpoint
+                    .body
+                    .records
+                    .iter()
+                    .map(|RecordsRef(hash, raw)| Listed(*hash, *raw, 0)),
+            );
+            self.list.packs.extend(
+                checkpoint
+                    .body
+                    .packs
+                    .iter()
+                    .map(|PackRef(hash, bytes)| Listed(*hash, *bytes, 0)),
+            );
+            let inline = checkpoint.body.inline.unwrap_or_default();
+            merger.lines(inline.records.as_bytes())?;
+            for block in &inline.blocks {
+                let wrong = |damage| LedgerError::damaged(&checkpoint.name, damage);
+                let segments: Vec<_> = block
+                    .segments
+                    .iter()
+                    .map(|segment| (segment.0, segment.1))
+                    .collect();
+                merger.block(&block.stored().map_err(wrong)?, &segments)?;
+            }
+        }
+        self.publish(merger, 0)
+    }
+
+    /// Merges ten small artifacts of one level into one of the next, from the lowest level up.
+    fn merge_levels(&mut self) -> Result<(), LedgerError> {
+        for level in 0..MAX_LEVEL {
+            let records = take_ten(&mut self.list.records, level, RECORDS_RAW_BYTES / 2);
+            let packs = take_ten(&mut self.list.packs, level, PACK_BYTES / 2);
+            let mut merger = Merger::new(self.ledger)?;
+            for Listed(hash, raw_len, _) in records {
+                let name = ArtifactName::Records {
+                    chain: self.chain.clone(),
+                    hash,
+                };
+                merger.lines(&self.ledger.read_records(&name, raw_len)?)?;
+            }
+            for Listed(hash, ..) in packs {
+                let name = ArtifactName::Pack {
+                    chain: self.chain.clone(),
+                    hash,
+                };
+                merger.pack(&name)?;
+            }
+            self.publish(merger, level + 1)?;
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, merger: Merger<'_>, level: u32) -> Result<(), LedgerError> {
+        let waiting = merger.finish()?;
+        self.bytes += waiting.bytes;
+        let named = waiting.publish(self.ledger, self.chain)?;
+        // The same lines may have been copied before a crash: one artifact is listed once.
+        for RecordsRef(hash, raw_len) in named.records {
+            push_new(&mut self.list.records, Listed(hash, raw_len, level));
+        }
+        for PackRef(hash, bytes) in named.packs {
+            push_new(&mut self.list.packs, Listed(hash, bytes, level));
+        }
+        self.places.extend(named.places);
+        Ok(())
+    }
+}
+
+fn push_new(list: &mut Vec<Listed>, listed: Listed) {
+    if list.iter().all(|other| other.0 != listed.0) {
+        list.push(listed);
+    }
+}
+
+/// Takes the small artifacts of a level out of the list, if there are ten.
+fn take_ten(list: &mut Vec<Listed>, level: u32, small: u64) -> Vec<Listed> {
+    let fits = |listed: &Listed| listed.2 == level && listed.1 < small;
+    if list.iter().filter(|listed| fits(listed)).count() < MERGE_WIDTH {
+        return Vec::new();
+    }
+    list.extract_if(.., |listed| fits(listed)).collect()
+}
+
+/// Copies lines and blocks into new artifacts.
+struct Merger<'a> {
+    ledger: &'a Ledger,
+    records: RecordsBuilder,
+    packs: PackBuilder,
+    waiting: Waiting,
+}
+
+impl<'a> Merger<'a> {
+    fn new(ledger: &'a Ledger) -> Result<Merger<'a>, LedgerError> {
+        let packs = PackBuilder::new().map_err(io_error("compress for", ledger.root()))?;
+        Ok(Merger {
+            ledger,
+            records: RecordsBuilder::default(),
+            packs,
+            waiting: Waiting::default(),
+        })
+    }
+
+    fn lines(&mut self, raw: &[u8]) -> Result<(), LedgerError> {
+        for line in raw.split_inclusive(|byte| *byte == b'\n') {
+            self.records
+                .line(self.ledger, line.strip_suffix(b"\n").unwrap_or(line))?;
+            if self.records.is_full() {
+                self.waiting.close_records(self.ledger, &mut self.records)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn block(
+        &mut self,
+        stored: &[u8],
+        segments: &[(crate::model::SegmentHash, u32)],
+    ) -> Result<(), LedgerError> {
+        self.packs.stored_block(self.ledger, stored, segments)?;
+        if self.packs.is_full() {
+            self.waiting.close_pack(self.ledger, &mut self.packs)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn pack(&mut self, name: &ArtifactName) -> Result<(), LedgerError> {
+        let index = self.ledger.pack_index(name)?;
+        for (block, segments) in index.blocks_with_segments() {
+            let place = Place {
+                artifact: name.clone(),
+                block,
+                start: 0,
+                len: block.raw_len,
+            };
+            self.block(&self.ledger.stored_block(&place)?, segments)?;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Waiting, LedgerError> {
+        if !self.records.is_empty() {
+            self.waiting.close_records(self.ledger, &mut self.records)?;
+        }
+        if !self.packs.is_empty() {
+            self.waiting.close_pack(self.ledger, &mut self.packs)?;
+        }
+        Ok(self.waiting)
+    }
+}

@@ -1,0 +1,476 @@
+//! The ledger on disk: immutable artifacts under their names, written once, verified on every read.
+//!
+//! Invariant: nothing here changes or removes an artifact; a damaged one may be moved to the quarantine so that good
+//! bytes can take its place. Knows no database: what it answers, it read from the artifacts.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::block;
+use super::checkpoint::{Checkpoint, MAX_CHECKPOINT_BYTES};
+use super::disk::{Disk, io_error};
+use super::error::{Damage, LedgerError};
+use super::name::{ArtifactKind, ArtifactName, Place};
+use super::pack::{MAX_PACK_BYTES, PackIndex, ReadPackError};
+use super::records::{self, MAX_RECORDS_BYTES, MAX_RECORDS_RAW_BYTES};
+use crate::model::{Chain, Hash, Record, SegmentHash};
+
+/// Where files wait for their name; not a valid space, so never part of a listing.
+const STAGING: &str = ".staging";
+
+/// The artifacts of one project.
+#[derive(Debug)]
+pub struct Ledger {
+    root: PathBuf,
+    quarantine: PathBuf,
+    disk: Disk,
+}
+
+impl Ledger {
+    /// Opens the ledger below `larder` (the project's `.larder` folder), making its folders if need be.
+    pub fn open(larder: &Path) -> Result<Ledger, LedgerError> {
+        let ledger = Ledger {
+            root: larder.join("ledger"),
+            quarantine: larder.join("quarantine"),
+            disk: Disk::default(),
+        };
+        ledger.disk.create_folder(&ledger.root)?;
+        Ok(ledger)
+    }
+
+    /// Removes what a crash left in the staging folder. Only for the process that holds the project's lock.
+    pub fn clean_staging(&self) -> Result<usize, LedgerError> {
+        let mut removed = 0;
+        for name in read_names(&self.staging())? {
+            self.disk.remove(&self.staging().join(name))?;
+            removed += 1;
+        }
+        Ok(removed)
+    }
+
+    /// The folder of the artifacts.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn staging(&self) -> PathBuf {
+        self.root.join(STAGING)
+    }
+
+    pub(crate) fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    /// Where an artifact stands or would stand.
+    pub fn path(&self, name: &ArtifactName) -> PathBuf {
+        self.folder(name.chain(), name.folder()).join(name.file())
+    }
+
+    pub(crate) fn folder(&self, chain: &Chain, folder: &str) -> PathBuf {
+        self.root
+            .join(chain.space.as_str())
+            .join(chain.folder())
+            .join(folder)
+    }
+
+    /// True if a file has that name, whatever its bytes.
+    pub fn has(&self, name: &ArtifactName) -> bool {
+        fs::symlink_metadata(self.path(name)).is_ok_and(|metadata| metadata.is_file())
+    }
+
+    /// The chains that have a folder, in order.
+    pub fn chains(&self) -> Result<Vec<Chain>, LedgerError> {
+        let mut chains = Vec::new();
+        for space in read_names(&self.root)? {
+            for folder in read_names(&self.root.join(&space))? {
+                chains.extend(format!("{space}/{folder}").parse::<Chain>());
+            }
+        }
+        chains.sort();
+        Ok(chains)
+    }
+
+    /// The checkpoints of a chain with a number above `after_seq`, by number; two on one number are a fork.
+    pub fn checkpoint_names(
+        &self,
+        chain: &Chain,
+        after_seq: u64,
+    ) -> Result<Vec<ArtifactName>, LedgerError> {
+        let mut names = self.names(chain, "checkpoints")?;
+        names.retain(
+            |name| matches!(name, ArtifactName::Checkpoint { seq, .. } if *seq > after_seq),
+        );
+        Ok(names)
+    }
+
+    /// The artifacts in one folder of a chain, in order; files with other names are passed over.
+    pub(crate) fn names(
+        &self,
+        chain: &Chain,
+        folder: &str,
+    ) -> Result<Vec<ArtifactName>, LedgerError> {
+        let files = read_names(&self.folder(chain, folder))?;
+        let mut names: Vec<ArtifactName> = files
+            .iter()
+            .filter_map(|file| ArtifactName::from_file(chain, folder, file).ok())
+            .collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Reads and verifies one checkpoint alone; `ChainCursor` tells whether it follows another.
+    pub fn read_checkpoint(&self, name: &ArtifactName) -> Result<Checkpoint, LedgerError> {
+        let bytes = self.read_whole(name)?;
+        Checkpoint::parse(name, &bytes).map_err(|damage| LedgerError::damaged(name, damage))
+    }
+
+    /// The whole stored bytes of an artifact, unverified but bounded.
+    pub fn read_whole(&self, name: &ArtifactName) -> Result<Vec<u8>, LedgerError> {
+        let limit = max_bytes(name.kind());
+        let (path, file) = self.open_file(name)?;
+        let mut bytes = Vec::new();
+        file.take(limit + 1)
+            .read_to_end(&mut bytes)
+            .map_err(io_error("read", &path))?;
+        if bytes.len() as u64 > limit {
+            let actual = bytes.len() as u64;
+            return Err(LedgerError::damaged(
+                name,
+                Damage::Bound {
+                    what: "an artifact's bytes",
+                    actual,
+                    limit,
+                },
+            ));
+        }
+        Ok(bytes)
+    }
+
+    /// A part of an artifact's stored bytes, for a transport; shorter if the artifact ends before the range does.
+    pub fn read_raw(&self, name: &ArtifactName, range: Range<u64>) -> Result<Vec<u8>, LedgerError> {
+        let (path, file) = self.open_file(name)?;
+        let size = file
+            .metadata()
+            .map_err(io_error("read", &path))?
+            .len()
+            .min(max_bytes(name.kind()));
+        let len = range.end.min(size).saturating_sub(range.start);
+        let mut bytes = vec![0; len as usize];
+        file.read_exact_at(&mut bytes, range.start)
+            .map_err(io_error("read", &path))?;
+        Ok(bytes)
+    }
+
+    /// The stored size of an artifact.
+    pub fn size(&self, name: &ArtifactName) -> Result<u64, LedgerError> {
+        let (path, file) = self.open_file(name)?;
+        Ok(file.metadata().map_err(io_error("read", &path))?.len())
+    }
+
+    fn open_file(&self, name: &ArtifactName) -> Result<(PathBuf, File), LedgerError> {
+        let path = self.path(name);
+        let no_follow = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
+        match OpenOptions::new()
+            .read(true)
+            .custom_flags(no_follow)
+            .open(&path)
+        {
+            Ok(file) => Ok((path, file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(LedgerError::Missing { name: name.clone() })
+            }
+            Err(error) => Err(io_error("open", &path)(error)),
+        }
+    }
+
+    /// Hands every line that came with `checkpoint` to `visit`: inline ones, then those of its records artifacts.
+    ///
+    /// A snapshot's list is not visited: see `each_listed_record`. Memory: one records artifact.
+    pub fn each_record<E: From<LedgerError>>(
+        &self,
+        checkpoint: &Checkpoint,
+        mut visit: impl FnMut(&[u8], Record) -> Result<(), E>,
+    ) -> Result<(), E> {
+        if let Some(inline) = &checkpoint.body.inline {
+            let wrong = |damage| LedgerError::damaged(&checkpoint.name, damage);
+            records::each_line(inline.records.as_bytes(), wrong, &mut visit)?;
+        }
+        for records in &checkpoint.body.records {
+            let name = ArtifactName::Records {
+                chain: checkpoint.body.chain.clone(),
+                hash: records.0,
+            };
+            self.each_record_of(&name, records.1, &mut visit)?;
+        }
+        Ok(())
+    }
+
+    /// Hands every line of the artifacts that a snapshot lists to `visit`: all of its chain so far, in no fixed order.
+    pub fn each_listed_record<E: From<LedgerError>>(
+        &self,
+        checkpoint: &Checkpoint,
+        mut visit: impl FnMut(&[u8], Record) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for listed in checkpoint
+            .body
+            .snapshot
+            .iter()
+            .flat_map(|snapshot| &snapshot.records)
+        {
+            let name = ArtifactName::Records {
+                chain: checkpoint.body.chain.clone(),
+                hash: listed.0,
+            };
+            self.each_record_of(&name, listed.1, &mut visit)?;
+        }
+        Ok(())
+    }
+
+    fn each_record_of<E: From<LedgerError>>(
+        &self,
+        name: &ArtifactName,
+        raw_len: u64,
+        visit: impl FnMut(&[u8], Record) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let raw = self.read_records(name, raw_len)?;
+        records::each_line(&raw, |damage| LedgerError::damaged(name, damage), visit)
+    }
+
+    /// The verified lines of a records artifact, at most `limit` bytes.
+    pub(crate) fn read_records(
+        &self,
+        name: &ArtifactName,
+        limit: u64,
+    ) -> Result<Vec<u8>, LedgerError> {
+        let ArtifactName::Records { hash, .. } = name else {
+            return Err(LedgerError::damaged(
+                name,
+                Damage::OtherName { what: "kind" },
+            ));
+        };
+        let stored = self.read_whole(name)?;
+        records::open(&stored, *hash, limit).map_err(|damage| LedgerError::damaged(name, damage))
+    }
+
+    /// Every line that came with `checkpoint`, raw and understood. For small checkpoints and tests.
+    pub fn records(&self, checkpoint: &Checkpoint) -> Result<Vec<(Vec<u8>, Record)>, LedgerError> {
+        let mut records = Vec::new();
+        self.each_record(checkpoint, |line, record| {
+            records.push((line.to_vec(), record));
+            Ok::<(), LedgerError>(())
+        })?;
+        Ok(records)
+    }
+
+    /// Where the segments stand that came with `checkpoint`: in itself and in its packs.
+    pub fn segment_places(
+        &self,
+        checkpoint: &Checkpoint,
+    ) -> Result<Vec<(SegmentHash, Place)>, LedgerError> {
+        let inline = checkpoint.inline_places();
+        let mut places = inline.map_err(|damage| LedgerError::damaged(&checkpoint.name, damage))?;
+        for pack in &checkpoint.body.packs {
+            self.add_pack_places(&mut places, &checkpoint.body.chain, pack.0)?;
+        }
+        Ok(places)
+    }
+
+    /// Where the segments stand that a snapshot lists.
+    pub fn listed_places(
+        &self,
+        checkpoint: &Checkpoint,
+    ) -> Result<Vec<(SegmentHash, Place)>, LedgerError> {
+        let mut places = Vec::new();
+        for pack in checkpoint
+            .body
+            .snapshot
+            .iter()
+            .flat_map(|snapshot| &snapshot.packs)
+        {
+            self.add_pack_places(&mut places, &checkpoint.body.chain, pack.0)?;
+        }
+        Ok(places)
+    }
+
+    fn add_pack_places(
+        &self,
+        places: &mut Vec<(SegmentHash, Place)>,
+        chain: &Chain,
+        hash: crate::model::ArtifactHash,
+    ) -> Result<(), LedgerError> {
+        let name = ArtifactName::Pack {
+            chain: chain.clone(),
+            hash,
+        };
+        places.extend(self.pack_index(&name)?.places(&name));
+        Ok(())
+    }
+
+    /// The index of a pack, read without its blocks.
+    pub fn pack_index(&self, name: &ArtifactName) -> Result<PackIndex, LedgerError> {
+        let (path, file) = self.open_file(name)?;
+        PackIndex::read(&file).map_err(|error| match error {
+            ReadPackError::Io(error) => io_error("read", &path)(error),
+            ReadPackError::Damage(damage) => LedgerError::damaged(name, damage),
+        })
+    }
+
+    /// The bytes of one segment, verified.
+    pub fn read_segment(
+        &self,
+        segment: SegmentHash,
+        place: &Place,
+    ) -> Result<Vec<u8>, LedgerError> {
+        let raw = self.read_raw_block(place)?;
+        let span = slice_segment(&raw, segment, place)
+            .map_err(|damage| LedgerError::damaged(&place.artifact, damage))?;
+        Ok(if span.len() == raw.len() {
+            raw
+        } else {
+            span.to_vec()
+        })
+    }
+
+    /// The decompressed block at a place, for readers that want several of its segments; unverified, see
+    /// `slice_segment`.
+    pub fn read_block(&self, place: &Place) -> Result<Arc<[u8]>, LedgerError> {
+        self.read_raw_block(place).map(Into::into)
+    }
+
+    fn read_raw_block(&self, place: &Place) -> Result<Vec<u8>, LedgerError> {
+        let wrong = |damage| LedgerError::damaged(&place.artifact, damage);
+        let stored = self.stored_block(place)?;
+        block::decode(stored, &place.block).map_err(wrong)
+    }
+
+    /// The stored bytes of the block at a place.
+    pub(crate) fn stored_block(&self, place: &Place) -> Result<Vec<u8>, LedgerError> {
+        let (name, address) = (&place.artifact, &place.block);
+        let wrong = |damage| LedgerError::damaged(name, damage);
+        block::check_lengths(u64::from(address.stored_len), u64::from(address.raw_len))
+            .map_err(wrong)?;
+        match name.kind() {
+            ArtifactKind::Pack => {
+                let (path, file) = self.open_file(name)?;
+                let mut stored = vec![0; address.stored_len as usize];
+                match file.read_exact_at(&mut stored, address.offset) {
+                    Ok(()) => Ok(stored),
+                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                        Err(wrong(Damage::Form("ends before the block does")))
+                    }
+                    Err(error) => Err(io_error("read", &path)(error)),
+                }
+            }
+            ArtifactKind::Checkpoint => {
+                let bytes = self.read_whole(name)?;
+                let checkpoint = Checkpoint::parse(name, &bytes).map_err(wrong)?;
+                let inline = checkpoint.body.inline.unwrap_or_default();
+                let block = usize::try_from(address.offset)
+                    .ok()
+                    .and_then(|ordinal| inline.blocks.get(ordinal));
+                block
+                    .ok_or_else(|| wrong(Damage::Form("has no such block")))?
+                    .stored()
+                    .map_err(wrong)
+            }
+            ArtifactKind::Records => Err(wrong(Damage::Form("holds no segments"))),
+        }
+    }
+
+    /// Moves a damaged artifact to the quarantine, so that good bytes can take its name. Returns where it is now.
+    pub fn quarantine(&self, name: &ArtifactName) -> Result<PathBuf, LedgerError> {
+        self.disk.create_folder(&self.quarantine)?;
+        let flat = name.to_string().replace('/', "!");
+        // At most as many attempts as a person would ever make on one name.
+        let target = (0..10_000)
+            .map(|n| self.quarantine.join(format!("{flat}.{n}")))
+            .find(|path| !path.exists());
+        let target = target.unwrap_or_else(|| self.quarantine.join(&flat));
+        self.disk.move_aside(&self.path(name), &target)?;
+        self.disk
+            .sync_folder(&self.folder(name.chain(), name.folder()))?;
+        Ok(target)
+    }
+}
+
+/// The span of a segment in its decompressed block, verified by its hash.
+pub fn slice_segment<'a>(
+    block: &'a [u8],
+    segment: SegmentHash,
+    place: &Place,
+) -> Result<&'a [u8], Damage> {
+    let (start, len) = (place.start as usize, place.len as usize);
+    let span = block.get(start..).and_then(|rest| rest.get(..len));
+    let span = span.ok_or(Damage::Form("the segment passes its block"))?;
+    let actual = Hash::of(span);
+    if actual == segment.0 {
+        Ok(span)
+    } else {
+        Err(Damage::Segment { segment, actual })
+    }
+}
+
+/// The largest artifact of a kind.
+pub(crate) fn max_bytes(kind: ArtifactKind) -> u64 {
+    match kind {
+        ArtifactKind::Checkpoint => MAX_CHECKPOINT_BYTES,
+        ArtifactKind::Pack => MAX_PACK_BYTES,
+        ArtifactKind::Records => MAX_RECORDS_BYTES,
+    }
+}
+
+/// Proves that `bytes` are the artifact called `name`.
+pub fn verify_bytes(name: &ArtifactName, bytes: &[u8]) -> Result<(), Damage> {
+    let (actual, limit) = (bytes.len() as u64, max_bytes(name.kind()));
+    if actual > limit {
+        return Err(Damage::Bound {
+            what: "an artifact's bytes",
+            actual,
+            limit,
+        });
+    }
+    match name {
+        ArtifactName::Checkpoint { .. } => Checkpoint::parse(name, bytes).map(|_| ()),
+        ArtifactName::Records { hash, .. } => {
+            records::open(bytes, *hash, MAX_RECORDS_RAW_BYTES).map(|_| ())
+        }
+        ArtifactName::Pack { hash, .. } => {
+            let actual = Hash::of(bytes);
+            if actual == hash.0 {
+                Ok(())
+            } else {
+                Err(Damage::Hash {
+                    expected: hash.to_string(),
+                    actual,
+                })
+            }
+        }
+    }
+}
+
+/// The names in a folder that are text; none if it is not there.
+pub(crate) fn read_names(folder: &Path) -> Result<Vec<String>, LedgerError> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        // A file beside the spaces is not a space.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            return Ok(Vec::new());
+        }
+        Err(error) => return Err(io_error("list", folder)(error)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(io_error("list", folder))?;
+        names.extend(entry.file_name().into_string());
+    }
+    Ok(names)
+}

@@ -1,0 +1,340 @@
+//! Looks at every artifact and names what is wrong with it.
+//!
+//! Invariant: reads only, never stops at a finding, and an empty list means that every checkpoint follows its
+//! predecessor and everything they name is here (and, when deep, that every byte hashes to its name).
+
+use std::collections::HashSet;
+
+use super::checkpoint::{ChainCursor, Checkpoint};
+use super::error::{Damage, LedgerError, OrderProblem};
+use super::name::{ArtifactKind, ArtifactName, FOLDERS, Place};
+use super::store::{Ledger, read_names, slice_segment, verify_bytes};
+use crate::model::{Chain, Record, SegmentHash};
+
+/// How far `verify` looks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Depth {
+    /// Checkpoints, records, and the indexes of packs.
+    Names,
+    /// Every byte of every pack as well.
+    Bytes,
+}
+
+/// One thing that is wrong.
+#[derive(Debug)]
+pub struct Finding {
+    /// Whose.
+    pub chain: Chain,
+    /// The number of the checkpoint that it belongs to, if one is known.
+    pub seq: Option<u64>,
+    /// The artifact, or the file beside them, by name.
+    pub artifact: String,
+    /// What is wrong.
+    pub problem: Problem,
+}
+
+/// What is wrong with an artifact.
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    /// A checkpoint names it and it is not here.
+    #[error("is missing")]
+    Missing,
+    /// No checkpoint has these numbers, and later ones are here.
+    #[error("checkpoints {from} to {to} are missing")]
+    Gap {
+        /// The first missing number.
+        from: u64,
+        /// The last missing number.
+        to: u64,
+    },
+    /// Two checkpoints have one number.
+    #[error("shares its number with another checkpoint: two writers behind one chain")]
+    Fork,
+    /// It does not follow the checkpoint before it.
+    #[error("{0}")]
+    Order(OrderProblem),
+    /// Its bytes are wrong.
+    #[error("{0}")]
+    Damaged(Damage),
+    /// The file system refused.
+    #[error("{0}")]
+    Unreadable(LedgerError),
+    /// A file whose name is no artifact's.
+    #[error("is no artifact")]
+    Stray,
+}
+
+impl Finding {
+    /// What repairs it, as a sentence for people.
+    pub fn repair(&self) -> &'static str {
+        match self.problem {
+            Problem::Missing | Problem::Gap { .. } => {
+                "`larder sync` fetches it from any store that holds it"
+            }
+            Problem::Damaged(_) => {
+                "`larder repair` sets it aside; any holder of the good bytes heals it"
+            }
+            Problem::Fork => {
+                "`larder origin fork` on the machine that wrote it starts a new generation"
+            }
+            Problem::Order(_) => {
+                "the machine that wrote it starts a new generation with `larder origin fork`"
+            }
+            Problem::Unreadable(_) => "check the disk and the folder's permissions",
+            Problem::Stray => "it can be removed: nothing reads it",
+        }
+    }
+}
+
+impl Ledger {
+    /// Verifies every chain. Errors: the ledger's own folder cannot be listed.
+    pub fn verify(&self, depth: Depth) -> Result<Vec<Finding>, LedgerError> {
+        let mut findings = Vec::new();
+        for chain in self.chains()? {
+            findings.extend(self.verify_chain(&chain, depth)?);
+        }
+        Ok(findings)
+    }
+
+    /// Verifies one chain.
+    pub fn verify_chain(&self, chain: &Chain, depth: Depth) -> Result<Vec<Finding>, LedgerError> {
+        let mut check = Check {
+            ledger: self,
+            chain,
+            depth,
+            done: HashSet::new(),
+            findings: Vec::new(),
+        };
+        check.strays()?;
+        check.walk()?;
+        check.unnamed()?;
+        Ok(check.findings)
+    }
+}
+
+struct Check<'a> {
+    ledger: &'a Ledger,
+    chain: &'a Chain,
+    depth: Depth,
+    done: HashSet<ArtifactName>,
+    findings: Vec<Finding>,
+}
+
+impl Check<'_> {
+    fn report(&mut self, seq: Option<u64>, artifact: String, problem: Problem) {
+        self.findings.push(Finding {
+            chain: self.chain.clone(),
+            seq,
+            artifact,
+            problem,
+        });
+    }
+
+    fn report_error(&mut self, seq: Option<u64>, name: &ArtifactName, error: LedgerError) {
+        let problem = match error {
+            LedgerError::Damaged { damage, .. } => Problem::Damaged(damage),
+            LedgerError::Missing { .. } => Problem::Missing,
+            LedgerError::Order { problem, .. } => Problem::Order(problem),
+            other => Problem::Unreadable(other),
+        };
+        self.report(seq, name.to_string(), problem);
+    }
+
+    fn strays(&mut self) -> Result<(), LedgerError> {
+        for folder in FOLDERS {
+            for file in read_names(&self.ledger.folder(self.chain, folder))? {
+                if ArtifactName::from_file(self.chain, folder, &file).is_err() {
+                    self.report(
+                        None,
+                        format!("{}/{folder}/{file}", self.chain),
+                        Problem::Stray,
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn walk(&mut self) -> Result<(), LedgerError> {
+        let names = self.ledger.checkpoint_names(self.chain, 0)?;
+        let mut cursor = ChainCursor::start(self.chain.clone());
+        let mut expected = 1;
+        for same_seq in names.chunk_by(|a, b| seq_of(a) == seq_of(b)) {
+            let seq = seq_of(&same_seq[0]);
+            if seq > expected {
+                let gap = Problem::Gap {
+                    from: expected,
+                    to: seq - 1,
+                };
+                self.report(Some(expected), format!("{}/checkpoints", self.chain), gap);
+            }
+            expected = seq + 1;
+            if same_seq.len() > 1 {
+                same_seq
+                    .iter()
+                    .for_each(|name| self.report(Some(seq), name.to_string(), Problem::Fork));
+            }
+            let before = cursor.tip().filter(|tip| tip.seq + 1 == seq);
+            let mut followed = None;
+            for name in same_seq {
+                let Some(checkpoint) = self.checkpoint(name) else {
+                    continue;
+                };
+                if seq == 1 || before.is_some() {
+                    let mut branch = cursor.clone();
+                    match branch.accept(&checkpoint) {
+                        Ok(()) => followed = Some(branch),
+                        // The other branch of a fork is named already.
+                        Err(_) if self.forked_at(&names, seq - 1) => {}
+                        Err(error) => self.report_error(Some(seq), name, error),
+                    }
+                }
+                // After a gap, a fork or damage the chain is followed from here.
+                let from_here = || {
+                    ChainCursor::after(
+                        self.chain.clone(),
+                        checkpoint.tip(),
+                        Some(checkpoint.body.key),
+                    )
+                };
+                followed = Some(followed.unwrap_or_else(from_here));
+            }
+            cursor = followed.unwrap_or(cursor);
+        }
+        Ok(())
+    }
+
+    fn forked_at(&self, names: &[ArtifactName], seq: u64) -> bool {
+        names
+            .iter()
+            .filter(|name| seq_of(name) == seq)
+            .nth(1)
+            .is_some()
+    }
+
+    /// Verifies a checkpoint alone and everything it names.
+    fn checkpoint(&mut self, name: &ArtifactName) -> Option<Checkpoint> {
+        let seq = Some(seq_of(name));
+        let checkpoint = match self.ledger.read_checkpoint(name) {
+            Ok(checkpoint) => checkpoint,
+            Err(error) => {
+                self.report_error(seq, name, error);
+                return None;
+            }
+        };
+        let mut whole = true;
+        for artifact in checkpoint.artifacts().chain(checkpoint.listed()) {
+            if self.done.insert(artifact.clone())
+                && let Err(error) = self.artifact(&artifact)
+            {
+                whole = false;
+                self.report_error(seq, &artifact, error);
+            }
+        }
+        let content = self
+            .inline_segments(&checkpoint)
+            .and_then(|()| self.lines(&checkpoint, whole));
+        if let Err(error) = content {
+            self.report_error(seq, name, error);
+        }
+        Some(checkpoint)
+    }
+
+    fn artifact(&self, name: &ArtifactName) -> Result<(), LedgerError> {
+        if !self.ledger.has(name) {
+            return Err(LedgerError::Missing { name: name.clone() });
+        }
+        if name.kind() == ArtifactKind::Pack {
+            let index = self.ledger.pack_index(name)?;
+            if self.depth == Depth::Bytes {
+                self.whole(name)?;
+                self.segments(index.places(name))?;
+            }
+            return Ok(());
+        }
+        self.whole(name)
+    }
+
+    fn whole(&self, name: &ArtifactName) -> Result<(), LedgerError> {
+        let bytes = self.ledger.read_whole(name)?;
+        verify_bytes(name, &bytes).map_err(|damage| LedgerError::damaged(name, damage))
+    }
+
+    fn segments(
+        &self,
+        places: impl Iterator<Item = (SegmentHash, Place)>,
+    ) -> Result<(), LedgerError> {
+        let mut current: Option<(Place, std::sync::Arc<[u8]>)> = None;
+        for (segment, place) in places {
+            let block = match &current {
+                Some((other, block)) if other.block == place.block => block.clone(),
+                _ => self.ledger.read_block(&place)?,
+            };
+            slice_segment(&block, segment, &place)
+                .map_err(|damage| LedgerError::damaged(&place.artifact, damage))?;
+            current = Some((place, block));
+        }
+        Ok(())
+    }
+
+    fn inline_segments(&self, checkpoint: &Checkpoint) -> Result<(), LedgerError> {
+        let places = checkpoint
+            .inline_places()
+            .map_err(|damage| LedgerError::damaged(&checkpoint.name, damage))?;
+        if self.depth == Depth::Bytes {
+            self.segments(places.into_iter())
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Every line is a record, and the versions are numbered as the checkpoint says (unless a part is missing).
+    fn lines(&self, checkpoint: &Checkpoint, whole: bool) -> Result<(), LedgerError> {
+        if !whole {
+            return Ok(());
+        }
+        let body = &checkpoint.body;
+        let mut n = body.last_n - body.versions;
+        let wrong = |why| LedgerError::damaged(&checkpoint.name, Damage::Form(why));
+        self.ledger.each_record(checkpoint, |_, record| {
+            if let Record::Version(_, version) = record {
+                n += 1;
+                let lane = &version.dot.lane;
+                let own =
+                    lane.origin == body.chain.origin && lane.generation == body.chain.generation;
+                if !own || version.dot.n != n {
+                    return Err(wrong(
+                        "holds a version whose number is not the next of its chain",
+                    ));
+                }
+            }
+            Ok(())
+        })?;
+        if n == body.last_n {
+            Ok(())
+        } else {
+            Err(wrong("holds another number of versions than it counts"))
+        }
+    }
+
+    /// Artifacts that no checkpoint names are harmless, but damaged ones would be handed on.
+    fn unnamed(&mut self) -> Result<(), LedgerError> {
+        for folder in ["packs", "records"] {
+            for name in self.ledger.names(self.chain, folder)? {
+                if self.done.insert(name.clone())
+                    && let Err(error) = self.artifact(&name)
+                {
+                    self.report_error(None, &name, error);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn seq_of(name: &ArtifactName) -> u64 {
+    match name {
+        ArtifactName::Checkpoint { seq, .. } => *seq,
+        ArtifactName::Pack { .. } | ArtifactName::Records { .. } => 0,
+    }
+}
