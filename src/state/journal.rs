@@ -233,18 +233,20 @@ impl State {
         self.run("pin key", "INSERT OR IGNORE INTO keys(chain, key) VALUES(?1, ?2)", (chain, key)).map(drop)
     }
 
-    /// The highest checkpoint of a chain that was verified from a store.
-    pub fn watermark(&self, store: &str, chain: &str) -> Result<Option<u64>> {
+    /// How far a chain agrees with a store, and the names of the holes below it, one a line.
+    pub fn watermark(&self, store: &str, chain: &str) -> Result<Option<(u64, String)>> {
         self.connection
-            .prepare_cached("SELECT seq FROM watermarks WHERE store = ?1 AND chain = ?2")
-            .and_then(|mut statement| statement.query_row((store, chain), |row| row.get::<_, i64>(0)).optional())
-            .map(|seq| seq.map(|seq| seq as u64))
+            .prepare_cached("SELECT seq, holes FROM watermarks WHERE store = ?1 AND chain = ?2")
+            .and_then(|mut statement| {
+                statement.query_row((store, chain), |row| Ok((row.get::<_, i64>(0)?, row.get(1)?))).optional()
+            })
+            .map(|found| found.map(|(seq, holes)| (seq as u64, holes)))
             .map_err(sqlite("read watermark"))
     }
 
-    /// Raises a watermark.
-    pub fn set_watermark(&self, store: &str, chain: &str, seq: u64) -> Result<()> {
-        let sql = "INSERT OR REPLACE INTO watermarks(store, chain, seq) VALUES(?1, ?2, ?3)";
-        self.run("write watermark", sql, (store, chain, seq as i64)).map(drop)
+    /// Sets a watermark.
+    pub fn set_watermark(&self, store: &str, chain: &str, seq: u64, holes: &str) -> Result<()> {
+        let sql = "INSERT OR REPLACE INTO watermarks(store, chain, seq, holes) VALUES(?1, ?2, ?3, ?4)";
+        self.run("write watermark", sql, (store, chain, seq as i64, holes)).map(drop)
     }
 }

@@ -5,6 +5,7 @@
 //! Knows nothing of commands, sockets or mounts.
 
 mod append;
+mod ask;
 mod brake;
 mod content;
 pub mod exchange;
@@ -19,6 +20,7 @@ mod publish;
 mod record;
 pub mod resolve;
 mod settle;
+mod stores;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -69,6 +71,20 @@ pub enum SyncError {
         #[source]
         source: PlaceError,
     },
+    /// What was asked for cannot be done.
+    #[error("{path}: {why}")]
+    Refused {
+        /// What it was asked of.
+        path: String,
+        /// Why not.
+        why: String,
+    },
+    /// The backend belongs to something else, or its marker is damaged.
+    #[error("{0}")]
+    Marker(String),
+    /// The backend could not be asked for its artifacts.
+    #[error(transparent)]
+    Transport(#[from] crate::transport::TransportError),
     /// An operation on Larder's own folder.
     #[error("{doing}: {source}")]
     Io {
@@ -78,6 +94,15 @@ pub enum SyncError {
         #[source]
         source: std::io::Error,
     },
+}
+
+impl From<crate::index::ReplayError> for SyncError {
+    fn from(error: crate::index::ReplayError) -> SyncError {
+        match error {
+            crate::index::ReplayError::Index(error) => SyncError::Index(error),
+            crate::index::ReplayError::Ledger(error) => SyncError::Ledger(error),
+        }
+    }
 }
 
 pub(crate) type Result<T> = std::result::Result<T, SyncError>;
@@ -147,6 +172,8 @@ pub struct Report {
     pub ledger_bytes: u64,
     /// Bytes of row contents written to the backend.
     pub row_bytes: u64,
+    /// Why the backend could not be reached, if it could not.
+    pub backend_error: Option<String>,
 }
 
 impl Report {
@@ -202,6 +229,10 @@ pub struct Engine {
     materialised: i64,
     mirrored: i64,
     undo_batch: i64,
+    /// The backend as a place for artifacts, once it was claimed.
+    transport: Option<Arc<crate::transport::BackendTransport>>,
+    /// Somebody else goes on with our chain: nothing is published until that is settled.
+    publishing_stopped: bool,
     /// The undo list of this run has been begun.
     undo_open: bool,
     /// Rows that a mirror write found changed by another program.
@@ -259,6 +290,8 @@ impl Engine {
             materialised: 0,
             mirrored: 0,
             undo_batch: 0,
+            transport: None,
+            publishing_stopped: false,
             undo_open: false,
             late_rows: Vec::new(),
         };
