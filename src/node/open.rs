@@ -128,7 +128,7 @@ impl Node {
         identity: Identity,
         progress: Arc<dyn Progress>,
     ) -> Result<Node, NodeError> {
-        let root = Root::open(&settings.root_dir)?;
+        let root = Arc::new(Root::open(&settings.root_dir)?);
         let state = State::open(&dirs.state())?;
         let ledger = Arc::new(Ledger::open(&dirs.larder)?);
         let index = open_index(&dirs, env, &ledger)?;

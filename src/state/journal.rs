@@ -66,7 +66,14 @@ pub struct Problem {
 
 impl State {
     /// Notes a success; clears the line's error.
+    ///
+    /// A line that is green already is not written again within a minute: an idle daemon writes nothing.
     pub fn note_success(&self, store: &str, direction: Direction, now_ms: i64) -> Result<()> {
+        const FRESH_MS: i64 = 60_000;
+        let green = "SELECT 1 FROM peers WHERE store = ?1 AND direction = ?2 AND error IS NULL AND success_ms BETWEEN ?3 AND ?4";
+        if self.exists(green, (store, direction.as_str(), now_ms - FRESH_MS, now_ms))? {
+            return Ok(());
+        }
         let sql = "INSERT INTO peers(store, direction, success_ms) VALUES(?1, ?2, ?3) ON CONFLICT(store, direction) DO UPDATE SET success_ms = ?3, failure_ms = NULL, error = NULL";
         self.run("note success", sql, (store, direction.as_str(), now_ms)).map(drop)
     }
@@ -151,6 +158,14 @@ impl State {
             let (attempts, next_ms, error) = (row.get(2)?, row.get(3)?, row.get(4)?);
             Ok((|| Ok((channel_of(&channel)?, path_of(&path)?, attempts, next_ms, error)))())
         })
+    }
+
+    /// When the next failed row is due, in wall milliseconds.
+    pub fn next_outbox_ms(&self) -> Result<Option<i64>> {
+        self.connection
+            .prepare_cached("SELECT min(next_ms) FROM outbox")
+            .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
+            .map_err(sqlite("read outbox"))
     }
 
     /// Holds a deletion back (the brake).
