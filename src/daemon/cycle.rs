@@ -41,6 +41,7 @@ pub(super) struct Cycle {
 impl Cycle {
     pub fn new(node: Node, watcher: Watcher, mounted: Option<MountedView>) -> Cycle {
         let now = Instant::now();
+        let shown_row = mounted.as_ref().and_then(|mounted| mounted.view.catalog().last_row().ok()).unwrap_or(0);
         Cycle {
             node,
             watcher,
@@ -55,7 +56,7 @@ impl Cycle {
             last_whole: now,
             not_before: None,
             last_error: None,
-            shown_row: 0,
+            shown_row,
             notes: None,
         }
     }
