@@ -158,6 +158,21 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Lists the parts alone: `packs/` and `records/` sort behind `checkpoints/`.
+    pub fn list_parts(&mut self, view: &mut View) -> Result<(), Stop> {
+        let folder = format!("{}/{}/", self.config.app, view.chain);
+        let request = ListRequest::new(folder.clone(), Depth::All).after(format!("{folder}packs/"));
+        let checkpoints = std::mem::take(&mut view.remote);
+        let complete = self.list_names(view, request);
+        let mut parts = std::mem::replace(&mut view.remote, checkpoints);
+        parts.retain(|name| name.kind() != ArtifactKind::Checkpoint);
+        let complete = complete?;
+        // A look that failed is no reason to leave the chain alone.
+        view.closed = false;
+        view.remote_parts = Some(parts).filter(|_| complete);
+        Ok(())
+    }
+
     /// Gathers the names of a listing in `view.remote`. True if it came to an end.
     fn list_names(&mut self, view: &mut View, mut request: ListRequest) -> Result<bool, Stop> {
         let mut pages = 0;
