@@ -38,14 +38,18 @@ pub struct IndexCatalog {
     path: PathBuf,
     readers: Mutex<Vec<Reader>>,
     contents: Arc<ContentReader>,
-    listings: Mutex<Vec<(ListingKey, Arc<Vec<Child>>)>>,
-    histories: Mutex<Vec<((PathId, i64), Arc<Vec<FileRow>>)>>,
+    listings: Kept<ListingKey, Vec<Child>>,
+    histories: Kept<HistoryKey, Vec<FileRow>>,
     merges: Mutex<HashMap<FileId, (FileRow, Vec<VersionId>)>>,
     tails: Mutex<Vec<(FileId, Arc<Appended>)>>,
 }
 
 /// Tree, directory, and the index's last row when it was read.
 type ListingKey = (Tree, DirId, i64);
+/// Path, and the index's last row when it was read.
+type HistoryKey = (PathId, i64);
+/// A few answers, the oldest first.
+type Kept<K, T> = Mutex<Vec<(K, Arc<T>)>>;
 
 type Answer<T> = Result<T, CatalogError>;
 

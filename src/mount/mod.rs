@@ -44,6 +44,8 @@ pub use session::{MountError, MountOptions, Mounted, StopSignals, mount};
 pub use listing::Entry;
 pub use view::{Attr, Node, NodeKind, Statfs, View, ViewError};
 
+#[cfg(test)]
+mod index_catalog_tests;
 #[cfg(all(test, target_os = "linux"))]
 mod mount_tests;
 #[cfg(test)]
