@@ -7,6 +7,8 @@ mod change;
 mod error;
 mod open;
 mod run;
+#[cfg(test)]
+mod tests;
 
 pub use error::{Kind, NodeError};
 pub use open::{Glance, Node, OpenOptions, ProjectDirs};
