@@ -151,12 +151,20 @@ fn an_unreadable_file_is_named_and_the_others_go_on() {
     give_away(&a.dir);
     a.sync();
     b.sync();
-    fs::set_permissions(a.path("shared/before.md"), fs::Permissions::from_mode(0)).expect("chmod");
+    fs::set_permissions(
+        a.path("shared/before.md"),
+        fs::Permissions::from_mode(0o000),
+    )
+    .expect("chmod");
     a.write("shared/closed.md", "closed\n");
-    fs::set_permissions(a.path("shared/closed.md"), fs::Permissions::from_mode(0)).expect("chmod");
+    fs::set_permissions(
+        a.path("shared/closed.md"),
+        fs::Permissions::from_mode(0o000),
+    )
+    .expect("chmod");
     fs::create_dir(a.path("shared/folder")).expect("make");
     a.write("shared/folder/inside.md", "inside\n");
-    fs::set_permissions(a.path("shared/folder"), fs::Permissions::from_mode(0)).expect("chmod");
+    fs::set_permissions(a.path("shared/folder"), fs::Permissions::from_mode(0o000)).expect("chmod");
     a.write("shared/open.md", "open, edited\n");
     chown(a.path("shared/closed.md"), Some(0), Some(0)).expect("chown");
     chown(a.path("shared/folder"), Some(0), Some(0)).expect("chown");
