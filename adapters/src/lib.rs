@@ -8,7 +8,9 @@
 
 mod adapter;
 mod backend;
+pub mod contract;
 mod error;
+mod faulty;
 mod memory;
 mod record;
 mod sqlite;
@@ -20,6 +22,7 @@ pub use backend::{
     BACKENDS, Backend, BackendUrl, DEFAULT_WAIT_MS, OpenContext, open, resolve_backend,
 };
 pub use error::{AdapterError, ErrorKind};
+pub use faulty::{Fault, FaultRates, FaultyAdapter};
 pub use memory::MemoryAdapter;
 pub use record::{
     Body, Cursor, Expected, MirrorEntry, Page, Query, Record, RecordId, Revision, Row, RowContent,

@@ -90,6 +90,16 @@ pub enum PatternProblem {
     /// The pattern ends with the escape character.
     #[error("it ends with a `\\` that escapes nothing")]
     DanglingEscape,
+    /// The lists are too long once braces are expanded; this is the first pattern beyond the bound.
+    #[error(
+        "with it, all lists together weigh {weight} characters and wildcards, at most {limit} are allowed"
+    )]
+    TooHeavy {
+        /// What they weigh.
+        weight: usize,
+        /// The bound, [`crate::MAX_WEIGHT_IN_ALL`].
+        limit: usize,
+    },
     /// The matcher cannot hold it.
     #[error("it cannot be compiled: {detail}")]
     TooComplex {
@@ -252,6 +262,17 @@ impl PlainGlob {
             })
     }
 
+    /// Returns how much of an automaton the glob needs: about the number of its states.
+    pub fn weight(&self) -> usize {
+        const WEIGHT_OF_ANYTHING: usize = 8;
+        let weights = self.components.iter().map(|component| match component {
+            Component::Anything => WEIGHT_OF_ANYTHING,
+            Component::Literal(name) => name.len(),
+            Component::Wild(tokens) => tokens.iter().map(Token::weight).sum(),
+        });
+        weights.map(|weight| weight + 1).sum()
+    }
+
     /// Tells whether the last component has no wildcard.
     pub fn ends_literally(&self) -> bool {
         matches!(self.components.last(), Some(Component::Literal(_)))
@@ -311,6 +332,16 @@ impl PlainGlob {
             if reachable[at] && self.components[at] == Component::Anything {
                 reachable[at + 1] = true;
             }
+        }
+    }
+}
+
+impl Token {
+    fn weight(&self) -> usize {
+        match self {
+            Token::Character(c) => c.len_utf8(),
+            Token::One => 1,
+            Token::Many | Token::Class { .. } => 2,
         }
     }
 }

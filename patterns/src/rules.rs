@@ -12,48 +12,29 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use globset::{Candidate, GlobBuilder, GlobSet, GlobSetBuilder};
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
 use crate::channel::Channel;
 use crate::denylist::{denied, runs_code};
 use crate::glob::{Pattern, PatternProblem, PlainGlob};
-use crate::path::{RelPath, shown_short};
+use crate::lists::{
+    PatternError, PatternLists, PatternRef, PatternWarning, PatternWarningKind, check_count,
+    error_at, warning_at, warnings_of,
+};
+use crate::path::RelPath;
+use crate::table::GlobTable;
 
-/// Most patterns in all lists together.
-pub const MAX_PATTERNS: usize = 1_000;
-/// Most globs in all lists together once braces are expanded, so that compiling stays in milliseconds and megabytes.
+/// Most globs in all lists together once braces are expanded.
 pub const MAX_ALTERNATIVES_IN_ALL: usize = 4_096;
-
-/// The pattern lists as they stand in a config file.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PatternLists {
-    /// Patterns of the shared channel.
-    pub shared: Vec<String>,
-    /// Patterns of the private channel.
-    pub private: Vec<String>,
-    /// Patterns of the archive channel.
-    pub archive: Vec<String>,
-}
-
-impl PatternLists {
-    /// Returns the list of one channel.
-    pub fn list(&self, channel: Channel) -> &[String] {
-        match channel {
-            Channel::Private => &self.private,
-            Channel::Shared => &self.shared,
-            Channel::Archive => &self.archive,
-        }
-    }
-}
+/// Most weight of all lists together, in characters and wildcards: full lists of full patterns, each excluding a folder and what is below.
+pub const MAX_WEIGHT_IN_ALL: usize = 1_000_000;
 
 /// Compiled patterns, and the denylist that nobody can leave out.
 #[derive(Clone, Debug)]
 pub struct Rules {
     patterns: Vec<CompiledPattern>,
-    /// All globs of all patterns; `owners` maps a glob's index to its pattern's.
-    globs: GlobSet,
-    owners: Vec<usize>,
+    /// All globs; the owner is the pattern's place in `patterns`.
+    globs: GlobTable,
     closed: ClosedFolders,
 }
 
@@ -62,120 +43,6 @@ struct CompiledPattern {
     source: PatternRef,
     excludes: bool,
     globs: Vec<PlainGlob>,
-}
-
-/// A pattern and where it stands.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PatternRef {
-    /// The list it stands in.
-    pub list: Channel,
-    /// Its place in that list, from 0.
-    pub index: usize,
-    /// Its text as it was written, with its `!` if it has one.
-    pub text: String,
-}
-
-impl PatternRef {
-    /// Tells whether the pattern excludes.
-    pub fn is_exclusion(&self) -> bool {
-        self.text.starts_with('!')
-    }
-}
-
-impl fmt::Display for PatternRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "\"{}\" ({}[{}])",
-            shown_short(&self.text),
-            self.list.config_key(),
-            self.index
-        )
-    }
-}
-
-/// A pattern that cannot be compiled.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("compile the pattern \"{}\" ({}[{index}]): {problem}", shown_short(pattern), list.config_key())]
-pub struct PatternError {
-    /// The list it stands in.
-    pub list: Channel,
-    /// Its place in that list, from 0.
-    pub index: usize,
-    /// Its text.
-    pub pattern: String,
-    /// What is wrong with it.
-    #[source]
-    pub problem: PatternProblem,
-}
-
-/// A pattern that works, but perhaps not as it was meant.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PatternWarning {
-    /// The list it stands in.
-    pub list: Channel,
-    /// Its place in that list, from 0.
-    pub index: usize,
-    /// Its text.
-    pub pattern: String,
-    /// What is worth knowing about it.
-    pub kind: PatternWarningKind,
-}
-
-/// What is worth knowing about a pattern.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum PatternWarningKind {
-    /// A leading `./` or `/`, a doubled or a trailing `/` was rewritten.
-    Rewritten {
-        /// The globs that are matched instead.
-        to: Vec<String>,
-    },
-    /// `**` stands beside other characters, where it does not cross folders.
-    StarsInsideName,
-    /// A `\` stands before a letter or digit: it escapes, it does not separate.
-    BackslashBeforeLetter,
-    /// The pattern can match nothing but what the denylist covers.
-    OnlyDenied {
-        /// The deciding line of the denylist.
-        rule: &'static str,
-    },
-    /// The list excludes, but names nothing; this is its first pattern.
-    OnlyExclusions,
-}
-
-impl fmt::Display for PatternWarning {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let source = PatternRef {
-            list: self.list,
-            index: self.index,
-            text: self.pattern.clone(),
-        };
-        write!(f, "the pattern {source} ")?;
-        match &self.kind {
-            PatternWarningKind::Rewritten { to } => match to.as_slice() {
-                [only] => write!(f, "is read as \"{}\"", shown_short(only)),
-                several => write!(
-                    f,
-                    "is read as {} globs, the first \"{}\"",
-                    several.len(),
-                    shown_short(&several[0])
-                ),
-            },
-            PatternWarningKind::StarsInsideName => {
-                f.write_str("has `**` inside a name, where it is read as `*`")
-            }
-            PatternWarningKind::BackslashBeforeLetter => {
-                f.write_str("has a `\\` before a letter: folders are separated by `/`")
-            }
-            PatternWarningKind::OnlyDenied { rule } => {
-                write!(f, "can match nothing: the denylist's `{rule}` covers it")
-            }
-            PatternWarningKind::OnlyExclusions => {
-                f.write_str("excludes from a list that names nothing")
-            }
-        }
-    }
 }
 
 /// Proof that a path passed the patterns and the denylist. Only [`Rules`] make one.
@@ -295,12 +162,13 @@ impl Rules {
     /// Compiles the lists of a config.
     ///
     /// Errors: the first pattern that cannot be used, with its place. Warnings come in the order of the lists.
-    /// Limits: [`MAX_PATTERNS`], [`crate::MAX_PATTERN_CHARS`], [`crate::MAX_ALTERNATIVES`], [`MAX_ALTERNATIVES_IN_ALL`].
+    /// Limits: [`crate::MAX_PATTERNS`], [`crate::MAX_PATTERN_CHARS`], [`crate::MAX_ALTERNATIVES`], [`MAX_ALTERNATIVES_IN_ALL`],
+    /// [`MAX_WEIGHT_IN_ALL`].
     pub fn compile(lists: &PatternLists) -> Result<(Rules, Vec<PatternWarning>), PatternError> {
         check_count(lists)?;
         let mut patterns = Vec::new();
         let mut warnings = Vec::new();
-        let mut glob_count = 0;
+        let mut budget = Budget::default();
         for list in Channel::ALL {
             for (index, text) in lists.list(list).iter().enumerate() {
                 let source = PatternRef {
@@ -311,13 +179,9 @@ impl Rules {
                 let parsed = Pattern::parse(text).map_err(|problem| error_at(&source, problem))?;
                 warnings.extend(warnings_of(&source, &parsed));
                 let pattern = CompiledPattern::new(source, parsed);
-                glob_count += pattern.globs.len();
-                if glob_count > MAX_ALTERNATIVES_IN_ALL {
-                    let problem = PatternProblem::TooManyAlternatives {
-                        limit: MAX_ALTERNATIVES_IN_ALL,
-                    };
-                    return Err(error_at(&pattern.source, problem));
-                }
+                budget
+                    .spend(&pattern.globs)
+                    .map_err(|problem| error_at(&pattern.source, problem))?;
                 patterns.push(pattern);
             }
             warnings.extend(warning_of_bare_exclusions(list, &patterns));
@@ -327,18 +191,17 @@ impl Rules {
     }
 
     fn build(patterns: Vec<CompiledPattern>) -> Result<Rules, PatternError> {
-        let mut builder = SetBuilder::default();
-        for (owner, pattern) in patterns.iter().enumerate() {
-            for glob in &pattern.globs {
-                builder.add(glob, owner, &pattern.source)?;
-            }
-        }
-        let (globs, owners) = builder.build(&patterns)?;
-        let closed = ClosedFolders::build(&patterns)?;
+        let blame =
+            |(owner, problem): (usize, PatternProblem)| error_at(&patterns[owner].source, problem);
+        let all_globs = patterns
+            .iter()
+            .enumerate()
+            .flat_map(|(owner, pattern)| pattern.globs.iter().map(move |glob| (glob, owner)));
+        let globs = GlobTable::build(all_globs).map_err(blame)?;
+        let closed = ClosedFolders::build(&patterns).map_err(blame)?;
         Ok(Rules {
             patterns,
             globs,
-            owners,
             closed,
         })
     }
@@ -435,15 +298,12 @@ impl Rules {
             .collect()
     }
 
-    /// Returns the indices of the patterns that match any form of `path`, ascending.
+    /// Returns the places of the patterns that match any form of `path`, ascending.
     fn matching_patterns(&self, path: &RelPath) -> Vec<usize> {
-        let mut found = Vec::new();
-        let mut globs = Vec::new();
-        for form in forms(path) {
-            self.globs
-                .matches_candidate_into(&Candidate::new(&*form), &mut globs);
-            found.extend(globs.iter().map(|&glob| self.owners[glob]));
-        }
+        let mut found: Vec<usize> = forms(path)
+            .iter()
+            .flat_map(|form| self.globs.owners_of(form))
+            .collect();
         found.sort_unstable();
         found.dedup();
         found
@@ -520,33 +380,72 @@ impl CompiledPattern {
     }
 }
 
+/// What all patterns together have used of the limits, so that nothing is compiled beyond them.
+#[derive(Default)]
+struct Budget {
+    globs: usize,
+    weight: usize,
+}
+
+impl Budget {
+    fn spend(&mut self, globs: &[PlainGlob]) -> Result<(), PatternProblem> {
+        self.globs += globs.len();
+        self.weight += globs.iter().map(PlainGlob::weight).sum::<usize>();
+        if self.globs > MAX_ALTERNATIVES_IN_ALL {
+            return Err(PatternProblem::TooManyAlternatives {
+                limit: MAX_ALTERNATIVES_IN_ALL,
+            });
+        }
+        if self.weight > MAX_WEIGHT_IN_ALL {
+            return Err(PatternProblem::TooHeavy {
+                weight: self.weight,
+                limit: MAX_WEIGHT_IN_ALL,
+            });
+        }
+        Ok(())
+    }
+}
+
 /// The folders of which a list excludes everything, so that a walk need not enter them for that list.
 #[derive(Clone, Debug)]
 struct ClosedFolders {
-    folders: GlobSet,
+    /// Globs of folders; the owner is the pattern's place.
+    folders: GlobTable,
+    /// The list of each pattern, by its place in [`Channel::ALL`].
     lists: Vec<usize>,
+    /// Whether a list excludes everything.
     roots: [bool; Channel::ALL.len()],
 }
 
 impl ClosedFolders {
-    fn build(patterns: &[CompiledPattern]) -> Result<ClosedFolders, PatternError> {
-        let mut builder = SetBuilder::default();
+    fn build(patterns: &[CompiledPattern]) -> Result<ClosedFolders, (usize, PatternProblem)> {
+        let lists: Vec<usize> = patterns
+            .iter()
+            .map(|pattern| place(pattern.source.list))
+            .collect();
+        let closing = patterns
+            .iter()
+            .enumerate()
+            .filter(|(_, pattern)| pattern.excludes);
+        let all: Vec<(PlainGlob, usize)> = closing
+            .flat_map(|(owner, pattern)| {
+                pattern
+                    .globs
+                    .iter()
+                    .filter_map(move |glob| Some((glob.folder_of_everything()?, owner)))
+            })
+            .collect();
         let mut roots = [false; Channel::ALL.len()];
-        for pattern in patterns.iter().filter(|pattern| pattern.excludes) {
-            let list = place(pattern.source.list);
-            for folder in pattern
-                .globs
-                .iter()
-                .filter_map(PlainGlob::folder_of_everything)
-            {
-                if folder.components.is_empty() {
-                    roots[list] = true;
-                } else {
-                    builder.add(&folder, list, &pattern.source)?;
-                }
-            }
+        for (_, owner) in all
+            .iter()
+            .filter(|(folder, _)| folder.components.is_empty())
+        {
+            roots[lists[*owner]] = true;
         }
-        let (folders, lists) = builder.build(patterns)?;
+        let folders = all
+            .iter()
+            .filter(|(folder, _)| !folder.components.is_empty());
+        let folders = GlobTable::build(folders.map(|(folder, owner)| (folder, *owner)))?;
         Ok(ClosedFolders {
             folders,
             lists,
@@ -560,83 +459,16 @@ impl ClosedFolders {
         if self.folders.is_empty() {
             return closed;
         }
-        let mut found = Vec::new();
         for form in forms {
             let ends = form
                 .match_indices('/')
                 .map(|(at, _)| at)
                 .chain([form.len()]);
-            for end in ends {
-                self.folders
-                    .matches_candidate_into(&Candidate::new(&form[..end]), &mut found);
-                for &folder in &found {
-                    closed[self.lists[folder]] = true;
-                }
+            for owner in ends.flat_map(|end| self.folders.owners_of(&form[..end])) {
+                closed[self.lists[owner]] = true;
             }
         }
         closed
-    }
-}
-
-/// Collects globs, each with a number of its owner.
-#[derive(Default)]
-struct SetBuilder {
-    builder: Option<GlobSetBuilder>,
-    owners: Vec<usize>,
-}
-
-impl SetBuilder {
-    fn add(
-        &mut self,
-        glob: &PlainGlob,
-        owner: usize,
-        source: &PatternRef,
-    ) -> Result<(), PatternError> {
-        let compiled = GlobBuilder::new(&glob.to_string())
-            .literal_separator(true)
-            .backslash_escape(true)
-            .empty_alternates(true)
-            .build()
-            .map_err(|error| {
-                error_at(
-                    source,
-                    PatternProblem::TooComplex {
-                        detail: error.kind().to_string(),
-                    },
-                )
-            })?;
-        self.builder
-            .get_or_insert_with(GlobSetBuilder::new)
-            .add(compiled);
-        self.owners.push(owner);
-        Ok(())
-    }
-
-    /// Compiles the set. Its size is a matter of all patterns together: an error names the longest one.
-    fn build(self, patterns: &[CompiledPattern]) -> Result<(GlobSet, Vec<usize>), PatternError> {
-        let Some(builder) = self.builder else {
-            return Ok((GlobSet::empty(), Vec::new()));
-        };
-        match builder.build() {
-            Ok(set) => Ok((set, self.owners)),
-            Err(error) => {
-                let problem = PatternProblem::TooComplex {
-                    detail: error.kind().to_string(),
-                };
-                let longest = patterns
-                    .iter()
-                    .max_by_key(|pattern| pattern.source.text.len());
-                let nowhere = PatternRef {
-                    list: Channel::Shared,
-                    index: 0,
-                    text: String::new(),
-                };
-                Err(error_at(
-                    longest.map_or(&nowhere, |pattern| &pattern.source),
-                    problem,
-                ))
-            }
-        }
     }
 }
 
@@ -662,80 +494,6 @@ fn place(list: Channel) -> usize {
     }
 }
 
-fn check_count(lists: &PatternLists) -> Result<(), PatternError> {
-    let all = || {
-        Channel::ALL.into_iter().flat_map(|list| {
-            lists
-                .list(list)
-                .iter()
-                .enumerate()
-                .map(move |(index, text)| (list, index, text))
-        })
-    };
-    match all().nth(MAX_PATTERNS) {
-        None => Ok(()),
-        Some((list, index, text)) => {
-            let source = PatternRef {
-                list,
-                index,
-                text: text.clone(),
-            };
-            Err(error_at(
-                &source,
-                PatternProblem::TooMany {
-                    patterns: all().count(),
-                    limit: MAX_PATTERNS,
-                },
-            ))
-        }
-    }
-}
-
-fn error_at(source: &PatternRef, problem: PatternProblem) -> PatternError {
-    PatternError {
-        list: source.list,
-        index: source.index,
-        pattern: source.text.clone(),
-        problem,
-    }
-}
-
-fn warning_at(source: &PatternRef, kind: PatternWarningKind) -> PatternWarning {
-    PatternWarning {
-        list: source.list,
-        index: source.index,
-        pattern: source.text.clone(),
-        kind,
-    }
-}
-
-fn warnings_of(source: &PatternRef, parsed: &Pattern) -> Vec<PatternWarning> {
-    let rewritten = || PatternWarningKind::Rewritten {
-        to: parsed.globs.iter().map(ToString::to_string).collect(),
-    };
-    let only_denied = || only_denied(parsed).map(|rule| PatternWarningKind::OnlyDenied { rule });
-    [
-        parsed.was_rewritten.then(rewritten),
-        parsed
-            .has_stars_inside_name
-            .then_some(PatternWarningKind::StarsInsideName),
-        parsed
-            .escapes_letter
-            .then_some(PatternWarningKind::BackslashBeforeLetter),
-        (!parsed.excludes).then(only_denied).flatten(),
-    ]
-    .into_iter()
-    .flatten()
-    .map(|kind| warning_at(source, kind))
-    .collect()
-}
-
-/// Returns the first deciding line if every glob has a literal component that is denied wherever it stands.
-fn only_denied(parsed: &Pattern) -> Option<&'static str> {
-    let rules: Option<Vec<&'static str>> = parsed.globs.iter().map(PlainGlob::denied_by).collect();
-    rules.and_then(|rules| rules.first().copied())
-}
-
 fn warning_of_bare_exclusions(
     list: Channel,
     patterns: &[CompiledPattern],
@@ -749,4 +507,432 @@ fn warning_of_bare_exclusions(
     of_list()
         .all(|pattern| pattern.excludes)
         .then(|| warning_at(&first.source, PatternWarningKind::OnlyExclusions))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lists::MAX_PATTERNS;
+    use crate::path::shown_short;
+
+    fn path(text: &str) -> RelPath {
+        RelPath::parse(text).unwrap_or_else(|error| panic!("{text:?}: {error}"))
+    }
+
+    fn lists(shared: &[&str], private: &[&str], archive: &[&str]) -> PatternLists {
+        let owned = |list: &[&str]| list.iter().map(|&text| text.to_owned()).collect();
+        PatternLists {
+            shared: owned(shared),
+            private: owned(private),
+            archive: owned(archive),
+        }
+    }
+
+    fn compiled(lists: &PatternLists) -> (Rules, Vec<PatternWarning>) {
+        Rules::compile(lists).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn shared(patterns: &[&str]) -> Rules {
+        compiled(&lists(patterns, &[], &[])).0
+    }
+
+    fn channel(rules: &Rules, text: &str) -> Option<Channel> {
+        rules
+            .admit(&path(text))
+            .ok()
+            .map(|admitted| admitted.channel())
+    }
+
+    #[test]
+    fn globs_match_as_people_expect() {
+        for (pattern, matching, others) in [
+            (
+                "data/*.json",
+                vec!["data/a.json", "data/.a.json"],
+                vec!["data/x/a.json", "a.json", "data/a.json5"],
+            ),
+            (
+                "data/**",
+                vec!["data/x", "data/x/y"],
+                vec!["data", "data2/x"],
+            ),
+            ("data/", vec!["data/x", "data/x/y"], vec!["data"]),
+            (
+                "**/*.md",
+                vec!["a.md", "x/y/a.md", ".hidden.md"],
+                vec!["a.mdx"],
+            ),
+            ("*", vec!["a", ".a"], vec!["a/b"]),
+            ("**", vec!["a", "a/b/c"], vec![]),
+            ("a/**/b", vec!["a/b", "a/x/b", "a/x/y/b"], vec!["a/xb", "b"]),
+            ("./a//b", vec!["a/b"], vec![]),
+            ("/a", vec!["a"], vec!["b/a"]),
+            ("{a,b}.{md,txt}", vec!["a.md", "b.txt"], vec!["c.md"]),
+            ("{,x}a", vec!["a", "xa"], vec!["x"]),
+            ("a[!b]c", vec!["axc"], vec!["abc", "a/c"]),
+            ("a[.-0]c", vec!["a.c", "a0c"], vec!["a/c"]),
+            ("[!]]", vec!["a"], vec!["]"]),
+            ("[!^]x", vec!["ax"], vec!["^x"]),
+            ("[a!]x", vec!["ax", "!x"], vec!["bx"]),
+            ("a?c", vec!["abc"], vec!["a/c", "ac"]),
+            ("\\!x", vec!["!x"], vec!["x"]),
+            ("\\*", vec!["*"], vec!["a"]),
+            ("a,b", vec!["a,b"], vec!["a"]),
+            ("é.md", vec!["é.md", "e\u{301}.md"], vec!["e.md"]),
+            ("e\u{301}.md", vec!["é.md", "e\u{301}.md"], vec![]),
+            ("README.md", vec!["README.md"], vec!["readme.md"]),
+        ] {
+            let rules = shared(&[pattern]);
+            for text in matching {
+                assert_eq!(
+                    channel(&rules, text),
+                    Some(Channel::Shared),
+                    "{pattern:?} names {text:?}"
+                );
+            }
+            for text in others {
+                assert_eq!(
+                    channel(&rules, text),
+                    None,
+                    "{pattern:?} does not name {text:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn negation_wins_whatever_the_order() {
+        for patterns in [["**", "!drafts/**"], ["!drafts/**", "**"]] {
+            let rules = shared(&patterns);
+            assert_eq!(channel(&rules, "notes.md"), Some(Channel::Shared));
+            assert!(
+                matches!(rules.admit(&path("drafts/a.md")), Err(Refusal::Excluded { pattern }) if pattern.text == "!drafts/**")
+            );
+        }
+    }
+
+    #[test]
+    fn an_exclusion_of_a_name_covers_what_is_below_it() {
+        let rules = shared(&["**", "!drafts", "!**/cache", "!tmp/*", "!*.log"]);
+        for text in [
+            "drafts",
+            "drafts/a",
+            "drafts/a/b",
+            "cache/x",
+            "a/cache/x",
+            "tmp/a",
+            "a.log",
+        ] {
+            assert_eq!(channel(&rules, text), None, "{text:?}");
+        }
+        for text in ["drafts2", "a/drafts", "tmp/a/b", "logs/a", "x.log/a"] {
+            assert_eq!(channel(&rules, text), Some(Channel::Shared), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn private_owns_before_shared_before_archive() {
+        let (rules, _) = compiled(&lists(
+            &["a", "b", "c", "!d"],
+            &["a", "x", "!c"],
+            &["a", "b", "c", "d", "!x"],
+        ));
+
+        let channels: Vec<_> = ["a", "b", "c", "d", "x", "y"]
+            .into_iter()
+            .map(|text| channel(&rules, text))
+            .collect();
+
+        let (private, shared, archive) = (
+            Some(Channel::Private),
+            Some(Channel::Shared),
+            Some(Channel::Archive),
+        );
+        assert_eq!(channels, [private, shared, shared, archive, private, None]);
+    }
+
+    #[test]
+    fn an_exclusion_counts_only_in_its_own_list() {
+        let (rules, _) = compiled(&lists(&["**"], &["secret/**", "!secret/open.md"], &[]));
+        assert_eq!(channel(&rules, "secret/a.md"), Some(Channel::Private));
+        assert_eq!(channel(&rules, "secret/open.md"), Some(Channel::Shared));
+    }
+
+    #[test]
+    fn a_decomposed_path_does_not_slip_past_an_exclusion() {
+        for exclusion in ["!privé/**", "!prive\u{301}/**", "!privé"] {
+            let rules = shared(&["**", exclusion]);
+            for text in ["privé/a.md", "prive\u{301}/a.md"] {
+                assert_eq!(channel(&rules, text), None, "{exclusion:?} {text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_denylist_holds_against_every_pattern() {
+        let rules = shared(&[
+            "**",
+            "**/*",
+            ".env",
+            ".env*",
+            "node_modules/**",
+            "auth.json",
+            ".git/config",
+        ]);
+        for (text, rule) in [
+            (".env", ".env*"),
+            ("node_modules/a.js", "node_modules/"),
+            ("a/auth.json", "auth.json"),
+            (".GIT/config", ".git/"),
+        ] {
+            assert_eq!(rules.admit(&path(text)), Err(Refusal::Denied { rule }));
+            assert_eq!(
+                rules.admit_from_outside(&path(text)),
+                Err(Refusal::Denied { rule })
+            );
+            assert_eq!(
+                rules.explain(&path(text)).decided_by,
+                Decision::Denylist { rule }
+            );
+        }
+    }
+
+    #[test]
+    fn code_running_files_come_from_outside_only_by_their_literal_path() {
+        for (patterns, text, expected) in [
+            (vec!["**"], ".mcp.json", false),
+            (
+                vec!["**/.mcp.json", "*.json", ".mcp.jso?"],
+                ".mcp.json",
+                false,
+            ),
+            (vec![".mcp.json"], ".mcp.json", true),
+            (vec!["./.mcp.json"], ".mcp.json", true),
+            (vec!["{.mcp.json,a}"], ".mcp.json", true),
+            (vec!["**", ".mcp.json"], "sub/.mcp.json", false),
+            (vec![".claude/**"], ".claude/settings.json", false),
+            (vec![".claude/settings.json"], ".claude/settings.json", true),
+            (
+                vec![".claude/settings*.json"],
+                ".claude/settings.local.json",
+                false,
+            ),
+            (vec!["**", "!.mcp.json"], ".mcp.json", false),
+            (vec![".envrc"], ".envrc", false),
+            (vec!["**"], ".claude/agents/a.md", true),
+        ] {
+            let rules = shared(&patterns);
+            assert_eq!(
+                rules.admit_from_outside(&path(text)).is_ok(),
+                expected,
+                "{patterns:?} {text:?}"
+            );
+        }
+        let rules = shared(&["**"]);
+        assert!(rules.admit(&path(".mcp.json")).is_ok());
+        assert_eq!(
+            rules.admit_from_outside(&path(".mcp.json")),
+            Err(Refusal::RunsCode { rule: ".mcp.json" })
+        );
+        assert_eq!(
+            rules.explain(&path(".mcp.json")).refused_from_outside,
+            Some(".mcp.json")
+        );
+    }
+
+    #[test]
+    fn explain_names_the_decider_and_everything_else_that_matched() {
+        let (rules, _) = compiled(&lists(
+            &["**/*.md", "notes/**", "!notes/x.md"],
+            &["notes/p*"],
+            &["**"],
+        ));
+        for (text, expected) in [
+            (
+                "notes/p.md",
+                "notes/p.md: private, named by \"notes/p*\" (privateSyncFilePatterns[0]); also matched by \"**/*.md\" \
+                            (syncFilePatterns[0]), \"notes/**\" (syncFilePatterns[1]), \"**\" (archiveFilePatterns[0])",
+            ),
+            (
+                "notes/x.md",
+                "notes/x.md: archive, named by \"**\" (archiveFilePatterns[0]); also matched by \"**/*.md\" \
+                            (syncFilePatterns[0]), \"notes/**\" (syncFilePatterns[1]), \"!notes/x.md\" (syncFilePatterns[2])",
+            ),
+            (
+                ".env",
+                ".env: denied by the built-in rule `.env*`; also matched by \"**\" (archiveFilePatterns[0])",
+            ),
+            (
+                ".mcp.json",
+                ".mcp.json: archive, named by \"**\" (archiveFilePatterns[0]); not accepted from outside (`.mcp.json`)",
+            ),
+        ] {
+            assert_eq!(rules.explain(&path(text)).to_string(), expected);
+        }
+        let rules = shared(&["a", "!b", "b"]);
+        assert_eq!(
+            rules.explain(&path("c\n")).to_string(),
+            "c\\n: named by no pattern"
+        );
+        assert_eq!(
+            rules.explain(&path("b")).to_string(),
+            "b: excluded by \"!b\" (syncFilePatterns[1]); also matched by \"b\" (syncFilePatterns[2])"
+        );
+    }
+
+    #[test]
+    fn a_walk_stays_out_of_folders_that_hold_nothing() {
+        for (patterns, folder, expected) in [
+            (vec!["data/**/*.json"], "data", true),
+            (vec!["data/**/*.json"], "data/x", true),
+            (vec!["data/**/*.json"], "src", false),
+            (vec!["**"], ".git", false),
+            (vec!["**"], "a/node_modules/b", false),
+            (vec!["node_modules/x/**"], "node_modules", false),
+            (vec!["**", "!target/**"], "target", false),
+            (vec!["**", "!target/**"], "target/debug", false),
+            (vec!["**", "!target"], "target/debug", false),
+            (vec!["**", "!target/*"], "target", true),
+            (vec!["**", "!**/cache/**"], "a/b/cache", false),
+            (vec!["**", "!**"], "a", false),
+            (vec!["README.md"], "src", false),
+            (vec!["src/a.md"], "src/a.md", false),
+            (vec!["é/**"], "e\u{301}", true),
+            (vec!["**", "!é/**"], "e\u{301}", false),
+            (vec![], "a", false),
+        ] {
+            assert_eq!(
+                shared(&patterns).may_contain(&path(folder)),
+                expected,
+                "{patterns:?} {folder:?}"
+            );
+        }
+        let (rules, _) = compiled(&lists(&["**", "!a/**"], &[], &["a/x/**"]));
+        assert!(
+            rules.may_contain(&path("a"))
+                && rules.may_contain(&path("a/x"))
+                && !rules.may_contain(&path("a/y"))
+        );
+    }
+
+    #[test]
+    fn a_pattern_that_matched_nothing_can_be_found() {
+        let (rules, _) = compiled(&lists(&["*.md", "!x.md", "never/**"], &["*.txt"], &[]));
+        let files = ["a.md", "x.md", "b.txt"].map(path);
+
+        let matched: Vec<PatternRef> = files.iter().flat_map(|file| rules.matching(file)).collect();
+        let unmatched: Vec<String> = rules
+            .positive_patterns()
+            .filter(|pattern| !matched.contains(pattern))
+            .map(|pattern| pattern.text)
+            .collect();
+
+        assert_eq!(unmatched, ["never/**"]);
+        assert!(matched.iter().any(PatternRef::is_exclusion));
+    }
+
+    #[test]
+    fn an_error_names_list_place_pattern_and_reason() {
+        let error = Rules::compile(&lists(&["a", "b"], &["ok", "{a"], &[]))
+            .err()
+            .map(|error| error.to_string());
+        assert_eq!(
+            error.as_deref(),
+            Some(
+                "compile the pattern \"{a\" (privateSyncFilePatterns[1]): a `{` is not closed (write `\\{` for the character)"
+            )
+        );
+    }
+
+    #[test]
+    fn the_number_of_patterns_is_bounded() {
+        let many = |count: usize| PatternLists {
+            shared: vec!["a*b".to_owned(); count],
+            ..PatternLists::default()
+        };
+        assert!(Rules::compile(&many(MAX_PATTERNS)).is_ok());
+        let error = Rules::compile(&many(MAX_PATTERNS + 1)).err();
+        assert_eq!(
+            error.map(|error| (error.list, error.index, error.problem)),
+            Some((
+                Channel::Shared,
+                1000,
+                PatternProblem::TooMany {
+                    patterns: 1001,
+                    limit: MAX_PATTERNS
+                }
+            ))
+        );
+
+        let braces = PatternLists {
+            shared: vec!["{a,b,c,d}{a,b,c,d}{a,b,c,d}{a,b,c,d}/x*".to_owned(); 17],
+            ..PatternLists::default()
+        };
+        let error = Rules::compile(&braces).err();
+        assert_eq!(
+            error.map(|error| (error.index, error.problem)),
+            Some((
+                16,
+                PatternProblem::TooManyAlternatives {
+                    limit: MAX_ALTERNATIVES_IN_ALL
+                }
+            ))
+        );
+    }
+
+    #[test]
+    fn warnings_say_how_a_pattern_is_read() {
+        for (pattern, expected) in [
+            ("./a/*", Some("is read as \"a/*\"")),
+            ("data/", Some("is read as \"data/**\"")),
+            ("{a,b}/", Some("is read as 2 globs, the first \"a/**\"")),
+            (
+                "a**",
+                Some("has `**` inside a name, where it is read as `*`"),
+            ),
+            (
+                "data\\logs",
+                Some("has a `\\` before a letter: folders are separated by `/`"),
+            ),
+            (
+                ".env",
+                Some("can match nothing: the denylist's `.env*` covers it"),
+            ),
+            (
+                "**/.git/**",
+                Some("can match nothing: the denylist's `.git/` covers it"),
+            ),
+            ("!a", Some("excludes from a list that names nothing")),
+            ("**/*.json", None),
+            ("{.env,a}", None),
+            ("*.key", None),
+        ] {
+            let (_, warnings) = compiled(&lists(&[pattern], &[], &[]));
+            let texts: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+            let expected: Vec<String> = expected
+                .iter()
+                .map(|text| {
+                    format!(
+                        "the pattern \"{}\" (syncFilePatterns[0]) {text}",
+                        shown_short(pattern)
+                    )
+                })
+                .collect();
+            assert_eq!(texts, expected, "{pattern:?}");
+        }
+    }
+
+    #[test]
+    fn empty_lists_admit_nothing() {
+        let rules = shared(&[]);
+        assert_eq!(rules.admit(&path("a")), Err(Refusal::NotListed));
+        assert_eq!(rules.positive_patterns().count(), 0);
+    }
+
+    #[test]
+    fn rules_can_be_shared_between_threads() {
+        fn shareable<T: Send + Sync + Clone + 'static>() {}
+        shareable::<Rules>();
+        shareable::<AdmittedPath>();
+    }
 }

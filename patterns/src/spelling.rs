@@ -44,19 +44,29 @@ impl ShortName {
 ///
 /// Shape: at least one per component; more where a component contains what another system takes for a separator.
 pub(crate) fn spellings(path: &str) -> Vec<Spelling> {
-    path.split('/')
-        .flat_map(|component| {
-            let reduced = reduce(component);
-            reduced
-                .split(is_separator_elsewhere)
-                .map(spelling_of)
-                .collect::<Vec<_>>()
-        })
-        .collect()
+    let mut spellings = Vec::new();
+    for component in path.split('/') {
+        let reduced = reduce(component);
+        if reduced.contains(is_separator_elsewhere) {
+            spellings.extend(
+                reduced
+                    .split(is_separator_elsewhere)
+                    .map(|piece| spelling_of(piece.to_owned())),
+            );
+        } else {
+            spellings.push(spelling_of(reduced));
+        }
+    }
+    spellings
 }
 
-fn spelling_of(reduced: &str) -> Spelling {
-    let whole = trim(reduced).to_owned();
+fn spelling_of(reduced: String) -> Spelling {
+    let trimmed = trim(&reduced);
+    let whole = if trimmed.len() < reduced.len() {
+        trimmed.to_owned()
+    } else {
+        reduced
+    };
     let before_stream = whole.split_once(':').map(|(name, _)| trim(name).to_owned());
     let short = short_name(before_stream.as_deref().unwrap_or(&whole));
     Spelling {
@@ -85,11 +95,6 @@ pub(crate) fn reduce(component: &str) -> String {
     {
         return component.to_ascii_lowercase();
     }
-    // Dropping a character can bring two others together that compose, and lower-casing can decompose: the second round settles both.
-    reduce_once(&reduce_once(component))
-}
-
-fn reduce_once(component: &str) -> String {
     let visible: String = component.nfkc().filter(|&c| !is_dropped(c)).collect();
     let mut reduced = String::with_capacity(visible.len());
     for c in visible.chars().flat_map(char::to_lowercase) {
@@ -197,6 +202,21 @@ mod tests {
                 extension: extension.into(),
             });
             assert_eq!(short_name(name), expected, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn reducing_twice_changes_nothing() {
+        // Two planes hold everything that has case or a compatibility form; beyond them one step a plane is enough.
+        for c in ('\0'..='\u{1ffff}').chain(('\u{20000}'..=char::MAX).step_by(0xfff)) {
+            for name in [
+                format!("{c}"),
+                format!("I\u{200b}{c}"),
+                format!("{c}\u{200b}\u{307}"),
+            ] {
+                let reduced = reduce(&name);
+                assert_eq!(reduce(&reduced), reduced, "{name:?}");
+            }
         }
     }
 

@@ -99,6 +99,8 @@ pub struct Env {
     pub clock: Arc<dyn Clock>,
     /// Makes ids and keys.
     pub random: Arc<dyn Random>,
+    /// Waits this many milliseconds; in a reproducible world it only moves the clock.
+    pub pause: Arc<dyn Fn(u64) + Send + Sync>,
     /// The host's name, for origin names.
     pub host: String,
     /// The process environment as it was at start.
@@ -117,6 +119,7 @@ impl Env {
         Env {
             clock: Arc::new(SystemClock),
             random: Arc::new(SystemRandom),
+            pause: Arc::new(|ms| std::thread::sleep(std::time::Duration::from_millis(ms))),
             host: gethostname::gethostname().to_string_lossy().into_owned(),
             vars,
             state_home,
@@ -126,7 +129,9 @@ impl Env {
     /// A reproducible world: time starts at `wall_ms`, randomness comes from `seed`, no variables.
     pub fn fixed(wall_ms: u64, seed: u64, host: &str, state_home: PathBuf) -> (Env, Arc<ManualClock>) {
         let clock = Arc::new(ManualClock::new(wall_ms));
+        let paused = clock.clone();
         let env = Env {
+            pause: Arc::new(move |ms| paused.advance(ms)),
             clock: clock.clone(),
             random: Arc::new(SeededRandom::new(seed)),
             host: host.to_owned(),

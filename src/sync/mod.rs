@@ -1,3 +1,366 @@
-//! Placeholder of the sync module.
+//! The engine: record what changed here, resolve heads, materialise results, mirror them into the backend.
+//!
+//! Invariant: one way round. The disk and foreign rows become versions in the ledger; heads come from the index; only
+//! from heads do files and rows change. Each step can be stopped at any instruction and run again.
+//! Knows nothing of commands, sockets or mounts.
 
+mod append;
+mod ask;
+mod brake;
+mod content;
+mod daily;
 pub mod exchange;
+mod foreign;
+mod graph;
+mod materialise;
+mod mirror;
+mod observe;
+pub mod place;
+pub mod plan;
+mod publish;
+mod record;
+pub mod resolve;
+mod settle;
+mod stores;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use larder_adapters::{AdapterError, FileSyncAdapter};
+use larder_patterns::Rules;
+
+use crate::env::Env;
+use crate::index::{ContentReader, Index, IndexError, Slot};
+use crate::ledger::{Identity, Ledger, LedgerError, Tip};
+use crate::model::{Channel, HlcClock, RelPath, Space, VersionId};
+use crate::scan::{Root, ScanError};
+use crate::state::{State, StateError};
+use place::{PlaceError, Stage};
+use resolve::{Resolution, resolve};
+
+pub use graph::IndexGraph;
+pub use observe::{Observation, Scope};
+
+/// Quiet time after which a file that did not change is taken as stable, in milliseconds.
+pub const QUIET_MS: u64 = 50;
+
+/// Why a step of the engine stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum SyncError {
+    /// The local state.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The index.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// The disk.
+    #[error(transparent)]
+    Scan(#[from] ScanError),
+    /// The backend.
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
+    /// A file could not be put in place.
+    #[error("{path}: {source}")]
+    Place {
+        /// Where.
+        path: String,
+        /// Why.
+        #[source]
+        source: PlaceError,
+    },
+    /// What was asked for cannot be done.
+    #[error("{path}: {why}")]
+    Refused {
+        /// What it was asked of.
+        path: String,
+        /// Why not.
+        why: String,
+    },
+    /// The backend belongs to something else, or its marker is damaged.
+    #[error("{0}")]
+    Marker(String),
+    /// The backend could not be asked for its artifacts.
+    #[error(transparent)]
+    Transport(#[from] crate::transport::TransportError),
+    /// An operation on Larder's own folder.
+    #[error("{doing}: {source}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// The operating system's word.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl From<crate::index::ReplayError> for SyncError {
+    fn from(error: crate::index::ReplayError) -> SyncError {
+        match error {
+            crate::index::ReplayError::Index(error) => SyncError::Index(error),
+            crate::index::ReplayError::Ledger(error) => SyncError::Ledger(error),
+        }
+    }
+}
+
+pub(crate) type Result<T> = std::result::Result<T, SyncError>;
+
+pub(crate) fn io(doing: &'static str) -> impl Fn(std::io::Error) -> SyncError {
+    move |source| SyncError::Io { doing, source }
+}
+
+/// What the rules of the open project say.
+#[derive(Clone)]
+pub struct Policy {
+    /// Which paths are admitted.
+    pub rules: Arc<Rules>,
+    /// The project's id in stores.
+    pub app: String,
+    /// Whose rows the private ones are.
+    pub owner: String,
+    /// Larger files are skipped and listed, in bytes.
+    pub max_file_bytes: u64,
+    /// Whether git's ignore rules hold.
+    pub respect_gitignore: bool,
+    /// Changes when the patterns do: newly admitted paths are a first contact.
+    pub fingerprint: String,
+}
+
+/// What happened to one path.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+#[serde(tag = "what", rename_all = "kebab-case")]
+pub enum Change {
+    /// A new path.
+    Created,
+    /// Another content.
+    Edited,
+    /// Removed.
+    Deleted,
+    /// Moved here.
+    Renamed {
+        /// From where.
+        from: String,
+    },
+    /// Found at first contact.
+    Adopted,
+}
+
+/// What one run did, or with `dry_run` would do.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct Report {
+    /// Versions made from the disk.
+    pub recorded: Vec<(String, Change)>,
+    /// Versions made from rows that other programs wrote.
+    pub recorded_rows: Vec<(String, Change)>,
+    /// Files changed here.
+    pub written: Vec<(String, Change)>,
+    /// Rows written to the backend.
+    pub rows_written: u64,
+    /// Rows deleted from the backend.
+    pub rows_deleted: u64,
+    /// Artifacts taken from stores.
+    pub pulled: u64,
+    /// Artifacts given to stores.
+    pub pushed: u64,
+    /// Paths that wait, with the reason.
+    pub waiting: Vec<(String, String)>,
+    /// Paths with something wrong, with what to do.
+    pub problems: Vec<(String, String)>,
+    /// Bytes written to the ledger.
+    pub ledger_bytes: u64,
+    /// Bytes of row contents written to the backend.
+    pub row_bytes: u64,
+    /// Why the backend could not be reached, if it could not.
+    pub backend_error: Option<String>,
+}
+
+impl Report {
+    /// True if nothing happened.
+    pub fn is_empty(&self) -> bool {
+        self.recorded.is_empty()
+            && self.recorded_rows.is_empty()
+            && self.written.is_empty()
+            && self.rows_written + self.rows_deleted + self.pulled + self.pushed == 0
+    }
+}
+
+/// Told how far a long step has come.
+pub trait Progress: Send + Sync {
+    /// `done` of `total` items of a step; `total` 0 means unknown.
+    fn at(&self, step: &'static str, done: u64, total: u64);
+}
+
+/// Tells nobody.
+pub struct NoProgress;
+
+impl Progress for NoProgress {
+    fn at(&self, _step: &'static str, _done: u64, _total: u64) {}
+}
+
+/// One own chain and where it ends.
+struct OwnChain {
+    chain: crate::model::Chain,
+    tip: Option<Tip>,
+    next_n: u64,
+    /// Checkpoints since it was last asked whether a snapshot is due.
+    since_counted: u32,
+}
+
+/// Everything the steps work on. One per open project, in one process at a time.
+pub struct Engine {
+    pub(crate) env: Env,
+    pub(crate) policy: Policy,
+    pub(crate) larder_dir: PathBuf,
+    pub(crate) root: Arc<Root>,
+    pub(crate) stage: Stage,
+    pub(crate) state: State,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) index: Index,
+    pub(crate) contents: Arc<ContentReader>,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) adapter: Option<Arc<dyn FileSyncAdapter>>,
+    pub(crate) progress: Arc<dyn Progress>,
+    clock: HlcClock,
+    chains: BTreeMap<Space, OwnChain>,
+    private_space: Space,
+    /// Row numbers of the index up to which disk and backend agree with the heads.
+    materialised: i64,
+    mirrored: i64,
+    undo_batch: i64,
+    /// The backend as a place for artifacts, once it was claimed.
+    transport: Option<Arc<crate::transport::BackendTransport>>,
+    /// Somebody else goes on with our chain: nothing is published until that is settled.
+    publishing_stopped: bool,
+    /// Line files that are recorded while they grow.
+    growing: std::collections::BTreeSet<RelPath>,
+    /// The undo list of this run has been begun.
+    undo_open: bool,
+    /// Rows that a mirror write found changed by another program.
+    late_rows: Vec<larder_adapters::Row>,
+}
+
+/// What `Engine::new` is built from.
+pub struct Parts {
+    /// Clock, randomness, variables.
+    pub env: Env,
+    /// What the config says.
+    pub policy: Policy,
+    /// `.larder`.
+    pub larder_dir: PathBuf,
+    /// The project's root folder.
+    pub root: Arc<Root>,
+    /// `state.db`.
+    pub state: State,
+    /// `.larder/ledger`.
+    pub ledger: Arc<Ledger>,
+    /// `index.db`, brought up to the ledger.
+    pub index: Index,
+    /// Reads contents.
+    pub contents: Arc<ContentReader>,
+    /// Who we are.
+    pub identity: Arc<Identity>,
+    /// The mirror, if there is one.
+    pub adapter: Option<Arc<dyn FileSyncAdapter>>,
+    /// Told how far long steps have come.
+    pub progress: Arc<dyn Progress>,
+}
+
+impl Engine {
+    /// Puts the parts together and settles what the last run left open.
+    pub fn new(parts: Parts) -> Result<Engine> {
+        let stage = Stage::open(&parts.larder_dir.join("displaced")).map_err(io("open .larder/displaced"))?;
+        let floor = parts.state.meta_i64("hlc_floor")?.unwrap_or(0) as u64;
+        let private_space = parts.identity.private_space();
+        let mut engine = Engine {
+            clock: HlcClock::new(crate::model::Hlc::from_u64(floor)),
+            env: parts.env,
+            policy: parts.policy,
+            larder_dir: parts.larder_dir,
+            root: parts.root,
+            stage,
+            state: parts.state,
+            ledger: parts.ledger,
+            index: parts.index,
+            contents: parts.contents,
+            identity: parts.identity,
+            adapter: parts.adapter,
+            progress: parts.progress,
+            chains: BTreeMap::new(),
+            private_space,
+            materialised: 0,
+            mirrored: 0,
+            undo_batch: 0,
+            transport: None,
+            publishing_stopped: false,
+            growing: std::collections::BTreeSet::new(),
+            undo_open: false,
+            late_rows: Vec::new(),
+        };
+        engine.load_marks()?;
+        engine.settle()?;
+        Ok(engine)
+    }
+
+    /// Row marks are only worth something for the very index they were made with.
+    fn load_marks(&mut self) -> Result<()> {
+        let epoch = self.index.epoch() as i64;
+        let known = self.state.meta_i64("index_epoch")? == Some(epoch);
+        let max = self.index.max_row()?;
+        let mark = |name: &str| -> Result<i64> {
+            let value = self.state.meta_i64(name)?.unwrap_or(0);
+            Ok(if known && value <= max { value } else { 0 })
+        };
+        self.materialised = mark("materialised")?;
+        self.mirrored = mark("mirrored")?;
+        self.undo_batch = self.state.meta_i64("undo_batch")?.unwrap_or(0);
+        self.state.set_meta_i64("index_epoch", epoch)?;
+        Ok(())
+    }
+
+    /// Saves the row marks and the clock's floor; part of a transaction of the caller.
+    fn save_marks(&self) -> Result<()> {
+        self.state.set_meta_i64("materialised", self.materialised)?;
+        self.state.set_meta_i64("mirrored", self.mirrored)?;
+        self.state.set_meta_i64("hlc_floor", self.clock.floor().as_u64() as i64)?;
+        Ok(())
+    }
+
+    /// Now, in wall milliseconds.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.env.clock.wall_ms()
+    }
+
+    /// The space a channel's versions live in.
+    pub fn space_of(&self, channel: Channel) -> Space {
+        match channel {
+            Channel::Private => self.private_space.clone(),
+            Channel::Shared | Channel::Archive => Space::shared(),
+        }
+    }
+
+    /// The slot of a path in a channel; an archive file is (origin, path).
+    pub fn slot_of(&self, channel: Channel, path: &RelPath) -> Slot {
+        let origin = (channel == Channel::Archive).then(|| self.identity.origin().clone());
+        Slot { space: self.space_of(channel), origin, path: path.clone() }
+    }
+
+    /// What a slot resolves to by what is known now.
+    pub fn resolution(&self, slot: &Slot) -> Result<Resolution> {
+        let heads = self.index.heads(slot)?;
+        Ok(resolve(&heads, &IndexGraph::new(&self.index, &self.contents)))
+    }
+
+    /// Uses new rules from here on.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy;
+    }
+
+    /// The ids of a resolution as the mirror's entry holds them.
+    pub(crate) fn version_text(versions: &[VersionId]) -> String {
+        let ids: Vec<String> = versions.iter().map(VersionId::to_string).collect();
+        ids.join(",")
+    }
+}

@@ -1,0 +1,150 @@
+//! Asks whether somebody has a file open for writing, without disturbing them.
+//!
+//! A read lease is granted only if nobody has; where leases are not ours to take (another owner's file, network file
+//! systems) `/proc` is searched. The answer is of this moment: it proves nothing about the next.
+
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+
+use larder_patterns::RelPath;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::entry::Stat;
+use super::error::ScanError;
+use super::root::{Root, refused};
+
+/// Most processes that the search of `/proc` looks at.
+const MAX_PROCESSES: usize = 20_000;
+/// Most handles that the search of `/proc` looks at.
+const MAX_HANDLES: usize = 500_000;
+/// Linux's `F_SETSIG`, the same on all architectures.
+const F_SETSIG: libc::c_int = 10;
+/// The access mode within the flags that `/proc` shows.
+const ACCESS_MODE: u32 = 0o3;
+
+/// Tells whether somebody (this process included) has the file open, or mapped, for writing.
+///
+/// Errors: as for a read; a file that is gone is [`ScanError::Gone`].
+pub fn open_for_writing_elsewhere(root: &Root, path: &RelPath) -> Result<bool, ScanError> {
+    let failed = |errno| refused("open", path, errno);
+    // Looked at before it is opened: opening a FIFO or device has effects.
+    match super::root::stat(root, path)? {
+        Some((super::EntryKind::File { .. }, _)) => {}
+        Some((super::EntryKind::Link, _)) => return Ok(false),
+        None => return Err(ScanError::Gone { path: path.shown() }),
+    }
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = root.open_beneath(path.as_str(), flags).map_err(failed)?;
+    match lease(&file) {
+        Ok(()) => Ok(false),
+        Err(Errno::AGAIN) => Ok(true),
+        Err(_) => {
+            let stat = Stat::of(&rustix::fs::fstat(&file).map_err(failed)?);
+            Ok(search_proc(&stat))
+        }
+    }
+}
+
+/// Takes a read lease and gives it back.
+fn lease(file: &OwnedFd) -> Result<(), Errno> {
+    // Who opens the file for writing within these microseconds makes the kernel signal us; the default SIGIO would end the
+    // process, SIGURG is ignored by default.
+    control(file, F_SETSIG, libc::SIGURG)?;
+    control(file, libc::F_SETLEASE, libc::F_RDLCK)?;
+    control(file, libc::F_SETLEASE, libc::F_UNLCK)
+}
+
+fn control(file: &OwnedFd, command: libc::c_int, argument: libc::c_int) -> Result<(), Errno> {
+    // SAFETY: the handle is open for the whole call, and these commands take an integer and touch no memory.
+    let answer = unsafe { libc::fcntl(file.as_raw_fd(), command, argument) };
+    if answer == 0 {
+        return Ok(());
+    }
+    let code = std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
+    Err(Errno::from_raw_os_error(code))
+}
+
+/// Searches the handles of all processes that we may look into.
+fn search_proc(stat: &Stat) -> bool {
+    let Ok(processes) = fs::read_dir("/proc") else {
+        return false;
+    };
+    let is_process = |entry: &fs::DirEntry| {
+        entry
+            .file_name()
+            .to_string_lossy()
+            .bytes()
+            .all(|byte| byte.is_ascii_digit())
+    };
+    let handles = processes
+        .flatten()
+        .filter(is_process)
+        .take(MAX_PROCESSES)
+        .filter_map(|process| fs::read_dir(process.path().join("fd")).ok())
+        .flat_map(|handles| handles.flatten());
+    handles
+        .take(MAX_HANDLES)
+        .any(|handle| is_writer(&handle, stat))
+}
+
+fn is_writer(handle: &fs::DirEntry, stat: &Stat) -> bool {
+    let path = handle.path();
+    // Follows the kernel's own link to the opened file; opens nothing.
+    let same = fs::metadata(&path)
+        .is_ok_and(|found| (found.ino(), found.dev()) == (stat.inode, stat.device));
+    same && opened_for_writing(&path).unwrap_or(false)
+}
+
+fn opened_for_writing(handle: &std::path::Path) -> Option<bool> {
+    let process = handle.parent()?.parent()?;
+    let facts = fs::read_to_string(process.join("fdinfo").join(handle.file_name()?)).ok()?;
+    let flags = facts.lines().find_map(|line| line.strip_prefix("flags:"))?;
+    let flags = u32::from_str_radix(flags.trim(), 8).ok()?;
+    Some(flags & ACCESS_MODE != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::OpenOptions;
+
+    use super::*;
+    use crate::scan::scratch::Scratch;
+
+    #[test]
+    fn a_writer_is_noticed_by_lease_and_by_proc_and_a_reader_is_not() {
+        let scratch = Scratch::new();
+        scratch.write("data/a.md", "text");
+        let path = scratch.path("data/a.md");
+        let stat = super::super::stat(&scratch.root, &path)
+            .expect("stat")
+            .expect("present")
+            .1;
+        let asked = || open_for_writing_elsewhere(&scratch.root, &path).expect("asks");
+
+        assert!(!asked() && !search_proc(&stat));
+
+        let reader = fs::File::open(scratch.at("data/a.md")).expect("opens");
+        assert!(!asked() && !search_proc(&stat));
+
+        let writer = OpenOptions::new()
+            .append(true)
+            .open(scratch.at("data/a.md"))
+            .expect("opens");
+        assert!(asked() && search_proc(&stat));
+
+        drop((reader, writer));
+        assert!(!asked() && !search_proc(&stat));
+    }
+
+    #[test]
+    fn a_file_that_is_gone_is_an_error_and_a_link_has_no_writer() {
+        let scratch = Scratch::new();
+        scratch.link("data/l", "x");
+
+        let gone = open_for_writing_elsewhere(&scratch.root, &scratch.path("data/x"));
+        assert!(matches!(gone, Err(ScanError::Gone { .. })));
+        assert!(!open_for_writing_elsewhere(&scratch.root, &scratch.path("data/l")).expect("asks"));
+    }
+}

@@ -1,0 +1,515 @@
+//! Materialise: what paths resolve to is written to disk, under intents, in batches.
+//!
+//! Order of a batch: stage every new content and make it durable; commit the intents; rename; make the folders durable;
+//! hash what was displaced; commit the new bases and close the intents. A stop anywhere leaves states that `settle`
+//! finishes. Invariant: nothing on disk is replaced before it is recorded, and what a replace takes away is kept.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::BorrowedFd;
+
+use rustix::fs;
+
+use super::content::shape_of;
+use super::place::{
+    BESIDE_PREFIX, PlaceError, Spot, Standing, link_stays_inside, prune_empty_folders, stat_of, write_staged,
+};
+use super::plan::{Action, BaseFacts, Disk, Sight, plan};
+use super::resolve::{Outcome, Resolution};
+use super::{Change, Engine, Report, Result, SyncError, io};
+use crate::index::Slot;
+use crate::model::{ContentHash, ContentKind, RelPath};
+use crate::scan;
+use crate::state::{Base, BaseStat, Displaced, Intent, UndoStep};
+
+/// Slots looked at per page.
+const PAGE_SLOTS: usize = 2_000;
+/// Files changed under one set of intents.
+const BATCH_FILES: usize = 2_000;
+/// Bytes staged for one set of intents.
+const BATCH_BYTES: u64 = 256 << 20;
+/// Up to this many staged files are made durable one by one; above, by one `syncfs`.
+const FEW_FILES: usize = 4;
+
+/// One path to be changed on disk.
+pub(super) struct Step {
+    slot: Slot,
+    resolution: Resolution,
+    base: Option<Base>,
+    remove: bool,
+}
+
+impl Step {
+    /// Where.
+    pub(super) fn path(&self) -> &RelPath {
+        &self.slot.path
+    }
+
+    /// The head that decided.
+    pub(super) fn winner(&self) -> Option<&crate::index::Stored> {
+        self.resolution.winner.as_ref()
+    }
+
+    /// True if a file of ours stands there.
+    pub(super) fn has_base(&self) -> bool {
+        self.base.is_some()
+    }
+}
+
+/// A step whose new content is staged.
+struct Staged {
+    step: Step,
+    spot: Spot,
+    intent: Intent,
+    /// The inode that will stand at the path.
+    stat: BaseStat,
+}
+
+impl Engine {
+    /// Brings the disk to what the heads say. With `dry_run` only lists it.
+    pub fn materialise(&mut self, dry_run: bool, report: &mut Report) -> Result<()> {
+        let retry = self.paths_that_wait()?;
+        self.materialise_slots(&retry, dry_run, report)?;
+        let last = self.index.max_row()?;
+        let mut from = self.materialised;
+        while from < last {
+            let page = self.index.slots_since(from, PAGE_SLOTS)?;
+            let Some((next, _)) = page.last() else { break };
+            from = *next;
+            let slots: Vec<Slot> = page.into_iter().map(|(_, slot)| slot).filter(|slot| slot.origin.is_none()).collect();
+            self.materialise_slots(&slots, dry_run, report)?;
+            if !dry_run {
+                self.materialised = from;
+            }
+            self.progress.at("writing files", from as u64, last as u64);
+        }
+        if !dry_run && self.state.meta_i64("materialised")? != Some(last) {
+            self.materialised = last;
+            self.save_marks()?;
+        }
+        Ok(())
+    }
+
+    fn paths_that_wait(&self) -> Result<Vec<Slot>> {
+        let mut slots = Vec::new();
+        for pending in self.state.pending()?.into_iter().filter(|p| matches!(p.what.as_str(), "write" | "unplaced" | "held")) {
+            let Ok(path) = RelPath::parse(&pending.path) else { continue };
+            let channel = self.policy.rules.admit(&path).map(|admitted| admitted.channel());
+            slots.push(self.slot_of(channel.unwrap_or(crate::model::Channel::Shared), &path));
+        }
+        Ok(slots)
+    }
+
+    fn materialise_slots(&mut self, slots: &[Slot], dry_run: bool, report: &mut Report) -> Result<()> {
+        let mut slots: Vec<&Slot> = slots.iter().collect();
+        slots.sort();
+        slots.dedup();
+        let mut removals = Vec::new();
+        let mut writes = Vec::new();
+        for slot in slots {
+            let base = self.state.base(&slot.path)?.filter(|base| self.space_of(base.channel) == slot.space);
+            let resolution = self.resolution(slot)?;
+            if base.as_ref().is_some_and(|base| base.versions == resolution.versions) {
+                self.clear_waits(&slot.path, dry_run)?;
+                continue;
+            }
+            let step = Step { slot: slot.clone(), remove: resolution.outcome == Outcome::Absent, resolution, base };
+            if step.remove { removals.push(step) } else { writes.push(step) }
+        }
+        self.apply_brake(&removals, dry_run)?;
+        // Removals come first: a file may have to make room for a folder of its name, or for its twin.
+        self.run_steps(removals, dry_run, report)?;
+        self.run_steps(writes, dry_run, report)
+    }
+
+    fn run_steps(&mut self, steps: Vec<Step>, dry_run: bool, report: &mut Report) -> Result<()> {
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        for step in steps {
+            match self.decide(&step)? {
+                Action::Nothing => self.clear_waits(&step.slot.path, dry_run)?,
+                Action::Adopt => self.adopt(&step, dry_run)?,
+                Action::Forget if !dry_run => self.state.remove_base(&step.slot.path)?,
+                Action::Forget => {}
+                Action::Wait { what, why } => {
+                    report.waiting.push((step.slot.path.shown(), why.clone()));
+                    if !dry_run {
+                        self.state.set_pending(&step.slot.path, what, &why, self.now_ms() as i64)?;
+                    }
+                }
+                Action::Write | Action::Remove => {
+                    report.written.push((step.slot.path.shown(), change_of(&step)));
+                    bytes += shape_of(&step.resolution.outcome).map_or(0, |(size, _)| size);
+                    batch.push(step);
+                }
+            }
+            if batch.len() >= BATCH_FILES || bytes >= BATCH_BYTES {
+                self.apply(std::mem::take(&mut batch), dry_run, report)?;
+                bytes = 0;
+            }
+        }
+        self.apply(batch, dry_run, report)
+    }
+
+    fn clear_waits(&self, path: &RelPath, dry_run: bool) -> Result<()> {
+        if dry_run || !self.state.any_pending()? {
+            return Ok(());
+        }
+        for what in ["write", "unplaced", "held"] {
+            self.state.clear_pending(path, what)?;
+        }
+        Ok(())
+    }
+
+    /// Gathers what the planner wants to know of one path.
+    fn decide(&self, step: &Step) -> Result<Action> {
+        let path = &step.slot.path;
+        let refused = self.refusal(&step.slot);
+        let spot = Spot::open(self.root.handle(), path, false);
+        let standing = match &spot {
+            Ok(Some(spot)) => spot.standing().map_err(|source| SyncError::Place { path: path.shown(), source })?,
+            Ok(None) => Standing::Absent,
+            Err(PlaceError::InTheWay { .. }) => Standing::Folder,
+            Err(error) => return Ok(Action::Wait { what: "write", why: error.to_string() }),
+        };
+        let disk = match (&standing, &step.base) {
+            (Standing::Absent, _) => Disk::Absent,
+            (Standing::File(kind, stat), Some(base)) if *kind == base.kind && *stat == base.stat => Disk::AsBase,
+            (Standing::File(..), _) => Disk::Unrecorded,
+            (Standing::Folder | Standing::Special, _) => Disk::InTheWay,
+        };
+        let creates = disk == Disk::Absent && step.base.is_none() && !step.remove;
+        let twins = match &spot {
+            Ok(Some(spot)) if creates => spot.twins().unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        let open_for_writing = disk == Disk::AsBase
+            && matches!(standing, Standing::File(ContentKind::File { .. }, _))
+            && scan::open_for_writing_elsewhere(&self.root, path).unwrap_or(false);
+        let facts = step.base.as_ref().map(|base| BaseFacts {
+            versions: base.versions.clone(),
+            hash: base.hash,
+            kind: base.kind,
+        });
+        Ok(plan(&Sight {
+            base: facts.as_ref(),
+            disk,
+            resolution: &step.resolution,
+            refused: refused.as_deref(),
+            held: self.is_held(&step.resolution)?,
+            twin: twins.first().map(String::as_str),
+            open_for_writing,
+        }))
+    }
+
+    /// Why today's rules keep a path of elsewhere off this disk.
+    fn refusal(&self, slot: &Slot) -> Option<String> {
+        match self.policy.rules.admit_from_outside(&slot.path) {
+            Err(refusal) => Some(refusal.to_string()),
+            Ok(admitted) if self.slot_of(admitted.channel(), &slot.path) != *slot => {
+                Some(format!("the patterns here say {}, the other machine another channel", admitted.channel()))
+            }
+            Ok(_) => None,
+        }
+    }
+
+    fn adopt(&mut self, step: &Step, dry_run: bool) -> Result<()> {
+        let Some(base) = step.base.as_ref().filter(|_| !dry_run) else { return Ok(()) };
+        let versions = step.resolution.versions.clone();
+        self.state.set_base(&Base { versions, ..base.clone() })?;
+        self.clear_waits(&step.slot.path, dry_run)
+    }
+
+    /// Changes the disk for some steps at once.
+    fn apply(&mut self, steps: Vec<Step>, dry_run: bool, report: &mut Report) -> Result<()> {
+        if dry_run || steps.is_empty() {
+            return Ok(());
+        }
+        let mut staged = Vec::with_capacity(steps.len());
+        for step in steps {
+            let path = step.slot.path.clone();
+            match self.stage_step(step) {
+                Ok(one) => staged.push(one),
+                Err(source) => self.wait_for(&path, &source, report)?,
+            }
+        }
+        self.make_staged_durable(&staged)?;
+        self.state.transaction(|state| {
+            for one in &staged {
+                state.add_intent(&one.intent)?;
+            }
+            Ok::<(), SyncError>(())
+        })?;
+        let mut done = Vec::with_capacity(staged.len());
+        for one in staged {
+            match self.rename_in(&one) {
+                Ok(()) => done.push(one),
+                Err(source) => {
+                    self.drop_staged(&one);
+                    self.state.remove_intent(&one.intent.id)?;
+                    self.wait_for(&one.step.slot.path, &source, report)?;
+                }
+            }
+        }
+        self.make_folders_durable(&done)?;
+        self.finish_batch(&done, report)
+    }
+
+    fn wait_for(&mut self, path: &RelPath, why: &PlaceError, report: &mut Report) -> Result<()> {
+        report.written.retain(|(written, _)| *written != path.shown());
+        report.waiting.push((path.shown(), why.to_string()));
+        Ok(self.state.set_pending(path, "write", &why.to_string(), self.now_ms() as i64)?)
+    }
+
+    fn stage_step(&self, step: Step) -> std::result::Result<Staged, PlaceError> {
+        let path = &step.slot.path;
+        let spot = Spot::open(self.root.handle(), path, !step.remove)?.ok_or(PlaceError::Raced)?;
+        let id = self.env.random_base32(20);
+        let beside = fs::fstat(spot.folder())?.st_dev != fs::fstat(self.stage.dir())?.st_dev;
+        let mut intent = Intent {
+            id,
+            path: path.clone(),
+            channel: step.base.as_ref().map_or_else(|| self.channel_of(&step.slot), |base| base.channel),
+            old_versions: step.base.as_ref().map(|base| base.versions.clone()).unwrap_or_default(),
+            old_hash: step.base.as_ref().map(|base| base.hash),
+            new_versions: step.resolution.versions.clone(),
+            new_hash: None,
+            new_size: 0,
+            new_kind: ContentKind::File { exec: false },
+            beside,
+        };
+        let mut stat = BaseStat::default();
+        if let Some((size, kind)) = shape_of(&step.resolution.outcome) {
+            let (hash, staged_stat) = self.stage_content(&step, &intent, &spot, size, kind)?;
+            intent.new_hash = Some(hash);
+            intent.new_size = size;
+            intent.new_kind = kind;
+            stat = staged_stat;
+        }
+        Ok(Staged { step, spot, intent, stat })
+    }
+
+    fn channel_of(&self, slot: &Slot) -> crate::model::Channel {
+        if slot.space.is_shared() { crate::model::Channel::Shared } else { crate::model::Channel::Private }
+    }
+
+    /// Writes the new content beside or into the staging folder and checks its hash.
+    fn stage_content(
+        &self,
+        step: &Step,
+        intent: &Intent,
+        spot: &Spot,
+        size: u64,
+        kind: ContentKind,
+    ) -> std::result::Result<(ContentHash, BaseStat), PlaceError> {
+        let mut pieces = self.pieces(&step.resolution.outcome);
+        if kind == ContentKind::Link {
+            let target = self.whole(&step.resolution.outcome).unwrap_or_default();
+            if !link_stays_inside(&step.slot.path, &target) {
+                return Err(PlaceError::InTheWay { what: "a link that leaves the project" });
+            }
+        }
+        let (dir, name) = self.staged_place(intent, spot);
+        let written = write_staged(dir, &name, kind, || pieces.next());
+        let hash = pieces.hash();
+        let right = match &step.resolution.outcome {
+            Outcome::Content(content) => hash == content.hash,
+            _ => true,
+        };
+        match written {
+            Ok(stat) if right && (stat.size == size || kind == ContentKind::Link) => Ok((hash, stat)),
+            Ok(_) => {
+                self.unlink_staged(intent, spot);
+                Err(PlaceError::Io(std::io::Error::other("the ledger's bytes do not have the right hash; run `larder verify`")))
+            }
+            Err(error) => {
+                self.unlink_staged(intent, spot);
+                Err(error)
+            }
+        }
+    }
+
+    /// Where an intent's file is staged, and later displaced to.
+    fn staged_place<'a>(&'a self, intent: &Intent, spot: &'a Spot) -> (BorrowedFd<'a>, String) {
+        if intent.beside {
+            (spot.folder(), format!("{BESIDE_PREFIX}{}", intent.id))
+        } else {
+            (self.stage.dir(), intent.id.clone())
+        }
+    }
+
+    fn unlink_staged(&self, intent: &Intent, spot: &Spot) {
+        let (dir, name) = self.staged_place(intent, spot);
+        // What stays behind is an unnamed copy of ledger bytes; the next start sweeps it.
+        let _ = fs::unlinkat(dir, name.as_str(), fs::AtFlags::empty());
+    }
+
+    fn drop_staged(&self, one: &Staged) {
+        if one.intent.new_hash.is_some() {
+            self.unlink_staged(&one.intent, &one.spot);
+        }
+    }
+
+    fn make_staged_durable(&self, staged: &[Staged]) -> Result<()> {
+        let contents: Vec<&Staged> = staged.iter().filter(|one| one.intent.new_kind != ContentKind::Link && !one.step.remove).collect();
+        if contents.len() > FEW_FILES {
+            return fs::syncfs(self.stage.dir()).map_err(|errno| io("make staged files durable")(errno.into()));
+        }
+        for one in contents {
+            let (dir, name) = self.staged_place(&one.intent, &one.spot);
+            let flags = fs::OFlags::RDONLY | fs::OFlags::NOFOLLOW | fs::OFlags::CLOEXEC;
+            let file = fs::openat(dir, name.as_str(), flags, fs::Mode::empty());
+            let synced = file.and_then(|file| fs::fsync(&file));
+            synced.map_err(|errno| io("make a staged file durable")(errno.into()))?;
+        }
+        Ok(())
+    }
+
+    /// The moment of the change. Looks once more right before it.
+    fn rename_in(&self, one: &Staged) -> std::result::Result<(), PlaceError> {
+        let (dir, name) = self.staged_place(&one.intent, &one.spot);
+        let standing = one.spot.standing()?;
+        match (&one.step.base, standing) {
+            (None, Standing::Absent) if !one.step.remove => one.spot.create_from(dir, &name),
+            (Some(base), Standing::File(kind, stat)) if kind == base.kind && stat == base.stat => {
+                if one.step.remove { one.spot.remove_to(dir, &name) } else { one.spot.exchange_with(dir, &name) }
+            }
+            _ => Err(PlaceError::Raced),
+        }
+    }
+
+    fn make_folders_durable(&self, done: &[Staged]) -> Result<()> {
+        let mut folders: BTreeMap<&str, &Staged> = BTreeMap::new();
+        for one in done {
+            folders.insert(one.intent.path.parent().unwrap_or(""), one);
+        }
+        if folders.len() > FEW_FILES {
+            return fs::syncfs(self.stage.dir()).map_err(|errno| io("make folders durable")(errno.into()));
+        }
+        for one in folders.values() {
+            one.spot.sync().map_err(|source| SyncError::Place { path: one.intent.path.shown(), source })?;
+        }
+        Ok(())
+    }
+
+    /// Hashes what was displaced, then commits bases and closes the intents.
+    fn finish_batch(&mut self, done: &[Staged], report: &mut Report) -> Result<()> {
+        let now = self.now_ms() as i64;
+        let batch = self.undo_batch_of_this_run();
+        let mut displaced = Vec::new();
+        for one in done.iter().filter(|one| one.step.base.is_some()) {
+            let (dir, name) = self.staged_place(&one.intent, &one.spot);
+            let hash = hash_displaced(dir, &name, one.step.base.as_ref().map(|base| base.kind))?;
+            displaced.push(Displaced {
+                id: one.intent.id.clone(),
+                path: one.intent.path.clone(),
+                channel: one.intent.channel,
+                versions: one.intent.old_versions.clone(),
+                hash: Some(hash),
+                since_ms: now,
+                beside: one.intent.beside,
+            });
+        }
+        let bases = done.iter().map(|one| self.base_after(one)).collect::<Result<Vec<_>>>()?;
+        self.state.transaction(|state| {
+            for (one, base) in done.iter().zip(&bases) {
+                match base {
+                    Some(base) => state.set_base(base)?,
+                    None => state.remove_base(&one.intent.path)?,
+                }
+                let old = one.step.base.as_ref().map(|base| (base.hash, base.stat.size, base.kind));
+                let (path, channel) = (one.intent.path.clone(), one.intent.channel);
+                state.add_undo(&UndoStep { batch, path, channel, old })?;
+                state.remove_intent(&one.intent.id)?;
+                for what in ["write", "unplaced", "held"] {
+                    state.clear_pending(&one.intent.path, what)?;
+                }
+            }
+            for one in &displaced {
+                state.set_displaced(one)?;
+            }
+            Ok::<(), SyncError>(())
+        })?;
+        for one in done.iter().filter(|one| one.step.remove) {
+            prune_empty_folders(self.root.handle(), &one.intent.path);
+        }
+        self.record_slipped_in(done, &displaced, report)
+    }
+
+    /// The base after a step; the rename moved the ctime, so the facts are read again.
+    fn base_after(&self, one: &Staged) -> Result<Option<Base>> {
+        let Some(hash) = one.intent.new_hash else { return Ok(None) };
+        let standing = one.spot.standing().map_err(|source| SyncError::Place { path: one.intent.path.shown(), source })?;
+        // Somebody may have replaced it in this very moment: then the staged facts make the next look see a change.
+        let stat = match standing {
+            Standing::File(_, stat) if stat.inode == one.stat.inode && stat.size == one.stat.size && stat.mtime_ns == one.stat.mtime_ns => stat,
+            _ => one.stat,
+        };
+        Ok(Some(Base {
+            path: one.intent.path.clone(),
+            channel: one.intent.channel,
+            versions: one.intent.new_versions.clone(),
+            hash,
+            kind: one.intent.new_kind,
+            stat,
+            resume: None,
+        }))
+    }
+
+    /// Bytes that slipped in between the last look and the exchange become a version of the old base.
+    fn record_slipped_in(&mut self, done: &[Staged], displaced: &[Displaced], report: &mut Report) -> Result<()> {
+        for one in displaced {
+            let expected = done.iter().find(|d| d.intent.id == one.id).and_then(|d| d.intent.old_hash);
+            if one.hash != expected {
+                self.record_displaced(one, report)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn undo_batch_of_this_run(&mut self) -> i64 {
+        if self.undo_batch == 0 || !self.undo_open {
+            self.undo_batch += 1;
+            self.undo_open = true;
+        }
+        self.undo_batch
+    }
+
+    /// The staging folder's handle, for the sweep.
+    pub(super) fn displaced_place<'a>(&'a self, one: &Displaced, spot: Option<&'a Spot>) -> Option<(BorrowedFd<'a>, String)> {
+        if one.beside {
+            spot.map(|spot| (spot.folder(), format!("{BESIDE_PREFIX}{}", one.id)))
+        } else {
+            Some((self.stage.dir(), one.id.clone()))
+        }
+    }
+}
+
+fn change_of(step: &Step) -> Change {
+    match (step.remove, &step.base) {
+        (true, _) => Change::Deleted,
+        (false, Some(_)) => Change::Edited,
+        (false, None) => Change::Created,
+    }
+}
+
+/// Hashes a displaced file, or the target of a displaced link.
+pub(super) fn hash_displaced(dir: BorrowedFd<'_>, name: &str, kind: Option<ContentKind>) -> Result<ContentHash> {
+    if kind == Some(ContentKind::Link) {
+        let target = fs::readlinkat(dir, name, Vec::new()).map_err(|errno| io("read a displaced link")(errno.into()))?;
+        return Ok(ContentHash::of(target.as_bytes()));
+    }
+    let mut file = open_displaced(dir, name)?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(&mut file).map_err(io("read a displaced file"))?;
+    Ok(ContentHash(crate::model::Hash::from_bytes(*hasher.finalize().as_bytes())))
+}
+
+pub(super) fn open_displaced(dir: BorrowedFd<'_>, name: &str) -> Result<File> {
+    let flags = fs::OFlags::RDONLY | fs::OFlags::NOFOLLOW | fs::OFlags::CLOEXEC | fs::OFlags::NONBLOCK;
+    let fd = fs::openat(dir, name, flags, fs::Mode::empty());
+    let file = fd.map(File::from).map_err(|errno| io("open a displaced file")(errno.into()))?;
+    // The facts are read so that a pipe or device under this name is refused before a byte is.
+    stat_of(&file).map_err(io("look at a displaced file"))?;
+    Ok(file)
+}

@@ -1,0 +1,309 @@
+//! Mirror: the winner of each path as a row of the backend.
+//!
+//! Invariant: a row is only written from versions already in the ledger, by compare-and-set. The outbox is the span of
+//! index rows not yet mirrored plus the paths that failed: paths, not values, so draining writes the winner of that
+//! moment. A lost race is left to the foreign-edit reader and tried again; nothing is overwritten unseen.
+
+use larder_adapters::{
+    AdapterError, Body, ErrorKind, Expected, FileSyncAdapter, MirrorEntry, Record, RecordId, Row, SHARED_OWNER, Write,
+};
+
+use super::resolve::{Outcome, Resolution};
+use super::{Engine, Report, Result};
+use crate::index::Slot;
+use crate::model::{Channel, RelPath};
+use crate::state::Direction;
+
+/// Slots looked at per page.
+const PAGE_SLOTS: usize = 2_000;
+/// Row contents gathered before a batch is written, in bytes.
+const BATCH_BYTES: usize = 8 << 20;
+const FIRST_RETRY_MS: i64 = 500;
+const LONGEST_RETRY_MS: i64 = 5 * 60 * 1000;
+
+/// One row to be written, and whose it is.
+struct Item {
+    slot: Slot,
+    write: Write,
+    bytes: u64,
+}
+
+/// What a slot's row needs.
+enum Need {
+    /// It is right already, or not ours to write now.
+    Nothing,
+    /// This write.
+    Row(Box<Item>),
+    /// It cannot be written now.
+    Later(String),
+    /// Another program wrote the row, and that edit is no version yet.
+    Foreign(Box<Row>),
+}
+
+impl Engine {
+    /// Writes every row that differs from what its path resolves to. One failing row does not stop the others.
+    pub fn mirror(&mut self, dry_run: bool, report: &mut Report) -> Result<()> {
+        let Some(adapter) = self.adapter.clone() else { return Ok(()) };
+        self.mirror_due(&*adapter, dry_run, report)?;
+        let last = self.index.max_row()?;
+        let mut from = self.mirrored;
+        while from < last {
+            let page = self.index.slots_since(from, PAGE_SLOTS)?;
+            let Some((next, _)) = page.last() else { break };
+            let next = *next;
+            let slots: Vec<Slot> = page.into_iter().map(|(_, slot)| slot).collect();
+            if !self.mirror_slots(&*adapter, &slots, dry_run, report)? {
+                return Ok(());
+            }
+            from = next;
+            if !dry_run {
+                self.mirrored = from;
+            }
+            self.progress.at("mirroring", from as u64, last as u64);
+        }
+        if !dry_run && self.mirrored < last {
+            self.mirrored = last;
+        }
+        if !dry_run {
+            self.record_late_rows(&*adapter, report)?;
+            let now = self.now_ms() as i64;
+            self.state.set_meta_i64("mirrored", self.mirrored)?;
+            let name = adapter.capabilities().name.clone();
+            self.state.note_success(&name, Direction::Push, now)?;
+        }
+        Ok(())
+    }
+
+    /// Edits by other programs that a write ran into: they become versions, then their rows are due at once.
+    fn record_late_rows(&mut self, adapter: &dyn FileSyncAdapter, report: &mut Report) -> Result<()> {
+        let rows = std::mem::take(&mut self.late_rows);
+        if rows.is_empty() {
+            return Ok(());
+        }
+        self.record_rows(&rows, false, report)?;
+        let slots: Vec<Slot> = rows.iter().filter_map(|row| self.slot_of_row(row)).collect();
+        self.mirror_slots(adapter, &slots, false, report).map(drop)
+    }
+
+    /// Rows that failed before and are due again.
+    fn mirror_due(&mut self, adapter: &dyn FileSyncAdapter, dry_run: bool, report: &mut Report) -> Result<()> {
+        let now = self.now_ms() as i64;
+        let due: Vec<Slot> = self
+            .state
+            .outbox()?
+            .into_iter()
+            .filter(|(_, _, _, next_ms, _)| *next_ms <= now)
+            .map(|(channel, path, ..)| self.slot_of(channel, &path))
+            .collect();
+        self.mirror_slots(adapter, &due, dry_run, report).map(drop)
+    }
+
+    /// Mirrors some slots. False if the backend could not be reached at all.
+    fn mirror_slots(
+        &mut self,
+        adapter: &dyn FileSyncAdapter,
+        slots: &[Slot],
+        dry_run: bool,
+        report: &mut Report,
+    ) -> Result<bool> {
+        let mut batch: Vec<Item> = Vec::new();
+        let mut batch_bytes = 0;
+        for slot in slots {
+            if slot.origin.is_some() || (!slot.space.is_shared() && !adapter.capabilities().own) {
+                continue;
+            }
+            match self.need(adapter, slot) {
+                Ok(Need::Nothing) => self.state.clear_outbox(&slot.path)?,
+                Ok(Need::Later(why)) => self.postpone(slot, &why)?,
+                Ok(Need::Foreign(row)) => {
+                    self.postpone(slot, "another program wrote its row; that edit is recorded first")?;
+                    self.late_rows.push(*row);
+                }
+                Ok(Need::Row(item)) => {
+                    batch_bytes += item.bytes as usize;
+                    batch.push(*item);
+                }
+                Err(super::SyncError::Adapter(error)) if is_down(&error) => return self.backend_down(adapter, &error),
+                Err(error) => return Err(error),
+            }
+            if batch_bytes >= BATCH_BYTES || batch.len() >= adapter.capabilities().batch_rows.max(1) {
+                if !self.write_rows(adapter, &mut batch, dry_run, report)? {
+                    return Ok(false);
+                }
+                batch_bytes = 0;
+            }
+        }
+        self.write_rows(adapter, &mut batch, dry_run, report)
+    }
+
+    fn backend_down(&mut self, adapter: &dyn FileSyncAdapter, error: &AdapterError) -> Result<bool> {
+        let now = self.now_ms() as i64;
+        let name = adapter.capabilities().name.clone();
+        self.state.note_failure(&name, Direction::Push, now, &error.to_string())?;
+        Ok(false)
+    }
+
+    /// Works out what the row of a slot needs.
+    fn need(&mut self, adapter: &dyn FileSyncAdapter, slot: &Slot) -> Result<Need> {
+        let resolution = self.resolution(slot)?;
+        if let Outcome::Pending(why) = &resolution.outcome {
+            return Ok(Need::Later((*why).to_owned()));
+        }
+        if self.is_held(&resolution)? {
+            return Ok(Need::Nothing);
+        }
+        let id = self.record_id(slot);
+        // A path with one version in all cannot have a row yet; the write itself finds out if it does.
+        let fresh = resolution.versions.len() == 1
+            && resolution.winner.as_ref().is_some_and(|w| w.version.parents.is_empty() && w.version.dot.lane.first == w.version.dot.n);
+        let row = if fresh { None } else { adapter.get(&id)? };
+        self.need_given(adapter, slot, &resolution, id, row)
+    }
+
+    fn need_given(
+        &mut self,
+        adapter: &dyn FileSyncAdapter,
+        slot: &Slot,
+        resolution: &Resolution,
+        id: RecordId,
+        row: Option<Row>,
+    ) -> Result<Need> {
+        let entry_text = Self::version_text(&resolution.versions);
+        if let Some(row) = &row {
+            if row.is_foreign() && !self.is_row_recorded(slot, row)? {
+                return Ok(Need::Foreign(Box::new(row.clone())));
+            }
+            let projected = row.mirror.as_ref().is_some_and(|entry| entry.version == entry_text);
+            if projected && !row.is_foreign() {
+                return Ok(Need::Nothing);
+            }
+        }
+        let expected = match &row {
+            Some(row) => Expected::Revision(row.revision.clone()),
+            None => Expected::Absent,
+        };
+        let item = match &resolution.outcome {
+            Outcome::Absent | Outcome::Unknown => {
+                if row.is_none() {
+                    return Ok(Need::Nothing);
+                }
+                Item { slot: slot.clone(), write: Write::Delete { id, expected }, bytes: 0 }
+            }
+            _ => match self.row_record(adapter, slot, resolution, &entry_text, row.as_ref())? {
+                Some((record, bytes)) => Item { slot: slot.clone(), write: Write::Set { record, expected }, bytes },
+                None => return Ok(Need::Later("its bytes are not here yet".to_owned())),
+            },
+        };
+        Ok(Need::Row(Box::new(item)))
+    }
+
+    /// The record of a resolved content: text, or chunks of which only the changed end is written.
+    fn row_record(
+        &mut self,
+        adapter: &dyn FileSyncAdapter,
+        slot: &Slot,
+        resolution: &Resolution,
+        entry: &str,
+        row: Option<&Row>,
+    ) -> Result<Option<(Record, u64)>> {
+        let Some(winner) = &resolution.winner else { return Ok(None) };
+        let limits = adapter.capabilities();
+        let Some((body, content_hash)) = self.row_body(limits, &slot.path, resolution, row)? else { return Ok(None) };
+        let bytes = match &body {
+            Body::Text(text) => text.len() as u64,
+            Body::Chunks { add, .. } => add.iter().map(|chunk| chunk.len() as u64).sum(),
+        };
+        let record = Record {
+            app: self.policy.app.clone(),
+            owner: self.owner_of(slot),
+            path: slot.path.as_str().to_owned(),
+            body,
+            last_updated_ms: winner.version.hlc.wall_ms(),
+            created_at_ms: winner.version.born.wall_ms(),
+            mirror: Some(MirrorEntry { version: entry.to_owned(), content_hash: *content_hash.as_bytes() }),
+        };
+        Ok(Some((record, bytes)))
+    }
+
+    /// Writes a batch and settles each item by its own answer. False if the backend is down.
+    fn write_rows(
+        &mut self,
+        adapter: &dyn FileSyncAdapter,
+        batch: &mut Vec<Item>,
+        dry_run: bool,
+        report: &mut Report,
+    ) -> Result<bool> {
+        let items = std::mem::take(batch);
+        if items.is_empty() {
+            return Ok(true);
+        }
+        for item in &items {
+            match item.write {
+                Write::Set { .. } => report.rows_written += 1,
+                Write::Delete { .. } => report.rows_deleted += 1,
+            }
+            report.row_bytes += item.bytes;
+        }
+        if dry_run {
+            return Ok(true);
+        }
+        let (slots, writes): (Vec<Slot>, Vec<Write>) = items.into_iter().map(|item| (item.slot, item.write)).unzip();
+        let answers = adapter.write_batch(&writes);
+        let mut down = None;
+        for (slot, answer) in slots.iter().zip(answers) {
+            match answer {
+                Ok(_) => self.acknowledge(slot)?,
+                Err(error) => {
+                    report.rows_written = report.rows_written.saturating_sub(1);
+                    self.postpone(slot, &error.to_string())?;
+                    if is_down(&error) {
+                        down = Some(error);
+                    }
+                }
+            }
+        }
+        match down {
+            Some(error) => self.backend_down(adapter, &error),
+            None => Ok(true),
+        }
+    }
+
+    /// Clearing is only needed where something was noted, which is rare.
+    fn acknowledge(&mut self, slot: &Slot) -> Result<()> {
+        if self.outbox_is_empty()? { Ok(()) } else { Ok(self.state.clear_outbox(&slot.path)?) }
+    }
+
+    fn outbox_is_empty(&self) -> Result<bool> {
+        Ok(self.state.outbox()?.is_empty())
+    }
+
+    fn postpone(&mut self, slot: &Slot, why: &str) -> Result<()> {
+        let now = self.now_ms() as i64;
+        let attempts = self.state.outbox()?.iter().find(|(_, path, ..)| *path == slot.path).map_or(0, |(_, _, n, ..)| *n);
+        let backoff = FIRST_RETRY_MS.saturating_mul(1 << attempts.min(20)).min(LONGEST_RETRY_MS);
+        let mut jitter = [0u8; 2];
+        self.env.random.fill(&mut jitter);
+        let jitter = i64::from(u16::from_le_bytes(jitter)) * backoff / (4 * 65_536);
+        let channel = if slot.space.is_shared() { Channel::Shared } else { Channel::Private };
+        Ok(self.state.set_outbox(channel, &slot.path, attempts + 1, now + backoff + jitter, why)?)
+    }
+
+    /// The id of a slot's row.
+    pub(super) fn record_id(&self, slot: &Slot) -> RecordId {
+        RecordId::new(&self.policy.app, &self.owner_of(slot), slot.path.as_str())
+    }
+
+    pub(super) fn owner_of(&self, slot: &Slot) -> String {
+        if slot.space.is_shared() { SHARED_OWNER.to_owned() } else { self.policy.owner.clone() }
+    }
+
+    /// The path waits for nothing in the backend.
+    pub fn outbox_paths(&self) -> Result<Vec<(RelPath, String)>> {
+        Ok(self.state.outbox()?.into_iter().map(|(_, path, _, _, error)| (path, error)).collect())
+    }
+}
+
+/// True if the backend itself is away, rather than one row refused.
+fn is_down(error: &AdapterError) -> bool {
+    matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Denied | ErrorKind::Throttled { .. } | ErrorKind::Corrupt)
+}

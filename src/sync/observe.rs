@@ -1,0 +1,247 @@
+//! Observe: compare the disk with the bases and say what changed, what is gone, and what the rules let go.
+//!
+//! Invariant: absence is only reported where it was looked for: a folder that could not be listed, a mount boundary, a
+//! narrowed pattern or an unreadable file never makes a path "gone". Unchanged files are not opened.
+
+use std::collections::BTreeSet;
+
+use super::{Engine, Report, Result};
+use crate::model::{Channel, ContentKind, RelPath};
+use crate::scan::{self, Entry, EntryKind, Listing, Stat, WalkOptions};
+use crate::state::{BaseStat, Problem, StateError};
+
+/// What to look at.
+#[derive(Clone, Debug)]
+pub enum Scope {
+    /// The whole tree.
+    All,
+    /// Some paths, and everything below some folders.
+    Some {
+        /// Single paths.
+        paths: Vec<RelPath>,
+        /// Folders.
+        trees: Vec<RelPath>,
+    },
+}
+
+/// How the disk differs from the bases.
+#[derive(Debug, Default)]
+pub struct Observation {
+    /// Files whose facts differ from their base, or that have none; by path.
+    pub changed: Vec<Entry>,
+    /// Paths with a base that were looked for and are not there; by path.
+    pub gone: Vec<RelPath>,
+    /// Paths with a base that today's rules do not admit, or admit to another channel; by path.
+    pub released: Vec<RelPath>,
+    /// Files looked at.
+    pub seen: u64,
+    /// What is wrong with single paths.
+    pub problems: Vec<Problem>,
+    /// Patterns that matched nothing; only after a whole walk.
+    pub idle_patterns: Vec<String>,
+}
+
+/// The kind as a version holds it.
+pub(super) fn kind_of(kind: EntryKind) -> ContentKind {
+    match kind {
+        EntryKind::File { exec } => ContentKind::File { exec },
+        EntryKind::Link => ContentKind::Link,
+    }
+}
+
+/// The facts as a base holds them.
+pub(super) fn base_stat(stat: &Stat) -> BaseStat {
+    BaseStat {
+        size: stat.size,
+        mtime_ns: stat.mtime_ns,
+        ctime_ns: stat.ctime_ns,
+        inode: stat.inode,
+        device: stat.device,
+    }
+}
+
+impl Engine {
+    /// Looks at the disk.
+    pub fn observe(&self, scope: &Scope) -> Result<Observation> {
+        let mut observation = Observation::default();
+        match scope {
+            Scope::All => self.observe_tree(None, &mut observation)?,
+            Scope::Some { paths, trees } => {
+                for tree in trees {
+                    self.observe_tree(Some(tree), &mut observation)?;
+                }
+                for path in paths.iter().filter(|path| !trees.iter().any(|tree| is_below(path, tree))) {
+                    self.observe_path(path, &mut observation)?;
+                }
+            }
+        }
+        observation.changed.sort_by(|a, b| a.path.path().cmp(b.path.path()));
+        observation.changed.dedup_by(|a, b| a.path.path() == b.path.path());
+        observation.gone.sort_unstable();
+        observation.gone.dedup();
+        Ok(observation)
+    }
+
+    fn observe_tree(&self, below: Option<&RelPath>, observation: &mut Observation) -> Result<()> {
+        let options = WalkOptions {
+            respect_gitignore: self.policy.respect_gitignore,
+            max_file_bytes: self.policy.max_file_bytes,
+            below: below.cloned(),
+            threads: 2,
+            pattern_hits: below.is_none() && self.wants_pattern_hits()?,
+        };
+        let listing = scan::walk(&self.root, &self.policy.rules, &options)?;
+        self.compare(&listing, below, observation)?;
+        observation.problems.extend(problems_of(&listing));
+        if options.pattern_hits {
+            observation.idle_patterns = self.idle_patterns(&listing);
+        }
+        Ok(())
+    }
+
+    /// Pattern hits cost a second match of each path, so they are counted once for each set of rules.
+    fn wants_pattern_hits(&self) -> Result<bool> {
+        Ok(self.state.meta_text("contact_rules")?.as_deref() != Some(&self.policy.fingerprint))
+    }
+
+    fn idle_patterns(&self, listing: &Listing) -> Vec<String> {
+        let hit = |pattern: &larder_patterns::PatternRef| listing.pattern_hits.contains(pattern);
+        let idle = self.policy.rules.positive_patterns().filter(|pattern| !hit(pattern));
+        idle.map(|pattern| pattern.text.to_string()).collect()
+    }
+
+    /// Walks bases and entries side by side; both are in byte order of their paths.
+    fn compare(&self, listing: &Listing, below: Option<&RelPath>, observation: &mut Observation) -> Result<()> {
+        let mut entries = listing.entries.iter().peekable();
+        observation.seen += listing.entries.len() as u64;
+        let mut missing: Vec<String> = Vec::new();
+        self.state.for_each_stat(below, |path, channel, kind, base| -> Result<()> {
+            while let Some(entry) = entries.next_if(|entry| entry.path.path().as_str() < path) {
+                observation.changed.push(entry.clone());
+            }
+            match entries.next_if(|entry| entry.path.path().as_str() == path) {
+                None => missing.push(path.to_owned()),
+                Some(entry) if entry.path.channel() != channel => {
+                    observation.released.push(entry.path.path().clone());
+                    observation.changed.push(entry.clone());
+                }
+                Some(entry) if base_stat(&entry.stat) != *base || kind_of(entry.kind) != kind => {
+                    observation.changed.push(entry.clone());
+                }
+                Some(_) => {}
+            }
+            Ok(())
+        })?;
+        observation.changed.extend(entries.cloned());
+        for path in missing {
+            let path = RelPath::parse(&path).map_err(|_| StateError::Form { what: "a path" })?;
+            if self.policy.rules.admit(&path).is_err() {
+                observation.released.push(path);
+            } else if listing.silence(&path).is_none() {
+                observation.gone.push(path);
+            }
+        }
+        Ok(())
+    }
+
+    fn observe_path(&self, path: &RelPath, observation: &mut Observation) -> Result<()> {
+        let Ok(admitted) = self.policy.rules.admit(path) else { return Ok(()) };
+        let options = WalkOptions {
+            respect_gitignore: self.policy.respect_gitignore,
+            max_file_bytes: self.policy.max_file_bytes,
+            below: Some(admitted.path().clone()),
+            threads: 1,
+            pattern_hits: false,
+        };
+        let listing = scan::walk(&self.root, &self.policy.rules, &options)?;
+        observation.problems.extend(problems_of(&listing));
+        observation.seen += listing.entries.len() as u64;
+        let base = self.state.base(path)?;
+        match (listing.find(path.as_str()), &base) {
+            (Some(entry), Some(base)) if base.channel != entry.path.channel() => {
+                observation.released.push(path.clone());
+                observation.changed.push(entry.clone());
+            }
+            (Some(entry), Some(base)) if base_stat(&entry.stat) == base.stat && kind_of(entry.kind) == base.kind => {}
+            (Some(entry), _) => observation.changed.push(entry.clone()),
+            (None, Some(_)) if listing.silence(path).is_none() => observation.gone.push(path.clone()),
+            (None, _) => {}
+        }
+        // What is a folder now may hold more than the one path that was named.
+        let more = listing.entries.iter().filter(|entry| entry.path.path() != path);
+        for entry in more {
+            let base = self.state.base(entry.path.path())?;
+            if base.is_none_or(|base| base_stat(&entry.stat) != base.stat) {
+                observation.changed.push(entry.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks a second time at paths that seemed gone, a quiet time later; keeps those that still are.
+    pub(super) fn confirm_gone(&self, gone: &[RelPath]) -> Result<BTreeSet<RelPath>> {
+        let mut confirmed = BTreeSet::new();
+        if gone.is_empty() {
+            return Ok(confirmed);
+        }
+        (self.env.pause)(super::QUIET_MS);
+        self.root.check_present()?;
+        if gone.len() > 64 {
+            let mut again = Observation::default();
+            self.observe_tree(None, &mut again)?;
+            let still: BTreeSet<RelPath> = again.gone.into_iter().collect();
+            confirmed.extend(gone.iter().filter(|path| still.contains(*path)).cloned());
+        } else {
+            for path in gone {
+                let mut again = Observation::default();
+                self.observe_path(path, &mut again)?;
+                if !again.gone.is_empty() {
+                    confirmed.insert(path.clone());
+                }
+            }
+        }
+        Ok(confirmed)
+    }
+
+    /// Saves what is wrong with single paths; a whole walk replaces the list.
+    pub(super) fn save_problems(&self, scope: &Scope, observation: &Observation, report: &mut Report) -> Result<()> {
+        let listed = observation.problems.iter().map(|problem| (problem.path.clone(), problem.what.clone()));
+        report.problems.extend(listed);
+        if matches!(scope, Scope::All) {
+            let now = self.now_ms() as i64;
+            self.state.set_problems("scan", &observation.problems, now)?;
+            if self.wants_pattern_hits()? {
+                let idle = |pattern: &String| Problem { path: pattern.clone(), what: "this pattern matches nothing".to_owned() };
+                let idle: Vec<Problem> = observation.idle_patterns.iter().map(idle).collect();
+                self.state.set_problems("patterns", &idle, now)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_below(path: &RelPath, tree: &RelPath) -> bool {
+    let rest = path.as_str().strip_prefix(tree.as_str());
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+fn problems_of(listing: &Listing) -> Vec<Problem> {
+    let named = listing.problems.iter().map(|problem| Problem { path: problem.shown.clone(), what: problem.what.to_string() });
+    let silent = |dirs: &[String], what: &str| -> Vec<Problem> {
+        dirs.iter().map(|dir| Problem { path: larder_patterns::shown(dir), what: what.to_owned() }).collect()
+    };
+    let mut problems: Vec<Problem> = named.collect();
+    problems.extend(silent(&listing.unreadable_dirs, "this folder cannot be listed; nothing below it is taken as deleted"));
+    problems.extend(silent(&listing.other_device_dirs, "this folder is on another file system and is left out"));
+    problems.extend(silent(&listing.linked_dirs, "this folder is a link and is not followed"));
+    if listing.unnameable_beyond > 0 {
+        let what = format!("{} more names are no paths of a project", listing.unnameable_beyond);
+        problems.push(Problem { path: "(more)".to_owned(), what });
+    }
+    problems
+}
+
+/// Which channel a base's path has today; `None` if it is not admitted.
+pub(super) fn channel_today(engine: &Engine, path: &RelPath) -> Option<Channel> {
+    engine.policy.rules.admit(path).ok().map(|admitted| admitted.channel())
+}

@@ -1,0 +1,461 @@
+//! The only code that changes project files: exchange-renames below one confined directory handle.
+//!
+//! Invariant: no path is resolved by the kernel as a whole: every folder is opened by name below the one before, never
+//! through a symlink, so nothing outside the root can be reached. What a replace takes away is never unlinked here; it
+//! ends up in the staging folder under the intent's id. This module does not decide what is written.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use crate::model::{ContentKind, RelPath};
+use crate::state::BaseStat;
+
+/// Prefix of files staged beside their target across a mount boundary; on the denylist.
+pub const BESIDE_PREFIX: &str = "_tmp-larder-";
+
+/// Why a file could not be put in place. The text names the reason for `status`.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaceError {
+    /// A file stands where a folder must be, or a folder where the file must be.
+    #[error("{what} stands in its place")]
+    InTheWay {
+        /// What stands there.
+        what: &'static str,
+    },
+    /// The path is on another file system than `.larder`, and staging beside it failed too.
+    #[error("it is on another disk than .larder")]
+    OtherDevice,
+    /// No space or quota left.
+    #[error("no space left on the disk")]
+    NoSpace,
+    /// The target may not be written.
+    #[error("the folder is read-only for larder ({0})")]
+    ReadOnly(io::Error),
+    /// What was expected at the path is not there any more.
+    #[error("the file changed at the same moment")]
+    Raced,
+    /// The operating system's word.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+impl From<Errno> for PlaceError {
+    fn from(errno: Errno) -> PlaceError {
+        match errno {
+            Errno::NOSPC | Errno::DQUOT => PlaceError::NoSpace,
+            Errno::ACCESS | Errno::PERM | Errno::ROFS => PlaceError::ReadOnly(errno.into()),
+            Errno::NOTDIR | Errno::LOOP => PlaceError::InTheWay { what: "a file or a link" },
+            Errno::XDEV => PlaceError::OtherDevice,
+            other => PlaceError::Io(other.into()),
+        }
+    }
+}
+
+type Result<T> = std::result::Result<T, PlaceError>;
+
+/// The staging folder (`.larder/displaced`) as a handle.
+pub struct Stage {
+    dir: OwnedFd,
+    path: PathBuf,
+}
+
+impl Stage {
+    /// Opens the folder, creating it with mode 0700.
+    pub fn open(path: &Path) -> io::Result<Stage> {
+        match std::fs::create_dir(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
+        let dir = fs::open(path, flags, Mode::empty())?;
+        fs::fchmod(&dir, Mode::from_raw_mode(0o700))?;
+        Ok(Stage { dir, path: path.to_owned() })
+    }
+
+    /// The handle, for renames.
+    pub fn dir(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    /// Creates a new file of this name; fails if one is there.
+    pub fn create(&self, id: &str, exec: bool) -> Result<File> {
+        create_file(self.dir(), id, exec)
+    }
+
+    /// Reads a displaced file back.
+    pub fn open_file(&self, id: &str) -> io::Result<File> {
+        let fd = fs::openat(&self.dir, id, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())?;
+        Ok(File::from(fd))
+    }
+
+    /// Every name in the folder.
+    pub fn names(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.path)? {
+            names.extend(entry?.file_name().into_string().ok());
+        }
+        Ok(names)
+    }
+
+    /// Removes a staged or proven file.
+    pub fn remove(&self, id: &str) -> io::Result<()> {
+        match fs::unlinkat(&self.dir, id, AtFlags::empty()) {
+            Err(Errno::NOENT) | Ok(()) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Makes everything in the folder durable.
+    pub fn sync(&self) -> io::Result<()> {
+        Ok(fs::fsync(&self.dir)?)
+    }
+}
+
+fn create_file(dir: BorrowedFd<'_>, name: &str, exec: bool) -> Result<File> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mode = if exec { 0o777 } else { 0o666 };
+    Ok(File::from(fs::openat(dir, name, flags, Mode::from_raw_mode(mode))?))
+}
+
+/// The folder of a path, opened step by step, and the last name.
+pub struct Spot {
+    folder: OwnedFd,
+    name: String,
+}
+
+/// What stands at a spot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Standing {
+    /// Nothing.
+    Absent,
+    /// A regular file or a link.
+    File(ContentKind, BaseStat),
+    /// A folder.
+    Folder,
+    /// A pipe, socket or device.
+    Special,
+}
+
+impl Spot {
+    /// Opens the folder that holds `path`. With `create`, folders that are missing are made.
+    ///
+    /// `Ok(None)` if a folder is missing and `create` is false.
+    pub fn open(root: BorrowedFd<'_>, path: &RelPath, create: bool) -> Result<Option<Spot>> {
+        let mut folder = root.try_clone_to_owned()?;
+        let mut components = path.components();
+        let name = components.next_back().unwrap_or_default().to_owned();
+        for component in components {
+            folder = match open_folder(folder.as_fd(), component) {
+                Err(Errno::NOENT) if create => {
+                    match fs::mkdirat(&folder, component, Mode::from_raw_mode(0o777)) {
+                        Ok(()) | Err(Errno::EXIST) => {}
+                        Err(errno) => return Err(errno.into()),
+                    }
+                    open_folder(folder.as_fd(), component)?
+                }
+                Err(Errno::NOENT) => return Ok(None),
+                other => other?,
+            };
+        }
+        Ok(Some(Spot { folder, name }))
+    }
+
+    /// What stands there now.
+    pub fn standing(&self) -> Result<Standing> {
+        let stat = match fs::statat(&self.folder, self.name.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => return Ok(Standing::Absent),
+            other => other?,
+        };
+        let base = base_stat(&stat);
+        Ok(match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => Standing::File(ContentKind::File { exec: stat.st_mode & 0o100 != 0 }, base),
+            FileType::Symlink => Standing::File(ContentKind::Link, base),
+            FileType::Directory => Standing::Folder,
+            _ => Standing::Special,
+        })
+    }
+
+    /// Other names in the folder that a case-insensitive or normalising file system takes for this one.
+    pub fn twins(&self) -> Result<Vec<String>> {
+        let key = larder_patterns::fold_key(&self.name);
+        let mut twins = Vec::new();
+        for entry in fs::Dir::read_from(&self.folder)? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            if name != self.name && larder_patterns::fold_key(name) == key {
+                twins.push(name.to_owned());
+            }
+        }
+        Ok(twins)
+    }
+
+    /// Puts a staged file where nothing stands.
+    pub fn create_from(&self, stage: BorrowedFd<'_>, id: &str) -> Result<()> {
+        match rename(stage, id, self.folder.as_fd(), &self.name, RenameFlags::NOREPLACE) {
+            Err(Errno::EXIST) => Err(PlaceError::Raced),
+            Err(Errno::INVAL | Errno::NOSYS) => self.create_without_flags(stage, id),
+            other => Ok(other?),
+        }
+    }
+
+    /// File systems without rename flags: `link` refuses to replace, which is what is needed.
+    fn create_without_flags(&self, stage: BorrowedFd<'_>, id: &str) -> Result<()> {
+        match fs::linkat(stage, id, &self.folder, self.name.as_str(), AtFlags::empty()) {
+            Err(Errno::EXIST) => Err(PlaceError::Raced),
+            Err(errno) => Err(errno.into()),
+            Ok(()) => Ok(fs::unlinkat(stage, id, AtFlags::empty())?),
+        }
+    }
+
+    /// Swaps a staged file with the one that stands here; afterwards the old one has the staged name.
+    pub fn exchange_with(&self, stage: BorrowedFd<'_>, id: &str) -> Result<()> {
+        match rename(stage, id, self.folder.as_fd(), &self.name, RenameFlags::EXCHANGE) {
+            Err(Errno::NOENT) => Err(PlaceError::Raced),
+            Err(Errno::INVAL | Errno::NOSYS) => self.exchange_without_flags(stage, id),
+            other => Ok(other?),
+        }
+    }
+
+    /// Without EXCHANGE: the old name goes aside first, then the new one is created; the intent covers the gap.
+    fn exchange_without_flags(&self, stage: BorrowedFd<'_>, id: &str) -> Result<()> {
+        let aside = format!("{id}.old");
+        fs::renameat(&self.folder, self.name.as_str(), stage, aside.as_str())?;
+        self.create_from(stage, id)?;
+        Ok(fs::renameat(stage, aside.as_str(), stage, id)?)
+    }
+
+    /// Moves what stands here away, under the staged name.
+    pub fn remove_to(&self, stage: BorrowedFd<'_>, id: &str) -> Result<()> {
+        match rename(self.folder.as_fd(), &self.name, stage, id, RenameFlags::NOREPLACE) {
+            Err(Errno::NOENT) => Err(PlaceError::Raced),
+            Err(Errno::INVAL | Errno::NOSYS) => Ok(fs::renameat(&self.folder, self.name.as_str(), stage, id)?),
+            other => Ok(other?),
+        }
+    }
+
+    /// The folder as a handle, to stage beside the file or to make its entries durable.
+    pub fn folder(&self) -> BorrowedFd<'_> {
+        self.folder.as_fd()
+    }
+
+    /// The last name of the path.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Opens the regular file that stands here for reading; never follows a link nor blocks on a pipe.
+    pub fn open_file(&self) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        Ok(File::from(fs::openat(&self.folder, self.name.as_str(), flags, Mode::empty())?))
+    }
+
+    /// Reads the target of the link that stands here.
+    pub fn read_link(&self) -> Result<Vec<u8>> {
+        Ok(fs::readlinkat(&self.folder, self.name.as_str(), Vec::new())?.into_bytes())
+    }
+
+    /// Makes the folder's entries durable.
+    pub fn sync(&self) -> Result<()> {
+        Ok(fs::fsync(&self.folder)?)
+    }
+}
+
+fn open_folder(folder: BorrowedFd<'_>, name: &str) -> std::result::Result<OwnedFd, Errno> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
+    fs::openat(folder, name, flags, Mode::empty())
+}
+
+fn rename(
+    from_dir: BorrowedFd<'_>,
+    from: &str,
+    to_dir: BorrowedFd<'_>,
+    to: &str,
+    flags: RenameFlags,
+) -> std::result::Result<(), Errno> {
+    fs::renameat_with(from_dir, from, to_dir, to, flags)
+}
+
+fn base_stat(stat: &fs::Stat) -> BaseStat {
+    let nanos = |seconds: i64, nanos: u64| seconds.saturating_mul(1_000_000_000).saturating_add_unsigned(nanos);
+    BaseStat {
+        size: u64::try_from(stat.st_size).unwrap_or(0),
+        mtime_ns: nanos(stat.st_mtime, stat.st_mtime_nsec),
+        ctime_ns: nanos(stat.st_ctime, stat.st_ctime_nsec),
+        inode: stat.st_ino,
+        device: stat.st_dev,
+    }
+}
+
+/// The stat of an open file.
+pub fn stat_of(file: &File) -> io::Result<BaseStat> {
+    Ok(base_stat(&fs::fstat(file)?))
+}
+
+/// Writes a staged link or file. The bytes come in pieces from `pieces`.
+///
+/// Returns the stat of the staged inode. Errors leave a partly written staged file behind, which the caller removes.
+pub fn write_staged(
+    dir: BorrowedFd<'_>,
+    name: &str,
+    kind: ContentKind,
+    mut pieces: impl FnMut() -> io::Result<Option<Vec<u8>>>,
+) -> Result<BaseStat> {
+    if kind == ContentKind::Link {
+        let mut target = Vec::new();
+        while let Some(piece) = pieces()? {
+            target.extend_from_slice(&piece);
+        }
+        let target = CString::new(target).map_err(|_| PlaceError::InTheWay { what: "a link target with NUL" })?;
+        fs::symlinkat(target, dir, name)?;
+        return Ok(base_stat(&fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?));
+    }
+    let mut file = create_file(dir, name, kind == ContentKind::File { exec: true })?;
+    while let Some(piece) = pieces()? {
+        file.write_all(&piece).map_err(io_error)?;
+    }
+    Ok(stat_of(&file)?)
+}
+
+/// Sorts an I/O error into what a caller can act on.
+pub fn io_error(error: io::Error) -> PlaceError {
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(errno) => errno.into(),
+        None => PlaceError::Io(error),
+    }
+}
+
+/// Removes the folders above `path` that became empty, from the innermost outward; never the root.
+pub fn prune_empty_folders(root: BorrowedFd<'_>, path: &RelPath) {
+    let mut current = path.as_str();
+    while let Some((parent, _)) = current.rsplit_once('/') {
+        let Ok(parent_path) = RelPath::parse(parent) else { return };
+        let Ok(Some(spot)) = Spot::open(root, &parent_path, false) else { return };
+        // A folder that is not empty refuses by itself; that ends the climb.
+        if fs::unlinkat(&spot.folder, spot.name.as_str(), AtFlags::REMOVEDIR).is_err() {
+            return;
+        }
+        current = parent;
+    }
+}
+
+/// True if a link target is relative and stays inside the project when followed from `path`.
+pub fn link_stays_inside(path: &RelPath, target: &[u8]) -> bool {
+    let Ok(target) = std::str::from_utf8(target) else { return false };
+    if target.is_empty() || target.starts_with('/') || target.contains('\0') {
+        return false;
+    }
+    let mut depth = path.components().count() as i64 - 1;
+    for component in target.split('/') {
+        match component {
+            "" | "." => {}
+            ".." => depth -= 1,
+            _ => depth += 1,
+        }
+        if depth < 0 {
+            return false;
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> RelPath {
+        RelPath::parse(text).expect("a path")
+    }
+
+    struct Place {
+        _folder: tempfile::TempDir,
+        root: OwnedFd,
+        stage: Stage,
+        dir: PathBuf,
+    }
+
+    fn place() -> Place {
+        let folder = tempfile::tempdir().expect("a folder");
+        let dir = folder.path().to_owned();
+        let stage = Stage::open(&dir.join("stage")).expect("a stage");
+        let root = fs::open(&dir, OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty()).expect("opens");
+        Place { _folder: folder, root, stage, dir }
+    }
+
+    fn staged(place: &Place, id: &str, bytes: &[u8]) {
+        let mut once = Some(bytes.to_vec());
+        let kind = ContentKind::File { exec: false };
+        write_staged(place.stage.dir(), id, kind, || Ok(once.take())).expect("stages");
+    }
+
+    #[test]
+    fn a_replace_keeps_what_it_displaced() {
+        let place = place();
+        std::fs::write(place.dir.join("a"), "old").expect("writes");
+        staged(&place, "1", b"new");
+
+        let spot = Spot::open(place.root.as_fd(), &path("a"), false).expect("opens").expect("is there");
+        spot.exchange_with(place.stage.dir(), "1").expect("exchanges");
+
+        assert_eq!(std::fs::read(place.dir.join("a")).expect("reads"), b"new");
+        assert_eq!(std::fs::read(place.dir.join("stage/1")).expect("reads"), b"old");
+    }
+
+    #[test]
+    fn a_creation_never_replaces() {
+        let place = place();
+        std::fs::create_dir(place.dir.join("d")).expect("creates");
+        std::fs::write(place.dir.join("d/a"), "somebody's").expect("writes");
+        staged(&place, "1", b"new");
+
+        let spot = Spot::open(place.root.as_fd(), &path("d/a"), true).expect("opens").expect("is there");
+        let error = spot.create_from(place.stage.dir(), "1").err();
+
+        assert!(matches!(error, Some(PlaceError::Raced)));
+        assert_eq!(std::fs::read(place.dir.join("d/a")).expect("reads"), b"somebody's");
+    }
+
+    #[test]
+    fn a_link_in_the_way_is_never_followed() {
+        let place = place();
+        let outside = tempfile::tempdir().expect("a folder");
+        std::os::unix::fs::symlink(outside.path(), place.dir.join("d")).expect("links");
+
+        let refused = Spot::open(place.root.as_fd(), &path("d/x/a"), true).err();
+
+        assert!(matches!(refused, Some(PlaceError::InTheWay { .. })), "{refused:?}");
+        assert_eq!(std::fs::read_dir(outside.path()).expect("lists").count(), 0);
+    }
+
+    #[test]
+    fn link_targets_that_leave_the_project_are_told_apart() {
+        for (from, target, inside) in [
+            ("a", "b", true),
+            ("a", "../b", false),
+            ("d/a", "../b", true),
+            ("d/a", "../../b", false),
+            ("d/a", "x/../../b", true),
+            ("d/a", "/etc/passwd", false),
+            ("a", "", false),
+        ] {
+            assert_eq!(link_stays_inside(&path(from), target.as_bytes()), inside, "{from} -> {target}");
+        }
+    }
+
+    #[test]
+    fn folders_that_became_empty_go_and_others_stay() {
+        let place = place();
+        std::fs::create_dir_all(place.dir.join("a/b/c")).expect("creates");
+        std::fs::write(place.dir.join("a/keep"), "").expect("writes");
+
+        prune_empty_folders(place.root.as_fd(), &path("a/b/c/gone"));
+
+        assert!(!place.dir.join("a/b").exists());
+        assert!(place.dir.join("a/keep").exists());
+    }
+}

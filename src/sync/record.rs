@@ -1,0 +1,597 @@
+//! Record: what changed on disk becomes versions.
+//!
+//! Invariant: a version's parents are the whole base of its file; a file that is not stable is not a version yet; only an
+//! observed, twice confirmed absence makes a tombstone. A disk that equals what is already known records nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+
+use larder_patterns::{AdmittedPath, CONTENT_HEAD_BYTES, denied_content};
+
+use super::observe::{Observation, Scope, base_stat, kind_of};
+use super::place::{Spot, stat_of};
+use super::publish::{Draft, OpenBatch, Pen, change_of};
+use super::{Change, Engine, QUIET_MS, Report, Result, SyncError, io};
+use crate::chunk::{AppendPlan, Chunker, CutKind, ResumeState, is_line_file};
+use crate::index::{Slot, Stored};
+use crate::model::{
+    Content, ContentHash, ContentKind, Manifest, Reason, RelPath, SegmentRef, Space, State as VersionState, VersionId,
+};
+use crate::scan::{self, Entry, EntryKind, ScanError, Stat};
+use crate::state::{Base, BaseStat};
+
+/// A batch is closed when it holds this many versions ..
+const BATCH_VERSIONS: u64 = 8_192;
+/// .. or this many new content bytes.
+const BATCH_BYTES: u64 = 64 << 20;
+/// Versions of one path looked at for a known content.
+const MAX_HISTORY: usize = 100_000;
+/// How far back the end of the last complete line is looked for, in bytes.
+const LINE_WINDOW_BYTES: u64 = 1 << 20;
+/// How often a file that changes while it is read is tried again in one run.
+const READ_TRIES: u32 = 3;
+
+/// A file that was read, its segments already in the open batch.
+struct Taken {
+    content: Content,
+    manifest: Manifest,
+    resume: Option<Vec<u8>>,
+    stat: BaseStat,
+}
+
+/// What came of reading a file.
+enum Reading {
+    Taken(Box<Taken>),
+    /// Gone or replaced by something else since it was listed; the next look tells.
+    Vanished,
+    /// Somebody is writing it.
+    Busy,
+    /// It may not be kept, or could not be read; with the sentence.
+    Refused(String),
+}
+
+/// Versions and bases gathered until the batch is closed.
+#[derive(Default)]
+struct Gathered<'p> {
+    open: BTreeMap<Space, OpenBatch<'p>>,
+    bases: Vec<(Base, Option<VersionId>)>,
+    forget: Vec<RelPath>,
+    linear: bool,
+}
+
+impl Engine {
+    /// Looks at the disk and records what changed.
+    pub fn record(&mut self, scope: &Scope, dry_run: bool, report: &mut Report) -> Result<()> {
+        let mut observation = self.observe(scope)?;
+        self.save_problems(scope, &observation, report)?;
+        let first_contact = self.state.meta_text("contact_rules")?.as_deref() != Some(&self.policy.fingerprint);
+        if !dry_run {
+            self.release(&observation.released)?;
+        }
+        let gone = self.settle_young(&mut observation)?;
+        self.record_changes(&observation, gone, first_contact, dry_run, report)?;
+        if first_contact && !dry_run && matches!(scope, Scope::All) {
+            self.state.set_meta("contact_rules", Some(self.policy.fingerprint.as_bytes()))?;
+        }
+        Ok(())
+    }
+
+    /// A released path has no base: nothing is deleted anywhere because of it.
+    fn release(&mut self, released: &[RelPath]) -> Result<()> {
+        if released.is_empty() {
+            return Ok(());
+        }
+        self.state.transaction(|state| {
+            for path in released {
+                state.remove_base(path)?;
+            }
+            Ok::<(), SyncError>(())
+        })
+    }
+
+    /// Waits until files that were touched a moment ago are stable; confirms what is gone in the same wait.
+    fn settle_young(&self, observation: &mut Observation) -> Result<BTreeSet<RelPath>> {
+        let now_ns = self.now_ms() as i64 * 1_000_000;
+        let young_since = now_ns - QUIET_MS as i64 * 1_000_000;
+        let is_young = |stat: &Stat| stat.mtime_ns.max(stat.ctime_ns) > young_since;
+        let young = observation.changed.iter().any(|entry| is_young(&entry.stat));
+        if observation.gone.is_empty() {
+            if young {
+                (self.env.pause)(QUIET_MS);
+            }
+            return Ok(BTreeSet::new());
+        }
+        self.confirm_gone(&observation.gone)
+    }
+
+    fn record_changes(
+        &mut self,
+        observation: &Observation,
+        gone: BTreeSet<RelPath>,
+        first_contact: bool,
+        dry_run: bool,
+        report: &mut Report,
+    ) -> Result<()> {
+        let mut moves = self.moves_from(&gone)?;
+        let pen = self.pen();
+        let mut gathered = Gathered { linear: true, ..Gathered::default() };
+        let mut chunker = Chunker::new();
+        let total = observation.changed.len() as u64;
+        for (done, entry) in observation.changed.iter().enumerate() {
+            self.record_entry(&pen, entry, first_contact, &mut moves, &mut chunker, &mut gathered, report)?;
+            if done % 256 == 0 {
+                self.progress.at("recording", done as u64, total);
+            }
+            let full = |open: &OpenBatch<'_>| open.versions >= BATCH_VERSIONS || open.bytes >= BATCH_BYTES;
+            if gathered.open.values().any(full) {
+                self.close_gathered(&mut gathered, dry_run, report)?;
+            }
+        }
+        for path in &gone {
+            self.record_gone(&pen, path, &moves, &mut gathered, report)?;
+        }
+        self.close_gathered(&mut gathered, dry_run, report)
+    }
+
+    /// Bases of vanished files by content, so that a rename is known as one.
+    fn moves_from(&self, gone: &BTreeSet<RelPath>) -> Result<Moves> {
+        let mut moves = Moves::default();
+        for path in gone {
+            if let Some(base) = self.state.base(path)? {
+                moves.by_content.entry((base.hash, base.kind)).or_default().push(base);
+            }
+        }
+        Ok(moves)
+    }
+
+    fn record_entry<'p>(
+        &mut self,
+        pen: &'p Pen,
+        entry: &Entry,
+        first_contact: bool,
+        moves: &mut Moves,
+        chunker: &mut Chunker,
+        gathered: &mut Gathered<'p>,
+        report: &mut Report,
+    ) -> Result<()> {
+        let path = entry.path.path();
+        let slot = self.slot_of(entry.path.channel(), path);
+        let base = self.state.base(path)?.filter(|base| base.channel == entry.path.channel());
+        if self.state.has_intent(path)? {
+            return Ok(());
+        }
+        let mut open = match gathered.open.remove(&slot.space) {
+            Some(open) => open,
+            None => self.open_batch(pen, &slot.space)?,
+        };
+        let reading = self.take(entry, base.as_ref(), chunker, &mut open)?;
+        let outcome = match reading {
+            Reading::Taken(taken) => {
+                self.record_taken(entry, slot.clone(), base, *taken, first_contact, moves, &mut open, gathered, report)
+            }
+            Reading::Vanished => Ok(()),
+            Reading::Busy => {
+                report.waiting.push((path.shown(), "being written".to_owned()));
+                Ok(self.state.set_pending(path, "record", "being written", self.now_ms() as i64)?)
+            }
+            Reading::Refused(why) => {
+                report.problems.push((path.shown(), why.clone()));
+                Ok(self.state.set_pending(path, "record", &why, self.now_ms() as i64)?)
+            }
+        };
+        gathered.open.insert(slot.space, open);
+        outcome
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the facts of one decision, used once")]
+    fn record_taken<'p>(
+        &mut self,
+        entry: &Entry,
+        slot: Slot,
+        base: Option<Base>,
+        taken: Taken,
+        first_contact: bool,
+        moves: &mut Moves,
+        open: &mut OpenBatch<'_>,
+        gathered: &mut Gathered<'p>,
+        report: &mut Report,
+    ) -> Result<()> {
+        let path = entry.path.path().clone();
+        let same = base.as_ref().is_some_and(|base| base.hash == taken.content.hash && base.kind == taken.content.kind);
+        let new_base = |versions: Vec<VersionId>, taken: &Taken| Base {
+            path: path.clone(),
+            channel: entry.path.channel(),
+            versions,
+            hash: taken.content.hash,
+            kind: taken.content.kind,
+            stat: taken.stat,
+            resume: taken.resume.clone(),
+        };
+        if let (true, Some(base)) = (same, &base) {
+            gathered.bases.push((new_base(base.versions.clone(), &taken), None));
+            return Ok(());
+        }
+        let heads = self.index.heads(&slot)?;
+        let parents = match self.parents_for(&slot, base.as_ref(), &heads, &taken.content, first_contact)? {
+            Parents::Known(versions) => {
+                gathered.linear = false;
+                gathered.bases.push((new_base(versions, &taken), None));
+                return Ok(());
+            }
+            Parents::Of(parents) => parents,
+        };
+        let moved = if base.is_none() && parents.is_empty() { moves.take(&slot, &taken.content, self)? } else { None };
+        let moved_from = moved.as_ref().map(|(base, _)| base.path.clone());
+        let adopted = first_contact && base.is_none() && moved.is_none();
+        let all_parents = match moved {
+            Some((_, parents)) => parents,
+            None => parents,
+        };
+        gathered.linear &= heads.iter().all(|head| all_parents.iter().any(|parent| parent.id == head.id));
+        self.add_manifest(open, &taken.manifest, &all_parents)?;
+        let had_content = base.is_some();
+        let state = VersionState::Content(taken.content);
+        let channel = entry.path.channel();
+        let draft = Draft { slot, channel, parents: all_parents, state, moved_from, via: None, adopted };
+        let version = self.version_of(draft)?;
+        report.recorded.push((path.shown(), change_of(&version, had_content)));
+        let id = open.batch.version(version)?;
+        open.versions += 1;
+        gathered.bases.push((new_base(vec![id], &taken), Some(id)));
+        Ok(())
+    }
+
+    /// Which versions an edit descends from, or which it already is.
+    fn parents_for(
+        &self,
+        slot: &Slot,
+        base: Option<&Base>,
+        heads: &[Stored],
+        content: &Content,
+        first_contact: bool,
+    ) -> Result<Parents> {
+        let is_content = |stored: &&Stored| stored.version.content().as_ref() == Some(content);
+        if let Some(base) = base {
+            let mut parents = Vec::with_capacity(base.versions.len());
+            for id in &base.versions {
+                parents.extend(self.index.version(id)?);
+            }
+            // A crash between the ledger and the state: the very edit is a head already.
+            let descends = |head: &Stored| parents.iter().all(|parent| head.version.descends_from(&parent.version.dot));
+            if let Some(head) = heads.iter().filter(is_content).find(|head| descends(head)) {
+                return Ok(Parents::Known(vec![head.id]));
+            }
+            return Ok(Parents::Of(parents));
+        }
+        if heads.is_empty() {
+            return Ok(Parents::Of(Vec::new()));
+        }
+        let resolution = self.resolution(slot)?;
+        if resolution.outcome == super::resolve::Outcome::Content(*content) {
+            return Ok(Parents::Known(resolution.versions));
+        }
+        if first_contact {
+            let known = self.index.history(slot, MAX_HISTORY)?;
+            if let Some(same) = known.iter().find(is_content) {
+                return Ok(Parents::Known(vec![same.id]));
+            }
+            return Ok(Parents::Of(Vec::new()));
+        }
+        let all_gone = heads.iter().all(|head| head.version.content().is_none());
+        Ok(Parents::Of(if all_gone { heads.to_vec() } else { Vec::new() }))
+    }
+
+    /// A path that is gone becomes a tombstone, unless its file was seen elsewhere: then that one says so.
+    fn record_gone<'p>(
+        &mut self,
+        pen: &'p Pen,
+        path: &RelPath,
+        moves: &Moves,
+        gathered: &mut Gathered<'p>,
+        report: &mut Report,
+    ) -> Result<()> {
+        let Some(base) = self.state.base(path)? else { return Ok(()) };
+        if self.state.has_intent(path)? {
+            return Ok(());
+        }
+        let slot = self.slot_of(base.channel, path);
+        let heads = self.index.heads(&slot)?;
+        let already_gone = !heads.is_empty() && heads.iter().all(|head| head.version.content().is_none());
+        if already_gone {
+            gathered.forget.push(path.clone());
+            return Ok(());
+        }
+        let mut parents = Vec::new();
+        for id in &base.versions {
+            parents.extend(self.index.version(id)?);
+        }
+        gathered.linear &= heads.iter().all(|head| parents.iter().any(|parent| parent.id == head.id));
+        let moved_to = moves.taken.get(path).cloned();
+        let reason = if moved_to.is_some() { Reason::Move } else { Reason::User };
+        let state = VersionState::Tombstone { reason, moved_to };
+        let channel = base.channel;
+        let space = slot.space.clone();
+        let draft = Draft { slot, channel, parents, state, moved_from: None, via: None, adopted: false };
+        let version = self.version_of(draft)?;
+        let mut open = match gathered.open.remove(&space) {
+            Some(open) => open,
+            None => self.open_batch(pen, &space)?,
+        };
+        if reason == Reason::User {
+            report.recorded.push((path.shown(), Change::Deleted));
+        }
+        open.batch.version(version)?;
+        open.versions += 1;
+        gathered.open.insert(space, open);
+        gathered.forget.push(path.clone());
+        Ok(())
+    }
+
+    /// Makes the gathered versions durable, then their bases.
+    fn close_gathered(&mut self, gathered: &mut Gathered<'_>, dry_run: bool, report: &mut Report) -> Result<()> {
+        let gathered = std::mem::replace(gathered, Gathered { linear: true, ..Gathered::default() });
+        if dry_run {
+            self.chains.clear();
+            return Ok(());
+        }
+        let before = self.index.max_row()?;
+        for (space, open) in gathered.open {
+            self.close_batch(&space, open, report)?;
+        }
+        // Disk and heads agree by construction when every edit stood on all heads of its path.
+        if gathered.linear && self.materialised == before {
+            self.materialised = self.index.max_row()?;
+        }
+        let (materialised, floor) = (self.materialised, self.clock.floor());
+        self.state.transaction(|state| {
+            for (base, _) in &gathered.bases {
+                state.set_base(base)?;
+            }
+            for path in &gathered.forget {
+                state.remove_base(path)?;
+            }
+            state.clear_record_waits(gathered.bases.iter().map(|(base, _)| &base.path))?;
+            state.set_meta_i64("materialised", materialised)?;
+            state.set_meta_i64("hlc_floor", floor.as_u64() as i64)?;
+            Ok::<(), SyncError>(())
+        })
+    }
+
+    /// Reads a file into the open batch.
+    fn take(
+        &mut self,
+        entry: &Entry,
+        base: Option<&Base>,
+        chunker: &mut Chunker,
+        open: &mut OpenBatch<'_>,
+    ) -> Result<Reading> {
+        if entry.kind == EntryKind::Link {
+            return self.take_link(entry, open);
+        }
+        let mut expected = entry.stat;
+        for _ in 0..READ_TRIES {
+            match self.take_file(&entry.path, entry.kind, &expected, base, chunker, open)? {
+                Reading::Busy => {}
+                other => return Ok(other),
+            }
+            (self.env.pause)(QUIET_MS);
+            match scan::stat(&self.root, entry.path.path()) {
+                Ok(Some((_, stat))) => expected = stat,
+                Ok(None) => return Ok(Reading::Vanished),
+                Err(error) => return Ok(Reading::Refused(error.to_string())),
+            }
+        }
+        Ok(Reading::Busy)
+    }
+
+    fn take_link(&mut self, entry: &Entry, open: &mut OpenBatch<'_>) -> Result<Reading> {
+        let target = match scan::read_link(&self.root, entry.path.path()) {
+            Ok(target) => target.into_bytes(),
+            Err(ScanError::Changed { .. }) => return Ok(Reading::Vanished),
+            Err(error) => return Ok(Reading::Refused(error.to_string())),
+        };
+        let content = Content { hash: ContentHash::of(&target), size: target.len() as u64, kind: ContentKind::Link };
+        let manifest = Manifest::implied(content.hash, content.size);
+        for segment in &manifest.segments {
+            self.add_segment(open, segment.0, &target)?;
+        }
+        let stat = base_stat(&entry.stat);
+        Ok(Reading::Taken(Box::new(Taken { content, manifest, resume: None, stat })))
+    }
+
+    fn take_file(
+        &mut self,
+        path: &AdmittedPath,
+        kind: EntryKind,
+        expected: &Stat,
+        base: Option<&Base>,
+        chunker: &mut Chunker,
+        open: &mut OpenBatch<'_>,
+    ) -> Result<Reading> {
+        let mut file = match self.open_expected(path.path(), expected) {
+            Ok(file) => file,
+            Err(reading) => return Ok(*reading),
+        };
+        let mut head = [0u8; CONTENT_HEAD_BYTES];
+        let filled = read_head(&mut file, &mut head).map_err(io("read a file"))?;
+        if let Some(denied) = denied_content(&head[..filled]) {
+            return Ok(Reading::Refused(denied.to_string()));
+        }
+        let growing = self.growing.contains(path.path());
+        let limit = if growing { last_line_end(&mut file, expected.size)? } else { expected.size };
+        let (manifest, resume) = if limit <= filled as u64 {
+            self.take_small(path.path(), &head[..limit as usize], open)?
+        } else {
+            let end = if growing { limit } else { u64::MAX };
+            let source = Limited { file: file.try_clone()?, position: 0, end };
+            self.take_large(path.path(), source, base, chunker, open)?
+        };
+        let mut after = stat_of(&file).map_err(io("look at a file"))?;
+        if growing && after.inode == expected.inode && after.size >= limit {
+            // The size is that of what was taken, so that the rest is seen as a change.
+            after = BaseStat { size: limit, ..base_stat(expected) };
+        } else if after != base_stat(expected) || manifest.size != expected.size {
+            return Ok(Reading::Busy);
+        }
+        let content = Content { hash: manifest.content, size: manifest.size, kind: kind_of(kind) };
+        Ok(Reading::Taken(Box::new(Taken { content, manifest, resume, stat: after })))
+    }
+
+    /// Opens a file if it is still the one that was seen. The other answer is what to report.
+    fn open_expected(&self, path: &RelPath, expected: &Stat) -> std::result::Result<File, Box<Reading>> {
+        let spot = match Spot::open(self.root.handle(), path, false) {
+            Ok(Some(spot)) => spot,
+            Ok(None) => return Err(Box::new(Reading::Vanished)),
+            Err(error) => return Err(Box::new(Reading::Refused(error.to_string()))),
+        };
+        let file = match spot.open_file() {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(Box::new(Reading::Vanished)),
+            Err(error) => return Err(Box::new(Reading::Refused(format!("cannot be read: {error}")))),
+        };
+        let grows = |stat: &BaseStat| self.growing.contains(path) && stat.inode == expected.inode && stat.size >= expected.size;
+        match stat_of(&file) {
+            Ok(stat) if stat == base_stat(expected) || grows(&stat) => Ok(file),
+            Ok(_) => Err(Box::new(Reading::Busy)),
+            Err(error) => Err(Box::new(Reading::Refused(format!("cannot be looked at: {error}")))),
+        }
+    }
+
+    fn take_small(&self, path: &RelPath, bytes: &[u8], open: &mut OpenBatch<'_>) -> Result<(Manifest, Option<Vec<u8>>)> {
+        let manifest = Manifest::implied(ContentHash::of(bytes), bytes.len() as u64);
+        for segment in &manifest.segments {
+            self.add_segment(open, segment.0, bytes)?;
+        }
+        let resume = (is_line_file(path) && !bytes.is_empty()).then(|| {
+            let mut hasher = crate::chunk::ContentHasher::new();
+            hasher.update(bytes);
+            hasher.state().to_bytes()
+        });
+        Ok((manifest, resume))
+    }
+
+    fn take_large(
+        &self,
+        path: &RelPath,
+        mut file: Limited,
+        base: Option<&Base>,
+        chunker: &mut Chunker,
+        open: &mut OpenBatch<'_>,
+    ) -> Result<(Manifest, Option<Vec<u8>>)> {
+        let mut sink = |segment: SegmentRef, bytes: &[u8]| self.add_segment(open, segment.0, bytes);
+        if is_line_file(path) {
+            if let Some((previous, state)) = self.grown_from(base)? {
+                if let Some(plan) = AppendPlan::new(&previous, &state) {
+                    if let Ok(split) = plan.run(chunker, &mut file, &mut sink)? {
+                        return Ok((split.manifest, Some(split.resume.to_bytes())));
+                    }
+                }
+            }
+        }
+        file.seek(SeekFrom::Start(0))?;
+        let split = chunker.split(file, CutKind::of(path), &mut sink)?;
+        let resume = is_line_file(path).then(|| split.resume.to_bytes());
+        Ok((split.manifest, resume))
+    }
+
+    /// What a line file held before, if hashing can go on from there.
+    fn grown_from(&self, base: Option<&Base>) -> Result<Option<(Manifest, ResumeState)>> {
+        let Some(base) = base else { return Ok(None) };
+        let Some(state) = base.resume.as_deref().and_then(|bytes| ResumeState::from_bytes(bytes).ok()) else {
+            return Ok(None);
+        };
+        let manifest = self.index.manifest(&base.hash, base.stat.size)?;
+        Ok(manifest.map(|manifest| (manifest, state)))
+    }
+}
+
+impl From<std::io::Error> for SyncError {
+    fn from(source: std::io::Error) -> SyncError {
+        SyncError::Io { doing: "read a file", source }
+    }
+}
+
+/// A file that ends at `end`, wherever its writer is by now.
+struct Limited {
+    file: File,
+    position: u64,
+    end: u64,
+}
+
+impl Read for Limited {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let left = usize::try_from(self.end.saturating_sub(self.position)).unwrap_or(usize::MAX);
+        let room = buffer.len().min(left);
+        let count = rustix::io::pread(&self.file, &mut buffer[..room], self.position)?;
+        self.position += count as u64;
+        Ok(count)
+    }
+}
+
+impl Seek for Limited {
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        self.position = match to {
+            SeekFrom::Start(position) => position,
+            SeekFrom::Current(by) => self.position.saturating_add_signed(by),
+            SeekFrom::End(by) => self.end.saturating_add_signed(by),
+        };
+        Ok(self.position)
+    }
+}
+
+/// Where the last complete line within the first `size` bytes ends; `size` if its end is out of sight.
+fn last_line_end(file: &mut File, size: u64) -> Result<u64> {
+    let window = size.min(LINE_WINDOW_BYTES);
+    let mut bytes = vec![0; window as usize];
+    let filled = rustix::io::pread(&*file, &mut bytes, size - window).map_err(|errno| io("read a file")(errno.into()))?;
+    let end = bytes[..filled].iter().rposition(|byte| *byte == b'\n');
+    Ok(end.map_or(size, |at| size - window + at as u64 + 1))
+}
+
+fn read_head(file: &mut File, head: &mut [u8]) -> std::io::Result<usize> {
+    let mut filled = 0;
+    while filled < head.len() {
+        match file.read(&mut head[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+/// The answer to: what does this edit stand on?
+enum Parents {
+    /// These versions; the edit is new.
+    Of(Vec<Stored>),
+    /// It is no edit: the disk holds what these versions resolve to.
+    Known(Vec<VersionId>),
+}
+
+/// Files that vanished, by what they held; and where each was seen again.
+#[derive(Default)]
+struct Moves {
+    by_content: BTreeMap<(ContentHash, ContentKind), Vec<Base>>,
+    taken: BTreeMap<RelPath, RelPath>,
+}
+
+impl Moves {
+    /// A vanished file of the same space and content; it counts as moved to the slot's path.
+    fn take(&mut self, slot: &Slot, content: &Content, engine: &Engine) -> Result<Option<(Base, Vec<Stored>)>> {
+        if content.size == 0 {
+            return Ok(None);
+        }
+        let Some(candidates) = self.by_content.get_mut(&(content.hash, content.kind)) else { return Ok(None) };
+        let fits = |base: &Base| engine.slot_of(base.channel, &base.path).space == slot.space;
+        let Some(at) = candidates.iter().position(fits) else { return Ok(None) };
+        let base = candidates.remove(at);
+        let mut parents = Vec::new();
+        for id in &base.versions {
+            parents.extend(engine.index.version(id)?);
+        }
+        self.taken.insert(base.path.clone(), slot.path.clone());
+        Ok(Some((base, parents)))
+    }
+}
