@@ -58,7 +58,7 @@ impl Run<'_> {
             }
             let step = match before(seq, &here, &there) {
                 Before::Awaited => Step::Waits(Need::Checkpoint { seq: seq - 1 }),
-                before => self.pull_checkpoint(&name, before)?,
+                before => self.pull_checkpoint(&name, before, here.contains(&seq))?,
             };
             match step {
                 Step::Taken => {
@@ -78,7 +78,12 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn pull_checkpoint(&mut self, name: &ArtifactName, before: Before) -> Result<Step, Stop> {
+    fn pull_checkpoint(
+        &mut self,
+        name: &ArtifactName,
+        before: Before,
+        forks: bool,
+    ) -> Result<Step, Stop> {
         let Fetched::Bytes(bytes) = self.get(name)? else {
             self.report.phantoms.insert(name.clone());
             return Ok(Step::Bad);
@@ -101,6 +106,11 @@ impl Run<'_> {
         // The key is durable before the first checkpoint that relies on it.
         if self.journal.accepted_key(name.chain())?.is_none() {
             self.journal.pin_key(name.chain(), facts.key)?;
+        }
+        if forks {
+            // Stores that agreed with us beyond this number lack the branch.
+            self.journal
+                .lower_watermarks(name.chain(), seq_of(name) - 1)?;
         }
         Ok(if self.store(name, &bytes)? {
             Step::Taken
@@ -230,9 +240,11 @@ impl Run<'_> {
             return Ok(());
         }
         let both: Vec<ArtifactName> = view.remote.intersection(&view.here).cloned().collect();
-        let mark = view.mark.seq;
-        for name in both.iter().filter(|name| seq_of(name) > mark) {
-            let Some(facts) = self.local_facts(name)? else { continue };
+        let agreed = view.mark.seq;
+        for name in both.iter().filter(|name| seq_of(name) > agreed) {
+            let Some(facts) = self.local_facts(name)? else {
+                continue;
+            };
             for part in facts.parts() {
                 self.compare_part(view, name, part)?;
             }

@@ -60,7 +60,9 @@ impl Run<'_> {
             if there.contains(&view.chain) && !view.quiet {
                 self.list_chain(&mut view)?;
             } else if !view.quiet {
-                self.check_rolled_back(&mut view);
+                if self.check_rolled_back(&mut view) {
+                    self.read_here(&mut view)?;
+                }
                 view.remote_parts = Some(BTreeSet::new());
             }
             views.push(view);
