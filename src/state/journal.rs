@@ -160,6 +160,20 @@ impl State {
         })
     }
 
+    /// True if any row waits to be written again.
+    pub fn any_outbox(&self) -> Result<bool> {
+        self.exists("SELECT 1 FROM outbox LIMIT 1", [])
+    }
+
+    /// How often a path's row failed.
+    pub fn outbox_attempts(&self, path: &RelPath) -> Result<u32> {
+        self.connection
+            .prepare_cached("SELECT attempts FROM outbox WHERE path = ?1")
+            .and_then(|mut statement| statement.query_row([path.as_str()], |row| row.get(0)).optional())
+            .map(Option::unwrap_or_default)
+            .map_err(sqlite("read outbox"))
+    }
+
     /// When the next failed row is due, in wall milliseconds.
     pub fn next_outbox_ms(&self) -> Result<Option<i64>> {
         self.connection
@@ -257,6 +271,12 @@ impl State {
             })
             .map(|found| found.map(|(seq, holes)| (seq as u64, holes)))
             .map_err(sqlite("read watermark"))
+    }
+
+    /// Lowers what is remembered of a chain, with every store.
+    pub fn lower_watermarks(&self, chain: &str, seq: u64) -> Result<()> {
+        let sql = "UPDATE watermarks SET seq = min(seq, ?2) WHERE chain = ?1";
+        self.run("lower watermarks", sql, (chain, seq as i64)).map(drop)
     }
 
     /// Sets a watermark.

@@ -238,6 +238,8 @@ pub struct Engine {
     growing: std::collections::BTreeSet<RelPath>,
     /// The undo list of this run has been begun.
     undo_open: bool,
+    /// Paths whose rows a dry run would write.
+    planned_rows: std::collections::BTreeSet<String>,
     /// Rows that a mirror write found changed by another program.
     late_rows: Vec<larder_adapters::Row>,
 }
@@ -297,6 +299,7 @@ impl Engine {
             publishing_stopped: false,
             growing: std::collections::BTreeSet::new(),
             undo_open: false,
+            planned_rows: std::collections::BTreeSet::new(),
             late_rows: Vec::new(),
         };
         engine.load_marks()?;
