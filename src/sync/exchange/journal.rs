@@ -37,10 +37,6 @@ pub trait Journal {
     /// How far `store` (a transport's label) and this machine agree; the default for an unknown pair.
     fn watermark(&self, store: &str, chain: &Chain) -> Result<Watermark, JournalError>;
 
-    /// Lowers what is remembered of a chain, with every store, to at most `seq`: a second branch came, and everybody is
-    /// to get it. Durable before the branch is stored.
-    fn lower_watermarks(&mut self, chain: &Chain, seq: u64) -> Result<(), JournalError>;
-
     /// Remembers it, or a lower one after the store lost something.
     fn set_watermark(
         &mut self,
@@ -73,15 +69,6 @@ impl Journal for MemoryJournal {
             .get(&(store.to_owned(), chain.clone()))
             .cloned()
             .unwrap_or_default())
-    }
-
-    fn lower_watermarks(&mut self, chain: &Chain, seq: u64) -> Result<(), JournalError> {
-        let of_chain = self
-            .watermarks
-            .iter_mut()
-            .filter(|((_, its), _)| its == chain);
-        of_chain.for_each(|(_, watermark)| watermark.seq = watermark.seq.min(seq));
-        Ok(())
     }
 
     fn set_watermark(

@@ -58,7 +58,7 @@ impl Run<'_> {
             }
             let step = match before(seq, &here, &there) {
                 Before::Awaited => Step::Waits(Need::Checkpoint { seq: seq - 1 }),
-                before => self.pull_checkpoint(&name, before, here.contains(&seq))?,
+                before => self.pull_checkpoint(&name, before)?,
             };
             match step {
                 Step::Taken => {
@@ -78,12 +78,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn pull_checkpoint(
-        &mut self,
-        name: &ArtifactName,
-        before: Before,
-        forks: bool,
-    ) -> Result<Step, Stop> {
+    fn pull_checkpoint(&mut self, name: &ArtifactName, before: Before) -> Result<Step, Stop> {
         let Fetched::Bytes(bytes) = self.get(name)? else {
             self.report.phantoms.insert(name.clone());
             return Ok(Step::Bad);
@@ -106,11 +101,6 @@ impl Run<'_> {
         // The key is durable before the first checkpoint that relies on it.
         if self.journal.accepted_key(name.chain())?.is_none() {
             self.journal.pin_key(name.chain(), facts.key)?;
-        }
-        if forks {
-            // Stores that agreed with us beyond this number lack the branch.
-            self.journal
-                .lower_watermarks(name.chain(), seq_of(name) - 1)?;
         }
         Ok(if self.store(name, &bytes)? {
             Step::Taken
