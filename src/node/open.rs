@@ -321,7 +321,7 @@ fn set_aside_foreign(dirs: &ProjectDirs, env: &Env, owner: &str) -> Result<(), N
     Ok(())
 }
 
-fn take_lock(dirs: &ProjectDirs) -> Result<File, NodeError> {
+pub(super) fn take_lock(dirs: &ProjectDirs) -> Result<File, NodeError> {
     let internal = |error: std::io::Error| NodeError::new(Kind::Internal, format!("open the project's lock: {error}"));
     let path = dirs.lock();
     let mut file =

@@ -130,7 +130,7 @@ pub struct Policy {
 }
 
 /// What happened to one path.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(tag = "what", rename_all = "kebab-case")]
 pub enum Change {
     /// A new path.
@@ -149,7 +149,8 @@ pub enum Change {
 }
 
 /// What one run did, or with `dry_run` would do.
-#[derive(Clone, Debug, Default, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct Report {
     /// Versions made from the disk.
     pub recorded: Vec<(String, Change)>,
