@@ -19,7 +19,7 @@ pub use adapter::{
     Capabilities, FileSyncAdapter, ForeignEdits, Sink, Subscription, batch_delete_revision,
 };
 pub use backend::{
-    BACKENDS, Backend, BackendUrl, DEFAULT_WAIT_MS, OpenContext, open, resolve_backend,
+    BACKENDS, Backend, BackendUrl, DEFAULT_WAIT_MS, OpenBackend, OpenContext, open, resolve_backend,
 };
 pub use error::{AdapterError, ErrorKind};
 pub use faulty::{Fault, FaultRates, FaultyAdapter};

@@ -131,6 +131,25 @@ impl Reader {
         rows.iter().take(limit).map(|row| self.stored(row, Some(&slot.path))).collect()
     }
 
+    /// The newest `limit` versions of all paths that `keep` wants, newest first by clock.
+    ///
+    /// Costs a pass over the rows' clock values; only what is returned is read whole.
+    pub fn newest(&self, limit: usize, keep: impl Fn(&RelPath) -> bool) -> Result<Vec<Stored>, IndexError> {
+        let mut statement = self.conn.prepare_cached("SELECT vid FROM versions ORDER BY hlc DESC, id DESC")?;
+        let mut rows = statement.query([])?;
+        let mut newest = Vec::new();
+        while newest.len() < limit
+            && let Some(row) = rows.next()?
+        {
+            let row = VersionRow::load(&self.conn, row.get(0)?)?;
+            let path = self.slot(row.sid)?.path;
+            if keep(&path) {
+                newest.push(self.stored(&row, Some(&path))?);
+            }
+        }
+        Ok(newest)
+    }
+
     /// The versions of a slot that hold exactly this content, newest first.
     pub fn versions_with_content(&self, slot: &Slot, content: &Content) -> Result<Vec<Stored>, IndexError> {
         let mut rows = self.walk(slot, |row| row.content == Some(content.hash))?;

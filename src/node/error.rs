@@ -71,7 +71,13 @@ impl std::error::Error for NodeError {}
 
 impl From<ConfigError> for NodeError {
     fn from(error: ConfigError) -> NodeError {
-        NodeError { kind: Kind::User, hint: error.hint().map(|hint| hint.to_string()), message: error.render(false) }
+        // Problems in a file are drawn, and the drawing holds its own help.
+        let message = match (&error, std::error::Error::source(&error)) {
+            (ConfigError::Invalid(_), _) => error.render(false),
+            (_, Some(source)) => format!("cannot {error}: {source}"),
+            (_, None) => format!("cannot {error}"),
+        };
+        NodeError { kind: Kind::User, message, hint: error.hint() }
     }
 }
 

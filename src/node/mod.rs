@@ -4,10 +4,19 @@
 //! Invariant: a failed step is in the report and in the journal; nothing is only printed. Prints nothing itself.
 
 mod change;
+mod check;
 mod error;
+mod history;
 mod open;
 mod run;
+#[cfg(test)]
+mod tests;
 
+pub use check::{Found, Rebuilt, Verified, rebuild, verify};
 pub use error::{Kind, NodeError};
+pub use history::DiskChange;
 pub use open::{Glance, Node, OpenOptions, ProjectDirs};
 pub use run::{RunOptions, Way};
+pub use status::{
+    BackendStatus, ContactStatus, CountStatus, OpenConflict, OriginStatus, OutboxStatus, PendingStatus, ProblemStatus, Status,
+};

@@ -65,6 +65,8 @@ pub struct OpenOptions {
     pub flags: Flags,
     /// The user agrees to what the config reaches beyond its folder.
     pub trust: bool,
+    /// A backend handed in by the caller instead of the one the config names.
+    pub adapter: Option<Arc<dyn FileSyncAdapter>>,
 }
 
 impl OpenOptions {
@@ -133,7 +135,11 @@ impl Node {
         let ledger = Arc::new(Ledger::open(&dirs.larder)?);
         let index = open_index(&dirs, env, &ledger)?;
         let contents = Arc::new(ContentReader::new(ledger.clone(), index.reader()?));
-        let (adapter, backend_error) = match open_backend(&settings, env) {
+        let opened = match &options.adapter {
+            Some(adapter) => Ok(adapter.clone()),
+            None => open_backend(&settings, env),
+        };
+        let (adapter, backend_error) = match opened {
             Ok(adapter) => (Some(adapter), None),
             Err(error) if error.kind == Kind::User => return Err(error),
             Err(error) => (None, Some(error)),
@@ -315,7 +321,7 @@ fn set_aside_foreign(dirs: &ProjectDirs, env: &Env, owner: &str) -> Result<(), N
     Ok(())
 }
 
-fn take_lock(dirs: &ProjectDirs) -> Result<File, NodeError> {
+pub(super) fn take_lock(dirs: &ProjectDirs) -> Result<File, NodeError> {
     let internal = |error: std::io::Error| NodeError::new(Kind::Internal, format!("open the project's lock: {error}"));
     let path = dirs.lock();
     let mut file =

@@ -72,7 +72,9 @@ impl Node {
             let mirrored = self.engine.mirror(options.dry_run, &mut report);
             soften(mirrored, &mut report)?;
         }
-        if !options.dry_run {
+        if options.dry_run {
+            self.engine.plan_rows_of_recorded(&mut report);
+        } else {
             self.engine.sweep_displaced(&mut report)?;
         }
         Ok(report)

@@ -160,6 +160,20 @@ impl State {
         })
     }
 
+    /// True if any row waits to be written again.
+    pub fn any_outbox(&self) -> Result<bool> {
+        self.exists("SELECT 1 FROM outbox LIMIT 1", [])
+    }
+
+    /// How often a path's row failed.
+    pub fn outbox_attempts(&self, path: &RelPath) -> Result<u32> {
+        self.connection
+            .prepare_cached("SELECT attempts FROM outbox WHERE path = ?1")
+            .and_then(|mut statement| statement.query_row([path.as_str()], |row| row.get(0)).optional())
+            .map(Option::unwrap_or_default)
+            .map_err(sqlite("read outbox"))
+    }
+
     /// When the next failed row is due, in wall milliseconds.
     pub fn next_outbox_ms(&self) -> Result<Option<i64>> {
         self.connection

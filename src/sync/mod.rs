@@ -130,7 +130,7 @@ pub struct Policy {
 }
 
 /// What happened to one path.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(tag = "what", rename_all = "kebab-case")]
 pub enum Change {
     /// A new path.
@@ -149,7 +149,8 @@ pub enum Change {
 }
 
 /// What one run did, or with `dry_run` would do.
-#[derive(Clone, Debug, Default, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct Report {
     /// Versions made from the disk.
     pub recorded: Vec<(String, Change)>,
@@ -232,12 +233,16 @@ pub struct Engine {
     undo_batch: i64,
     /// The backend as a place for artifacts, once it was claimed.
     transport: Option<Arc<crate::transport::BackendTransport>>,
+    /// When a store was last listed whole.
+    whole_exchange_ms: Option<u64>,
     /// Somebody else goes on with our chain: nothing is published until that is settled.
     publishing_stopped: bool,
     /// Line files that are recorded while they grow.
     growing: std::collections::BTreeSet<RelPath>,
     /// The undo list of this run has been begun.
     undo_open: bool,
+    /// Paths whose rows a dry run would write.
+    planned_rows: std::collections::BTreeSet<String>,
     /// Rows that a mirror write found changed by another program.
     late_rows: Vec<larder_adapters::Row>,
 }
@@ -294,9 +299,11 @@ impl Engine {
             mirrored: 0,
             undo_batch: 0,
             transport: None,
+            whole_exchange_ms: None,
             publishing_stopped: false,
             growing: std::collections::BTreeSet::new(),
             undo_open: false,
+            planned_rows: std::collections::BTreeSet::new(),
             late_rows: Vec::new(),
         };
         engine.load_marks()?;

@@ -57,6 +57,7 @@ struct Gathered<'p> {
     open: BTreeMap<Space, OpenBatch<'p>>,
     bases: Vec<(Base, Option<VersionId>)>,
     forget: Vec<RelPath>,
+    deletions: Vec<(RelPath, Stored)>,
     linear: bool,
 }
 
@@ -130,6 +131,10 @@ impl Engine {
         }
         for path in &gone {
             self.record_gone(&pen, path, &moves, &mut gathered, report)?;
+        }
+        if !dry_run {
+            // Their rows stay until a person approves, as the files do elsewhere.
+            self.hold_if_many(&gathered.deletions)?;
         }
         self.close_gathered(&mut gathered, dry_run, report)
     }
@@ -321,8 +326,10 @@ impl Engine {
         if reason == Reason::User {
             report.recorded.push((path.shown(), Change::Deleted));
         }
-        open.batch.version(version)?;
+        let stored_version = version.clone();
+        let id = open.batch.version(version)?;
         open.versions += 1;
+        gathered.deletions.push((path.clone(), Stored { id, version: stored_version }));
         gathered.open.insert(space, open);
         gathered.forget.push(path.clone());
         Ok(())

@@ -230,8 +230,11 @@ impl Run<'_> {
             return Ok(());
         }
         let both: Vec<ArtifactName> = view.remote.intersection(&view.here).cloned().collect();
-        for name in both.iter().filter(|name| seq_of(name) > view.mark.seq) {
-            let Some(facts) = self.local_facts(name)? else { continue };
+        let agreed = view.mark.seq;
+        for name in both.iter().filter(|name| seq_of(name) > agreed) {
+            let Some(facts) = self.local_facts(name)? else {
+                continue;
+            };
             for part in facts.parts() {
                 self.compare_part(view, name, part)?;
             }
