@@ -9,6 +9,7 @@ mod error;
 mod history;
 mod open;
 mod run;
+mod status;
 #[cfg(test)]
 mod tests;
 
