@@ -60,6 +60,9 @@ impl Node {
             let recorded = self.engine.record_rows_read(&rows, options.dry_run, &mut report);
             soften(recorded, &mut report)?;
         }
+        if !options.dry_run {
+            self.engine.release_approved()?;
+        }
         if options.way != Way::Push {
             self.engine.materialise(options.dry_run, &mut report)?;
         }

@@ -15,6 +15,7 @@ impl Engine {
     /// A new run begins: the undo list is that of this run.
     pub fn begin_run(&mut self) {
         self.undo_open = false;
+        self.folders.forget();
     }
 
     /// Uses another backend from here on.
