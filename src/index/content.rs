@@ -51,10 +51,16 @@ pub enum ContentError {
     },
     /// The artifact that should hold a segment is missing or damaged.
     #[error(transparent)]
-    Ledger(#[from] LedgerError),
+    Ledger(Box<LedgerError>),
     /// The index could not answer.
     #[error(transparent)]
     Index(#[from] IndexError),
+}
+
+impl From<LedgerError> for ContentError {
+    fn from(error: LedgerError) -> ContentError {
+        ContentError::Ledger(Box::new(error))
+    }
 }
 
 /// A manifest with the offset at which each segment begins.

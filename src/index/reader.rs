@@ -120,7 +120,7 @@ impl Reader {
 
     /// True if the version was applied (not if it waits for its parents).
     pub fn has_version(&self, id: &VersionId) -> Result<bool, IndexError> {
-        Ok(find_versions(&self.conn, id)?.first().is_some())
+        Ok(!find_versions(&self.conn, id)?.is_empty())
     }
 
     /// The newest `limit` versions of a slot, newest first: no version before one that descends from it, then by clock.

@@ -51,7 +51,13 @@ pub enum ReplayError {
     Index(#[from] IndexError),
     /// The ledger's folder as a whole.
     #[error(transparent)]
-    Ledger(#[from] LedgerError),
+    Ledger(Box<LedgerError>),
+}
+
+impl From<LedgerError> for ReplayError {
+    fn from(error: LedgerError) -> ReplayError {
+        ReplayError::Ledger(Box::new(error))
+    }
 }
 
 /// Brings the index up to the ledger. Idempotent; costs what is new, and one listing of each chain's folder.
@@ -100,7 +106,7 @@ impl Replay<'_> {
         match self.follow(chain, start, &by_seq) {
             Ok(()) => Ok(()),
             Err(ReplayError::Ledger(error)) => {
-                self.done.problems.push(ReplayProblem { chain: chain.clone(), error, stops_chain: true });
+                self.done.problems.push(ReplayProblem { chain: chain.clone(), error: *error, stops_chain: true });
                 Ok(())
             }
             Err(error) => Err(error),

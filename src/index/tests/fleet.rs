@@ -164,7 +164,7 @@ impl Fleet {
         let known = self.all.iter().filter(|(id, _)| writer.known.contains(id)).map(|(_, v)| v);
         let last = known.filter(slot_versions).filter(|v| is_own(&v.dot)).max_by_key(|v| v.dot.n);
         let lane = match last {
-            Some(last) if vector.covers(&last.dot) => last.dot.lane.clone(),
+            Some(last) if vector.covers(&last.dot) && last.dot.lane.first < writer.n => last.dot.lane.clone(),
             _ => Lane { origin: writer.chain.origin.clone(), generation: 1, first: writer.n },
         };
         vector.remove(&lane);
