@@ -3,7 +3,7 @@
 //! Invariant: what is in memory here (rows handed out, forks, how far chains are) is what the transaction has written
 //! or will have written when it ends; after an error the caller reads it anew.
 
-use std::collections::{BTreeSet, BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use rusqlite::{Connection, OptionalExtension};
 
@@ -102,9 +102,10 @@ impl<'a> Batch<'a> {
                 None => None,
             };
             match missing {
-                Some(hash) => {
-                    self.conn.prepare_cached("UPDATE lacks SET hash = ?2 WHERE vid = ?1")?.execute((vid, hash.as_bytes()))?
-                }
+                Some(hash) => self
+                    .conn
+                    .prepare_cached("UPDATE lacks SET hash = ?2 WHERE vid = ?1")?
+                    .execute((vid, hash.as_bytes()))?,
                 None => self.conn.prepare_cached("DELETE FROM lacks WHERE vid = ?1")?.execute([vid])?,
             };
             if missing.is_none() {
@@ -202,7 +203,8 @@ impl<'a> Batch<'a> {
     pub fn intern_chain(&mut self, chain: &Chain) -> Result<ChainRow, IndexError> {
         if self.reader.names.chain_id(self.conn, chain)?.is_none() {
             self.conn.execute("INSERT INTO spaces(name) VALUES(?1) ON CONFLICT DO NOTHING", [chain.space.as_str()])?;
-            self.conn.execute("INSERT INTO origins(name) VALUES(?1) ON CONFLICT DO NOTHING", [chain.origin.as_str()])?;
+            self.conn
+                .execute("INSERT INTO origins(name) VALUES(?1) ON CONFLICT DO NOTHING", [chain.origin.as_str()])?;
             self.conn.execute(
                 "INSERT INTO chains(spid, oid, generation) SELECT spid, oid, ?3 FROM spaces, origins
                  WHERE spaces.name = ?1 AND origins.name = ?2",
@@ -220,8 +222,9 @@ impl<'a> Batch<'a> {
         self.refold_forked()?;
         std::mem::take(&mut self.presence).write(self.conn)?;
         self.write_sums()?;
-        let mut statement =
-            self.conn.prepare_cached("UPDATE chains SET seq = ?2, hash = ?3, last_n = ?4, seen_n = ?5 WHERE cid = ?1")?;
+        let mut statement = self
+            .conn
+            .prepare_cached("UPDATE chains SET seq = ?2, hash = ?3, last_n = ?4, seen_n = ?5 WHERE cid = ?1")?;
         for cid in &self.chains {
             let Some(state) = self.known.chains.get(cid) else { continue };
             let seq = state.seq.as_ref().map(|(seq, _)| seq.cast_signed());

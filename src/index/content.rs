@@ -51,16 +51,10 @@ pub enum ContentError {
     },
     /// The artifact that should hold a segment is missing or damaged.
     #[error(transparent)]
-    Ledger(Box<LedgerError>),
+    Ledger(#[from] LedgerError),
     /// The index could not answer.
     #[error(transparent)]
     Index(#[from] IndexError),
-}
-
-impl From<LedgerError> for ContentError {
-    fn from(error: LedgerError) -> ContentError {
-        ContentError::Ledger(Box::new(error))
-    }
 }
 
 /// A manifest with the offset at which each segment begins.
@@ -102,7 +96,8 @@ impl ContentReader {
         let layout = self.layout(content)?;
         let mut bytes = Vec::with_capacity(wanted as usize);
         let first = layout.starts.partition_point(|start| *start <= offset) - 1;
-        for (SegmentRef(segment, segment_len), start) in layout.manifest.segments.iter().zip(&layout.starts).skip(first) {
+        for (SegmentRef(segment, segment_len), start) in layout.manifest.segments.iter().zip(&layout.starts).skip(first)
+        {
             if *start >= end {
                 break;
             }

@@ -61,7 +61,13 @@ impl Writer<'_, '_> {
     }
 
     /// Finds versions of the own lane that this one passes by: two writers went on one lane.
-    fn check_lane(&mut self, chain: &ChainRow, version: &Version, slot: &SlotRow, lane_before: u64) -> Result<(), IndexError> {
+    fn check_lane(
+        &mut self,
+        chain: &ChainRow,
+        version: &Version,
+        slot: &SlotRow,
+        lane_before: u64,
+    ) -> Result<(), IndexError> {
         let conn = self.batch.conn;
         let (first, n) = (version.dot.lane.first, version.dot.n);
         let Some(own) = slot.own_version(conn, chain.cid)? else { return Ok(()) };

@@ -51,7 +51,8 @@ impl Reader {
     /// The last checkpoint up to which the chain is applied without a gap.
     pub fn applied(&self, chain: &Chain) -> Result<Option<(u64, ArtifactHash)>, IndexError> {
         let Some(cid) = self.names.chain_id(&self.conn, chain)? else { return Ok(None) };
-        let mut statement = self.conn.prepare_cached("SELECT seq, hash FROM chains WHERE cid = ?1 AND seq IS NOT NULL")?;
+        let mut statement =
+            self.conn.prepare_cached("SELECT seq, hash FROM chains WHERE cid = ?1 AND seq IS NOT NULL")?;
         let mut rows = statement.query([cid])?;
         let Some(row) = rows.next()? else { return Ok(None) };
         let hash = ArtifactHash::from_slice(row.get_ref(1)?.as_blob()?);
@@ -129,6 +130,25 @@ impl Reader {
         // A version's clock value is never below its parents', so this order is causal too.
         rows.sort_by_key(|row| std::cmp::Reverse((row.hlc, row.id)));
         rows.iter().take(limit).map(|row| self.stored(row, Some(&slot.path))).collect()
+    }
+
+    /// The newest `limit` versions of all paths that `keep` wants, newest first by clock.
+    ///
+    /// Costs a pass over the rows' clock values; only what is returned is read whole.
+    pub fn newest(&self, limit: usize, keep: impl Fn(&RelPath) -> bool) -> Result<Vec<Stored>, IndexError> {
+        let mut statement = self.conn.prepare_cached("SELECT vid FROM versions ORDER BY hlc DESC, id DESC")?;
+        let mut rows = statement.query([])?;
+        let mut newest = Vec::new();
+        while newest.len() < limit
+            && let Some(row) = rows.next()?
+        {
+            let row = VersionRow::load(&self.conn, row.get(0)?)?;
+            let path = self.slot(row.sid)?.path;
+            if keep(&path) {
+                newest.push(self.stored(&row, Some(&path))?);
+            }
+        }
+        Ok(newest)
     }
 
     /// The versions of a slot that hold exactly this content, newest first.
@@ -257,7 +277,8 @@ impl Reader {
             Some(path) => path.clone(),
             None => self.slot(row.sid)?.path,
         };
-        let vector: Result<Vector, IndexError> = lanes.iter().map(|((cid, first), n)| Ok((self.lane(*cid, *first)?, *n))).collect();
+        let vector: Result<Vector, IndexError> =
+            lanes.iter().map(|((cid, first), n)| Ok((self.lane(*cid, *first)?, *n))).collect();
         let state = match (row.content()?, row.kind()?) {
             (Some(content), _) => State::Content(content),
             (None, Err(reason)) => State::Tombstone { reason, moved_to: moved_to.map(|p| parse_path(&p)).transpose()? },

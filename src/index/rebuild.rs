@@ -51,18 +51,13 @@ pub enum ReplayError {
     Index(#[from] IndexError),
     /// The ledger's folder as a whole.
     #[error(transparent)]
-    Ledger(Box<LedgerError>),
-}
-
-impl From<LedgerError> for ReplayError {
-    fn from(error: LedgerError) -> ReplayError {
-        ReplayError::Ledger(Box::new(error))
-    }
+    Ledger(#[from] LedgerError),
 }
 
 /// Brings the index up to the ledger. Idempotent; costs what is new, and one listing of each chain's folder.
 pub fn replay(index: &mut Index, ledger: &Ledger) -> Result<Replayed, ReplayError> {
-    let mut replay = Replay { index, ledger, done: Replayed::default(), batch: Vec::new(), lines: 0, absent: Vec::new() };
+    let mut replay =
+        Replay { index, ledger, done: Replayed::default(), batch: Vec::new(), lines: 0, absent: Vec::new() };
     replay.come_packs()?;
     for chain in ledger.chains()? {
         replay.chain(&chain)?;
@@ -106,14 +101,19 @@ impl Replay<'_> {
         match self.follow(chain, start, &by_seq) {
             Ok(()) => Ok(()),
             Err(ReplayError::Ledger(error)) => {
-                self.done.problems.push(ReplayProblem { chain: chain.clone(), error: *error, stops_chain: true });
+                self.done.problems.push(ReplayProblem { chain: chain.clone(), error, stops_chain: true });
                 Ok(())
             }
             Err(error) => Err(error),
         }
     }
 
-    fn follow(&mut self, chain: &Chain, start: u64, by_seq: &BTreeMap<u64, Vec<ArtifactName>>) -> Result<(), ReplayError> {
+    fn follow(
+        &mut self,
+        chain: &Chain,
+        start: u64,
+        by_seq: &BTreeMap<u64, Vec<ArtifactName>>,
+    ) -> Result<(), ReplayError> {
         let mut cursors = match by_seq.get(&start) {
             Some(names) => self.resume(chain, names)?,
             None => vec![ChainCursor::start(chain.clone())],
@@ -180,7 +180,10 @@ impl Replay<'_> {
     }
 
     /// The places of a checkpoint's segments. A pack that is missing or damaged delays only what needs it.
-    fn places(&mut self, checkpoint: &Checkpoint) -> Result<Vec<(crate::model::SegmentHash, crate::ledger::Place)>, ReplayError> {
+    fn places(
+        &mut self,
+        checkpoint: &Checkpoint,
+    ) -> Result<Vec<(crate::model::SegmentHash, crate::ledger::Place)>, ReplayError> {
         let wrong = |damage| LedgerError::Damaged { name: checkpoint.name.clone(), damage };
         let mut places = checkpoint.inline_places().map_err(wrong)?;
         for name in checkpoint.artifacts().filter(|name| matches!(name, ArtifactName::Pack { .. })) {

@@ -10,7 +10,13 @@ use super::writer::Writer;
 use crate::model::{Version, VersionId};
 
 impl Writer<'_, '_> {
-    pub(super) fn reject(&mut self, chain: &ChainRow, id: VersionId, version: &Version, why: &'static str) -> Result<(), IndexError> {
+    pub(super) fn reject(
+        &mut self,
+        chain: &ChainRow,
+        id: VersionId,
+        version: &Version,
+        why: &'static str,
+    ) -> Result<(), IndexError> {
         let path = version.path.shown();
         let insert = "INSERT OR REPLACE INTO rejected(id, cid, path, why) VALUES(?1, ?2, ?3, ?4)";
         self.batch.conn.prepare_cached(insert)?.execute((id.as_bytes(), chain.cid, &path, why))?;
@@ -18,7 +24,13 @@ impl Writer<'_, '_> {
         Ok(())
     }
 
-    pub(super) fn wait(&mut self, chain: &ChainRow, id: VersionId, version: &Version, missing: &[VersionId]) -> Result<(), IndexError> {
+    pub(super) fn wait(
+        &mut self,
+        chain: &ChainRow,
+        id: VersionId,
+        version: &Version,
+        missing: &[VersionId],
+    ) -> Result<(), IndexError> {
         self.batch.known.waiting = true;
         let conn = self.batch.conn;
         let insert = "INSERT INTO waiting(id, cid, line) VALUES(?1, ?2, ?3) ON CONFLICT DO NOTHING";
@@ -41,7 +53,12 @@ impl Writer<'_, '_> {
                 "SELECT w.wid, w.cid, w.id, w.line FROM wants JOIN waiting w ON w.wid = wants.wid WHERE wants.parent = ?1",
             )?;
             let rows = statement.query_map([parent.as_bytes()], |row| {
-                Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, [u8; 32]>(2)?, row.get::<_, Vec<u8>>(3)?))
+                Ok((
+                    row.get::<_, i64>(0)?,
+                    row.get::<_, i64>(1)?,
+                    row.get::<_, [u8; 32]>(2)?,
+                    row.get::<_, Vec<u8>>(3)?,
+                ))
             })?;
             let rows: Vec<(i64, i64, [u8; 32], Vec<u8>)> = rows.collect::<Result<_, _>>()?;
             for (wid, cid, id, line) in rows {
@@ -49,7 +66,8 @@ impl Writer<'_, '_> {
                 if chain.spid != spid {
                     continue;
                 }
-                conn.prepare_cached("DELETE FROM wants WHERE parent = ?1 AND wid = ?2")?.execute((parent.as_bytes(), wid))?;
+                conn.prepare_cached("DELETE FROM wants WHERE parent = ?1 AND wid = ?2")?
+                    .execute((parent.as_bytes(), wid))?;
                 let id = VersionId(crate::model::Hash::from_bytes(id));
                 self.retry(&chain, wid, id, &line)?;
             }

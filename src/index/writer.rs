@@ -188,7 +188,8 @@ impl<'b, 'a> Writer<'b, 'a> {
     fn interned(&self, chain: &ChainRow, version: &Version) -> Result<Option<Lanes>, IndexError> {
         let mut lanes = Lanes::new();
         for (lane, n) in version.vector.iter() {
-            let other = Chain { space: chain.chain.space.clone(), origin: lane.origin.clone(), generation: lane.generation };
+            let other =
+                Chain { space: chain.chain.space.clone(), origin: lane.origin.clone(), generation: lane.generation };
             match self.batch.reader.names.chain_id(self.batch.conn, &other)? {
                 Some(cid) => lanes.insert((cid, lane.first), n),
                 None => return Ok(None),
@@ -282,7 +283,8 @@ impl<'b, 'a> Writer<'b, 'a> {
     }
 
     fn find_slot(&self, chain: &ChainRow, version: &Version) -> Result<Option<SlotRow>, IndexError> {
-        let Some(did) = self.batch.reader.names.dir_id(self.batch.conn, version.path.parent().unwrap_or_default())? else {
+        let Some(did) = self.batch.reader.names.dir_id(self.batch.conn, version.path.parent().unwrap_or_default())?
+        else {
             return Ok(None);
         };
         SlotRow::find(self.batch.conn, did, version.path.file_name(), chain.spid, slot_origin(chain, version))

@@ -149,7 +149,14 @@ impl Fleet {
         Model::new(&Space::shared(), versions).raw_heads(slot)
     }
 
-    fn version(&mut self, writer: usize, path: &RelPath, parents: Vec<VersionId>, channel: Channel, state: State) -> Version {
+    fn version(
+        &mut self,
+        writer: usize,
+        path: &RelPath,
+        parents: Vec<VersionId>,
+        channel: Channel,
+        state: State,
+    ) -> Version {
         let slot_versions = |v: &&Version| v.path == *path && v.channel == channel;
         let writer = &mut self.writers[writer];
         let (mut vector, mut parents, mut hlc) = (Vector::new(), parents, writer.hlc);
