@@ -163,8 +163,7 @@ fn judge(conn: &Connection) -> Result<(), IndexError> {
         return Err(IndexError::Newer { found, known: SCHEMA });
     }
     let pages: i64 = conn.pragma_query_value(None, "page_count", |row| row.get(0))?;
-    let root: Option<i64> =
-        conn.query_row("SELECT (SELECT parent FROM dirs WHERE did = 1)", [], |row| row.get(0))?;
+    let root: Option<i64> = conn.query_row("SELECT (SELECT parent FROM dirs WHERE did = 1)", [], |row| row.get(0))?;
     if root != Some(0) || pages == 0 {
         return Err(IndexError::damaged("the root directory's row is missing"));
     }
