@@ -30,7 +30,7 @@ pub enum LedgerError {
     #[error("read {name}: {damage}")]
     Damaged {
         /// Which artifact.
-        name: ArtifactName,
+        name: Box<ArtifactName>,
         /// What is wrong with it.
         #[source]
         damage: Damage,
@@ -42,7 +42,7 @@ pub enum LedgerError {
     #[error("follow {name}: {problem}")]
     Order {
         /// The checkpoint that does not fit.
-        name: ArtifactName,
+        name: Box<ArtifactName>,
         /// Why.
         problem: OrderProblem,
     },
@@ -71,7 +71,7 @@ pub enum LedgerError {
 impl LedgerError {
     pub(crate) fn damaged(name: &ArtifactName, damage: impl Into<Damage>) -> LedgerError {
         LedgerError::Damaged {
-            name: name.clone(),
+            name: Box::new(name.clone()),
             damage: damage.into(),
         }
     }
