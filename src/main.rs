@@ -1,2 +1,7 @@
-//! x
-fn main() {}
+//! The `larder` command. Everything it does is in `larder::cli`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    larder::cli::main()
+}

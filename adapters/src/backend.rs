@@ -9,6 +9,10 @@ use std::sync::Arc;
 
 use crate::{AdapterError, ErrorKind, FileSyncAdapter};
 
+/// Opens the backend at an address.
+pub type OpenBackend =
+    fn(&BackendUrl, &OpenContext<'_>) -> Result<Arc<dyn FileSyncAdapter>, AdapterError>;
+
 /// One line of the table.
 pub struct Backend {
     /// The URL's scheme, which is also the name `FILE_SYNC_BACKEND` takes.
@@ -19,12 +23,14 @@ pub struct Backend {
     pub summary: &'static str,
     /// The address when only the name is given.
     pub default_address: &'static str,
+    /// Whether the address is a path of a file, so that a relative one is below the project.
+    pub is_file: bool,
     /// Names of the environment variables it reads through `OpenContext::env`.
     pub settings: &'static [&'static str],
     /// What the service needs, as statements to run; empty if there is nothing to prepare.
     pub ddl: fn() -> String,
     /// Opens it, creating its schema where it may.
-    pub open: fn(&BackendUrl, &OpenContext<'_>) -> Result<Arc<dyn FileSyncAdapter>, AdapterError>,
+    pub open: OpenBackend,
 }
 
 impl fmt::Debug for Backend {
@@ -34,7 +40,7 @@ impl fmt::Debug for Backend {
 }
 
 /// Every backend there is.
-pub const BACKENDS: &[Backend] = &[];
+pub const BACKENDS: &[Backend] = &[crate::sqlite::BACKEND];
 
 /// Where a backend is: a known scheme and an address in that backend's own form.
 #[derive(Clone, PartialEq, Eq)]
@@ -99,9 +105,10 @@ pub fn resolve_backend(value: &str, project_dir: &Path) -> Result<BackendUrl, Ad
     let address = address
         .filter(|address| !address.is_empty())
         .unwrap_or(backend.default_address);
-    let address = match backend.scheme {
-        "sqlite" => file_address(address, project_dir),
-        _ => address.to_owned(),
+    let address = if backend.is_file {
+        file_address(address, project_dir)
+    } else {
+        address.to_owned()
     };
     Ok(BackendUrl {
         scheme: backend.scheme,
@@ -131,7 +138,7 @@ fn unknown_backend(name: &str) -> AdapterError {
     let list = known.join(", ");
     let nearest = known
         .into_iter()
-        .min_by_key(|scheme| edit_distance(name, scheme))
+        .min_by_key(|scheme| strsim::osa_distance(name, scheme))
         .unwrap_or_default();
     let message = format!("find backend `{name}`: nearest known is `{nearest}`, known are: {list}");
     AdapterError::new(ErrorKind::Unsupported, message)
@@ -149,20 +156,4 @@ fn without_secret(address: &str) -> String {
         Some((user, _)) => format!("{lead}/{user}:***@{host}"),
         None => address.to_owned(),
     }
-}
-
-/// Levenshtein's distance over characters; names here have at most a dozen.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().take(64).enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }

@@ -123,15 +123,24 @@ fn secrets(address: &str) -> Vec<Secret> {
 // The bytes before the `@` that ends the user; `None` if the address has no user.
 fn user_info_len(after: &str) -> Option<usize> {
     let authority = after.split(['/', '?', '#']).next().unwrap_or_default();
-    if let Some(at) = authority.rfind('@') {
-        return Some(at);
+    let (user, host) = authority
+        .rsplit_once('@')
+        .map_or((None, authority), |(user, host)| (Some(user), host));
+    if is_host(host) {
+        return user.map(str::len);
     }
-    // A password with an unescaped `/`, `?` or `#` hides the `@`: what follows the colon is then no port.
-    let (_, port) = authority
-        .split_once(':')
-        .filter(|_| !authority.starts_with('['))?;
-    let is_port = port.bytes().all(|byte| byte.is_ascii_digit()) && !port.is_empty();
-    if is_port { None } else { after.rfind('@') }
+    // No host stands there: an unescaped `/`, `?`, `#` or `@` in a password hides where the user ends.
+    after.rfind('@')
+}
+
+// `name`, `name:7777`, `[::1]:7777`, several with commas between, or nothing.
+fn is_host(text: &str) -> bool {
+    let (name, port) = match text.rsplit_once(':') {
+        Some((name, port)) if !port.contains(']') => (name, port),
+        _ => (text, "0"),
+    };
+    let is_port = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    is_port && (name.starts_with('[') || name.contains(',') || !name.contains(':'))
 }
 
 fn user_secret(scheme: &str, user_info: &str, at: usize) -> Option<Secret> {

@@ -68,7 +68,7 @@ pub(super) fn parse(text: &str) -> Result<Node, SyntaxProblem> {
         span: 0..0,
         sentence: "the file is empty".to_owned(),
         label: "",
-        help: "write `{}` for a config of defaults, or run `larder init`",
+        help: "run `larder init`, which proposes a config for what stands here",
     })?;
     convert(value)
 }
@@ -168,15 +168,15 @@ fn syntax_problem(text: &str, start: usize, end: usize, kind: &ParseErrorKind) -
         ),
         Kind::UnexpectedCloseBrace => (
             whole,
-            "a closing brace has no opening one",
+            "a `}` stands where something else belongs",
             "unexpected",
-            "remove it",
+            "write the missing value before it, close an open list with `]`, or remove it",
         ),
         Kind::UnexpectedCloseBracket => (
             whole,
-            "a closing bracket has no opening one",
+            "a `]` stands where something else belongs",
             "unexpected",
-            "remove it, or open the list with `[`",
+            "write the missing value before it, close an open object with `}`, or remove it",
         ),
         Kind::NestingDepthExceeded => (
             first,

@@ -46,3 +46,6 @@ pub use reload::{Reloaded, reload, reload_bytes};
 pub use schema::{SCHEMA_FILE_NAME, schema_text};
 pub use settings::{Flags, PeerSetting, Row, Settings, VARIABLES};
 pub use warning::{Warning, unmatched};
+
+#[cfg(test)]
+mod tests;

@@ -279,8 +279,15 @@ impl PeerSetting {
 
 /// The known variable that an unknown one of ours most likely meant.
 pub(super) fn meant_variable(name: &str) -> Option<&'static str> {
-    if VARIABLES.contains(&name) || !name.starts_with("LARDER_") {
-        return None;
-    }
-    nearest(name, VARIABLES)
+    const PREFIX: &str = "LARDER_";
+    let own = name
+        .strip_prefix(PREFIX)
+        .filter(|_| !VARIABLES.contains(&name))?;
+    let known = VARIABLES
+        .iter()
+        .filter_map(|known| known.strip_prefix(PREFIX));
+    let meant = nearest(own, known)?;
+    VARIABLES
+        .into_iter()
+        .find(|known| known.strip_prefix(PREFIX) == Some(meant))
 }

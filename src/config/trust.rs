@@ -198,7 +198,7 @@ fn write_consent(file: &Path, consent: &Consent) -> io::Result<()> {
 
 /// True if the backend needs no consent: in memory, or an SQLite file inside the project folder.
 pub fn is_inside_backend(backend: &str, project_dir: &Path) -> bool {
-    if backend.trim() == "memory" {
+    if address::backend_scheme(backend).eq_ignore_ascii_case("memory") {
         return true;
     }
     address::sqlite_file(backend, project_dir).is_some_and(|file| is_inside(&file, project_dir))

@@ -11,27 +11,67 @@ use super::nearest::nearest;
 use super::problem::{MAX_PROBLEMS, Problem};
 use super::quantity::{INTERVAL_NEEDED, RETENTION_NEEDED, SIZE_NEEDED};
 
-// Finds every key and value that does not fit: each is noted, taken out, and the rest is tried again.
+/// Reads the fields. Each key or value that does not fit is noted and taken out, and the rest is tried again.
+///
+/// With problems the fields are the good ones only, or the defaults.
 pub(super) fn typed(text: &str, document: &Node) -> (Config, Vec<Problem>) {
     let mut value = document.to_json();
     let mut problems = Vec::new();
+    if !refuse_lists(text, document, &mut value, &mut problems) {
+        return (Config::default(), problems);
+    }
     while problems.len() < MAX_PROBLEMS {
         let error = match serde_path_to_error::deserialize::<_, Config>(&value) {
             Ok(config) => return (config, problems),
             Err(error) => error,
         };
         let steps = steps_of(&error);
-        problems.push(type_problem(
-            text,
-            document,
-            &steps,
-            &error.inner().to_string(),
-        ));
+        let problem = type_problem(text, document, &steps, &error.inner().to_string());
+        // A key that is missing because its misspelt form was just taken out is no second problem.
+        let inside = |earlier: &Problem| {
+            earlier
+                .key
+                .strip_prefix(&problem.key)
+                .is_some_and(|rest| rest.starts_with('.'))
+        };
+        if !problem.sentence.contains("` has no `") || !problems.iter().any(inside) {
+            problems.push(problem);
+        }
         if !take_out(&mut value, &steps) {
             break;
         }
     }
     (Config::default(), problems)
+}
+
+// A list in place of an object is refused here: serde would read it by position. False if nothing is left to read.
+fn refuse_lists(
+    text: &str,
+    document: &Node,
+    value: &mut Value,
+    problems: &mut Vec<Problem>,
+) -> bool {
+    let key = |name: &str| Step::Key(name.to_owned());
+    let (databases, _) = document.follow(&[key("databases")]);
+    let database_count = match &databases.content {
+        Content::List(items) => items.len(),
+        _ => 0,
+    };
+    let database = |i: usize| vec![key("databases"), Step::Index(i)];
+    let places = [vec![], vec![key("encryption")]]
+        .into_iter()
+        .chain((0..database_count).map(database));
+    for steps in places {
+        let (node, _) = document.follow(&steps);
+        let arrived = steps.is_empty() || !std::ptr::eq(node, document);
+        if arrived && matches!(node.content, Content::List(_)) {
+            problems.push(type_problem(text, document, &steps, ""));
+            if !take_out(value, &steps) || problems.len() >= MAX_PROBLEMS {
+                return false;
+            }
+        }
+    }
+    true
 }
 
 fn steps_of(error: &serde_path_to_error::Error<serde_json::Error>) -> Vec<Step> {

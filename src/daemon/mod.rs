@@ -1,1 +1,47 @@
-//! Placeholder of the daemon module.
+//! The daemon: `larder up`. Watches, runs when something changed, answers over a socket, keeps the view fresh.
+//!
+//! Invariant: one loop owns the project; every other thread only sends it a note. While nothing happens nothing wakes but
+//! the exchange timer. Whatever a hint says, the disk and the backend are asked. Decides nothing about files itself.
+
+mod cycle;
+mod socket;
+mod up;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::node::OpenOptions;
+
+pub use socket::ask;
+pub use up::up;
+
+/// How to run the daemon.
+#[derive(Clone, Default)]
+pub struct UpOptions {
+    /// How to find and open the project.
+    pub open: OpenOptions,
+    /// Where to mount the view.
+    pub mount: Option<PathBuf>,
+}
+
+/// What is asked of a running daemon; one JSON line.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "kebab-case")]
+pub enum Request {
+    /// Is anything to be done? Do it, and answer when it is done.
+    Sync,
+    /// What is known without looking at the disk.
+    Status,
+    /// End in good order.
+    Stop,
+}
+
+/// The answer; one JSON line.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Reply {
+    /// The report of the run, or the daemon's lines for `status`, as JSON.
+    pub body: serde_json::Value,
+    /// What went wrong: exit code and sentence.
+    pub error: Option<(u8, String)>,
+}

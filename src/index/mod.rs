@@ -1,1 +1,116 @@
-//! Placeholder of the index module.
+//! `index.db`: everything that can be derived from the ledger, in tables that answer quickly.
+//!
+//! Invariant: the index holds nothing that is not in the ledger. It can be deleted at any time; replaying the ledger
+//! into a new one gives the same answers (law 12), and so does applying the same checkpoints in any order (law 3).
+//! Deliberately not here: what a path's file should be (that is `sync::resolve`), and anything that only this machine
+//! knows (that is `state`). Nothing here is synced to the disk on the path of an edit; see `Index::rest`.
+
+mod apply;
+mod codec;
+mod content;
+mod error;
+mod heads;
+mod lineage;
+mod manifest;
+mod names;
+mod numbers;
+mod places;
+mod presence;
+mod reader;
+mod rebuild;
+mod row;
+mod schema;
+mod stats;
+mod tree;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+
+pub use apply::{Applied, Fork, Item, Rejected};
+pub use content::{ContentError, ContentReader, MAX_READ_BYTES};
+pub use error::IndexError;
+pub use manifest::MAX_RESOLVED_SEGMENTS;
+pub use numbers::{NumberedName, NumberedSlot, NumberedVersion, ROOT_DIR_NUMBER};
+pub use reader::{OwnVersion, Reader};
+pub use rebuild::{ReplayError, ReplayProblem, Replayed, replay};
+pub use row::{Slot, Stored};
+pub use schema::{FreshReason, Opened};
+pub use stats::{Conflict, Counts, MissingBytes, MissingParents, OriginCounts};
+pub use tree::{DirEntry, Entry, EntryKind, Tree};
+
+/// The index, open for writing by the one process that holds the project's lock.
+pub struct Index {
+    reader: Reader,
+    path: PathBuf,
+    known: apply::Known,
+}
+
+impl Deref for Index {
+    type Target = Reader;
+
+    fn deref(&self) -> &Reader {
+        &self.reader
+    }
+}
+
+impl Index {
+    /// Opens the index; one that is absent, damaged or of another schema is made anew, and the caller replays.
+    ///
+    /// `epoch` is a random number that names the index if it has to be made.
+    pub fn open(path: &Path, epoch: u64) -> Result<(Index, Opened), IndexError> {
+        let (conn, opened) = schema::open_or_create(path, epoch)?;
+        let reader = Reader::over(conn)?;
+        match apply::Known::load(&reader) {
+            Ok(known) => Ok((Index { reader, path: path.to_owned(), known }, opened)),
+            Err(error) if error.is_damage() => {
+                drop(reader);
+                Index::create(path, epoch, FreshReason::Damaged(error.to_string()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes what is there and makes an empty index, for `larder rebuild`.
+    pub fn recreate(path: &Path, epoch: u64) -> Result<Index, IndexError> {
+        Ok(Index::create(path, epoch, FreshReason::Absent)?.0)
+    }
+
+    fn create(path: &Path, epoch: u64, reason: FreshReason) -> Result<(Index, Opened), IndexError> {
+        schema::remove(path)?;
+        let (conn, _) = schema::open_or_create(path, epoch)?;
+        let reader = Reader::over(conn)?;
+        let known = apply::Known::load(&reader)?;
+        Ok((Index { reader, path: path.to_owned(), known }, Opened::Fresh { reason }))
+    }
+
+    /// Opens another connection for another thread.
+    pub fn reader(&self) -> Result<Reader, IndexError> {
+        Reader::open(&self.path)
+    }
+
+    /// Moves the write-ahead log into the file, which syncs; for idle times and for the end of a long batch.
+    ///
+    /// Skipping it costs space, never answers: a crash keeps every finished transaction that the system wrote.
+    pub fn rest(&self) -> Result<(), IndexError> {
+        let mode = "PRAGMA wal_checkpoint(PASSIVE)";
+        self.reader.conn.query_row(mode, [], |_| Ok(()))?;
+        Ok(())
+    }
+
+    /// Bytes that the write-ahead log has gathered since the last `rest`.
+    pub fn wal_bytes(&self) -> u64 {
+        let mut name = self.path.as_os_str().to_owned();
+        name.push("-wal");
+        std::fs::metadata(name).map_or(0, |file| file.len())
+    }
+
+    /// Reads every page and every index entry; for `larder verify`. Errors: damage, with the first thing found.
+    pub fn verify(&self) -> Result<(), IndexError> {
+        let verdict: String = self.reader.conn.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
+        if verdict == "ok" { Ok(()) } else { Err(IndexError::damaged(verdict)) }
+    }
+}

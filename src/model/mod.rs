@@ -17,7 +17,7 @@ pub use chain::{Chain, ChainError, Dot, Lane, OriginName, Space};
 pub use hash::{ArtifactHash, ContentHash, Hash, HashError, SegmentHash, VersionId};
 pub use hlc::{Hlc, HlcClock, HlcError};
 pub use larder_patterns::{Channel, RelPath};
-pub use manifest::{Manifest, ManifestDelta, ManifestError, SegmentRef};
+pub use manifest::{MAX_DELTA_DEPTH, Manifest, ManifestDelta, ManifestError, SegmentRef};
 pub use record::{Record, RecordError, RecordLine, Uses};
 pub use vector::Vector;
 pub use version::{Content, ContentKind, Reason, State, Version, VersionError};

@@ -1,1 +1,52 @@
-//! Placeholder of the mount module.
+//! The read-only view of all machines' files, and how it is mounted.
+//!
+//! Three rooms, each knowing only the one before: [`Catalog`] says what there is, [`View`] turns that into names, attributes and bytes,
+//! `fuse` and `session` carry those to the kernel. Only the last two are bound to Linux and to FUSE.
+//! Invariant: nothing here writes to the project, the ledger or the index; memory does not grow with the archive.
+//! Deliberately not here: which of several heads wins (`sync::resolve`), and what is in the index.
+
+mod catalog;
+#[cfg(target_os = "linux")]
+mod counters;
+#[cfg(target_os = "linux")]
+mod fuse;
+mod index_catalog;
+mod listing;
+mod memory;
+mod naming;
+mod node;
+#[cfg(target_os = "linux")]
+mod mount_table;
+#[cfg(target_os = "linux")]
+mod place;
+#[cfg(target_os = "linux")]
+mod queue;
+mod refresh;
+#[cfg(target_os = "linux")]
+mod session;
+mod view;
+
+pub use catalog::{
+    Catalog, CatalogError, Change, Child, DirFacts, DirId, FileId, FileRow, OriginId, OriginRow, PathFacts, PathId, Totals, Tree,
+};
+#[cfg(target_os = "linux")]
+pub use counters::{Counters, RequestCounts};
+pub use index_catalog::IndexCatalog;
+pub use memory::{MemoryCatalog, MemoryPut};
+pub use node::NodeId;
+#[cfg(target_os = "linux")]
+pub use place::{PlaceError, Standing, is_stale, standing, unmount_path};
+pub use refresh::Invalidation;
+#[cfg(target_os = "linux")]
+pub use queue::Ended;
+#[cfg(target_os = "linux")]
+pub use session::{MountError, MountOptions, Mounted, StopSignals, mount};
+pub use listing::Entry;
+pub use view::{Attr, Node, NodeKind, Statfs, View, ViewError};
+
+#[cfg(test)]
+mod index_catalog_tests;
+#[cfg(all(test, target_os = "linux"))]
+mod mount_tests;
+#[cfg(test)]
+mod view_tests;

@@ -1,1 +1,23 @@
-//! Placeholder of the node module.
+//! Node: one project, open. The facade that every surface calls: command line, daemon, later MCP and HTTP.
+//!
+//! `Node` writes: it holds the project's lock. `Glance` only reads and works beside a running daemon.
+//! Invariant: a failed step is in the report and in the journal; nothing is only printed. Prints nothing itself.
+
+mod change;
+mod check;
+mod error;
+mod history;
+mod open;
+mod run;
+mod status;
+#[cfg(test)]
+mod tests;
+
+pub use check::{Found, Rebuilt, Verified, rebuild, verify};
+pub use error::{Kind, NodeError};
+pub use history::DiskChange;
+pub use open::{Glance, Node, OpenOptions, ProjectDirs};
+pub use run::{RunOptions, Way};
+pub use status::{
+    BackendStatus, ContactStatus, CountStatus, OpenConflict, OriginStatus, OutboxStatus, PendingStatus, ProblemStatus, Status,
+};

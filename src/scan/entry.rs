@@ -70,10 +70,6 @@ impl Stat {
 }
 
 /// Joins seconds and nanoseconds; saturates where an absurd time (year 2262 and beyond) does not fit.
-#[expect(
-    clippy::unnecessary_fallible_conversions,
-    reason = "the kernel's types differ between architectures"
-)]
 fn nanoseconds(seconds: impl TryInto<i64>, nanos: impl TryInto<i64>) -> i64 {
     let seconds = seconds.try_into().unwrap_or(0);
     let nanos = nanos.try_into().unwrap_or(0);

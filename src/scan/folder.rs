@@ -90,11 +90,18 @@ impl Folder {
         let flags = LISTING | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened = match rustix::fs::openat(&self.0, name, flags, Mode::empty()) {
             Ok(opened) => opened,
-            // It was a folder when it was listed; a link by now, or a file, or nothing.
-            Err(Errno::NOTDIR) => return Err(FolderError::Link),
+            Err(Errno::NOTDIR) => return Err(self.gone_or_link(name)),
             Err(errno) => return Err(errno.into()),
         };
         Folder(opened).on_same_device(root)
+    }
+
+    /// `O_DIRECTORY` answers alike for a file and, without following, for a link.
+    fn gone_or_link(&self, name: &str) -> FolderError {
+        match self.stat(name) {
+            Ok(stat) if stat.file_type() == FileType::Symlink => FolderError::Link,
+            _ => FolderError::Gone,
+        }
     }
 
     fn on_same_device(self, root: &Root) -> Result<Folder, FolderError> {
@@ -172,7 +179,7 @@ pub(super) fn read_regular(opened: OwnedFd, limit: u64) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// `O_DIRECTORY` answers alike for a file and, without following, for a link.
+/// As [`Folder::gone_or_link`], for a path.
 fn gone_or_link(root: &Root, path: &RelPath) -> FolderError {
     let found = root
         .open_beneath(path.as_str(), OFlags::PATH)

@@ -18,8 +18,10 @@ mod gitignore;
 mod lease;
 mod link;
 mod listing;
+mod part;
 mod read;
 mod root;
+mod scene;
 mod walk;
 
 #[cfg(test)]

@@ -294,7 +294,7 @@ fn a_folder_that_may_not_be_read_says_nothing_about_what_is_in_it() {
     scratch.write("data/closed/x.md", "x");
     scratch.write("data/open/x.md", "x");
     let closed = scratch.at("data/closed");
-    fs::set_permissions(&closed, fs::Permissions::from_mode(0)).expect("chmod");
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).expect("chmod");
     let may_read_anyway = fs::read_dir(&closed).is_ok();
 
     let listing = scratch.walk(&all());
@@ -407,6 +407,14 @@ fn a_walk_below_a_path_is_that_part_of_the_whole_walk() {
         assert_eq!(paths(&listing), expected, "{below}");
         assert_eq!(listing.below, Some(scratch.path(below)));
     }
+    let through_file = walk_with(&scratch, &all(), |options| {
+        options.below = Some(scratch.path("data/b.md/x"));
+    });
+    assert_eq!(
+        through_file.silence(&scratch.path("data/b.md/x")),
+        None,
+        "a file stands where its folder was"
+    );
     let through_link = walk_with(&scratch, &all(), |options| {
         options.below = Some(scratch.path("data/link/sub"))
     });

@@ -4,19 +4,21 @@
 //! stack, so the handles held open are those along the current paths only. Entries come out sorted without a sort: each
 //! folder's names are in path order, and the parts are put together as the tree is.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use larder_patterns::{PatternRef, RelPath, Rules};
+use larder_patterns::{RelPath, Rules};
 use rustix::io::Errno;
 
-use super::entry::{Entry, EntryKind};
 use super::error::ScanError;
-use super::folder::{Folder, FolderError, NameKind, Names};
+use super::folder::{Folder, NameKind};
 use super::gitignore::{GITIGNORE, IgnoreStack};
-use super::link::{MAX_LINK_BYTES, check_link_target};
-use super::listing::{Listing, MAX_UNNAMEABLE, Problem, ProblemKind, Silence, shown_bytes};
-use super::root::{Root, not_a_file};
+use super::listing::{Listing, Silence};
+use super::part::{
+    Item, Part, add_problems, add_silent, part_of_closed, part_of_silence, put_together, unreadable,
+};
+use super::root::Root;
+use super::scene::Scene;
 
 /// More threads than this only wait for each other.
 const MAX_THREADS: usize = 16;
@@ -69,41 +71,26 @@ pub fn walk(root: &Root, rules: &Rules, options: &WalkOptions) -> Result<Listing
 }
 
 /// A folder to list.
-struct Task {
-    slot: usize,
-    path: Option<RelPath>,
-    ignores: IgnoreStack,
-    source: Source,
+pub(super) struct Task {
+    pub(super) slot: usize,
+    pub(super) path: Option<RelPath>,
+    pub(super) ignores: IgnoreStack,
+    pub(super) source: Source,
 }
 
-enum Source {
+pub(super) enum Source {
     Opened(Folder),
     In(Arc<Folder>),
 }
 
-/// What one folder brought, in path order.
-#[derive(Default)]
-struct Part {
-    items: Vec<Item>,
-    listed: bool,
-    problems: Vec<Problem>,
-    silent: Vec<(String, Silence)>,
-    hits: Vec<PatternRef>,
-}
-
-enum Item {
-    Entry(Entry),
-    Folder(usize),
-}
-
-struct Walk<'w> {
+pub(super) struct Walk<'w> {
     root: &'w Root,
-    rules: &'w Rules,
-    options: &'w WalkOptions,
+    pub(super) rules: &'w Rules,
+    pub(super) options: &'w WalkOptions,
     queue: Mutex<Queue>,
     changed: Condvar,
     parts: Mutex<Vec<(usize, Part)>>,
-    next_slot: AtomicUsize,
+    pub(super) next_slot: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -349,213 +336,6 @@ impl<'w> Walk<'w> {
         listing.pattern_hits.dedup();
         listing.sort();
         listing
-    }
-}
-
-/// The surroundings of the names of one folder.
-struct Scene<'s, 'w> {
-    walk: &'s Walk<'w>,
-    folder: &'s Arc<Folder>,
-    ignores: &'s IgnoreStack,
-}
-
-impl Scene<'_, '_> {
-    fn take_all(
-        &self,
-        folder: Option<&RelPath>,
-        names: &Names,
-        part: &mut Part,
-        tasks: &mut Vec<Task>,
-    ) {
-        let mut text = folder.map_or(String::new(), |folder| format!("{folder}/"));
-        let prefix_bytes = text.len();
-        for (name, kind) in names.iter() {
-            text.truncate(prefix_bytes);
-            let Ok(name) = std::str::from_utf8(name) else {
-                part.problems
-                    .push(unnameable(&text, name, ProblemKind::NotUtf8));
-                continue;
-            };
-            text.push_str(name);
-            match RelPath::parse(&text) {
-                Ok(path) => self.take(name, path, kind, part, tasks),
-                Err(error) => {
-                    let problem = unnameable(
-                        &text[..prefix_bytes],
-                        name.as_bytes(),
-                        ProblemKind::Name(error),
-                    );
-                    part.problems.push(problem);
-                }
-            }
-        }
-    }
-
-    fn take(
-        &self,
-        name: &str,
-        path: RelPath,
-        kind: NameKind,
-        part: &mut Part,
-        tasks: &mut Vec<Task>,
-    ) {
-        if kind == NameKind::Folder {
-            self.take_folder(path, part, tasks);
-        } else {
-            self.take_name(name, path, kind, part);
-        }
-    }
-
-    fn take_folder(&self, path: RelPath, part: &mut Part, tasks: &mut Vec<Task>) {
-        if !self.walk.rules.may_contain(&path) {
-            return;
-        }
-        if self.ignores.ignores(path.as_str(), true) {
-            part.silent
-                .push((path.as_str().to_owned(), Silence::GitIgnored));
-            return;
-        }
-        let slot = self.walk.next_slot.fetch_add(1, Ordering::Relaxed);
-        part.items.push(Item::Folder(slot));
-        tasks.push(Task {
-            slot,
-            path: Some(path),
-            ignores: self.ignores.clone(),
-            source: Source::In(Arc::clone(self.folder)),
-        });
-    }
-
-    fn take_name(&self, name: &str, path: RelPath, kind: NameKind, part: &mut Part) {
-        if kind == NameKind::Link && self.walk.rules.may_contain(&path) {
-            part.silent
-                .push((path.as_str().to_owned(), Silence::Linked));
-        }
-        let Ok(admitted) = self.walk.rules.admit(&path) else {
-            return;
-        };
-        if self.ignores.ignores(path.as_str(), false) {
-            part.silent
-                .push((path.as_str().to_owned(), Silence::GitIgnored));
-            return;
-        }
-        let stat = match self.folder.stat(name) {
-            Ok(stat) => stat,
-            // Gone since it was listed.
-            Err(Errno::NOENT) => return,
-            Err(errno) => return part.problems.push(unreadable(&path, errno)),
-        };
-        let problem = match EntryKind::of(&stat) {
-            Some(EntryKind::Link) => self.link_problem(name, &path),
-            Some(EntryKind::File { .. }) => self.size_problem(stat.size),
-            None => Some(ProblemKind::NotAFile(not_a_file(stat.file_type()))),
-        };
-        if let Some(what) = problem {
-            return part.problems.push(problem_at(&path, what));
-        }
-        let kind = EntryKind::of(&stat).expect("what is neither file nor link has a problem");
-        if self.walk.options.pattern_hits {
-            let named = self.walk.rules.matching(&path);
-            part.hits
-                .extend(named.into_iter().filter(|pattern| !pattern.is_exclusion()));
-            part.hits.sort_unstable();
-            part.hits.dedup();
-        }
-        part.items.push(Item::Entry(Entry {
-            path: admitted,
-            kind,
-            stat,
-        }));
-    }
-
-    fn size_problem(&self, size_bytes: u64) -> Option<ProblemKind> {
-        let limit_bytes = self.walk.options.max_file_bytes;
-        (size_bytes > limit_bytes).then_some(ProblemKind::TooLarge {
-            size_bytes,
-            limit_bytes,
-        })
-    }
-
-    fn link_problem(&self, name: &str, path: &RelPath) -> Option<ProblemKind> {
-        let buffer = Vec::with_capacity(MAX_LINK_BYTES.min(256));
-        match rustix::fs::readlinkat(self.folder.handle(), name, buffer) {
-            Ok(target) => check_link_target(path, target.to_bytes())
-                .err()
-                .map(ProblemKind::Link),
-            Err(errno) => Some(ProblemKind::Unreadable {
-                error: errno.to_string(),
-            }),
-        }
-    }
-}
-
-fn part_of_closed(path: &RelPath, error: FolderError) -> Part {
-    match error {
-        FolderError::Gone => Part::default(),
-        FolderError::Link => part_of_silence(path, Silence::Linked),
-        FolderError::OtherDevice => part_of_silence(path, Silence::OtherDevice),
-        FolderError::Refused(_) => part_of_silence(path, Silence::Unreadable),
-    }
-}
-
-fn part_of_silence(path: &RelPath, silence: Silence) -> Part {
-    Part {
-        silent: vec![(path.as_str().to_owned(), silence)],
-        ..Part::default()
-    }
-}
-
-fn problem_at(path: &RelPath, what: ProblemKind) -> Problem {
-    Problem {
-        path: Some(path.clone()),
-        shown: path.shown(),
-        what,
-    }
-}
-
-fn unreadable(path: &RelPath, errno: Errno) -> Problem {
-    let error = errno.to_string();
-    problem_at(path, ProblemKind::Unreadable { error })
-}
-
-fn unnameable(prefix: &str, name: &[u8], what: ProblemKind) -> Problem {
-    Problem {
-        path: None,
-        shown: format!("{}{}", larder_patterns::shown(prefix), shown_bytes(name)),
-        what,
-    }
-}
-
-fn add_problems(listing: &mut Listing, problems: Vec<Problem>) {
-    for problem in problems {
-        // A problem with a path keeps the path's absence from being believed, so those are never left out.
-        if problem.path.is_none() && listing.problems.len() >= MAX_UNNAMEABLE {
-            listing.unnameable_beyond += 1;
-        } else {
-            listing.problems.push(problem);
-        }
-    }
-}
-
-fn add_silent(listing: &mut Listing, silent: Vec<(String, Silence)>) {
-    for (place, silence) in silent {
-        match silence {
-            Silence::Unreadable => listing.unreadable_dirs.push(place),
-            Silence::OtherDevice => listing.other_device_dirs.push(place),
-            Silence::Linked => listing.linked_dirs.push(place),
-            Silence::GitIgnored => listing.git_ignored.push(place),
-            // These two are told from other fields of the listing.
-            Silence::NotWalked | Silence::Problem => {}
-        }
-    }
-}
-
-/// Appends what the folder in `slot` brought, with its folders in their places. Depth: that of a path.
-fn put_together(items: &mut [Vec<Item>], slot: usize, entries: &mut Vec<Entry>) {
-    for item in std::mem::take(&mut items[slot]) {
-        match item {
-            Item::Entry(entry) => entries.push(entry),
-            Item::Folder(slot) => put_together(items, slot, entries),
-        }
     }
 }
 

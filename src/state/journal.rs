@@ -66,7 +66,14 @@ pub struct Problem {
 
 impl State {
     /// Notes a success; clears the line's error.
+    ///
+    /// A line that is green already is not written again within a minute: an idle daemon writes nothing.
     pub fn note_success(&self, store: &str, direction: Direction, now_ms: i64) -> Result<()> {
+        const FRESH_MS: i64 = 60_000;
+        let green = "SELECT 1 FROM peers WHERE store = ?1 AND direction = ?2 AND error IS NULL AND success_ms BETWEEN ?3 AND ?4";
+        if self.exists(green, (store, direction.as_str(), now_ms - FRESH_MS, now_ms))? {
+            return Ok(());
+        }
         let sql = "INSERT INTO peers(store, direction, success_ms) VALUES(?1, ?2, ?3) ON CONFLICT(store, direction) DO UPDATE SET success_ms = ?3, failure_ms = NULL, error = NULL";
         self.run("note success", sql, (store, direction.as_str(), now_ms)).map(drop)
     }
@@ -153,6 +160,28 @@ impl State {
         })
     }
 
+    /// True if any row waits to be written again.
+    pub fn any_outbox(&self) -> Result<bool> {
+        self.exists("SELECT 1 FROM outbox LIMIT 1", [])
+    }
+
+    /// How often a path's row failed.
+    pub fn outbox_attempts(&self, path: &RelPath) -> Result<u32> {
+        self.connection
+            .prepare_cached("SELECT attempts FROM outbox WHERE path = ?1")
+            .and_then(|mut statement| statement.query_row([path.as_str()], |row| row.get(0)).optional())
+            .map(Option::unwrap_or_default)
+            .map_err(sqlite("read outbox"))
+    }
+
+    /// When the next failed row is due, in wall milliseconds.
+    pub fn next_outbox_ms(&self) -> Result<Option<i64>> {
+        self.connection
+            .prepare_cached("SELECT min(next_ms) FROM outbox")
+            .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
+            .map_err(sqlite("read outbox"))
+    }
+
     /// Holds a deletion back (the brake).
     pub fn hold(&self, version: &VersionId, path: &RelPath, origin: &str, now_ms: i64) -> Result<()> {
         let sql = "INSERT OR IGNORE INTO held(version, path, origin, since_ms) VALUES(?1, ?2, ?3, ?4)";
@@ -233,18 +262,20 @@ impl State {
         self.run("pin key", "INSERT OR IGNORE INTO keys(chain, key) VALUES(?1, ?2)", (chain, key)).map(drop)
     }
 
-    /// The highest checkpoint of a chain that was verified from a store.
-    pub fn watermark(&self, store: &str, chain: &str) -> Result<Option<u64>> {
+    /// How far a chain agrees with a store, and the names of the holes below it, one a line.
+    pub fn watermark(&self, store: &str, chain: &str) -> Result<Option<(u64, String)>> {
         self.connection
-            .prepare_cached("SELECT seq FROM watermarks WHERE store = ?1 AND chain = ?2")
-            .and_then(|mut statement| statement.query_row((store, chain), |row| row.get::<_, i64>(0)).optional())
-            .map(|seq| seq.map(|seq| seq as u64))
+            .prepare_cached("SELECT seq, holes FROM watermarks WHERE store = ?1 AND chain = ?2")
+            .and_then(|mut statement| {
+                statement.query_row((store, chain), |row| Ok((row.get::<_, i64>(0)?, row.get(1)?))).optional()
+            })
+            .map(|found| found.map(|(seq, holes)| (seq as u64, holes)))
             .map_err(sqlite("read watermark"))
     }
 
-    /// Raises a watermark.
-    pub fn set_watermark(&self, store: &str, chain: &str, seq: u64) -> Result<()> {
-        let sql = "INSERT OR REPLACE INTO watermarks(store, chain, seq) VALUES(?1, ?2, ?3)";
-        self.run("write watermark", sql, (store, chain, seq as i64)).map(drop)
+    /// Sets a watermark.
+    pub fn set_watermark(&self, store: &str, chain: &str, seq: u64, holes: &str) -> Result<()> {
+        let sql = "INSERT OR REPLACE INTO watermarks(store, chain, seq, holes) VALUES(?1, ?2, ?3, ?4)";
+        self.run("write watermark", sql, (store, chain, seq as i64, holes)).map(drop)
     }
 }

@@ -17,6 +17,8 @@ use crate::model::{
 use crate::state::Direction;
 
 const PAGE_ROWS: usize = 1_000;
+/// Versions of one path looked at for an edit that is recorded already.
+const MAX_HISTORY: usize = 10_000;
 /// Foreign rows held in memory between reading and recording.
 const MAX_ROWS: usize = 200_000;
 
@@ -265,7 +267,7 @@ impl Engine {
             return Ok(true);
         }
         let projected = row.mirror.as_ref().map(|entry| entry.version.as_str());
-        for stored in self.index.history(slot)? {
+        for stored in self.index.history(slot, MAX_HISTORY)? {
             let same_state = stored.version.content().map(|content| content.hash) == hash;
             let same_parents = match projected {
                 Some(projected) => Self::version_text(&stored.version.parents) == projected,

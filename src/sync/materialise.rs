@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
 use rustix::fs;
 
@@ -480,7 +480,7 @@ impl Engine {
         if one.beside {
             spot.map(|spot| (spot.folder(), format!("{BESIDE_PREFIX}{}", one.id)))
         } else {
-            Some((self.stage.dir().as_fd(), one.id.clone()))
+            Some((self.stage.dir(), one.id.clone()))
         }
     }
 }

@@ -5,8 +5,11 @@
 //! Knows nothing of commands, sockets or mounts.
 
 mod append;
+mod ask;
 mod brake;
 mod content;
+mod daily;
+pub mod exchange;
 mod foreign;
 mod graph;
 mod materialise;
@@ -18,6 +21,7 @@ mod publish;
 mod record;
 pub mod resolve;
 mod settle;
+mod stores;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -68,6 +72,20 @@ pub enum SyncError {
         #[source]
         source: PlaceError,
     },
+    /// What was asked for cannot be done.
+    #[error("{path}: {why}")]
+    Refused {
+        /// What it was asked of.
+        path: String,
+        /// Why not.
+        why: String,
+    },
+    /// The backend belongs to something else, or its marker is damaged.
+    #[error("{0}")]
+    Marker(String),
+    /// The backend could not be asked for its artifacts.
+    #[error(transparent)]
+    Transport(#[from] crate::transport::TransportError),
     /// An operation on Larder's own folder.
     #[error("{doing}: {source}")]
     Io {
@@ -77,6 +95,15 @@ pub enum SyncError {
         #[source]
         source: std::io::Error,
     },
+}
+
+impl From<crate::index::ReplayError> for SyncError {
+    fn from(error: crate::index::ReplayError) -> SyncError {
+        match error {
+            crate::index::ReplayError::Index(error) => SyncError::Index(error),
+            crate::index::ReplayError::Ledger(error) => SyncError::Ledger(error),
+        }
+    }
 }
 
 pub(crate) type Result<T> = std::result::Result<T, SyncError>;
@@ -103,7 +130,7 @@ pub struct Policy {
 }
 
 /// What happened to one path.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(tag = "what", rename_all = "kebab-case")]
 pub enum Change {
     /// A new path.
@@ -122,7 +149,8 @@ pub enum Change {
 }
 
 /// What one run did, or with `dry_run` would do.
-#[derive(Clone, Debug, Default, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct Report {
     /// Versions made from the disk.
     pub recorded: Vec<(String, Change)>,
@@ -146,6 +174,8 @@ pub struct Report {
     pub ledger_bytes: u64,
     /// Bytes of row contents written to the backend.
     pub row_bytes: u64,
+    /// Why the backend could not be reached, if it could not.
+    pub backend_error: Option<String>,
 }
 
 impl Report {
@@ -176,6 +206,8 @@ struct OwnChain {
     chain: crate::model::Chain,
     tip: Option<Tip>,
     next_n: u64,
+    /// Checkpoints since it was last asked whether a snapshot is due.
+    since_counted: u32,
 }
 
 /// Everything the steps work on. One per open project, in one process at a time.
@@ -183,7 +215,7 @@ pub struct Engine {
     pub(crate) env: Env,
     pub(crate) policy: Policy,
     pub(crate) larder_dir: PathBuf,
-    pub(crate) root: Root,
+    pub(crate) root: Arc<Root>,
     pub(crate) stage: Stage,
     pub(crate) state: State,
     pub(crate) ledger: Arc<Ledger>,
@@ -199,8 +231,18 @@ pub struct Engine {
     materialised: i64,
     mirrored: i64,
     undo_batch: i64,
+    /// The backend as a place for artifacts, once it was claimed.
+    transport: Option<Arc<crate::transport::BackendTransport>>,
+    /// When a store was last listed whole.
+    whole_exchange_ms: Option<u64>,
+    /// Somebody else goes on with our chain: nothing is published until that is settled.
+    publishing_stopped: bool,
+    /// Line files that are recorded while they grow.
+    growing: std::collections::BTreeSet<RelPath>,
     /// The undo list of this run has been begun.
     undo_open: bool,
+    /// Paths whose rows a dry run would write.
+    planned_rows: std::collections::BTreeSet<String>,
     /// Rows that a mirror write found changed by another program.
     late_rows: Vec<larder_adapters::Row>,
 }
@@ -214,7 +256,7 @@ pub struct Parts {
     /// `.larder`.
     pub larder_dir: PathBuf,
     /// The project's root folder.
-    pub root: Root,
+    pub root: Arc<Root>,
     /// `state.db`.
     pub state: State,
     /// `.larder/ledger`.
@@ -256,7 +298,12 @@ impl Engine {
             materialised: 0,
             mirrored: 0,
             undo_batch: 0,
+            transport: None,
+            whole_exchange_ms: None,
+            publishing_stopped: false,
+            growing: std::collections::BTreeSet::new(),
             undo_open: false,
+            planned_rows: std::collections::BTreeSet::new(),
             late_rows: Vec::new(),
         };
         engine.load_marks()?;

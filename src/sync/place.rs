@@ -249,6 +249,12 @@ impl Spot {
         &self.name
     }
 
+    /// Opens the regular file that stands here for reading; never follows a link nor blocks on a pipe.
+    pub fn open_file(&self) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        Ok(File::from(fs::openat(&self.folder, self.name.as_str(), flags, Mode::empty())?))
+    }
+
     /// Reads the target of the link that stands here.
     pub fn read_link(&self) -> Result<Vec<u8>> {
         Ok(fs::readlinkat(&self.folder, self.name.as_str(), Vec::new())?.into_bytes())

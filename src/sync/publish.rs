@@ -4,14 +4,18 @@
 //! its vector is the join of theirs. After the ledger holds a batch the index does too, and nothing is published twice.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::{Change, Engine, OwnChain, Report, Result};
 use crate::index::{Item, Slot, Stored};
-use crate::ledger::Batch;
+use crate::ledger::{Batch, Identity, Ledger, Tip, Writer};
 use crate::model::{
-    Chain, Channel, Dot, Hlc, Lane, Manifest, Record, RecordLine, RelPath, SegmentHash, SegmentRef, Space,
-    State as VersionState, Vector, Version, VersionId,
+    Channel, ContentHash, Dot, Hlc, Lane, MAX_DELTA_DEPTH, Manifest, ManifestDelta, Record, RecordLine, RelPath,
+    SegmentHash, SegmentRef, Space, State as VersionState, Uses, Vector, Version, VersionId,
 };
+
+/// Whether a snapshot is due is looked at once in this many checkpoints.
+const COUNT_EVERY: u32 = 64;
 
 /// A version on its way: everything but its place in the chain.
 pub(super) struct Draft {
@@ -49,25 +53,31 @@ impl Piece {
     }
 }
 
+/// What batches borrow while they are open.
+pub(super) struct Pen {
+    ledger: Arc<Ledger>,
+    identity: Arc<Identity>,
+    app: String,
+    spaces: [Space; 2],
+}
+
 /// An open batch of one space and what it will hold.
-pub(super) struct OpenBatch {
-    pub batch: Batch,
+pub(super) struct OpenBatch<'p> {
+    pub batch: Batch<'p>,
     pub versions: u64,
     pub bytes: u64,
+    manifests: BTreeMap<ContentHash, ManifestDelta>,
+    uses: BTreeMap<String, Vec<SegmentHash>>,
 }
 
 impl Engine {
     /// The own chain of a space, found once per run.
     pub(super) fn own_chain(&mut self, space: &Space) -> Result<&mut OwnChain> {
         if !self.chains.contains_key(space) {
-            let chain = Chain {
-                space: space.clone(),
-                origin: self.identity.origin().clone(),
-                generation: self.identity.generation(),
-            };
-            let tip = self.ledger.tip(&chain)?;
-            let next_n = tip.as_ref().map_or(0, |tip| tip.last_n) + 1;
-            self.chains.insert(space.clone(), OwnChain { chain, tip, next_n });
+            let chain = self.identity.chain(space.clone());
+            let last_n = self.index.last_n(&chain)?;
+            let tip = self.index.applied(&chain)?.map(|(seq, hash)| Tip { seq, hash, last_n });
+            self.chains.insert(space.clone(), OwnChain { chain, tip, next_n: last_n + 1, since_counted: COUNT_EVERY });
         }
         Ok(self.chains.get_mut(space).expect("was inserted above"))
     }
@@ -84,12 +94,12 @@ impl Engine {
         let born = born_of(&draft, hlc);
         let slot_is_known = !draft.parents.is_empty() || !self.index.heads(&draft.slot)?.is_empty();
         let chain = self.own_chain(&draft.slot.space)?.chain.clone();
-        let last_own = if slot_is_known { self.index.last_in_chain(&chain, &draft.slot)? } else { None };
+        let last_own = if slot_is_known { self.index.lane_of(&chain, &draft.slot)? } else { None };
         let own = self.own_chain(&draft.slot.space)?;
         let n = own.next_n;
         own.next_n += 1;
         let lane = match last_own {
-            Some(last) if vector.covers(&last) => last.lane,
+            Some(last) if vector.covers(&last.dot) => last.dot.lane,
             _ => Lane { origin: chain.origin.clone(), generation: chain.generation, first: n },
         };
         vector.remove(&lane);
@@ -111,59 +121,111 @@ impl Engine {
         })
     }
 
+    /// What batches of this run borrow.
+    pub(super) fn pen(&self) -> Pen {
+        Pen {
+            ledger: self.ledger.clone(),
+            identity: self.identity.clone(),
+            app: self.policy.app.clone(),
+            spaces: [Space::shared(), self.private_space.clone()],
+        }
+    }
+
     /// Opens a batch in the own chain of a space.
-    pub(super) fn open_batch(&mut self, space: &Space) -> Result<OpenBatch> {
-        let (ledger, identity, app) = (self.ledger.clone(), self.identity.clone(), self.policy.app.clone());
-        let own = self.own_chain(space)?;
-        let batch = Batch::new(ledger, identity, app, own.chain.clone(), own.tip.clone())?;
-        Ok(OpenBatch { batch, versions: 0, bytes: 0 })
+    pub(super) fn open_batch<'p>(&mut self, pen: &'p Pen, space: &Space) -> Result<OpenBatch<'p>> {
+        let tip = self.own_chain(space)?.tip;
+        let space = pen.spaces.iter().find(|own| *own == space).unwrap_or(&pen.spaces[0]);
+        let writer = Writer { app: &pen.app, identity: &pen.identity, space };
+        let batch = Batch::new(&pen.ledger, writer, tip)?;
+        Ok(OpenBatch { batch, versions: 0, bytes: 0, manifests: BTreeMap::new(), uses: BTreeMap::new() })
     }
 
     /// Adds one segment unless the ledger has it already.
-    pub(super) fn add_segment(&self, open: &mut OpenBatch, hash: SegmentHash, bytes: &[u8]) -> Result<()> {
+    pub(super) fn add_segment(&self, open: &mut OpenBatch<'_>, hash: SegmentHash, bytes: &[u8]) -> Result<()> {
+        if open.batch.contains(&hash) {
+            return Ok(());
+        }
         match self.index.place(&hash)? {
             None => {
                 open.bytes += bytes.len() as u64;
                 Ok(open.batch.segment(hash, bytes)?)
             }
-            Some(place) => Ok(open.batch.uses(&place.artifact, hash)),
+            Some(place) => {
+                if place.artifact.chain() != open.batch.chain() {
+                    open.uses.entry(place.artifact.to_string()).or_default().push(hash);
+                }
+                Ok(())
+            }
         }
     }
 
     /// Adds a manifest as a delta against an earlier content of the same path.
-    pub(super) fn add_manifest(&self, open: &mut OpenBatch, manifest: &Manifest, parents: &[Stored]) -> Result<()> {
-        if !manifest.needs_record() || self.index.has_manifest(&manifest.content)? {
+    pub(super) fn add_manifest(&self, open: &mut OpenBatch<'_>, manifest: &Manifest, parents: &[Stored]) -> Result<()> {
+        let known = open.manifests.contains_key(&manifest.content)
+            || self.index.manifest(&manifest.content, manifest.size)?.is_some();
+        if !manifest.needs_record() || known {
             return Ok(());
         }
         let mut previous = None;
         for content in parents.iter().filter_map(|parent| parent.version.content()) {
-            if self.index.manifest_depth(&content.hash)? < crate::model::MAX_DELTA_DEPTH - 1 {
+            if self.index.manifest_depth(&content.hash)? + 1 < MAX_DELTA_DEPTH {
                 previous = self.index.manifest(&content.hash, content.size)?.filter(Manifest::needs_record);
             }
         }
         let delta = manifest.delta_from(previous.as_ref());
-        Ok(open.batch.record(RecordLine::Manifest(delta))?)
+        open.batch.record(RecordLine::Manifest(delta.clone()))?;
+        open.manifests.insert(manifest.content, delta);
+        Ok(())
     }
 
     /// Makes a batch durable and known to the index. Returns the versions in the order they were added.
-    pub(super) fn close_batch(&mut self, space: &Space, open: OpenBatch, report: &mut Report) -> Result<Vec<Stored>> {
-        let seen = BTreeMap::new();
-        let Some(published) = open.batch.finish(self.clock.floor(), seen)? else { return Ok(Vec::new()) };
+    pub(super) fn close_batch(&mut self, space: &Space, mut open: OpenBatch<'_>, report: &mut Report) -> Result<Vec<Stored>> {
+        if open.versions == 0 {
+            // Segments of files that turned out to be unstable; nothing names them.
+            return Ok(Vec::new());
+        }
+        let mut records: Vec<Record> = open.manifests.into_values().map(Record::Manifest).collect();
+        for (artifact, segments) in open.uses {
+            let uses = Uses::new(artifact, segments);
+            open.batch.record(RecordLine::Uses(uses.clone()))?;
+            records.push(Record::Uses(uses));
+        }
+        let Some(published) = open.batch.finish(self.clock.floor(), BTreeMap::new())? else { return Ok(Vec::new()) };
         report.ledger_bytes += published.bytes_written;
-        let own = self.own_chain(space)?;
-        own.tip = Some(published.tip.clone());
-        let chain = own.chain.clone();
         let versions: Vec<Stored> =
             published.versions.into_iter().map(|(id, version)| Stored { id, version }).collect();
-        let records = published
-            .manifests
-            .into_iter()
-            .map(Record::Manifest)
-            .chain(versions.iter().map(|stored| Record::Version(stored.id, Box::new(stored.version.clone()))))
-            .collect();
-        let item = Item { chain, seq: published.tip.seq, hash: published.tip.hash, records, places: published.places };
+        records.extend(versions.iter().map(|stored| Record::Version(stored.id, Box::new(stored.version.clone()))));
+        let own = self.own_chain(space)?;
+        own.tip = Some(published.tip);
+        let (chain, tip) = (own.chain.clone(), published.tip);
+        let item = Item { chain, seq: tip.seq, hash: tip.hash, records, places: published.places };
         self.index.apply(&[item])?;
+        self.snapshot_if_due(space, report)?;
         Ok(versions)
+    }
+
+    /// Gathers small checkpoints into a snapshot when enough have come together.
+    fn snapshot_if_due(&mut self, space: &Space, report: &mut Report) -> Result<()> {
+        let (ledger, pen) = (self.ledger.clone(), self.pen());
+        let own = self.own_chain(space)?;
+        let Some(tip) = own.tip else { return Ok(()) };
+        own.since_counted += 1;
+        if own.since_counted < COUNT_EVERY {
+            return Ok(());
+        }
+        own.since_counted = 0;
+        let chain = own.chain.clone();
+        if !ledger.gathered(&chain, tip)?.is_due() {
+            return Ok(());
+        }
+        let writer = Writer { app: &pen.app, identity: &pen.identity, space };
+        let published = ledger.snapshot(writer, tip, self.clock.floor())?;
+        report.ledger_bytes += published.bytes_written;
+        self.own_chain(space)?.tip = Some(published.tip);
+        let tip = published.tip;
+        let item = Item { chain, seq: tip.seq, hash: tip.hash, records: Vec::new(), places: published.places };
+        self.index.apply(&[item])?;
+        Ok(())
     }
 
     /// Publishes drafts that hold their contents in memory; for rows, restores and undo.
@@ -173,7 +235,8 @@ impl Engine {
             by_space.entry(draft.slot.space.clone()).or_default().push((draft, pieces));
         }
         for (space, drafts) in by_space {
-            let mut open = self.open_batch(&space)?;
+            let pen = self.pen();
+            let mut open = self.open_batch(&pen, &space)?;
             for (draft, pieces) in drafts {
                 for piece in pieces {
                     match piece {
@@ -183,6 +246,7 @@ impl Engine {
                 }
                 let version = self.version_of(draft)?;
                 open.batch.version(version)?;
+                open.versions += 1;
             }
             self.close_batch(&space, open, report)?;
         }

@@ -11,7 +11,7 @@ use larder_patterns::{AdmittedPath, CONTENT_HEAD_BYTES, denied_content};
 
 use super::observe::{Observation, Scope, base_stat, kind_of};
 use super::place::{Spot, stat_of};
-use super::publish::{Draft, OpenBatch, change_of};
+use super::publish::{Draft, OpenBatch, Pen, change_of};
 use super::{Change, Engine, QUIET_MS, Report, Result, SyncError, io};
 use crate::chunk::{AppendPlan, Chunker, CutKind, ResumeState, is_line_file};
 use crate::index::{Slot, Stored};
@@ -25,6 +25,10 @@ use crate::state::{Base, BaseStat};
 const BATCH_VERSIONS: u64 = 8_192;
 /// .. or this many new content bytes.
 const BATCH_BYTES: u64 = 64 << 20;
+/// Versions of one path looked at for a known content.
+const MAX_HISTORY: usize = 100_000;
+/// How far back the end of the last complete line is looked for, in bytes.
+const LINE_WINDOW_BYTES: u64 = 1 << 20;
 /// How often a file that changes while it is read is tried again in one run.
 const READ_TRIES: u32 = 3;
 
@@ -49,10 +53,11 @@ enum Reading {
 
 /// Versions and bases gathered until the batch is closed.
 #[derive(Default)]
-struct Gathered {
-    open: BTreeMap<Space, OpenBatch>,
+struct Gathered<'p> {
+    open: BTreeMap<Space, OpenBatch<'p>>,
     bases: Vec<(Base, Option<VersionId>)>,
     forget: Vec<RelPath>,
+    deletions: Vec<(RelPath, Stored)>,
     linear: bool,
 }
 
@@ -110,21 +115,26 @@ impl Engine {
         report: &mut Report,
     ) -> Result<()> {
         let mut moves = self.moves_from(&gone)?;
+        let pen = self.pen();
         let mut gathered = Gathered { linear: true, ..Gathered::default() };
         let mut chunker = Chunker::new();
         let total = observation.changed.len() as u64;
         for (done, entry) in observation.changed.iter().enumerate() {
-            self.record_entry(entry, first_contact, &mut moves, &mut chunker, &mut gathered, report)?;
+            self.record_entry(&pen, entry, first_contact, &mut moves, &mut chunker, &mut gathered, report)?;
             if done % 256 == 0 {
                 self.progress.at("recording", done as u64, total);
             }
-            let full = |open: &OpenBatch| open.versions >= BATCH_VERSIONS || open.bytes >= BATCH_BYTES;
+            let full = |open: &OpenBatch<'_>| open.versions >= BATCH_VERSIONS || open.bytes >= BATCH_BYTES;
             if gathered.open.values().any(full) {
                 self.close_gathered(&mut gathered, dry_run, report)?;
             }
         }
         for path in &gone {
-            self.record_gone(path, &moves, &mut gathered, report)?;
+            self.record_gone(&pen, path, &moves, &mut gathered, report)?;
+        }
+        if !dry_run {
+            // Their rows stay until a person approves, as the files do elsewhere.
+            self.hold_if_many(&gathered.deletions)?;
         }
         self.close_gathered(&mut gathered, dry_run, report)
     }
@@ -140,13 +150,14 @@ impl Engine {
         Ok(moves)
     }
 
-    fn record_entry(
+    fn record_entry<'p>(
         &mut self,
+        pen: &'p Pen,
         entry: &Entry,
         first_contact: bool,
         moves: &mut Moves,
         chunker: &mut Chunker,
-        gathered: &mut Gathered,
+        gathered: &mut Gathered<'p>,
         report: &mut Report,
     ) -> Result<()> {
         let path = entry.path.path();
@@ -157,7 +168,7 @@ impl Engine {
         }
         let mut open = match gathered.open.remove(&slot.space) {
             Some(open) => open,
-            None => self.open_batch(&slot.space)?,
+            None => self.open_batch(pen, &slot.space)?,
         };
         let reading = self.take(entry, base.as_ref(), chunker, &mut open)?;
         let outcome = match reading {
@@ -179,7 +190,7 @@ impl Engine {
     }
 
     #[expect(clippy::too_many_arguments, reason = "the facts of one decision, used once")]
-    fn record_taken(
+    fn record_taken<'p>(
         &mut self,
         entry: &Entry,
         slot: Slot,
@@ -187,8 +198,8 @@ impl Engine {
         taken: Taken,
         first_contact: bool,
         moves: &mut Moves,
-        open: &mut OpenBatch,
-        gathered: &mut Gathered,
+        open: &mut OpenBatch<'_>,
+        gathered: &mut Gathered<'p>,
         report: &mut Report,
     ) -> Result<()> {
         let path = entry.path.path().clone();
@@ -266,7 +277,7 @@ impl Engine {
             return Ok(Parents::Known(resolution.versions));
         }
         if first_contact {
-            let known = self.index.history(slot)?;
+            let known = self.index.history(slot, MAX_HISTORY)?;
             if let Some(same) = known.iter().find(is_content) {
                 return Ok(Parents::Known(vec![same.id]));
             }
@@ -277,11 +288,12 @@ impl Engine {
     }
 
     /// A path that is gone becomes a tombstone, unless its file was seen elsewhere: then that one says so.
-    fn record_gone(
+    fn record_gone<'p>(
         &mut self,
+        pen: &'p Pen,
         path: &RelPath,
         moves: &Moves,
-        gathered: &mut Gathered,
+        gathered: &mut Gathered<'p>,
         report: &mut Report,
     ) -> Result<()> {
         let Some(base) = self.state.base(path)? else { return Ok(()) };
@@ -309,20 +321,22 @@ impl Engine {
         let version = self.version_of(draft)?;
         let mut open = match gathered.open.remove(&space) {
             Some(open) => open,
-            None => self.open_batch(&space)?,
+            None => self.open_batch(pen, &space)?,
         };
         if reason == Reason::User {
             report.recorded.push((path.shown(), Change::Deleted));
         }
-        open.batch.version(version)?;
+        let stored_version = version.clone();
+        let id = open.batch.version(version)?;
         open.versions += 1;
+        gathered.deletions.push((path.clone(), Stored { id, version: stored_version }));
         gathered.open.insert(space, open);
         gathered.forget.push(path.clone());
         Ok(())
     }
 
     /// Makes the gathered versions durable, then their bases.
-    fn close_gathered(&mut self, gathered: &mut Gathered, dry_run: bool, report: &mut Report) -> Result<()> {
+    fn close_gathered(&mut self, gathered: &mut Gathered<'_>, dry_run: bool, report: &mut Report) -> Result<()> {
         let gathered = std::mem::replace(gathered, Gathered { linear: true, ..Gathered::default() });
         if dry_run {
             self.chains.clear();
@@ -357,7 +371,7 @@ impl Engine {
         entry: &Entry,
         base: Option<&Base>,
         chunker: &mut Chunker,
-        open: &mut OpenBatch,
+        open: &mut OpenBatch<'_>,
     ) -> Result<Reading> {
         if entry.kind == EntryKind::Link {
             return self.take_link(entry, open);
@@ -378,7 +392,7 @@ impl Engine {
         Ok(Reading::Busy)
     }
 
-    fn take_link(&mut self, entry: &Entry, open: &mut OpenBatch) -> Result<Reading> {
+    fn take_link(&mut self, entry: &Entry, open: &mut OpenBatch<'_>) -> Result<Reading> {
         let target = match scan::read_link(&self.root, entry.path.path()) {
             Ok(target) => target.into_bytes(),
             Err(ScanError::Changed { .. }) => return Ok(Reading::Vanished),
@@ -400,7 +414,7 @@ impl Engine {
         expected: &Stat,
         base: Option<&Base>,
         chunker: &mut Chunker,
-        open: &mut OpenBatch,
+        open: &mut OpenBatch<'_>,
     ) -> Result<Reading> {
         let mut file = match self.open_expected(path.path(), expected) {
             Ok(file) => file,
@@ -411,15 +425,20 @@ impl Engine {
         if let Some(denied) = denied_content(&head[..filled]) {
             return Ok(Reading::Refused(denied.to_string()));
         }
-        let small = expected.size <= filled as u64;
-        let (manifest, resume) = if small {
-            self.take_small(path.path(), &head[..filled], open)?
+        let growing = self.growing.contains(path.path());
+        let limit = if growing { last_line_end(&mut file, expected.size)? } else { expected.size };
+        let (manifest, resume) = if limit <= filled as u64 {
+            self.take_small(path.path(), &head[..limit as usize], open)?
         } else {
-            file.seek(SeekFrom::Start(0)).map_err(io("read a file"))?;
-            self.take_large(path.path(), file.try_clone().map_err(io("read a file"))?, base, chunker, open)?
+            let end = if growing { limit } else { u64::MAX };
+            let source = Limited { file: file.try_clone()?, position: 0, end };
+            self.take_large(path.path(), source, base, chunker, open)?
         };
-        let after = stat_of(&file).map_err(io("look at a file"))?;
-        if after != base_stat(expected) || manifest.size != expected.size {
+        let mut after = stat_of(&file).map_err(io("look at a file"))?;
+        if growing && after.inode == expected.inode && after.size >= limit {
+            // The size is that of what was taken, so that the rest is seen as a change.
+            after = BaseStat { size: limit, ..base_stat(expected) };
+        } else if after != base_stat(expected) || manifest.size != expected.size {
             return Ok(Reading::Busy);
         }
         let content = Content { hash: manifest.content, size: manifest.size, kind: kind_of(kind) };
@@ -438,14 +457,15 @@ impl Engine {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(Box::new(Reading::Vanished)),
             Err(error) => return Err(Box::new(Reading::Refused(format!("cannot be read: {error}")))),
         };
+        let grows = |stat: &BaseStat| self.growing.contains(path) && stat.inode == expected.inode && stat.size >= expected.size;
         match stat_of(&file) {
-            Ok(stat) if stat == base_stat(expected) => Ok(file),
+            Ok(stat) if stat == base_stat(expected) || grows(&stat) => Ok(file),
             Ok(_) => Err(Box::new(Reading::Busy)),
             Err(error) => Err(Box::new(Reading::Refused(format!("cannot be looked at: {error}")))),
         }
     }
 
-    fn take_small(&self, path: &RelPath, bytes: &[u8], open: &mut OpenBatch) -> Result<(Manifest, Option<Vec<u8>>)> {
+    fn take_small(&self, path: &RelPath, bytes: &[u8], open: &mut OpenBatch<'_>) -> Result<(Manifest, Option<Vec<u8>>)> {
         let manifest = Manifest::implied(ContentHash::of(bytes), bytes.len() as u64);
         for segment in &manifest.segments {
             self.add_segment(open, segment.0, bytes)?;
@@ -461,24 +481,22 @@ impl Engine {
     fn take_large(
         &self,
         path: &RelPath,
-        file: File,
+        mut file: Limited,
         base: Option<&Base>,
         chunker: &mut Chunker,
-        open: &mut OpenBatch,
+        open: &mut OpenBatch<'_>,
     ) -> Result<(Manifest, Option<Vec<u8>>)> {
         let mut sink = |segment: SegmentRef, bytes: &[u8]| self.add_segment(open, segment.0, bytes);
         if is_line_file(path) {
             if let Some((previous, state)) = self.grown_from(base)? {
                 if let Some(plan) = AppendPlan::new(&previous, &state) {
-                    let file = file.try_clone().map_err(io("read a file"))?;
-                    if let Ok(split) = plan.run(chunker, file, &mut sink)? {
+                    if let Ok(split) = plan.run(chunker, &mut file, &mut sink)? {
                         return Ok((split.manifest, Some(split.resume.to_bytes())));
                     }
                 }
             }
         }
-        let mut file = file;
-        file.seek(SeekFrom::Start(0)).map_err(io("read a file"))?;
+        file.seek(SeekFrom::Start(0))?;
         let split = chunker.split(file, CutKind::of(path), &mut sink)?;
         let resume = is_line_file(path).then(|| split.resume.to_bytes());
         Ok((split.manifest, resume))
@@ -499,6 +517,43 @@ impl From<std::io::Error> for SyncError {
     fn from(source: std::io::Error) -> SyncError {
         SyncError::Io { doing: "read a file", source }
     }
+}
+
+/// A file that ends at `end`, wherever its writer is by now.
+struct Limited {
+    file: File,
+    position: u64,
+    end: u64,
+}
+
+impl Read for Limited {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let left = usize::try_from(self.end.saturating_sub(self.position)).unwrap_or(usize::MAX);
+        let room = buffer.len().min(left);
+        let count = rustix::io::pread(&self.file, &mut buffer[..room], self.position)?;
+        self.position += count as u64;
+        Ok(count)
+    }
+}
+
+impl Seek for Limited {
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        self.position = match to {
+            SeekFrom::Start(position) => position,
+            SeekFrom::Current(by) => self.position.saturating_add_signed(by),
+            SeekFrom::End(by) => self.end.saturating_add_signed(by),
+        };
+        Ok(self.position)
+    }
+}
+
+/// Where the last complete line within the first `size` bytes ends; `size` if its end is out of sight.
+fn last_line_end(file: &mut File, size: u64) -> Result<u64> {
+    let window = size.min(LINE_WINDOW_BYTES);
+    let mut bytes = vec![0; window as usize];
+    let filled = rustix::io::pread(&*file, &mut bytes, size - window).map_err(|errno| io("read a file")(errno.into()))?;
+    let end = bytes[..filled].iter().rposition(|byte| *byte == b'\n');
+    Ok(end.map_or(size, |at| size - window + at as u64 + 1))
 }
 
 fn read_head(file: &mut File, head: &mut [u8]) -> std::io::Result<usize> {

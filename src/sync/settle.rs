@@ -50,7 +50,7 @@ impl Engine {
             spot.create_from(at.0, &at.1).map_err(place)?;
             rustix::fs::renameat(at.0, aside.as_str(), at.0, at.1.as_str()).map_err(|errno| place(errno.into()))?;
         }
-        let staged = hash_if_there(at.0, &at.1);
+        let staged = hash_if_there(at.0, &at.1).map(|(hash, _)| hash);
         let now = self.what_stands(&spot)?;
         let renamed = match (&intent.new_hash, &intent.old_hash) {
             (None, _) => staged.is_some(),
@@ -80,7 +80,7 @@ impl Engine {
         })?;
         if !keep_displaced && staged.is_some() && staged == intent.new_hash {
             // A staged copy of ledger bytes that never took its place.
-            let _ = rustix::fs::unlinkat(at.0, at.1.as_str(), rustix::fs::AtFlags::empty());
+            self.unlink_displaced(&displaced, Some(&spot))?;
         }
         Ok(())
     }
@@ -130,12 +130,13 @@ impl Engine {
         let listed: std::collections::BTreeSet<String> = self.state.displaced()?.into_iter().map(|one| one.id).collect();
         for name in names.iter().filter(|name| !listed.contains(*name)) {
             let hash = hash_if_there(self.stage.dir(), name);
-            let empty_or_known = match hash {
-                Some(hash) => hash == ContentHash::of(b"") || self.ledger_has(&hash)?,
+            let known = match hash {
+                Some((hash, size)) => self.ledger_has(&hash, size)?,
                 None => false,
             };
             // A torn staged copy has no name in the ledger. It was never linked anywhere: its intent was not committed.
-            if empty_or_known || self.state.meta_text("stage_known")?.is_some() {
+            // Only a state that was lost may have forgotten a displaced file; then unknown bytes stay.
+            if known || self.state.meta_text("stage_known")?.is_some() {
                 self.stage.remove(name).map_err(super::io("sweep .larder/displaced"))?;
             }
         }
@@ -143,8 +144,12 @@ impl Engine {
     }
 
     /// True if every byte of a content is in the ledger.
-    fn ledger_has(&self, hash: &ContentHash) -> Result<bool> {
-        Ok(self.index.place(&SegmentHash(hash.0))?.is_some() || self.index.has_manifest(hash)?)
+    fn ledger_has(&self, hash: &ContentHash, size: u64) -> Result<bool> {
+        if size == 0 || self.index.has_segment(&SegmentHash(hash.0))? {
+            return Ok(true);
+        }
+        let manifest = self.index.manifest(hash, size)?;
+        Ok(manifest.is_some_and(|manifest| manifest.needs_record()))
     }
 
     /// Drops displaced files that are old enough and proven; records those that are not. Called once a run.
@@ -160,7 +165,7 @@ impl Engine {
             let hash = self.displaced_place(one, spot.as_ref()).and_then(|(dir, name)| hash_if_there(dir, &name));
             match hash {
                 None => self.state.remove_displaced(&one.id)?,
-                Some(hash) if hash == ContentHash::of(b"") || self.ledger_has(&hash)? => {
+                Some((hash, size)) if self.ledger_has(&hash, size)? => {
                     if now.saturating_sub(one.since_ms) >= KEEP_MS || i < surplus {
                         self.unlink_displaced(one, spot.as_ref())?;
                     } else {
@@ -185,7 +190,8 @@ impl Engine {
     pub(super) fn record_displaced(&mut self, one: &Displaced, report: &mut Report) -> Result<()> {
         let spot = Spot::open(self.root.handle(), &one.path, false).ok().flatten();
         let slot = self.slot_of(one.channel, &one.path);
-        let mut open = self.open_batch(&slot.space)?;
+        let pen = self.pen();
+        let mut open = self.open_batch(&pen, &slot.space)?;
         let Some((dir, name)) = self.displaced_place(one, spot.as_ref()) else { return Ok(()) };
         let Ok(file) = open_displaced(dir, &name) else { return Ok(()) };
         let exec = file.metadata().is_ok_and(|meta| std::os::unix::fs::MetadataExt::mode(&meta) & 0o100 != 0);
@@ -203,6 +209,7 @@ impl Engine {
         let draft = Draft { slot: slot.clone(), channel, parents, state, moved_from: None, via: None, adopted: false };
         let version = self.version_of(draft)?;
         open.batch.version(version)?;
+        open.versions += 1;
         self.close_batch(&slot.space, open, report)?;
         report.recorded.push((one.path.shown(), Change::Edited));
         Ok(self.state.set_displaced(&Displaced { hash: Some(content.hash), ..one.clone() })?)
@@ -220,11 +227,12 @@ fn exists(dir: std::os::fd::BorrowedFd<'_>, name: &str) -> bool {
     rustix::fs::statat(dir, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).is_ok()
 }
 
-fn hash_if_there(dir: std::os::fd::BorrowedFd<'_>, name: &str) -> Option<ContentHash> {
+fn hash_if_there(dir: std::os::fd::BorrowedFd<'_>, name: &str) -> Option<(ContentHash, u64)> {
     let stat = rustix::fs::statat(dir, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).ok()?;
     let is_link = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Symlink;
     let kind = if is_link { ContentKind::Link } else { ContentKind::File { exec: false } };
-    hash_displaced(dir, name, Some(kind)).ok()
+    let size = u64::try_from(stat.st_size).unwrap_or(0);
+    hash_displaced(dir, name, Some(kind)).ok().map(|hash| (hash, size))
 }
 
 /// The name of a file staged beside its target, if it is one.

@@ -14,8 +14,10 @@ mod debounce;
 mod event;
 mod hint;
 mod mode;
+mod shared;
 mod tree;
 mod watcher;
+mod worker;
 
 #[cfg(test)]
 mod tests;

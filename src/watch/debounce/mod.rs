@@ -295,3 +295,6 @@ impl Debounce {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,211 @@
+//! One connection to the file, with the settings that make sharing it safe.
+//!
+//! Invariant: a session knows the inode it opened and the instance it read, so a replaced file is noticed and its revisions never match.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use super::failure::failed;
+use super::schema::{self, MigrationFailure};
+use crate::{AdapterError, ErrorKind};
+
+// 3.51.3 ends a bug by which two processes could reset the WAL under each other and corrupt the file.
+const OLDEST_SQLITE: i32 = 3_051_003;
+// Only a new file takes it. 100,000 rows against a bare loop (4 KiB pages), one run each on a busy machine: 1.5 to 1.7 x with 4 KiB,
+// 1.4 to 1.5 with 8, 1.2 with 16; but one edit writes about five pages, so larger ones cost each append.
+const PAGE_BYTES: i64 = 8 * 1024;
+// With 8 KiB pages, 2, 16 and 64 MiB made no difference beyond the noise of those runs.
+const WRITER_CACHE_KIB: i64 = 8 * 1024;
+const READER_CACHE_KIB: i64 = 2 * 1024;
+// A first mirror leaves a WAL of its own size behind; it is cut back to this at the next reset.
+const WAL_KEPT_BYTES: i64 = 16 * 1024 * 1024;
+const RETRY_WAL: Duration = Duration::from_millis(5);
+
+/// What a session is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Creates the file and its schema; writes.
+    Writer,
+    /// Only reads; never creates anything.
+    Reader,
+}
+
+/// An open connection.
+pub(super) struct Session {
+    pub(super) connection: Connection,
+    pub(super) path: std::path::PathBuf,
+    /// Names this very database; a part of every revision and cursor.
+    pub(super) instance: String,
+    inode: Option<Inode>,
+}
+
+type Inode = (u64, u64);
+
+impl Session {
+    /// Opens the file at `path`; a writer brings its schema up to date.
+    pub(super) fn open(path: &Path, role: Role, wait_ms: u64) -> Result<Self, AdapterError> {
+        let failed = |error| failed("open", path, error);
+        if rusqlite::version_number() < OLDEST_SQLITE {
+            let found = rusqlite::version();
+            let message = format!(
+                "open {}: SQLite {found} can corrupt shared files, 3.51.3 is needed",
+                path.display()
+            );
+            return Err(AdapterError::new(ErrorKind::Unsupported, message));
+        }
+        let flags = match role {
+            Role::Writer => OpenFlags::SQLITE_OPEN_CREATE,
+            Role::Reader => OpenFlags::empty(),
+        };
+        let flags = flags | OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut connection = Connection::open_with_flags(path, flags).map_err(failed)?;
+        configure(&connection, role, wait_ms).map_err(failed)?;
+        if role == Role::Writer {
+            migrate(&mut connection, path)?;
+            // From here on `write` numbers its own changes.
+            connection
+                .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)
+                .map_err(failed)?;
+        }
+        let instance = "SELECT value FROM file_store WHERE key = 'instance'";
+        let instance = connection
+            .query_row(instance, [], |row| row.get(0))
+            .map_err(failed)?;
+        Ok(Self {
+            connection,
+            path: path.to_owned(),
+            instance,
+            inode: inode(path),
+        })
+    }
+
+    /// Whether `path` still names the file this session has open.
+    pub(super) fn is_current(&self, path: &Path) -> bool {
+        self.inode == inode(path)
+    }
+
+    pub(super) fn failed(&self, doing: &str) -> impl Fn(rusqlite::Error) -> AdapterError + use<> {
+        let (doing, path) = (doing.to_owned(), self.path.clone());
+        move |error| failed(&doing, &path, error)
+    }
+}
+
+fn configure(connection: &Connection, role: Role, wait_ms: u64) -> rusqlite::Result<()> {
+    connection.busy_timeout(Duration::from_millis(wait_ms))?;
+    connection.set_prepared_statement_cache_capacity(64);
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    connection.pragma_update(None, "trusted_schema", false)?;
+    match role {
+        Role::Writer => {
+            connection.pragma_update(None, "page_size", PAGE_BYTES)?;
+            ensure_wal(connection, Duration::from_millis(wait_ms))?;
+            // FULL: an acknowledged write leaves the outbox, so it must outlive a power cut. It costs one fsync a batch.
+            connection.pragma_update(None, "synchronous", "FULL")?;
+            connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
+            connection.pragma_update(None, "journal_size_limit", WAL_KEPT_BYTES)
+        }
+        Role::Reader => {
+            connection.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
+            connection.pragma_update(None, "query_only", true)
+        }
+    }
+}
+
+/// Turns WAL on. SQLite does not wait for its lock here, so two starters are kept apart by asking again.
+fn ensure_wal(connection: &Connection, wait: Duration) -> rusqlite::Result<()> {
+    let deadline = Instant::now() + wait;
+    loop {
+        let mode: rusqlite::Result<String> =
+            connection.query_row("PRAGMA journal_mode", [], |row| row.get(0));
+        let turned = match mode {
+            Ok(mode) if mode == "wal" => return Ok(()),
+            Ok(_) => connection.query_row("PRAGMA journal_mode = WAL", [], |row| {
+                row.get::<_, String>(0)
+            }),
+            Err(error) => Err(error),
+        };
+        match turned {
+            Err(error) if is_busy(&error) && Instant::now() < deadline => {
+                std::thread::sleep(RETRY_WAL)
+            }
+            // Where shared memory is not to be had the mode stays what it is, and everything works, one at a time.
+            other => return other.map(drop),
+        }
+    }
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
+    )
+}
+
+fn migrate(connection: &mut Connection, path: &Path) -> Result<(), AdapterError> {
+    schema::migrate(connection).map_err(|failure| match failure {
+        MigrationFailure::Sqlite(error) => failed("create tables in", path, error),
+        MigrationFailure::Refused(sentence) => AdapterError::new(
+            ErrorKind::Unsupported,
+            format!("use {}: {sentence}", path.display()),
+        ),
+    })
+}
+
+/// Refuses a path that can be no database before SQLite makes a riddle of it.
+pub(super) fn check_place(path: &Path) -> Result<(), AdapterError> {
+    let refuse = |kind, why: &str| {
+        Err(AdapterError::new(
+            kind,
+            format!("open {}: {why}", path.display()),
+        ))
+    };
+    match fs::metadata(path) {
+        Ok(found) if found.is_dir() => {
+            refuse(ErrorKind::Unsupported, "it is a folder; name a file in it")
+        }
+        Ok(found) if !found.is_file() => refuse(ErrorKind::Unsupported, "it is no regular file"),
+        Ok(_) => match fs::File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => refuse(
+                ErrorKind::Denied,
+                "it may not be read; make it readable and writable",
+            ),
+            _ => Ok(()),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            match path.parent().map(fs::metadata) {
+                Some(Ok(parent)) if parent.is_dir() => Ok(()),
+                _ => refuse(
+                    ErrorKind::NotFound,
+                    "its folder does not exist; make it or name another",
+                ),
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            refuse(ErrorKind::Denied, "its folder may not be entered")
+        }
+        Err(error) => Err(AdapterError::caused(
+            ErrorKind::Unavailable,
+            format!("open {}", path.display()),
+            error,
+        )),
+    }
+}
+
+#[cfg(unix)]
+fn inode(path: &Path) -> Option<Inode> {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata(path)
+        .ok()
+        .map(|found| (found.dev(), found.ino()))
+}
+
+// Elsewhere an open database cannot be replaced.
+#[cfg(not(unix))]
+fn inode(_path: &Path) -> Option<Inode> {
+    None
+}

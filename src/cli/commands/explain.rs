@@ -1,0 +1,26 @@
+//! `larder explain PATH`: which rule decides about a path, and why.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::cli::context::Context;
+use crate::cli::out::Answer;
+use crate::config::explain;
+use crate::node::NodeError;
+
+/// What `larder explain` takes.
+#[derive(Args, Debug)]
+pub struct ExplainArgs {
+    /// A path, whether it exists or not
+    path: PathBuf,
+}
+
+/// Explains; needs the config alone.
+pub fn run(context: &Context, args: &ExplainArgs) -> Result<Answer, NodeError> {
+    let settings = context.open.settings(&context.env)?;
+    let path = context.file_path(&settings, &args.path)?;
+    let explained = explain(&settings, &path);
+    let object = serde_json::to_value(&explained).unwrap_or_default();
+    Ok(Answer::new(explained.sentences, object))
+}

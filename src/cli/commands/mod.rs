@@ -1,0 +1,58 @@
+//! One file a command; each takes the context first and gives an answer.
+//!
+//! Invariant: a command asks the facade and words its answer; what it may do to a project is decided there.
+
+pub mod cat;
+pub mod completions;
+pub mod config;
+pub mod conflicts;
+pub mod deletes;
+pub mod diff;
+pub mod doctor;
+pub mod explain;
+pub mod init;
+pub mod log;
+pub mod ls;
+pub mod mount;
+pub mod origin;
+pub mod rebuild;
+pub mod restore;
+pub mod status;
+pub mod sync;
+pub mod undo;
+pub mod up;
+pub mod verify;
+
+use super::args::Command;
+use super::context::Context;
+use super::out::Answer;
+use crate::node::{NodeError, Way};
+
+/// Runs a command. `None` if it has said everything already.
+pub fn dispatch(context: &Context, command: &Command) -> Result<Option<Answer>, NodeError> {
+    match command {
+        Command::Init(args) => init::run(context, args).map(Some),
+        Command::Up(args) => up::run(context, args).map(|()| None),
+        Command::Sync(args) => sync::run(context, args).map(Some),
+        Command::Push(args) => sync::one_way(context, Way::Push, args).map(Some),
+        Command::Pull(args) => sync::one_way(context, Way::Pull, args).map(Some),
+        Command::Status => status::run(context).map(Some),
+        Command::Log(args) => log::run(context, args).map(Some),
+        Command::Diff(args) => diff::run(context, args).map(Some),
+        Command::Explain(args) => explain::run(context, args).map(Some),
+        Command::Conflicts(args) => conflicts::run(context, args).map(Some),
+        Command::Deletes(args) => deletes::run(context, args).map(Some),
+        Command::Restore(args) => restore::run(context, args).map(Some),
+        Command::Undo(args) => undo::run(context, args).map(Some),
+        Command::Verify(args) => verify::run(context, args).map(Some),
+        Command::Rebuild(args) => rebuild::run(context, args).map(Some),
+        Command::Mount(args) => mount::run(context, args).map(Some),
+        Command::Umount(args) => mount::take_down(context, args).map(Some),
+        Command::Config(args) => config::run(context, args).map(Some),
+        Command::Doctor => doctor::run(context).map(Some),
+        Command::Completions(args) => completions::run(context, args).map(|()| None),
+        Command::Origin(args) => origin::run(context, args).map(Some),
+        Command::Ls(args) => ls::run(context, args).map(Some),
+        Command::Cat(args) => cat::run(context, args),
+    }
+}

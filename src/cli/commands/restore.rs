@@ -1,0 +1,44 @@
+//! `larder restore PATH`: an earlier version becomes the newest, here and everywhere.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use crate::cli::args::Dry;
+use crate::cli::context::Context;
+use crate::cli::out::Answer;
+use crate::cli::report;
+use crate::node::NodeError;
+
+/// What `larder restore` takes.
+#[derive(Args, Debug)]
+pub struct RestoreArgs {
+    /// The file
+    path: PathBuf,
+    /// Which version, by its id from `larder log`
+    #[arg(long, value_name = "ID", conflicts_with = "at")]
+    version: Option<String>,
+    /// How many steps back: 1 is the content before the present one
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    at: usize,
+    #[command(flatten)]
+    dry: Dry,
+}
+
+/// Restores.
+pub fn run(context: &Context, args: &RestoreArgs) -> Result<Answer, NodeError> {
+    let glance = context.glance()?;
+    let path = context.file_path(&glance.settings, &args.path)?;
+    let chosen = match &args.version {
+        Some(id) => glance.version_of(&path, id)?,
+        None => glance.version_before(&path, args.at)?,
+    };
+    drop(glance);
+    let mut node = context.node()?;
+    let report = node.restore(&path, &chosen.id, args.dry.dry_run)?;
+    let remains = node.remains(&report)?;
+    let mut answer = report::answer(&report, args.dry.dry_run).with_remains(remains);
+    answer.object.insert("version".to_owned(), json!(chosen.id.to_string()));
+    Ok(answer)
+}

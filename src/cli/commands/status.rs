@@ -1,0 +1,125 @@
+//! `larder status`: what is kept, what waits and what is wrong, at once.
+
+use serde_json::{Value, json};
+
+use crate::cli::context::Context;
+use crate::cli::out::Answer;
+use crate::cli::text::{ago, count, size};
+use crate::daemon::{self, Request};
+use crate::node::{ContactStatus, NodeError, Status};
+
+/// Lines of one kind after which the rest is counted; `--json` has all.
+const MAX_LINES: usize = 20;
+
+/// Computed from the journal and the index; the daemon, if one runs, adds what only it knows.
+pub fn run(context: &Context) -> Result<Answer, NodeError> {
+    let glance = context.glance()?;
+    let status = glance.status()?;
+    let daemon = status.running_pid.and_then(|_| daemon::ask(&glance.dirs.socket(), &Request::Status));
+    let daemon = daemon.map_or(Value::Null, |reply| reply.body);
+    // A struct of strings and numbers always has a JSON form.
+    let mut object = serde_json::to_value(&status).unwrap_or_default();
+    object["daemon"] = daemon.clone();
+    let answer = Answer::new(lines(&status, &daemon, context.now_ms()), object);
+    Ok(answer.with_remains(status.remains()))
+}
+
+/// The status as people read it.
+pub fn lines(status: &Status, daemon: &Value, now_ms: u64) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut say = |name: &str, text: String| lines.push(format!("{name:<9} {text}"));
+    say("project", format!("{} (app {}, owner {})", status.root, status.app, status.owner));
+    say("origin", status.origin.clone().unwrap_or_else(|| "none yet: nothing ran here".to_owned()));
+    let running = status.running_pid.map(|pid| format!("yes, process {pid}"));
+    say("running", running.unwrap_or_else(|| "no".to_owned()));
+    for line in daemon_lines(daemon) {
+        say("", line);
+    }
+    say("backend", format!("{} ({})", status.backend.address, backend_word(status)));
+    for line in &status.backend.lines {
+        say("", contact(line, now_ms));
+    }
+    let counts = &status.counts;
+    let kept = format!("{}, {}, {}", count(counts.files, "file"), size(counts.bytes), count(counts.versions, "version"));
+    say("kept", kept);
+    if counts.origins.len() > 1 {
+        for origin in &counts.origins {
+            say("", format!("{}: {}, {}", origin.origin, count(origin.files, "file"), count(origin.versions, "version")));
+        }
+    }
+    push_findings(&mut lines, status, now_ms);
+    lines
+}
+
+fn push_findings(lines: &mut Vec<String>, status: &Status, now_ms: u64) {
+    let counts = &status.counts;
+    let ago_of = |ms: i64| ago(now_ms, u64::try_from(ms).unwrap_or(0));
+    list(lines, "waits", &status.pending, |pending| {
+        let since = if pending.since_ms > 0 { format!(", since {}", ago_of(pending.since_ms)) } else { String::new() };
+        format!("{} ({}): {}{since}", pending.path, pending.what, pending.why)
+    });
+    list(lines, "outbox", &status.outbox, |row| {
+        format!("{}: {} ({})", row.path, row.error, count(u64::from(row.attempts), "try"))
+    });
+    list(lines, "conflict", &status.conflicts, Clone::clone);
+    list(lines, "held", &status.held_deletions, |path| format!("deletion of {path}"));
+    list(lines, "problem", &status.problems, |problem| format!("{}: {} ({})", problem.path, problem.what, problem.source));
+    list(lines, "warning", &status.warnings, Clone::clone);
+    let late = [
+        (counts.waiting, "wait for versions before them that are not here yet"),
+        (counts.rejected, "were left out, because they break a rule"),
+        (counts.unknown, "are of kinds that this release does not know; upgrade larder"),
+    ];
+    for (number, what) in late.iter().filter(|(number, _)| *number > 0) {
+        lines.push(format!("{:<9} {number} records {what}", "problem"));
+    }
+}
+
+fn list<T>(lines: &mut Vec<String>, name: &str, items: &[T], text: impl Fn(&T) -> String) {
+    for item in items.iter().take(MAX_LINES) {
+        lines.push(format!("{name:<9} {}", text(item)));
+    }
+    if items.len() > MAX_LINES {
+        lines.push(format!("{:<9} and {} more", "", items.len() - MAX_LINES));
+    }
+}
+
+fn backend_word(status: &Status) -> &'static str {
+    if status.backend.ok {
+        "ok"
+    } else if status.backend.lines.iter().any(|line| line.failure_ms.is_some()) {
+        "failing"
+    } else {
+        "never reached"
+    }
+}
+
+fn contact(line: &ContactStatus, now_ms: u64) -> String {
+    let ago_of = |ms: i64| ago(now_ms, u64::try_from(ms).unwrap_or(0));
+    let success = line.success_ms.map_or_else(|| "never succeeded".to_owned(), |ms| format!("last success {}", ago_of(ms)));
+    let failure = line.failure_ms.map(|ms| {
+        let error = line.error.as_deref().unwrap_or("no reason was given");
+        format!("; failed {}: {error}", ago_of(ms))
+    });
+    format!("{} {}: {success}{}", line.store, line.direction, failure.unwrap_or_default())
+}
+
+/// Lines that only a running daemon knows, such as how it watches.
+fn daemon_lines(daemon: &Value) -> Vec<String> {
+    match daemon {
+        Value::Object(object) => match object.get("lines") {
+            Some(Value::Array(lines)) => lines.iter().filter_map(Value::as_str).map(larder_patterns::shown).collect(),
+            _ => object.iter().filter_map(|(key, value)| Some(format!("{key}: {}", scalar(value)?))).collect(),
+        },
+        Value::Array(lines) => lines.iter().filter_map(Value::as_str).map(larder_patterns::shown).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn scalar(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(larder_patterns::shown(text)),
+        Value::Number(_) | Value::Bool(_) => Some(json!(value).to_string()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
+}

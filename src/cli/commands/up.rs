@@ -1,0 +1,34 @@
+//! `larder up`: the daemon in the foreground, until it is stopped.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use crate::cli::args::Trust;
+use crate::cli::context::Context;
+use crate::daemon::{self, UpOptions};
+use crate::node::NodeError;
+
+/// What `larder up` takes.
+#[derive(Args, Debug)]
+pub struct UpArgs {
+    /// Show all machines' files read-only in this folder meanwhile
+    #[arg(long, value_name = "DIR")]
+    mount: Option<PathBuf>,
+    #[command(flatten)]
+    trust: Trust,
+}
+
+/// Runs until it is stopped. With `--json` each line is one object.
+pub fn run(context: &Context, args: &UpArgs) -> Result<(), NodeError> {
+    let options = UpOptions { open: context.trusting(args.trust.trust), mount: args.mount.clone() };
+    let say = |line: &str| {
+        if context.out.is_json() {
+            context.out.line(&json!({ "line": line }).to_string());
+        } else {
+            context.out.line(line);
+        }
+    };
+    daemon::up(&context.env, &options, context.progress(), &say)
+}

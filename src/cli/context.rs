@@ -1,0 +1,105 @@
+//! What every command gets: the world, where to look for the project, and where answers go.
+//!
+//! Invariant: a command takes paths, clock and settings from here, never from the process.
+
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use super::args::Global;
+use super::out::Out;
+use super::progress::Bars;
+use crate::config::Settings;
+use crate::env::Env;
+use crate::model::RelPath;
+use crate::node::{Glance, Node, NodeError, OpenOptions};
+use crate::sync::{NoProgress, Progress};
+
+/// What every command gets.
+pub struct Context {
+    /// Clock, randomness, variables.
+    pub env: Env,
+    /// How to find the project.
+    pub open: OpenOptions,
+    /// Where answers go.
+    pub out: Out,
+}
+
+impl Context {
+    /// From what was typed.
+    pub fn new(env: Env, global: &Global, out: Out) -> Context {
+        let start_dir = global.project.clone().unwrap_or_else(|| PathBuf::from("."));
+        let flags = global.settings.to_flags();
+        let open = OpenOptions { start_dir, config: global.config.clone(), flags, trust: false, adapter: None };
+        Context { env, open, out }
+    }
+
+    /// Now, in wall milliseconds.
+    pub fn now_ms(&self) -> u64 {
+        self.env.clock.wall_ms()
+    }
+
+    /// Opens the project for reading.
+    pub fn glance(&self) -> Result<Glance, NodeError> {
+        Glance::open(&self.env, &self.open)
+    }
+
+    /// Opens the project for writing.
+    pub fn node(&self) -> Result<Node, NodeError> {
+        Node::open(&self.env, &self.open, self.progress())
+    }
+
+    /// The same, with what a flag of the command says about trust.
+    pub fn trusting(&self, trust: bool) -> OpenOptions {
+        OpenOptions { trust, ..self.open.clone() }
+    }
+
+    /// Bars on a terminal, silence elsewhere.
+    pub fn progress(&self) -> Arc<dyn Progress> {
+        if self.out.shows_progress() { Arc::new(Bars::new()) } else { Arc::new(NoProgress) }
+    }
+
+    /// A path as typed, which is relative to the current folder, as a path of the project.
+    ///
+    /// From outside the project's root it is taken as relative to the root.
+    pub fn project_path(&self, settings: &Settings, typed: &Path) -> Result<Option<RelPath>, NodeError> {
+        let below = relative_to_root(&self.open.start_dir, &settings.root_dir, typed);
+        let Some(text) = below.to_str() else {
+            return Err(NodeError::user(
+                format!("{} is not UTF-8", larder_patterns::shown(&below.to_string_lossy())),
+                "only names in UTF-8 are kept",
+            ));
+        };
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let refused = |error: larder_patterns::PathError| {
+            NodeError::user(format!("{}: {error}", larder_patterns::shown(text)), "name a path inside the project")
+        };
+        RelPath::parse(text).map(Some).map_err(refused)
+    }
+
+    /// As `project_path`, for commands that need a file.
+    pub fn file_path(&self, settings: &Settings, typed: &Path) -> Result<RelPath, NodeError> {
+        let whole = || NodeError::user("the project's root is no file", "name a file in it");
+        self.project_path(settings, typed)?.ok_or_else(whole)
+    }
+}
+
+/// Lexical: the path need not exist, and a link in it is the recorded thing itself.
+fn relative_to_root(start_dir: &Path, root_dir: &Path, typed: &Path) -> PathBuf {
+    let start = start_dir.canonicalize().unwrap_or_else(|_| start_dir.to_owned());
+    let mut absolute = PathBuf::new();
+    for component in start.join(typed).components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                absolute.pop();
+            }
+            other => absolute.push(other),
+        }
+    }
+    match absolute.strip_prefix(root_dir) {
+        Ok(below) => below.to_owned(),
+        Err(_) => typed.components().filter(|component| *component != Component::CurDir).collect(),
+    }
+}

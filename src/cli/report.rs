@@ -1,0 +1,105 @@
+//! How the report of a run reads, whether it was done here or by the daemon.
+//!
+//! Invariant: every path that something happened to has one line; the object holds the same.
+
+use serde_json::{Value, json};
+
+use super::out::Answer;
+use super::text::count;
+use crate::sync::{Change, Report};
+
+/// Lines of one kind after which the rest is counted; `--json` has all.
+const MAX_LINES: usize = 1_000;
+
+/// Reads a report for people and programs.
+pub fn answer(report: &Report, dry_run: bool) -> Answer {
+    Answer::new(lines(report, dry_run), object(report, dry_run))
+}
+
+/// One line for each path, then a summary.
+pub fn lines(report: &Report, dry_run: bool) -> Vec<String> {
+    let (record, write) = if dry_run { ("would record", "would write") } else { ("recorded", "wrote") };
+    let from_row = if dry_run { "would record, from the backend," } else { "recorded from the backend" };
+    let mut lines = Vec::new();
+    push_changes(&mut lines, "+", record, &report.recorded);
+    push_changes(&mut lines, "+", from_row, &report.recorded_rows);
+    push_changes(&mut lines, "<", write, &report.written);
+    push_all(&mut lines, &report.waiting, |(path, why)| format!("~ waits: {path}: {why}"));
+    push_all(&mut lines, &report.problems, |(path, what)| format!("! {path}: {what}"));
+    lines.push(summary(report, dry_run));
+    lines
+}
+
+fn push_changes(lines: &mut Vec<String>, sign: &str, verb: &str, changes: &[(String, Change)]) {
+    push_all(lines, changes, |(path, change)| format!("{sign} {verb} {}", described(path, change)));
+}
+
+fn push_all<T>(lines: &mut Vec<String>, items: &[T], line: impl Fn(&T) -> String) {
+    lines.extend(items.iter().take(MAX_LINES).map(line));
+    if items.len() > MAX_LINES {
+        lines.push(format!("  and {} more", items.len() - MAX_LINES));
+    }
+}
+
+fn described(path: &str, change: &Change) -> String {
+    match change {
+        Change::Created => format!("new {path}"),
+        Change::Edited => format!("edited {path}"),
+        Change::Deleted => format!("deleted {path}"),
+        Change::Renamed { from } => format!("renamed {path} (was {from})"),
+        Change::Adopted => format!("adopted {path}"),
+    }
+}
+
+fn summary(report: &Report, dry_run: bool) -> String {
+    let waits = report.waiting.len() as u64;
+    let problems = report.problems.len() as u64;
+    let recorded = (report.recorded.len() + report.recorded_rows.len()) as u64;
+    let parts = [
+        (recorded, if dry_run { "to record" } else { "recorded" }),
+        (report.written.len() as u64, if dry_run { "to write" } else { "written" }),
+        (report.rows_written, if dry_run { "rows to mirror" } else { "rows mirrored" }),
+        (report.rows_deleted, if dry_run { "rows to delete" } else { "rows deleted" }),
+        (report.pushed, "artifacts sent"),
+        (report.pulled, "artifacts received"),
+        (waits, "waiting"),
+    ];
+    let mut said: Vec<String> = parts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
+    if problems > 0 {
+        said.push(count(problems, "problem"));
+    }
+    let nothing = if dry_run { "nothing to do" } else { "everything is up to date" };
+    if said.is_empty() { nothing.to_owned() } else { said.join(", ") }
+}
+
+/// The stable shape; see `docs/commands.md`.
+pub fn object(report: &Report, dry_run: bool) -> Value {
+    let reasons = |items: &[(String, String)], key: &str| -> Vec<Value> {
+        items.iter().map(|(path, why)| json!({ "path": path, key: why })).collect()
+    };
+    json!({
+        "dry_run": dry_run,
+        "recorded": changes(&report.recorded),
+        "recorded_rows": changes(&report.recorded_rows),
+        "written": changes(&report.written),
+        "rows_written": report.rows_written,
+        "rows_deleted": report.rows_deleted,
+        "pulled": report.pulled,
+        "pushed": report.pushed,
+        "waiting": reasons(&report.waiting, "why"),
+        "problems": reasons(&report.problems, "what"),
+        "ledger_bytes": report.ledger_bytes,
+        "row_bytes": report.row_bytes,
+        "backend_error": report.backend_error,
+    })
+}
+
+fn changes(changes: &[(String, Change)]) -> Vec<Value> {
+    let object = |(path, change): &(String, Change)| {
+        // `{"what": .., "from": ..}`; a tagged enum always has this form.
+        let mut object = serde_json::to_value(change).unwrap_or_default();
+        object["path"] = json!(path);
+        object
+    };
+    changes.iter().map(object).collect()
+}

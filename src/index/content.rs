@@ -1,0 +1,240 @@
+//! Reading contents: any range of any version's bytes, from the blocks that hold its segments.
+//!
+//! Invariant: bytes are handed out only after their segments' hashes were checked; a range touches only the blocks it
+//! needs; memory for decoded blocks and manifests is bounded. Usable from several threads at once: no lock is held while
+//! the ledger is read. Bytes that are not here are an error that names what is missing, never zeros.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{IndexError, Reader};
+use crate::ledger::{ArtifactName, Ledger, LedgerError, Place, slice_segment};
+use crate::model::{Content, ContentHash, Manifest, SegmentHash, SegmentRef};
+
+/// Decoded blocks kept, in bytes.
+const CACHE_BYTES: usize = 64 << 20;
+/// Segments of the manifests kept; 44 bytes each.
+const CACHED_SEGMENTS: usize = 200_000;
+/// Most bytes handed out at once; longer contents are read in ranges.
+pub const MAX_READ_BYTES: u64 = 1 << 30;
+
+/// Why bytes could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ContentError {
+    /// The segment is named, but stands in no artifact that is here.
+    #[error("read content {content:?}: segment {segment:?} is not here yet")]
+    Missing {
+        /// Of which content.
+        content: ContentHash,
+        /// Which segment.
+        segment: SegmentHash,
+    },
+    /// The content's manifest is not here.
+    #[error("read content {content:?}: its manifest is not here yet")]
+    MissingManifest {
+        /// Which content.
+        content: ContentHash,
+    },
+    /// Right segments in a wrong order: the manifest is not this content's.
+    #[error("read content {content:?}: its segments do not make it up")]
+    Mismatch {
+        /// Which content.
+        content: ContentHash,
+    },
+    /// More than is handed out at once.
+    #[error("read content {content:?}: {bytes} bytes at once are more than {MAX_READ_BYTES}")]
+    TooLong {
+        /// Which content.
+        content: ContentHash,
+        /// How many were asked for.
+        bytes: u64,
+    },
+    /// The artifact that should hold a segment is missing or damaged.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The index could not answer.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+}
+
+/// A manifest with the offset at which each segment begins.
+struct Layout {
+    manifest: Manifest,
+    starts: Vec<u64>,
+}
+
+/// Reads contents; share it in an `Arc`.
+pub struct ContentReader {
+    ledger: Arc<Ledger>,
+    reader: Mutex<Reader>,
+    blocks: Mutex<Blocks>,
+    layouts: Mutex<Layouts>,
+}
+
+impl ContentReader {
+    /// Reads from `ledger` what `reader` finds, keeping at most 64 MiB of decoded blocks.
+    pub fn new(ledger: Arc<Ledger>, reader: Reader) -> ContentReader {
+        ContentReader::with_cache(ledger, reader, CACHE_BYTES)
+    }
+
+    /// As `new`, with another bound for decoded blocks.
+    pub fn with_cache(ledger: Arc<Ledger>, reader: Reader, cache_bytes: usize) -> ContentReader {
+        let blocks = Mutex::new(Blocks { limit: cache_bytes, ..Blocks::default() });
+        ContentReader { ledger, reader: Mutex::new(reader), blocks, layouts: Mutex::default() }
+    }
+
+    /// Up to `len` bytes from `offset`; fewer only at the end of the content.
+    pub fn read(&self, content: &Content, offset: u64, len: u64) -> Result<Vec<u8>, ContentError> {
+        let end = offset.saturating_add(len).min(content.size);
+        if end <= offset {
+            return Ok(Vec::new());
+        }
+        let wanted = end - offset;
+        if wanted > MAX_READ_BYTES {
+            return Err(ContentError::TooLong { content: content.hash, bytes: wanted });
+        }
+        let layout = self.layout(content)?;
+        let mut bytes = Vec::with_capacity(wanted as usize);
+        let first = layout.starts.partition_point(|start| *start <= offset) - 1;
+        for (SegmentRef(segment, segment_len), start) in layout.manifest.segments.iter().zip(&layout.starts).skip(first) {
+            if *start >= end {
+                break;
+            }
+            let from = offset.saturating_sub(*start) as usize;
+            let to = (end - start).min(u64::from(*segment_len)) as usize;
+            self.copy(content, *segment, *segment_len, from..to, &mut bytes)?;
+        }
+        Ok(bytes)
+    }
+
+    /// The whole content, checked against its own hash too.
+    pub fn read_all(&self, content: &Content) -> Result<Vec<u8>, ContentError> {
+        let bytes = self.read(content, 0, content.size)?;
+        if ContentHash::of(&bytes) == content.hash {
+            Ok(bytes)
+        } else {
+            Err(ContentError::Mismatch { content: content.hash })
+        }
+    }
+
+    /// The target of a link, or another small text; `None` if it is not UTF-8.
+    pub fn read_text(&self, content: &Content) -> Result<Option<String>, ContentError> {
+        Ok(String::from_utf8(self.read_all(content)?).ok())
+    }
+
+    fn copy(
+        &self,
+        content: &Content,
+        segment: SegmentHash,
+        len: u32,
+        range: std::ops::Range<usize>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), ContentError> {
+        let place = lock(&self.reader).place(&segment)?;
+        let place = place.ok_or(ContentError::Missing { content: content.hash, segment })?;
+        let block = self.block(&place)?;
+        let wrong = |damage| LedgerError::Damaged { name: place.artifact.clone(), damage };
+        let bytes = slice_segment(&block, segment, &place).map_err(wrong)?;
+        // The manifest's length and the artifact's must agree, or offsets after this segment would be wrong.
+        if bytes.len() != len as usize {
+            return Err(ContentError::Mismatch { content: content.hash });
+        }
+        out.extend_from_slice(&bytes[range]);
+        Ok(())
+    }
+
+    fn block(&self, place: &Place) -> Result<Arc<[u8]>, ContentError> {
+        let key = (place.artifact.clone(), place.block.offset);
+        if let Some(block) = lock(&self.blocks).get(&key) {
+            return Ok(block);
+        }
+        let block = self.ledger.read_block(place)?;
+        lock(&self.blocks).put(key, block.clone());
+        Ok(block)
+    }
+
+    fn layout(&self, content: &Content) -> Result<Arc<Layout>, ContentError> {
+        if let Some(layout) = lock(&self.layouts).kept.get(&(content.hash, content.size)) {
+            return Ok(layout.clone());
+        }
+        let manifest = lock(&self.reader).manifest(&content.hash, content.size)?;
+        let manifest = manifest.ok_or(ContentError::MissingManifest { content: content.hash })?;
+        let mut starts = Vec::with_capacity(manifest.segments.len());
+        let mut at = 0;
+        for SegmentRef(_, len) in &manifest.segments {
+            starts.push(at);
+            at += u64::from(*len);
+        }
+        if at != content.size {
+            return Err(ContentError::Mismatch { content: content.hash });
+        }
+        let layout = Arc::new(Layout { manifest, starts });
+        // An implied manifest is made again faster than it is looked up, and may yet be replaced by a recorded one.
+        if layout.starts.len() > 1 {
+            lock(&self.layouts).put((content.hash, content.size), layout.clone());
+        }
+        Ok(layout)
+    }
+}
+
+/// A poisoned lock guards a cache or a connection: both are whole between two calls.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[derive(Default)]
+struct Layouts {
+    kept: HashMap<(ContentHash, u64), Arc<Layout>>,
+    segments: usize,
+}
+
+impl Layouts {
+    fn put(&mut self, key: (ContentHash, u64), layout: Arc<Layout>) {
+        if self.segments + layout.starts.len() > CACHED_SEGMENTS {
+            self.kept.clear();
+            self.segments = 0;
+        }
+        if layout.starts.len() <= CACHED_SEGMENTS {
+            self.segments += layout.starts.len();
+            self.kept.insert(key, layout);
+        }
+    }
+}
+
+type BlockKey = (ArtifactName, u64);
+
+/// Decoded blocks; the one unused for longest goes first.
+#[derive(Default)]
+struct Blocks {
+    limit: usize,
+    bytes: usize,
+    ticks: u64,
+    blocks: HashMap<BlockKey, (Arc<[u8]>, u64)>,
+    by_use: BTreeMap<u64, BlockKey>,
+}
+
+impl Blocks {
+    fn get(&mut self, key: &BlockKey) -> Option<Arc<[u8]>> {
+        self.ticks += 1;
+        let (block, tick) = self.blocks.get_mut(key)?;
+        self.by_use.remove(tick);
+        self.by_use.insert(self.ticks, key.clone());
+        *tick = self.ticks;
+        Some(block.clone())
+    }
+
+    fn put(&mut self, key: BlockKey, block: Arc<[u8]>) {
+        if block.len() > self.limit || self.blocks.contains_key(&key) {
+            return;
+        }
+        self.ticks += 1;
+        self.bytes += block.len();
+        self.by_use.insert(self.ticks, key.clone());
+        self.blocks.insert(key, (block, self.ticks));
+        while self.bytes > self.limit
+            && let Some((_, oldest)) = self.by_use.pop_first()
+        {
+            self.bytes -= self.blocks.remove(&oldest).map_or(0, |(block, _)| block.len());
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! What the view asks of whoever knows the archive: folders, files, versions and their bytes, by stable numbers.
+//!
+//! Invariant: a number handed out names the same thing for as long as the index lives, and a [`FileId`] never gets other bytes: a new
+//! version of a path is a new id. The view derives inode numbers from these, so it needs no table of its own.
+//! Says nothing of SQLite, of FUSE, or of how names in the view are made.
+
+use crate::model::{Content, Hash, Hlc, OriginName};
+
+/// Largest [`DirId`]: 40 bits.
+pub const MAX_DIR_ID: u64 = (1 << 40) - 1;
+/// Largest [`OriginId`]: 20 bits.
+pub const MAX_ORIGIN_ID: u32 = (1 << 20) - 1;
+/// Largest [`PathId`] and largest cursor of [`Catalog::children`]: 48 bits.
+pub const MAX_PATH_ID: u64 = (1 << 48) - 1;
+/// Largest [`FileId`]: 60 bits.
+pub const MAX_FILE_ID: u64 = (1 << 60) - 1;
+
+/// A folder that some path lies in, whatever tree shows it; at most [`MAX_DIR_ID`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct DirId(pub u64);
+
+impl DirId {
+    /// The project's root.
+    pub const ROOT: DirId = DirId(0);
+}
+
+/// A path that ever had a version; at most [`MAX_PATH_ID`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct PathId(pub u64);
+
+/// One immutable file state: a version, or the outcome of merging several; 1..=[`MAX_FILE_ID`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct FileId(pub u64);
+
+/// An origin; at most [`MAX_ORIGIN_ID`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct OriginId(pub u32);
+
+/// One of the trees of the view.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Tree {
+    /// What everybody converges on, archive files of all origins united.
+    Merged,
+    /// One origin exactly as it published.
+    Origin(OriginId),
+    /// Every version of every path.
+    History,
+    /// The open heads of paths in conflict.
+    Conflicts,
+    /// The last contents of what is deleted.
+    Trash,
+}
+
+/// An origin and its name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OriginRow {
+    /// Its number.
+    pub id: OriginId,
+    /// Its name.
+    pub name: OriginName,
+}
+
+/// What is known of a folder.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DirFacts {
+    /// The folder around it; the root is its own.
+    pub parent: DirId,
+    /// Its last component; empty for the root.
+    pub name: String,
+    /// The path of the same name, if one ever had a version: `a` when this is the folder of `a/b`.
+    pub path: Option<PathId>,
+    /// The newest change directly in it that is known; only shown, as its modification time.
+    pub changed: Hlc,
+}
+
+/// What is known of a path.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PathFacts {
+    /// The folder it lies in.
+    pub dir: DirId,
+    /// Its last component.
+    pub name: String,
+    /// The folder of the same name, if some path ever lay below it.
+    pub same_dir: Option<DirId>,
+    /// True if it ever had versions in the archive channel or in two spaces: only then can files stand beside its name.
+    pub beside: bool,
+}
+
+/// One file state.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FileRow {
+    /// Its number.
+    pub id: FileId,
+    /// Who made it.
+    pub origin: OriginRow,
+    /// True for a file of the archive channel: it belongs to `origin` alone and never compares with others'.
+    pub archive: bool,
+    /// Its bytes, by name and size, and its kind.
+    pub content: Content,
+    /// When; shown as modification time.
+    pub hlc: Hlc,
+    /// The version's id, or a hash over the ids that were merged; orders what nothing else orders.
+    pub version: Hash,
+}
+
+/// One name in a folder of one tree: a folder, a path, or both.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Child {
+    /// Where it stands in the listing: 1..=[`MAX_PATH_ID`], strictly rising, not moved by what comes or goes elsewhere.
+    pub cursor: u64,
+    /// The last component.
+    pub name: String,
+    /// The folder, if anything of this tree lies below it.
+    pub dir: Option<DirId>,
+    /// The path, if it is itself in this tree.
+    pub path: Option<PathId>,
+    /// The candidates for the name; left empty for `History` and `Conflicts`, where a path is a folder.
+    ///
+    /// `Merged`: what `sync::resolve` shows of each space, private before shared, then each origin's archive file.
+    /// `Origin`: the newest version that this origin made, unless it is a tombstone. `Trash`: the last content before each tombstone.
+    pub files: Vec<FileRow>,
+}
+
+/// One new version: what [`super::View::refresh`] is told about.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Change {
+    /// Where.
+    pub path: PathId,
+    /// Whose.
+    pub origin: OriginId,
+}
+
+/// Sums over everything that can be read through the view.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Totals {
+    /// Bytes of all files of `merged/`, or more.
+    pub bytes: u64,
+    /// Files of `merged/`, or more.
+    pub files: u64,
+}
+
+/// Why the catalog has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// The bytes are named but not here yet; the next exchange asks for them.
+    #[error("read {content}: its bytes are not here yet")]
+    Absent {
+        /// Which content.
+        content: String,
+    },
+    /// Something below is damaged or failed.
+    #[error("{what}")]
+    Broken {
+        /// What was attempted.
+        what: String,
+        /// What came of it.
+        #[source]
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    },
+}
+
+/// Everything the view needs to know. Read-only, safe to call from several threads at once.
+///
+/// Every method answers from one consistent state of its own; two calls may see two states, and the view copes with that.
+pub trait Catalog: Send + Sync {
+    /// All origins, in the order of their numbers.
+    fn origins(&self) -> Result<Vec<OriginRow>, CatalogError>;
+
+    /// What is known of a folder; `None` if the number was never handed out.
+    fn dir(&self, dir: DirId) -> Result<Option<DirFacts>, CatalogError>;
+
+    /// What is known of a path; `None` if the number was never handed out.
+    fn path(&self, path: PathId) -> Result<Option<PathFacts>, CatalogError>;
+
+    /// Up to `limit` names of a folder with a cursor above `after`, in the order of cursors.
+    fn children(&self, tree: Tree, dir: DirId, after: u64, limit: usize) -> Result<Vec<Child>, CatalogError>;
+
+    /// One name of a folder.
+    fn child(&self, tree: Tree, dir: DirId, name: &str) -> Result<Option<Child>, CatalogError>;
+
+    /// Up to `limit` versions of a path that have a content, in the order of (clock, version), above `after`.
+    fn versions(&self, path: PathId, after: Option<FileId>, limit: usize) -> Result<Vec<FileRow>, CatalogError>;
+
+    /// True if a path has more than `count` versions with a content; costs no more than these.
+    fn has_more_versions(&self, path: PathId, count: usize) -> Result<bool, CatalogError> {
+        Ok(self.versions(path, None, count.saturating_add(1))?.len() > count)
+    }
+
+    /// The versions of a path with a content and exactly this clock value, in the order of `version`.
+    fn versions_at(&self, path: PathId, hlc: Hlc) -> Result<Vec<FileRow>, CatalogError>;
+
+    /// The open heads of a path in conflict that have a content, the winner first; none if it is in no conflict.
+    fn heads(&self, path: PathId) -> Result<Vec<FileRow>, CatalogError>;
+
+    /// One file state, also one that nothing shows any more; `None` if the number was never handed out.
+    fn file(&self, file: FileId) -> Result<Option<FileRow>, CatalogError>;
+
+    /// Exactly `len` bytes from `offset`; the caller has checked both against the size.
+    ///
+    /// Never waits for an exchange: what is not here is [`CatalogError::Absent`].
+    fn read(&self, row: &FileRow, offset: u64, len: usize) -> Result<Vec<u8>, CatalogError>;
+
+    /// Sums for `df`.
+    fn totals(&self) -> Result<Totals, CatalogError>;
+
+    /// True if `shorter` is a prefix of `longer`; bytes that are not here are no prefix of anything.
+    ///
+    /// An index that knows the segments answers without reading; this one compares block by block and stops at the first difference.
+    fn is_prefix(&self, shorter: &FileRow, longer: &FileRow) -> Result<bool, CatalogError> {
+        const BLOCK_BYTES: u64 = 128 * 1024;
+        let mut offset = 0;
+        while offset < shorter.content.size {
+            let len = usize::try_from(BLOCK_BYTES.min(shorter.content.size - offset)).unwrap_or(usize::MAX);
+            let (a, b) = match (self.read(shorter, offset, len), self.read(longer, offset, len)) {
+                (Err(CatalogError::Absent { .. }), _) | (_, Err(CatalogError::Absent { .. })) => return Ok(false),
+                (a, b) => (a?, b?),
+            };
+            if a != b {
+                return Ok(false);
+            }
+            offset += BLOCK_BYTES;
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,314 @@
+//! Carries the kernel's requests to the [`View`] and its answers back: nothing but translation and error numbers.
+//!
+//! Invariant: zero-message mode. `open` and `opendir` answer ENOSYS, so the kernel never sends them again and keeps what it has read;
+//! lifetimes are a day; freshness comes from notifications alone, and never from a thread that answers requests: the kernel may
+//! hold a lock that the notification needs until that very thread has answered.
+
+use std::ffi::OsStr;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{
+    AccessFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo, InitFlags, KernelConfig,
+    LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen,
+    ReplyStatfs, ReplyXattr, Request,
+};
+
+use super::catalog::Catalog;
+use super::counters::{Counters, count};
+use super::listing::Entry;
+use super::node::NodeId;
+use super::view::{Attr, Node, NodeKind, View, ViewError};
+
+/// How long the kernel may keep an answer; whatever changes earlier is notified.
+const LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
+/// Block size told to `df` and `stat`.
+const BLOCK_BYTES: u32 = 4096;
+/// Largest request: 1 MiB.
+const MAX_REQUEST_BYTES: u32 = 1 << 20;
+/// Requests the kernel may have under way in the background.
+const MAX_BACKGROUND: u16 = 64;
+/// Lines asked of the view at once; a reply that has room for more asks again.
+const LISTING_LINES: usize = 256;
+
+/// Who owns what is shown.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Owner {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+}
+
+/// The file system that the kernel talks to.
+pub(super) struct ViewFs<C> {
+    pub(super) view: Arc<View<C>>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) owner: Owner,
+    /// Called once, when the kernel has let go of the mount.
+    pub(super) on_end: Box<dyn Fn() + Send + Sync>,
+}
+
+fn errno(error: &ViewError) -> Errno {
+    match error {
+        ViewError::NotFound { .. } => Errno::ENOENT,
+        ViewError::NameTooLong { .. } => Errno::ENAMETOOLONG,
+        ViewError::NotFolder { .. } => Errno::ENOTDIR,
+        ViewError::IsFolder { .. } => Errno::EISDIR,
+        ViewError::NotLink { .. } => Errno::EINVAL,
+        ViewError::Unknown { .. } => Errno::ESTALE,
+        ViewError::Catalog(_) => Errno::EIO,
+    }
+}
+
+/// The error number for an answer that failed; what is more than a wrong question goes to the log, for the asker learns only "EIO".
+fn refuse(error: &ViewError) -> Errno {
+    if let ViewError::Catalog(cause) = error {
+        tracing::warn!("answer the mount: {cause}");
+    }
+    errno(error)
+}
+
+impl<C: Catalog> ViewFs<C> {
+    fn file_attr(&self, node: Node) -> FileAttr {
+        let Attr { kind, mode, size, mtime_ms, links } = node.attr;
+        let mtime = UNIX_EPOCH + Duration::from_millis(mtime_ms);
+        FileAttr {
+            ino: INodeNo(node.id.0),
+            size,
+            blocks: size.div_ceil(512),
+            atime: mtime,
+            mtime,
+            ctime: mtime,
+            crtime: SystemTime::UNIX_EPOCH,
+            kind: file_type(kind),
+            perm: mode,
+            nlink: links,
+            uid: self.owner.uid,
+            gid: self.owner.gid,
+            rdev: 0,
+            blksize: BLOCK_BYTES,
+            flags: 0,
+        }
+    }
+
+    /// Hands lines from `offset` on to `add` until it says that it is full.
+    fn list(&self, node: INodeNo, offset: u64, mut add: impl FnMut(Entry) -> bool) -> Result<(), ViewError> {
+        let mut offset = offset;
+        loop {
+            let entries = self.view.read_dir(NodeId(node.0), offset, LISTING_LINES)?;
+            let is_last = entries.len() < LISTING_LINES;
+            for entry in entries {
+                offset = entry.offset;
+                if add(entry) {
+                    return Ok(());
+                }
+            }
+            if is_last {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn file_type(kind: NodeKind) -> FileType {
+    match kind {
+        NodeKind::Folder => FileType::Directory,
+        NodeKind::File => FileType::RegularFile,
+        NodeKind::Link => FileType::Symlink,
+    }
+}
+
+/// "No such name", to be remembered like any answer.
+fn absent() -> FileAttr {
+    FileAttr {
+        ino: INodeNo(0),
+        size: 0,
+        blocks: 0,
+        atime: UNIX_EPOCH,
+        mtime: UNIX_EPOCH,
+        ctime: UNIX_EPOCH,
+        crtime: UNIX_EPOCH,
+        kind: FileType::RegularFile,
+        perm: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: 0,
+        flags: 0,
+    }
+}
+
+impl<C: Catalog + 'static> Filesystem for ViewFs<C> {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let wanted = [
+            InitFlags::FUSE_NO_OPEN_SUPPORT,
+            InitFlags::FUSE_NO_OPENDIR_SUPPORT,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+            InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+        ];
+        for capability in wanted {
+            // An older kernel without one of them is slower, not wrong.
+            let _ = config.add_capabilities(capability);
+        }
+        let _ = config.set_max_background(MAX_BACKGROUND);
+        let _ = config.set_max_write(MAX_REQUEST_BYTES);
+        Ok(())
+    }
+
+    fn destroy(&mut self) {
+        (self.on_end)();
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        count(&self.counters.lookup);
+        match self.view.lookup(NodeId(parent.0), name) {
+            Ok(node) => reply.entry(&LIFETIME, &self.file_attr(node), Generation(0)),
+            Err(ViewError::NotFound { is_lasting: true, .. }) => reply.entry(&LIFETIME, &absent(), Generation(0)),
+            Err(error) => reply.error(refuse(&error)),
+        }
+    }
+
+    fn forget(&self, _req: &Request, _node: INodeNo, _lookups: u64) {
+        count(&self.counters.forget);
+    }
+
+    fn getattr(&self, _req: &Request, node: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+        count(&self.counters.getattr);
+        let id = NodeId(node.0);
+        match self.view.attr(id) {
+            Ok(attr) => reply.attr(&LIFETIME, &self.file_attr(Node { id, attr })),
+            Err(error) => reply.error(refuse(&error)),
+        }
+    }
+
+    fn readlink(&self, _req: &Request, node: INodeNo, reply: ReplyData) {
+        count(&self.counters.readlink);
+        match self.view.read_link(NodeId(node.0)) {
+            Ok(target) => reply.data(&target),
+            Err(error) => reply.error(refuse(&error)),
+        }
+    }
+
+    fn open(&self, _req: &Request, _node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        count(&self.counters.open);
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        node: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        count(&self.counters.read);
+        match self.view.read(NodeId(node.0), offset, size as usize) {
+            Ok(bytes) => reply.data(&bytes),
+            Err(error) => reply.error(refuse(&error)),
+        }
+    }
+
+    fn flush(&self, _req: &Request, _node: INodeNo, _handle: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        count(&self.counters.other);
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn opendir(&self, _req: &Request, _node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        count(&self.counters.opendir);
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn readdir(&self, _req: &Request, node: INodeNo, _handle: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        count(&self.counters.readdir);
+        let filled = self.list(node, offset, |entry| {
+            let Entry { name, node, offset } = entry;
+            reply.add(INodeNo(node.id.0), offset, file_type(node.attr.kind), name)
+        });
+        match filled {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(refuse(&error)),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        _req: &Request,
+        node: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        count(&self.counters.readdirplus);
+        let filled = self.list(node, offset, |entry| {
+            let Entry { name, node, offset } = entry;
+            reply.add(INodeNo(node.id.0), offset, name, &LIFETIME, &self.file_attr(node), Generation(0))
+        });
+        match filled {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(refuse(&error)),
+        }
+    }
+
+    fn statfs(&self, _req: &Request, _node: INodeNo, reply: ReplyStatfs) {
+        count(&self.counters.statfs);
+        match self.view.statfs() {
+            Ok(sums) => {
+                // At least one block: some tools take a file system of none for a broken one.
+                let blocks = sums.bytes.div_ceil(u64::from(BLOCK_BYTES)).max(1);
+                reply.statfs(blocks, 0, 0, sums.files, 0, BLOCK_BYTES, sums.max_name_bytes, BLOCK_BYTES);
+            }
+            Err(error) => reply.error(refuse(&error)),
+        }
+    }
+
+    fn getxattr(&self, _req: &Request, _node: INodeNo, _name: &OsStr, _size: u32, reply: ReplyXattr) {
+        count(&self.counters.xattr);
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn listxattr(&self, _req: &Request, _node: INodeNo, _size: u32, reply: ReplyXattr) {
+        count(&self.counters.xattr);
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn access(&self, _req: &Request, _node: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        count(&self.counters.other);
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn lseek(
+        &self,
+        _req: &Request,
+        _node: INodeNo,
+        _handle: FileHandle,
+        _offset: i64,
+        _whence: i32,
+        reply: fuser::ReplyLseek,
+    ) {
+        count(&self.counters.other);
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn ioctl(
+        &self,
+        _req: &Request,
+        _node: INodeNo,
+        _handle: FileHandle,
+        _flags: fuser::IoctlFlags,
+        _command: u32,
+        _input: &[u8],
+        _output_bytes: u32,
+        reply: fuser::ReplyIoctl,
+    ) {
+        count(&self.counters.other);
+        reply.error(Errno::ENOTTY);
+    }
+}

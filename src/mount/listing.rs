@@ -1,0 +1,188 @@
+//! Listings: the lines of a folder from any offset on, without remembering where anybody stopped.
+//!
+//! Invariant: an offset says by itself where the listing goes on: lines that come or go meanwhile neither repeat nor hide another.
+//! `.` and `..` have 1 and 2; a name has its child's cursor and its number among that child's names; versions and heads stand last.
+
+use super::catalog::{Catalog, Child, DirId, FileId, PathId, Tree};
+use super::naming::{name_heads, name_versions};
+use super::node::{NodeId, Place};
+use super::view::{Node, README_NAME, TREES, View, ViewError, row_node};
+
+/// Rows asked of the catalog at once.
+const PAGE_ROWS: usize = 256;
+/// Most entries of one `read_dir`; more than fit into the largest reply the kernel asks for.
+const MAX_ENTRIES: usize = 4096;
+/// Names that one child may have: the bits below its cursor in an offset.
+const NAME_BITS: u32 = 12;
+/// Marks offsets of versions and heads, which stand after the names of a folder.
+const VERSION_OFFSET: u64 = 1 << 62;
+
+/// One line of a folder's listing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// The name.
+    pub name: String,
+    /// What it names.
+    pub node: Node,
+    /// Where the listing goes on after this line.
+    pub offset: u64,
+}
+
+impl<C: Catalog> View<C> {
+    /// Lists a folder from `offset` (0, or [`Entry::offset`] of the last line), `.` and `..` first; at most `limit` lines.
+    ///
+    /// What comes or goes meanwhile moves no other line. An empty answer is the end.
+    pub fn read_dir(&self, node: NodeId, offset: u64, limit: usize) -> Result<Vec<Entry>, ViewError> {
+        let place = self.place(node)?;
+        let mut listing = Listing { entries: Vec::new(), limit: limit.min(MAX_ENTRIES) };
+        if offset < 2 {
+            self.list_dots(node, place, offset, &mut listing)?;
+        }
+        match place {
+            Place::Root => self.list_root(offset, &mut listing)?,
+            Place::Origins => self.list_origins(offset, &mut listing)?,
+            Place::Dir(tree, dir) => {
+                if offset < VERSION_OFFSET {
+                    self.list_children(tree, dir, offset, &mut listing)?;
+                }
+                // A folder that was a file before also has that file's versions.
+                match (tree, self.dir_facts(dir)?.path) {
+                    (Tree::History, Some(path)) => self.list_versions(path, offset, &mut listing)?,
+                    (Tree::Conflicts, Some(path)) => self.list_heads(path, offset, &mut listing)?,
+                    _ => {}
+                }
+            }
+            Place::Versions(path) => self.list_versions(path, offset, &mut listing)?,
+            Place::Heads(path) => self.list_heads(path, offset, &mut listing)?,
+            Place::Readme | Place::File(_) => return Err(ViewError::NotFolder { node }),
+        }
+        Ok(listing.entries)
+    }
+
+    fn list_dots(&self, node: NodeId, place: Place, offset: u64, listing: &mut Listing) -> Result<(), ViewError> {
+        if offset == 0 {
+            listing.push(".".to_owned(), Node { id: node, attr: self.attr(node)? }, 1);
+        }
+        let parent = self.parent(place)?.node();
+        listing.push("..".to_owned(), Node { id: parent, attr: self.attr(parent)? }, 2);
+        Ok(())
+    }
+
+    fn parent(&self, place: Place) -> Result<Place, ViewError> {
+        Ok(match place {
+            Place::Root | Place::Readme | Place::Origins | Place::File(_) => Place::Root,
+            Place::Dir(Tree::Origin(_), DirId::ROOT) => Place::Origins,
+            Place::Dir(_, DirId::ROOT) => Place::Root,
+            Place::Dir(tree, dir) => Place::Dir(tree, self.dir_facts(dir)?.parent),
+            Place::Versions(path) => Place::Dir(Tree::History, self.path_dir(path)?),
+            Place::Heads(path) => Place::Dir(Tree::Conflicts, self.path_dir(path)?),
+        })
+    }
+
+    fn list_root(&self, offset: u64, listing: &mut Listing) -> Result<(), ViewError> {
+        let places = TREES.iter().copied().chain([(README_NAME, Place::Readme)]);
+        for (at, (name, place)) in (3..).zip(places) {
+            if at > offset && !listing.push(name.to_owned(), self.node(place)?, at) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn list_origins(&self, offset: u64, listing: &mut Listing) -> Result<(), ViewError> {
+        for origin in self.catalog.origins()? {
+            let at = 3 + u64::from(origin.id.0);
+            let node = self.dir_node(Tree::Origin(origin.id), DirId::ROOT)?;
+            if at > offset && !listing.push(origin.name.to_string(), node, at) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn list_children(&self, tree: Tree, dir: DirId, offset: u64, listing: &mut Listing) -> Result<(), ViewError> {
+        // The child at the offset may have further names, so it is asked for again.
+        let mut after = (offset >> NAME_BITS).saturating_sub(1);
+        while listing.has_room() {
+            let rows = PAGE_ROWS.min(listing.room() + 1);
+            let children = self.catalog.children(tree, dir, after, rows)?;
+            let Some(last) = children.last() else { break };
+            after = last.cursor;
+            let is_last_page = children.len() < rows;
+            for child in &children {
+                for (at, (name, node)) in (child.cursor << NAME_BITS..).zip(self.name_child(tree, child)?) {
+                    if at > offset && self.is_its_own(tree, dir, child, &name)? && !listing.push(name, node, at) {
+                        return Ok(());
+                    }
+                }
+            }
+            if is_last_page {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// False for a name beside its child that another child has as its own.
+    fn is_its_own(&self, tree: Tree, dir: DirId, child: &Child, name: &str) -> Result<bool, ViewError> {
+        if name == child.name {
+            return Ok(true);
+        }
+        let Some(other) = self.catalog.child(tree, dir, name)? else { return Ok(true) };
+        Ok(self.name_child(tree, &other)?.iter().all(|(taken, _)| taken != name))
+    }
+
+    fn list_versions(&self, path: PathId, offset: u64, listing: &mut Listing) -> Result<(), ViewError> {
+        let mut after = (offset > VERSION_OFFSET).then_some(FileId(offset & !VERSION_OFFSET));
+        while listing.has_room() {
+            let previous = after.map(|file| self.row(file)).transpose()?;
+            let versions = self.catalog.versions(path, after, PAGE_ROWS)?;
+            let is_last_page = versions.len() < PAGE_ROWS;
+            for named in name_versions(previous.as_ref(), versions) {
+                let at = VERSION_OFFSET | named.file.id.0;
+                after = Some(named.file.id);
+                if !listing.push(named.name, row_node(&named.file), at) {
+                    return Ok(());
+                }
+            }
+            if is_last_page {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn list_heads(&self, path: PathId, offset: u64, listing: &mut Listing) -> Result<(), ViewError> {
+        for (at, named) in (VERSION_OFFSET + 1..).zip(name_heads(self.catalog.heads(path)?)) {
+            if at > offset && !listing.push(named.name, row_node(&named.file), at) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A listing being filled.
+struct Listing {
+    entries: Vec<Entry>,
+    limit: usize,
+}
+
+impl Listing {
+    fn room(&self) -> usize {
+        self.limit - self.entries.len()
+    }
+
+    fn has_room(&self) -> bool {
+        self.room() > 0
+    }
+
+    /// False once it is full: the line was not taken.
+    fn push(&mut self, name: String, node: Node, offset: u64) -> bool {
+        if !self.has_room() {
+            return false;
+        }
+        self.entries.push(Entry { name, node, offset });
+        true
+    }
+}

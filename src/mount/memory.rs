@@ -1,0 +1,343 @@
+//! A catalog in memory: a plain model of the archive for tests of whatever stands above [`Catalog`].
+//!
+//! Invariant: behaves as the trait says; every answer is computed from the full list of versions, slowly and obviously.
+//! Deliberately no resolver: the newest head by (clock, version) wins, and nothing is ever merged.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use super::catalog::{
+    Catalog, CatalogError, Change, Child, DirFacts, DirId, FileId, FileRow, OriginId, OriginRow, PathFacts, PathId,
+    Totals, Tree,
+};
+use crate::model::{Content, ContentHash, ContentKind, Hash, Hlc, OriginName, Reason};
+
+/// One version to put into a [`MemoryCatalog`].
+#[derive(Clone, Debug)]
+pub struct MemoryPut<'a> {
+    /// Who.
+    pub origin: &'a str,
+    /// Where.
+    pub path: &'a str,
+    /// What; `Err` is a tombstone.
+    pub state: Result<(&'a [u8], ContentKind), Reason>,
+    /// When.
+    pub hlc: Hlc,
+    /// True for the archive channel.
+    pub archive: bool,
+    /// True if it was made without knowing the others' heads.
+    pub concurrent: bool,
+}
+
+impl<'a> MemoryPut<'a> {
+    /// A plain shared file.
+    pub fn file(origin: &'a str, path: &'a str, bytes: &'a [u8], wall_ms: u64) -> MemoryPut<'a> {
+        let state = Ok((bytes, ContentKind::File { exec: false }));
+        MemoryPut { origin, path, state, hlc: Hlc::new(wall_ms, 0), archive: false, concurrent: false }
+    }
+
+    /// A deletion.
+    pub fn tombstone(origin: &'a str, path: &'a str, reason: Reason, wall_ms: u64) -> MemoryPut<'a> {
+        MemoryPut { state: Err(reason), ..MemoryPut::file(origin, path, b"", wall_ms) }
+    }
+}
+
+/// A catalog that holds everything in memory.
+#[derive(Default)]
+pub struct MemoryCatalog(RwLock<State>);
+
+#[derive(Default)]
+struct State {
+    origins: Vec<OriginName>,
+    /// By id - 1; the root is not among them.
+    dirs: Vec<String>,
+    /// By id - 1.
+    paths: Vec<String>,
+    versions: Vec<Stored>,
+    contents: BTreeMap<ContentHash, Vec<u8>>,
+}
+
+#[derive(Clone)]
+struct Stored {
+    path: PathId,
+    row: FileRow,
+    tombstone: Option<Reason>,
+    is_head: bool,
+}
+
+impl MemoryCatalog {
+    /// An empty archive.
+    pub fn new() -> MemoryCatalog {
+        MemoryCatalog::default()
+    }
+
+    /// Adds a version. Unless it is `concurrent`, it supersedes every head of its path (in the archive: of its origin).
+    pub fn put(&self, put: &MemoryPut<'_>) -> Change {
+        let mut state = self.write();
+        let origin = state.intern_origin(put.origin);
+        let path = state.intern_path(put.path);
+        let (bytes, kind) = put.state.unwrap_or((b"", ContentKind::File { exec: false }));
+        let content = Content { hash: ContentHash::of(bytes), size: bytes.len() as u64, kind };
+        state.contents.insert(content.hash, bytes.to_vec());
+        let id = FileId(state.versions.len() as u64 + 1);
+        let version = Hash::of(format!("{put:?}").as_bytes());
+        for stored in &mut state.versions {
+            let is_same_slot = stored.path == path && stored.row.archive == put.archive;
+            let is_own = stored.row.origin.id == origin.id;
+            let is_seen = if put.archive || put.concurrent { is_own } else { true };
+            stored.is_head &= !(is_same_slot && is_seen);
+        }
+        let change = Change { path, origin: origin.id };
+        let row = FileRow { id, origin, archive: put.archive, content, hlc: put.hlc, version };
+        state.versions.push(Stored { path, row, tombstone: put.state.err(), is_head: true });
+        change
+    }
+
+    /// Drops the bytes of a content, as if they had not arrived yet.
+    pub fn lose_content(&self, bytes: &[u8]) {
+        self.write().contents.remove(&ContentHash::of(bytes));
+    }
+
+    /// Brings the bytes of a content.
+    pub fn bring_content(&self, bytes: &[u8]) {
+        self.write().contents.insert(ContentHash::of(bytes), bytes.to_vec());
+    }
+
+    fn read_state(&self) -> RwLockReadGuard<'_, State> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn position<T: PartialEq>(list: &mut Vec<T>, item: T) -> u64 {
+    let at = list.iter().position(|known| *known == item).unwrap_or_else(|| {
+        list.push(item);
+        list.len() - 1
+    });
+    at as u64
+}
+
+fn split(path: &str) -> (&str, &str) {
+    path.rsplit_once('/').unwrap_or(("", path))
+}
+
+impl State {
+    fn intern_origin(&mut self, name: &str) -> OriginRow {
+        let name: OriginName = name.parse().expect("tests name origins as the format wants it");
+        let at = position(&mut self.origins, name.clone());
+        OriginRow { id: OriginId(u32::try_from(at).expect("few origins")), name }
+    }
+
+    fn intern_path(&mut self, path: &str) -> PathId {
+        let mut parent = split(path).0;
+        while !parent.is_empty() {
+            position(&mut self.dirs, parent.to_owned());
+            parent = split(parent).0;
+        }
+        PathId(position(&mut self.paths, path.to_owned()) + 1)
+    }
+
+    fn dir_text(&self, dir: DirId) -> Option<&str> {
+        if dir == DirId::ROOT { Some("") } else { self.dirs.get(usize::try_from(dir.0).ok()? - 1).map(String::as_str) }
+    }
+
+    fn dir_id(&self, text: &str) -> Option<DirId> {
+        if text.is_empty() {
+            Some(DirId::ROOT)
+        } else {
+            self.dirs.iter().position(|dir| dir == text).map(|at| DirId(at as u64 + 1))
+        }
+    }
+
+    fn path_id(&self, text: &str) -> Option<PathId> {
+        self.paths.iter().position(|path| path == text).map(|at| PathId(at as u64 + 1))
+    }
+
+    /// The candidates of a path in a tree: files, or whether its folder of versions or heads is there.
+    fn shown(&self, tree: Tree, path: PathId) -> (bool, Vec<FileRow>) {
+        let of_path = || self.versions.iter().filter(|stored| stored.path == path);
+        let files: Vec<FileRow> = match tree {
+            Tree::Merged => self
+                .winners(path)
+                .into_iter()
+                .filter(|stored| stored.tombstone.is_none())
+                .map(|stored| stored.row)
+                .collect(),
+            Tree::Trash => {
+                let gone = self
+                    .winners(path)
+                    .into_iter()
+                    .filter(|stored| !matches!(stored.tombstone, None | Some(Reason::Move)));
+                gone.filter_map(|tombstone| self.content_before(&tombstone)).collect()
+            }
+            Tree::Origin(origin) => {
+                let newest =
+                    of_path().filter(|stored| stored.row.origin.id == origin).max_by_key(|stored| order(stored));
+                newest
+                    .filter(|stored| stored.tombstone.is_none())
+                    .map(|stored| stored.row.clone())
+                    .into_iter()
+                    .collect()
+            }
+            Tree::History => return (of_path().any(|stored| stored.tombstone.is_none()), Vec::new()),
+            Tree::Conflicts => return (!self.open_heads(path).is_empty(), Vec::new()),
+        };
+        (!files.is_empty(), files)
+    }
+
+    /// The winning head of the shared file, then each origin's archive file.
+    fn winners(&self, path: PathId) -> Vec<Stored> {
+        let heads = || self.versions.iter().filter(|stored| stored.path == path && stored.is_head);
+        let shared = heads()
+            .filter(|stored| !stored.row.archive)
+            .max_by_key(|stored| (stored.tombstone.is_none(), order(stored)));
+        shared.into_iter().chain(heads().filter(|stored| stored.row.archive)).cloned().collect()
+    }
+
+    fn content_before(&self, tombstone: &Stored) -> Option<FileRow> {
+        let is_before = |stored: &&Stored| {
+            let is_same_slot = stored.path == tombstone.path && stored.row.archive == tombstone.row.archive;
+            let is_own = !stored.row.archive || stored.row.origin == tombstone.row.origin;
+            is_same_slot && is_own && stored.tombstone.is_none()
+        };
+        self.versions.iter().filter(is_before).max_by_key(|stored| order(stored)).map(|stored| stored.row.clone())
+    }
+
+    fn open_heads(&self, path: PathId) -> Vec<FileRow> {
+        let is_open = |stored: &&Stored| {
+            stored.path == path && stored.is_head && !stored.row.archive && stored.tombstone.is_none()
+        };
+        let mut heads: Vec<&Stored> = self.versions.iter().filter(is_open).collect();
+        heads.sort_by_key(|stored| std::cmp::Reverse(order(stored)));
+        if heads.len() < 2 { Vec::new() } else { heads.into_iter().map(|stored| stored.row.clone()).collect() }
+    }
+
+    fn list(&self, tree: Tree, dir: DirId) -> Vec<Child> {
+        let Some(text) = self.dir_text(dir) else { return Vec::new() };
+        let mut names: BTreeMap<String, Child> = BTreeMap::new();
+        for (at, path) in self.paths.iter().enumerate() {
+            let id = PathId(at as u64 + 1);
+            let below = if text.is_empty() {
+                Some(path.as_str())
+            } else {
+                path.strip_prefix(text).and_then(|rest| rest.strip_prefix('/'))
+            };
+            let Some(below) = below else { continue };
+            let (is_here, files) = self.shown(tree, id);
+            if !is_here {
+                continue;
+            }
+            let (name, rest) = below.split_once('/').map_or((below, None), |(name, rest)| (name, Some(rest)));
+            let full = if text.is_empty() { name.to_owned() } else { format!("{text}/{name}") };
+            let cursor = self.cursor(&full);
+            let empty = Child { cursor, name: name.to_owned(), dir: None, path: None, files: Vec::new() };
+            let child = names.entry(name.to_owned()).or_insert(empty);
+            match rest {
+                Some(_) => child.dir = self.dir_id(&full),
+                None => (child.path, child.files) = (Some(id), files),
+            }
+        }
+        let mut children: Vec<Child> = names.into_values().collect();
+        children.sort_by_key(|child| child.cursor);
+        children
+    }
+
+    /// Odd for folders, even for what is only a path: a name that becomes a folder moves, nothing else does.
+    fn cursor(&self, full: &str) -> u64 {
+        match (self.dir_id(full), self.path_id(full)) {
+            (Some(dir), _) => 2 * dir.0 + 1,
+            (None, Some(path)) => 2 * path.0,
+            (None, None) => 0,
+        }
+    }
+
+    fn sorted_versions(&self, path: PathId) -> Vec<FileRow> {
+        let mut stored: Vec<&Stored> =
+            self.versions.iter().filter(|stored| stored.path == path && stored.tombstone.is_none()).collect();
+        stored.sort_by_key(|stored| order(stored));
+        stored.into_iter().map(|stored| stored.row.clone()).collect()
+    }
+}
+
+fn order(stored: &Stored) -> (Hlc, Hash) {
+    (stored.row.hlc, stored.row.version)
+}
+
+impl Catalog for MemoryCatalog {
+    fn origins(&self) -> Result<Vec<OriginRow>, CatalogError> {
+        let state = self.read_state();
+        Ok((0..).zip(&state.origins).map(|(id, name)| OriginRow { id: OriginId(id), name: name.clone() }).collect())
+    }
+
+    fn dir(&self, dir: DirId) -> Result<Option<DirFacts>, CatalogError> {
+        let state = self.read_state();
+        let Some(text) = state.dir_text(dir) else { return Ok(None) };
+        let (parent, name) = split(text);
+        let in_dir = state.versions.iter().filter(|stored| split(&state.paths[stored.path.0 as usize - 1]).0 == text);
+        Ok(Some(DirFacts {
+            parent: state.dir_id(parent).unwrap_or(DirId::ROOT),
+            name: name.to_owned(),
+            path: state.path_id(text),
+            changed: in_dir.map(|stored| stored.row.hlc).max().unwrap_or_default(),
+        }))
+    }
+
+    fn path(&self, path: PathId) -> Result<Option<PathFacts>, CatalogError> {
+        let state = self.read_state();
+        let Some(text) = usize::try_from(path.0).ok().and_then(|id| state.paths.get(id - 1)) else { return Ok(None) };
+        let (dir, name) = split(text);
+        Ok(Some(PathFacts {
+            dir: state.dir_id(dir).unwrap_or(DirId::ROOT),
+            name: name.to_owned(),
+            same_dir: state.dir_id(text),
+            beside: state.versions.iter().any(|stored| stored.path == path && stored.row.archive),
+        }))
+    }
+
+    fn children(&self, tree: Tree, dir: DirId, after: u64, limit: usize) -> Result<Vec<Child>, CatalogError> {
+        let children = self.read_state().list(tree, dir);
+        Ok(children.into_iter().filter(|child| child.cursor > after).take(limit).collect())
+    }
+
+    fn child(&self, tree: Tree, dir: DirId, name: &str) -> Result<Option<Child>, CatalogError> {
+        Ok(self.read_state().list(tree, dir).into_iter().find(|child| child.name == name))
+    }
+
+    fn versions(&self, path: PathId, after: Option<FileId>, limit: usize) -> Result<Vec<FileRow>, CatalogError> {
+        let versions = self.read_state().sorted_versions(path);
+        let skip = after.and_then(|file| versions.iter().position(|row| row.id == file)).map_or(0, |at| at + 1);
+        Ok(versions.into_iter().skip(skip).take(limit).collect())
+    }
+
+    fn versions_at(&self, path: PathId, hlc: Hlc) -> Result<Vec<FileRow>, CatalogError> {
+        Ok(self.read_state().sorted_versions(path).into_iter().filter(|row| row.hlc == hlc).collect())
+    }
+
+    fn heads(&self, path: PathId) -> Result<Vec<FileRow>, CatalogError> {
+        Ok(self.read_state().open_heads(path))
+    }
+
+    fn file(&self, file: FileId) -> Result<Option<FileRow>, CatalogError> {
+        let state = self.read_state();
+        Ok(state.versions.iter().find(|stored| stored.row.id == file).map(|stored| stored.row.clone()))
+    }
+
+    fn read(&self, row: &FileRow, offset: u64, len: usize) -> Result<Vec<u8>, CatalogError> {
+        let state = self.read_state();
+        let absent = || CatalogError::Absent { content: row.content.hash.to_string() };
+        let bytes = state.contents.get(&row.content.hash).ok_or_else(absent)?;
+        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+        Ok(bytes[start..start.saturating_add(len).min(bytes.len())].to_vec())
+    }
+
+    fn totals(&self) -> Result<Totals, CatalogError> {
+        let state = self.read_state();
+        let stored = state.versions.iter().filter(|stored| stored.tombstone.is_none());
+        let sizes: BTreeSet<(ContentHash, u64)> =
+            stored.clone().map(|stored| (stored.row.content.hash, stored.row.content.size)).collect();
+        Ok(Totals { bytes: sizes.iter().map(|(_, size)| size).sum(), files: stored.count() as u64 })
+    }
+}

@@ -1,0 +1,242 @@
+//! The life of one mount: made, notified, waited for, taken down.
+//!
+//! Invariant: notifications leave from one thread of their own, in order; a [`Mounted`] that is dropped takes its mount down; and
+//! taking down never waits for people who still use it: they keep what they have open until they let go or the process ends.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, Session, SessionACL};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use super::catalog::Catalog;
+use super::counters::{Counters, RequestCounts};
+use super::fuse::{Owner, ViewFs};
+use super::mount_table::MOUNT_NAME;
+use super::place::{PlaceError, prepare, unmount_path};
+use super::queue::{Ended, Latch, Queue};
+use super::refresh::Invalidation;
+use super::view::View;
+
+/// How long the kernel may take to say goodbye to a view that nobody uses.
+const GOODBYE: Duration = Duration::from_millis(200);
+/// Stands for "no name in particular": a name that is never shown.
+const NO_NAME: &str = ".";
+/// Threads that answer requests; more gain nothing that was measured.
+const DEFAULT_THREADS: usize = 2;
+
+/// How to mount.
+#[derive(Clone, Debug, Default)]
+pub struct MountOptions {
+    /// Other users may look, too; a user other than root needs `user_allow_other` in `/etc/fuse.conf` for that.
+    pub allow_other: bool,
+    /// Roots of projects, inside which no view is mounted.
+    pub project_roots: Vec<PathBuf>,
+    /// Threads that answer requests; `None` = 2.
+    pub threads: Option<usize>,
+}
+
+/// Why there is no mount.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// The place.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    /// The kernel or the helper refused.
+    #[error("mount at {dir}: {source}", dir = dir.display())]
+    Refused {
+        /// Where.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The system gave no thread.
+    #[error("{what} for the mount at {dir}", dir = dir.display())]
+    System {
+        /// What was attempted.
+        what: &'static str,
+        /// Where.
+        dir: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// SIGINT, SIGTERM and SIGHUP, caught from now on. Make it before the mount: a signal in between would leave a dead view.
+pub struct StopSignals {
+    signals: signal_hook::iterator::Signals,
+}
+
+impl StopSignals {
+    /// Registers for the signals; errors are the system's.
+    pub fn register() -> std::io::Result<StopSignals> {
+        Ok(StopSignals { signals: signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])? })
+    }
+}
+
+/// A mounted view.
+pub struct Mounted {
+    dir: PathBuf,
+    session: Option<BackgroundSession>,
+    counters: Arc<Counters>,
+    queue: Arc<Queue>,
+    sender: Option<JoinHandle<()>>,
+    end: Arc<Latch>,
+}
+
+/// Mounts `view` at `dir`, which is created if absent; a dead view there is replaced.
+///
+/// Works for root by itself and for users through `fusermount3`. Returns when the mount can be used.
+pub fn mount<C: Catalog + 'static>(
+    view: Arc<View<C>>,
+    dir: &Path,
+    options: &MountOptions,
+) -> Result<Mounted, MountError> {
+    let dir = prepare(dir, &options.project_roots)?;
+    let counters = Arc::new(Counters::default());
+    let end = Arc::new(Latch::default());
+    let owner = Owner { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
+    let on_end = Box::new({
+        let end = Arc::clone(&end);
+        move || end.set(Ended::Unmounted)
+    });
+    let fs = ViewFs { view, counters: Arc::clone(&counters), owner, on_end };
+    let refused = |source| MountError::Refused { dir: dir.clone(), source };
+    let session = Session::new(fs, &dir, &config(options)).and_then(Session::spawn).map_err(refused)?;
+    let queue = Arc::new(Queue::default());
+    let sender = start_sender(session.notifier(), Arc::clone(&queue));
+    let sender = sender.map_err(|source| MountError::System { what: "start a thread", dir: dir.clone(), source })?;
+    Ok(Mounted { dir, session: Some(session), counters, queue, sender: Some(sender), end })
+}
+
+fn config(options: &MountOptions) -> Config {
+    let mut config = Config::default();
+    config.mount_options = vec![
+        MountOption::RO,
+        MountOption::NoSuid,
+        MountOption::NoDev,
+        MountOption::NoAtime,
+        MountOption::DefaultPermissions,
+        MountOption::FSName(MOUNT_NAME.to_owned()),
+        MountOption::Subtype(MOUNT_NAME.to_owned()),
+    ];
+    config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
+    config.n_threads = Some(options.threads.unwrap_or(DEFAULT_THREADS).max(1));
+    config
+}
+
+fn start_sender(notifier: Notifier, queue: Arc<Queue>) -> std::io::Result<JoinHandle<()>> {
+    let send_all = move || {
+        while let Some(batch) = queue.take() {
+            send(&notifier, &batch);
+            queue.sent();
+        }
+    };
+    std::thread::Builder::new().name("larder-notify".to_owned()).spawn(send_all)
+}
+
+/// Names first, listings after.
+///
+/// A listing that the kernel asked for before the change may arrive after this. A name's notification waits for the folder's lock, and so
+/// for that listing; therefore each folder gets at least one, and only then is what it holds dropped.
+fn send(notifier: &Notifier, batch: &BTreeSet<Invalidation>) {
+    for Invalidation { parent, name } in batch {
+        let name = name.as_deref().unwrap_or(NO_NAME);
+        // What the kernel does not hold it need not forget; a mount that is gone holds nothing.
+        let _ = notifier.inval_entry(INodeNo(parent.0), OsStr::new(name));
+    }
+    let parents: BTreeSet<u64> = batch.iter().map(|invalidation| invalidation.parent.0).collect();
+    for parent in parents {
+        let _ = notifier.inval_inode(INodeNo(parent), 0, 0);
+    }
+}
+
+impl Mounted {
+    /// Where it is mounted: the real path.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The kernel's requests so far.
+    pub fn counters(&self) -> RequestCounts {
+        self.counters.counts()
+    }
+
+    /// Has the kernel forget what [`View::refresh`] found stale, soon, from another thread.
+    ///
+    /// Call it with no lock held that the catalog needs: it waits while very much is pending, and the kernel may in turn be waiting for
+    /// an answer of the catalog.
+    pub fn notify(&self, invalidations: Vec<Invalidation>) {
+        self.queue.add(invalidations);
+    }
+
+    /// Waits until everything given to [`Mounted::notify`] so far has been sent; false when `timeout` came first.
+    pub fn settle(&self, timeout: Duration) -> bool {
+        self.queue.settle(timeout)
+    }
+
+    /// Waits until somebody unmounts it or a signal comes; then it is taken down.
+    pub fn serve(self, mut stop: StopSignals) -> Result<Ended, MountError> {
+        let handle = stop.signals.handle();
+        let end = Arc::clone(&self.end);
+        let watch = move || {
+            if let Some(signal) = stop.signals.forever().next() {
+                end.set(Ended::Signal(signal));
+            }
+        };
+        let start = std::thread::Builder::new().name("larder-signals".to_owned()).spawn(watch);
+        let watcher =
+            start.map_err(|source| MountError::System { what: "start a thread", dir: self.dir.clone(), source })?;
+        let ended = self.end.wait();
+        handle.close();
+        // The thread runs nothing that could panic, and ends when the handle closes.
+        let _ = watcher.join();
+        self.unmount()?;
+        Ok(ended)
+    }
+
+    /// Waits until somebody unmounts it; false when `timeout` came first.
+    pub fn wait_ended(&self, timeout: Duration) -> bool {
+        self.end.wait_for(Ended::Unmounted, timeout)
+    }
+
+    /// Takes it down. Those who still use it keep what they have open; nobody waits for them.
+    pub fn unmount(mut self) -> Result<(), MountError> {
+        Ok(self.take_down()?)
+    }
+
+    fn take_down(&mut self) -> Result<(), PlaceError> {
+        let Some(session) = self.session.take() else { return Ok(()) };
+        self.queue.close();
+        let outcome = if self.end.is_set_to(Ended::Unmounted) { Ok(()) } else { unmount_path(&self.dir) };
+        let outcome = match outcome {
+            Err(PlaceError::NotMounted { .. } | PlaceError::Foreign { .. }) => Ok(()),
+            other => other,
+        };
+        if self.end.wait_for(Ended::Unmounted, GOODBYE) {
+            let _ = session.join();
+        } else {
+            // Somebody still uses it. Dropping the session would unmount once more, by
+            // path, and could hit a newer mount; its threads end by themselves with the last user.
+            std::mem::forget(session);
+        }
+        if let Some(sender) = self.sender.take() {
+            let _ = sender.join();
+        }
+        outcome
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if let Err(error) = self.take_down() {
+            tracing::warn!("{error}");
+        }
+    }
+}

@@ -1,0 +1,370 @@
+//! The view: names, attributes and contents over a [`Catalog`], by node number. Knows nothing of FUSE.
+//!
+//! Invariant: every answer is a function of the node number and the catalog; the view remembers nothing about what it told anybody, so
+//! forgetting costs nothing. A file's number names one immutable state: a new version of a path is a new number, and the old one
+//! goes on reading the old bytes.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::sync::{Mutex, PoisonError};
+
+use super::catalog::{Catalog, CatalogError, Child, DirFacts, DirId, FileId, FileRow, PathId, Totals, Tree};
+use super::naming::{MAX_NAME_BYTES, Named, before_beside, name_files, name_heads, name_versions, parse_time_name};
+use super::node::{NodeId, Place};
+use crate::model::{ContentHash, ContentKind, Hlc};
+
+/// Most bytes of one `read`.
+const MAX_READ_BYTES: usize = 1 << 20;
+/// Pairs known to be prefix and whole that are remembered; all are dropped when there are more.
+const MAX_PREFIXES: usize = 4096;
+
+const README: &str = include_str!("README.txt");
+
+/// The top-level folders, in the order of the listing.
+pub(super) const TREES: [(&str, Place); 5] = [
+    ("merged", Place::Dir(Tree::Merged, DirId::ROOT)),
+    ("origins", Place::Origins),
+    ("history", Place::Dir(Tree::History, DirId::ROOT)),
+    ("conflicts", Place::Dir(Tree::Conflicts, DirId::ROOT)),
+    ("trash", Place::Dir(Tree::Trash, DirId::ROOT)),
+];
+pub(super) const README_NAME: &str = "README.txt";
+
+/// Why the view has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ViewError {
+    /// No such name.
+    #[error("look up {name:?}: no such name")]
+    NotFound {
+        /// The name.
+        name: String,
+        /// True if [`View::refresh`] will tell when the name comes to be, so that its absence may be remembered.
+        is_lasting: bool,
+    },
+    /// A name that no file can have.
+    #[error("look up a name of {bytes} bytes: at most {MAX_NAME_BYTES} are possible")]
+    NameTooLong {
+        /// Its length.
+        bytes: usize,
+    },
+    /// The node is a file.
+    #[error("node {node:x} is no folder", node = node.0)]
+    NotFolder {
+        /// Which.
+        node: NodeId,
+    },
+    /// The node is a folder.
+    #[error("node {node:x} is a folder", node = node.0)]
+    IsFolder {
+        /// Which.
+        node: NodeId,
+    },
+    /// The node is no symbolic link.
+    #[error("node {node:x} is no link", node = node.0)]
+    NotLink {
+        /// Which.
+        node: NodeId,
+    },
+    /// The number means nothing (any more): the index was rebuilt beneath a mount, or somebody guessed.
+    #[error("node {node:x} is unknown", node = node.0)]
+    Unknown {
+        /// Which.
+        node: NodeId,
+    },
+    /// The catalog has no answer.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+}
+
+/// What kind of thing a node is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NodeKind {
+    /// A folder.
+    Folder,
+    /// A regular file.
+    File,
+    /// A symbolic link.
+    Link,
+}
+
+/// The metadata of a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Attr {
+    /// What it is.
+    pub kind: NodeKind,
+    /// Permission bits: 0555 folders, 0444 files, 0555 executable files, 0777 links.
+    pub mode: u16,
+    /// Bytes; 0 for folders.
+    pub size: u64,
+    /// Modification time: the wall part of the version's clock.
+    pub mtime_ms: u64,
+    /// 1 throughout; for a folder it means "not counted", as on btrfs.
+    pub links: u32,
+}
+
+/// A node with its metadata.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Node {
+    /// Its number.
+    pub id: NodeId,
+    /// Its metadata.
+    pub attr: Attr,
+}
+
+/// Sums for `df`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Statfs {
+    /// Bytes of all files of `merged/`, or more.
+    pub bytes: u64,
+    /// Files of `merged/`, or more.
+    pub files: u64,
+    /// Longest name.
+    pub max_name_bytes: u32,
+}
+
+/// The view of one catalog.
+pub struct View<C> {
+    pub(super) catalog: C,
+    prefixes: Mutex<HashSet<(ContentHash, ContentHash)>>,
+}
+
+impl<C: Catalog> View<C> {
+    /// The view of `catalog`.
+    pub fn new(catalog: C) -> View<C> {
+        View { catalog, prefixes: Mutex::new(HashSet::new()) }
+    }
+
+    /// The number of the root.
+    pub fn root() -> NodeId {
+        NodeId::ROOT
+    }
+
+    /// The catalog beneath.
+    pub fn catalog(&self) -> &C {
+        &self.catalog
+    }
+
+    /// Finds one name of a folder. `.` and `..` are the kernel's business.
+    pub fn lookup(&self, parent: NodeId, name: &OsStr) -> Result<Node, ViewError> {
+        if name.len() > MAX_NAME_BYTES {
+            return Err(ViewError::NameTooLong { bytes: name.len() });
+        }
+        let not_found = || {
+            let name = name.to_string_lossy().into_owned();
+            let is_lasting = parse_time_name(&name).is_none();
+            ViewError::NotFound { name, is_lasting }
+        };
+        // Paths of the archive are UTF-8: nothing else can be here.
+        let text = name.to_str().ok_or_else(not_found)?;
+        let found = match self.place(parent)? {
+            Place::Root => self.lookup_root(text)?,
+            Place::Origins => {
+                let origins = self.catalog.origins()?;
+                let origin = origins.into_iter().find(|origin| origin.name.as_str() == text);
+                origin.map(|origin| self.dir_node(Tree::Origin(origin.id), DirId::ROOT)).transpose()?
+            }
+            Place::Dir(tree, dir) => self.lookup_dir(tree, dir, text)?,
+            Place::Versions(path) => self.lookup_version(path, text)?,
+            Place::Heads(path) => self.lookup_head(path, text)?,
+            Place::Readme | Place::File(_) => return Err(ViewError::NotFolder { node: parent }),
+        };
+        found.ok_or_else(not_found)
+    }
+
+    /// The metadata of a node.
+    pub fn attr(&self, node: NodeId) -> Result<Attr, ViewError> {
+        match self.place(node)? {
+            Place::Root | Place::Origins => Ok(folder_attr(self.root_facts()?.changed)),
+            Place::Readme => {
+                Ok(file_attr(ContentKind::File { exec: false }, README.len() as u64, self.root_facts()?.changed))
+            }
+            Place::Dir(_, dir) => Ok(folder_attr(self.dir_facts(dir)?.changed)),
+            Place::Versions(path) | Place::Heads(path) => self.path_attr(path),
+            Place::File(file) => Ok(row_attr(&self.row(file)?)),
+        }
+    }
+
+    /// Reads up to `len` bytes of a file; fewer only at its end.
+    pub fn read(&self, node: NodeId, offset: u64, len: usize) -> Result<Vec<u8>, ViewError> {
+        let len = len.min(MAX_READ_BYTES);
+        match self.place(node)? {
+            Place::Readme => {
+                let start = usize::try_from(offset).unwrap_or(usize::MAX).min(README.len());
+                let end = start.saturating_add(len).min(README.len());
+                Ok(README.as_bytes()[start..end].to_vec())
+            }
+            Place::File(file) => self.read_row(&self.row(file)?, offset, len),
+            _ => Err(ViewError::IsFolder { node }),
+        }
+    }
+
+    /// The target of a symbolic link, as it was recorded.
+    pub fn read_link(&self, node: NodeId) -> Result<Vec<u8>, ViewError> {
+        let Place::File(file) = self.place(node)? else { return Err(ViewError::NotLink { node }) };
+        let row = self.row(file)?;
+        if row.content.kind != ContentKind::Link {
+            return Err(ViewError::NotLink { node });
+        }
+        let len = usize::try_from(row.content.size).unwrap_or(usize::MAX).min(MAX_READ_BYTES);
+        self.read_row(&row, 0, len)
+    }
+
+    /// Sums for `df`.
+    pub fn statfs(&self) -> Result<Statfs, ViewError> {
+        let Totals { bytes, files } = self.catalog.totals()?;
+        Ok(Statfs { bytes, files, max_name_bytes: MAX_NAME_BYTES as u32 })
+    }
+
+    pub(super) fn place(&self, node: NodeId) -> Result<Place, ViewError> {
+        Place::of(node).ok_or(ViewError::Unknown { node })
+    }
+
+    pub(super) fn row(&self, file: FileId) -> Result<FileRow, ViewError> {
+        self.catalog.file(file)?.ok_or(ViewError::Unknown { node: Place::File(file).node() })
+    }
+
+    pub(super) fn dir_facts(&self, dir: DirId) -> Result<DirFacts, ViewError> {
+        let unknown = ViewError::Unknown { node: Place::Dir(Tree::Merged, dir).node() };
+        self.catalog.dir(dir)?.ok_or(unknown)
+    }
+
+    fn root_facts(&self) -> Result<DirFacts, ViewError> {
+        self.dir_facts(DirId::ROOT)
+    }
+
+    fn read_row(&self, row: &FileRow, offset: u64, len: usize) -> Result<Vec<u8>, ViewError> {
+        let left = usize::try_from(row.content.size.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let len = len.min(left);
+        if len == 0 {
+            return Ok(Vec::new());
+        }
+        let bytes = self.catalog.read(row, offset, len)?;
+        if bytes.len() == len {
+            return Ok(bytes);
+        }
+        let what = format!("read {} at {offset}: {} of {len} bytes", row.content.hash, bytes.len());
+        Err(CatalogError::Broken { what, source: None }.into())
+    }
+
+    // Names.
+
+    fn lookup_root(&self, name: &str) -> Result<Option<Node>, ViewError> {
+        let tree = TREES.iter().find(|(tree, _)| *tree == name).map(|(_, place)| *place);
+        let place = tree.or((name == README_NAME).then_some(Place::Readme));
+        place.map(|place| self.node(place)).transpose()
+    }
+
+    fn lookup_dir(&self, tree: Tree, dir: DirId, name: &str) -> Result<Option<Node>, ViewError> {
+        let bases = before_beside(name);
+        for own in std::iter::once(name).chain(bases.iter().map(String::as_str)) {
+            let Some(child) = self.catalog.child(tree, dir, own)? else { continue };
+            let names = self.name_child(tree, &child)?;
+            if let Some((_, node)) = names.into_iter().find(|(found, _)| found == name) {
+                return Ok(Some(node));
+            }
+        }
+        let own_path = match tree {
+            Tree::History | Tree::Conflicts => self.dir_facts(dir)?.path,
+            _ => None,
+        };
+        match (tree, own_path) {
+            (Tree::History, Some(path)) => self.lookup_version(path, name),
+            (Tree::Conflicts, Some(path)) => self.lookup_head(path, name),
+            _ => Ok(None),
+        }
+    }
+
+    fn lookup_version(&self, path: PathId, name: &str) -> Result<Option<Node>, ViewError> {
+        let Some(hlc) = parse_time_name(name) else { return Ok(None) };
+        let named = name_versions(None, self.catalog.versions_at(path, hlc)?);
+        Ok(find_named(&named, name))
+    }
+
+    fn lookup_head(&self, path: PathId, name: &str) -> Result<Option<Node>, ViewError> {
+        Ok(find_named(&name_heads(self.catalog.heads(path)?), name))
+    }
+
+    /// The names that one child gives rise to: itself, and those beside it.
+    pub(super) fn name_child(&self, tree: Tree, child: &Child) -> Result<Vec<(String, Node)>, ViewError> {
+        let mut names = Vec::new();
+        let path_folder = match (tree, child.path) {
+            (Tree::History, Some(path)) => Some(Place::Versions(path)),
+            (Tree::Conflicts, Some(path)) => Some(Place::Heads(path)),
+            _ => None,
+        };
+        if let Some(dir) = child.dir {
+            names.push((child.name.clone(), self.dir_node(tree, dir)?));
+        } else if let Some(place) = path_folder {
+            names.push((child.name.clone(), self.node(place)?));
+        }
+        if path_folder.is_none() {
+            let files = name_files(child, |shorter, longer| self.is_prefix(shorter, longer));
+            names.extend(files.into_iter().map(|named| (named.name, row_node(&named.file))));
+        }
+        Ok(names)
+    }
+
+    /// Bytes that cannot be read make no listing fail: such a file is no prefix, and its own read will say what is wrong with it.
+    fn is_prefix(&self, shorter: &FileRow, longer: &FileRow) -> bool {
+        let key = (shorter.content.hash, longer.content.hash);
+        if self.prefixes.lock().unwrap_or_else(PoisonError::into_inner).contains(&key) {
+            return true;
+        }
+        let answer = self.catalog.is_prefix(shorter, longer).unwrap_or(false);
+        // "No" is not remembered: it may only mean that the bytes are not here yet.
+        if answer {
+            let mut prefixes = self.prefixes.lock().unwrap_or_else(PoisonError::into_inner);
+            if prefixes.len() >= MAX_PREFIXES {
+                prefixes.clear();
+            }
+            prefixes.insert(key);
+        }
+        answer
+    }
+
+    // Nodes.
+
+    pub(super) fn node(&self, place: Place) -> Result<Node, ViewError> {
+        let id = place.node();
+        Ok(Node { id, attr: self.attr(id)? })
+    }
+
+    pub(super) fn dir_node(&self, tree: Tree, dir: DirId) -> Result<Node, ViewError> {
+        self.node(Place::Dir(tree, dir))
+    }
+
+    pub(super) fn path_dir(&self, path: PathId) -> Result<DirId, ViewError> {
+        let facts = self.catalog.path(path)?;
+        Ok(facts.ok_or(ViewError::Unknown { node: Place::Versions(path).node() })?.dir)
+    }
+
+    fn path_attr(&self, path: PathId) -> Result<Attr, ViewError> {
+        let dir = self.path_dir(path)?;
+        Ok(folder_attr(self.dir_facts(dir)?.changed))
+    }
+}
+
+fn find_named(named: &[Named], name: &str) -> Option<Node> {
+    named.iter().find(|named| named.name == name).map(|named| row_node(&named.file))
+}
+
+pub(super) fn row_node(row: &FileRow) -> Node {
+    Node { id: Place::File(row.id).node(), attr: row_attr(row) }
+}
+
+fn row_attr(row: &FileRow) -> Attr {
+    file_attr(row.content.kind, row.content.size, row.hlc)
+}
+
+fn file_attr(kind: ContentKind, size: u64, hlc: Hlc) -> Attr {
+    let (kind, mode) = match kind {
+        ContentKind::File { exec: false } => (NodeKind::File, 0o444),
+        ContentKind::File { exec: true } => (NodeKind::File, 0o555),
+        ContentKind::Link => (NodeKind::Link, 0o777),
+    };
+    Attr { kind, mode, size, mtime_ms: hlc.wall_ms(), links: 1 }
+}
+
+fn folder_attr(changed: Hlc) -> Attr {
+    Attr { kind: NodeKind::Folder, mode: 0o555, size: 0, mtime_ms: changed.wall_ms(), links: 1 }
+}

@@ -1,0 +1,338 @@
+//! Laws of the view over the catalog in memory, against a plain model of the same archive.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::{ContentKind, Hlc, Reason};
+
+const ORIGINS: [&str; 3] = ["desk-aaaaaa", "laptop-bbbbbb", "server-cccccc"];
+/// Among them: a file and a folder of one name, deep folders, names beside others, no extension, a leading dot.
+const PATHS: [&str; 12] = [
+    "a",
+    "a/b",
+    "a/b/c.md",
+    "notes.md",
+    "notes.desk-aaaaaa.md",
+    "logs/run.jsonl",
+    "logs/run.laptop-bbbbbb.jsonl",
+    "logs/old/x",
+    "logs/old",
+    ".profile",
+    "deep/er/and/deeper.txt",
+    "line\nend",
+];
+const CONTENTS: [&str; 6] = ["", "one\n", "one\ntwo\n", "one\ntwo\nthree\n", "other\n", "o"];
+
+#[derive(Clone, Debug)]
+struct Step {
+    origin: usize,
+    path: usize,
+    content: Option<usize>,
+    archive: bool,
+    concurrent: bool,
+    is_move: bool,
+    tick: u64,
+}
+
+impl Step {
+    fn put(&self, wall_ms: u64) -> MemoryPut<'static> {
+        let reason = if self.is_move { Reason::Move } else { Reason::User };
+        let kind = ContentKind::File { exec: self.path % 4 == 3 };
+        MemoryPut {
+            origin: ORIGINS[self.origin],
+            path: PATHS[self.path],
+            state: self.content.map(|content| (CONTENTS[content].as_bytes(), kind)).ok_or(reason),
+            hlc: Hlc::new(1_784_034_732_045 + wall_ms, u16::try_from(self.tick % 3).expect("small")),
+            archive: self.archive,
+            concurrent: self.concurrent,
+        }
+    }
+}
+
+fn steps(most: usize) -> impl Strategy<Value = Vec<Step>> {
+    let content = prop_oneof![4 => (0..CONTENTS.len()).prop_map(Some), 1 => Just(None)];
+    let step = (0..ORIGINS.len(), 0..PATHS.len(), content, any::<bool>(), any::<bool>(), any::<bool>(), 0u64..1000);
+    let step = step.prop_map(|(origin, path, content, archive, concurrent, is_move, tick)| Step {
+        origin,
+        path,
+        content,
+        archive,
+        concurrent,
+        is_move,
+        tick,
+    });
+    proptest::collection::vec(step, 0..most)
+}
+
+fn view_of(steps: &[Step]) -> View<MemoryCatalog> {
+    let view = View::new(MemoryCatalog::new());
+    for (at, step) in (0..).zip(steps) {
+        view.catalog().put(&step.put(at));
+    }
+    view
+}
+
+/// A whole listing, `limit` lines at a time, without `.` and `..`.
+fn list(view: &View<MemoryCatalog>, node: NodeId, limit: usize) -> Vec<Entry> {
+    let mut entries: Vec<Entry> = Vec::new();
+    loop {
+        let offset = entries.last().map_or(0, |entry| entry.offset);
+        let page = view.read_dir(node, offset, limit).expect("a folder");
+        if page.is_empty() {
+            break;
+        }
+        assert!(page.len() <= limit);
+        entries.extend(page);
+    }
+    assert_eq!(entries[0].name, ".");
+    assert_eq!(entries[1].name, "..");
+    entries.split_off(2)
+}
+
+/// Everything below a folder: (folder, name) -> what it names, and each file's path.
+fn walk(view: &View<MemoryCatalog>) -> BTreeMap<(NodeId, String), (String, Node)> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![(String::new(), View::<MemoryCatalog>::root())];
+    while let Some((path, folder)) = folders.pop() {
+        for entry in list(view, folder, 1000) {
+            let path = if path.is_empty() { entry.name.clone() } else { format!("{path}/{}", entry.name) };
+            if entry.node.attr.kind == NodeKind::Folder {
+                folders.push((path.clone(), entry.node.id));
+            }
+            let before = found.insert((folder, entry.name.clone()), (path, entry.node));
+            assert!(before.is_none(), "{:?} is listed twice", entry.name);
+        }
+    }
+    found
+}
+
+fn files_below(view: &View<MemoryCatalog>, top: &str) -> BTreeMap<String, Vec<u8>> {
+    let prefix = format!("{top}/");
+    let nodes = walk(view).into_values().filter(|(_, node)| node.attr.kind != NodeKind::Folder);
+    let below = nodes.filter_map(|(path, node)| Some((path.strip_prefix(&prefix)?.to_owned(), node)));
+    below.map(|(path, node)| (path, view.read(node.id, 0, 1 << 20).expect("bytes"))).collect()
+}
+
+fn texts(pairs: &[(&str, &str)]) -> BTreeMap<String, Vec<u8>> {
+    pairs.iter().map(|(path, text)| ((*path).to_owned(), text.as_bytes().to_vec())).collect()
+}
+
+/// What is put, and what `merged/` shows then.
+type Union<'a> = (&'a [MemoryPut<'a>], &'a [(&'a str, &'a str)]);
+
+fn archived<'a>(origin: &'a str, path: &'a str, text: &'a str) -> MemoryPut<'a> {
+    MemoryPut { archive: true, ..MemoryPut::file(origin, path, text.as_bytes(), 5) }
+}
+
+#[test]
+fn archive_files_are_united_as_the_table_says() {
+    let [desk, laptop, server] = ORIGINS;
+    let table: [Union<'_>; 7] = [
+        (&[archived(desk, "l.md", "x"), archived(laptop, "l.md", "x")], &[("l.md", "x")]),
+        (&[archived(desk, "l.md", "x"), archived(laptop, "l.md", "xy")], &[("l.md", "xy")]),
+        (
+            &[archived(desk, "l.md", "x"), archived(laptop, "l.md", "y"), archived(server, "l.md", "xz")],
+            &[("l.laptop-bbbbbb.md", "y"), ("l.server-cccccc.md", "xz")],
+        ),
+        (
+            &[archived(desk, "l", "x"), MemoryPut::file(laptop, "l", b"shared", 5)],
+            &[("l", "shared"), ("l.desk-aaaaaa", "x")],
+        ),
+        (
+            &[MemoryPut::file(desk, "l", b"file", 5), MemoryPut::file(laptop, "l/inner", b"inner", 5)],
+            &[("l.desk-aaaaaa", "file"), ("l/inner", "inner")],
+        ),
+        (
+            &[
+                archived(desk, "l", "x"),
+                archived(laptop, "l", "y"),
+                MemoryPut::file(server, "l.desk-aaaaaa", b"own", 5),
+            ],
+            &[("l.desk-aaaaaa", "own"), ("l.laptop-bbbbbb", "y")],
+        ),
+        (
+            &[
+                archived(desk, "l.md", "x"),
+                MemoryPut::file(desk, "l.md", b"y", 5),
+                MemoryPut::file(desk, "l.md/z", b"z", 5),
+            ],
+            &[("l.desk-aaaaaa.md", "y"), ("l.desk-aaaaaa~2.md", "x"), ("l.md/z", "z")],
+        ),
+    ];
+
+    for (puts, expected) in table {
+        let view = View::new(MemoryCatalog::new());
+        for put in puts {
+            view.catalog().put(put);
+        }
+        assert_eq!(files_below(&view, "merged"), texts(expected));
+    }
+}
+
+#[test]
+fn a_prefix_is_known_once_its_bytes_arrive() {
+    let view = View::new(MemoryCatalog::new());
+    view.catalog().put(&archived(ORIGINS[0], "l.md", "x"));
+    view.catalog().put(&archived(ORIGINS[1], "l.md", "xy"));
+    view.catalog().lose_content(b"x");
+    let merged = view.lookup(NodeId::ROOT, OsStr::new("merged")).expect("a folder");
+    let names = || list(&view, merged.id, 10).into_iter().map(|entry| entry.name).collect::<Vec<_>>();
+
+    assert_eq!(names().len(), 2);
+    view.catalog().bring_content(b"x");
+    assert_eq!(names(), ["l.md"]);
+}
+
+#[test]
+fn history_names_say_when_and_who_and_twins_are_told_apart() {
+    let view = View::new(MemoryCatalog::new());
+    let [desk, laptop, _] = ORIGINS;
+    view.catalog().put(&MemoryPut::file(desk, "n.md", b"1", 1_784_034_732_045));
+    view.catalog().put(&MemoryPut::file(laptop, "n.md", b"2", 1_784_034_732_045));
+    view.catalog().put(&MemoryPut { concurrent: true, ..MemoryPut::file(laptop, "n.md", b"3", 1_784_034_732_045) });
+
+    let names: Vec<String> = files_below(&view, "history/n.md").into_keys().collect();
+
+    assert_eq!(names.len(), 3);
+    assert_eq!(names[0], "2026-07-14T13-12-12.045Z-desk-aaaaaa");
+    assert_eq!(names[1], "2026-07-14T13-12-12.045Z-laptop-bbbbbb");
+    assert!(names[2].starts_with("2026-07-14T13-12-12.045Z-laptop-bbbbbb~"));
+}
+
+#[test]
+fn names_that_no_file_can_have_are_refused_and_others_are_absent() {
+    let view = view_of(&[]);
+
+    let long = "n".repeat(256);
+    assert!(matches!(view.lookup(NodeId::ROOT, OsStr::new(&long)), Err(ViewError::NameTooLong { bytes: 256 })));
+    let bytes = std::os::unix::ffi::OsStrExt::from_bytes(&[0xff, 0xfe]);
+    assert!(matches!(view.lookup(NodeId::ROOT, bytes), Err(ViewError::NotFound { .. })));
+    let readme = view.lookup(NodeId::ROOT, OsStr::new("README.txt")).expect("the readme");
+    assert!(matches!(view.lookup(readme.id, OsStr::new("x")), Err(ViewError::NotFolder { .. })));
+    assert!(matches!(view.read(NodeId::ROOT, 0, 1), Err(ViewError::IsFolder { .. })));
+    assert!(matches!(view.read_link(readme.id), Err(ViewError::NotLink { .. })));
+    assert!(matches!(view.attr(NodeId(0)), Err(ViewError::Unknown { .. })));
+    assert_eq!(readme.attr.size, view.read(readme.id, 0, 1 << 20).expect("bytes").len() as u64);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(120))]
+
+    #[test]
+    fn a_listing_is_the_same_however_it_is_asked_for(steps in steps(40), limit in 1usize..7) {
+        let view = view_of(&steps);
+
+        for ((folder, name), (_, node)) in walk(&view) {
+            let found = view.lookup(folder, OsStr::new(&name));
+            prop_assert_eq!(found.expect("what is listed is found"), node);
+            prop_assert_eq!(view.attr(node.id).expect("a node"), node.attr);
+            if node.attr.kind == NodeKind::Folder {
+                prop_assert_eq!(list(&view, node.id, limit), list(&view, node.id, 1000));
+                let dots = view.read_dir(node.id, 0, 2).expect("a folder");
+                prop_assert_eq!((dots[0].node.id, dots[1].node.id), (node.id, folder));
+            }
+        }
+    }
+
+    #[test]
+    fn origins_show_each_machine_as_it_published_and_history_shows_all(steps in steps(40)) {
+        let view = view_of(&steps);
+
+        let mut newest: BTreeMap<(usize, usize), (Hlc, Option<usize>)> = BTreeMap::new();
+        for (at, step) in (0..).zip(&steps) {
+            newest.insert((step.origin, step.path), (step.put(at).hlc, step.content));
+        }
+        let mut expected: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+        for ((origin, path), (_, content)) in newest {
+            if let Some(content) = content {
+                expected.insert(format!("{}/{}", ORIGINS[origin], PATHS[path]), CONTENTS[content].as_bytes().to_vec());
+            }
+        }
+        let shown = files_below(&view, "origins");
+        // One origin's own file and folder of one name: the file steps aside, its bytes are there.
+        for (path, bytes) in &expected {
+            let is_folder = expected.keys().any(|other| other.starts_with(&format!("{path}/")));
+            prop_assert!(is_folder || shown.get(path) == Some(bytes), "{path}");
+        }
+        prop_assert_eq!(shown.len(), expected.len());
+        let with_content = steps.iter().filter(|step| step.content.is_some()).count();
+        prop_assert_eq!(files_below(&view, "history").len(), with_content);
+    }
+
+    #[test]
+    fn merged_hides_no_archive_file_but_equals_and_prefixes(steps in steps(40)) {
+        let view = view_of(&steps);
+        let shown: BTreeSet<Vec<u8>> = files_below(&view, "merged").into_values().collect();
+
+        let mut last: BTreeMap<(usize, usize), Option<usize>> = BTreeMap::new();
+        // A file whose only possible name is another's own is left to `origins/`.
+        let is_taken = |path: &str| PATHS.iter().any(|other| naming::before_beside(other).iter().any(|base| base == path));
+        for step in steps.iter().filter(|step| step.archive && !is_taken(PATHS[step.path])) {
+            last.insert((step.origin, step.path), step.content);
+        }
+        for content in last.into_values().flatten() {
+            let bytes = CONTENTS[content].as_bytes();
+            prop_assert!(shown.iter().any(|shown| shown.starts_with(bytes)), "{:?} in {shown:?}", CONTENTS[content]);
+        }
+    }
+
+    #[test]
+    fn a_node_reads_the_same_bytes_at_any_place_whatever_comes_later(steps in steps(30), later in steps(30), offset in 0u64..20, len in 0usize..20) {
+        let view = view_of(&steps);
+        let files: Vec<Node> = walk(&view).into_values().map(|(_, node)| node).filter(|node| node.attr.kind == NodeKind::File).collect();
+        let whole: Vec<Vec<u8>> = files.iter().map(|node| view.read(node.id, 0, 1 << 20).expect("bytes")).collect();
+
+        for (at, step) in (100..).zip(&later) {
+            view.catalog().put(&step.put(at));
+        }
+
+        for (node, whole) in files.iter().zip(whole) {
+            let start = usize::try_from(offset).expect("small").min(whole.len());
+            let expected = &whole[start..(start + len).min(whole.len())];
+            prop_assert_eq!(view.read(node.id, offset, len).expect("bytes"), expected);
+            prop_assert_eq!(view.attr(node.id).expect("a node").size, whole.len() as u64);
+        }
+    }
+
+    #[test]
+    fn refresh_names_everything_that_changed_its_meaning(steps in steps(25), later in steps(6)) {
+        let (earlier, view) = (view_of(&steps), view_of(&steps));
+        let before = walk(&earlier);
+
+        let changes: Vec<Change> = (100..).zip(&later).map(|(at, step)| view.catalog().put(&step.put(at))).collect();
+        let stale: BTreeSet<Invalidation> = view.refresh(&changes).expect("known paths").into_iter().collect();
+
+        // Asked by number, as the kernel does: it may still hold a folder that no name leads to any more.
+        let after = walk(&view);
+        let keys: BTreeSet<&(NodeId, String)> = before.keys().chain(after.keys()).collect();
+        for (parent, name) in keys {
+            let meaning = |view: &View<MemoryCatalog>| view.lookup(*parent, OsStr::new(name)).ok().map(|node| node.id);
+            let (old, new) = (meaning(&earlier), meaning(&view));
+            if old == new {
+                continue;
+            }
+            prop_assert!(stale.iter().any(|stale| stale.parent == *parent), "listing of {name:?}: {old:?} {new:?}");
+            // A version's name is never remembered as absent, so it needs no notice when it comes.
+            let may_come_silently = old.is_none() && naming::parse_time_name(name).is_some();
+            let named = Invalidation { parent: *parent, name: Some(name.clone()) };
+            prop_assert!(may_come_silently || stale.contains(&named), "{name:?}: {old:?} {new:?}");
+        }
+    }
+
+    #[test]
+    fn refresh_leaves_alone_what_did_not_change(steps in steps(40)) {
+        let view = view_of(&steps);
+        view.catalog().put(&MemoryPut::file(ORIGINS[0], "logs/old/x", b"x", 90));
+        view.catalog().put(&MemoryPut::file(ORIGINS[0], "logs/old/y", b"y", 90));
+
+        let change = view.catalog().put(&MemoryPut::file(ORIGINS[0], "logs/old/x", b"new", 91));
+        let stale = view.refresh(&[change]).expect("known paths");
+
+        // The folder has another file: forgetting its name would cost the kernel all of it.
+        let merged = view.lookup(NodeId::ROOT, OsStr::new("merged")).expect("a folder").id;
+        prop_assert!(stale.iter().all(|stale| stale.parent != merged && stale.parent != NodeId::ROOT));
+    }
+}

@@ -1,0 +1,230 @@
+//! Check and repair: verify everything that is recorded, make the index anew.
+//!
+//! Invariant: `verify` reads only and works beside a daemon; an empty list means that everything recorded is here and
+//! sound. `rebuild` holds the project's lock and gives the same answers as before, from the ledger alone.
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::error::{Kind, NodeError};
+use super::history::content_error;
+use super::open::{Glance, OpenOptions, ProjectDirs, take_lock};
+use crate::env::Env;
+use crate::index::{Counts, Index, Reader, Replayed, Tree, replay};
+use crate::ledger::{Depth, Ledger, Problem};
+use crate::model::{Content, ContentHash};
+
+/// Bytes read at once of a long content.
+const READ_BYTES: u64 = 16 << 20;
+
+/// One thing that `verify` found.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Found {
+    /// `ledger`, `index`, `state` or `content`.
+    pub part: &'static str,
+    /// Which artifact, file or path.
+    pub what: String,
+    /// What is wrong with it.
+    pub problem: String,
+    /// What repairs it.
+    pub repair: String,
+    /// False if it is only worth knowing.
+    pub damage: bool,
+}
+
+/// What `verify` looked at and found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Verified {
+    /// Chains in the ledger.
+    pub chains: usize,
+    /// Versions in the index.
+    pub versions: u64,
+    /// Contents read whole; 0 unless it was deep.
+    pub contents_read: u64,
+    /// Everything found.
+    pub findings: Vec<Found>,
+}
+
+impl Verified {
+    /// How many findings are damage.
+    pub fn damage_count(&self) -> usize {
+        self.findings.iter().filter(|found| found.damage).count()
+    }
+
+    /// What somebody has to look at; gives the exit code.
+    pub fn remains(&self) -> Option<NodeError> {
+        let damaged = self.damage_count();
+        let message = format!("{damaged} of the things recorded here are damaged or missing");
+        (damaged > 0).then(|| NodeError {
+            kind: Kind::Damage,
+            message,
+            hint: Some("each line above says what repairs it".to_owned()),
+        })
+    }
+}
+
+/// Verifies ledger, index and state of a project; with `Depth::Bytes` every content as well.
+pub fn verify(env: &Env, options: &OpenOptions, depth: Depth) -> Result<Verified, NodeError> {
+    let settings = options.settings(env)?;
+    let dirs = ProjectDirs::of(&settings.config);
+    let mut verified = Verified::default();
+    if !dirs.larder.exists() {
+        return Ok(verified);
+    }
+    let ledger = Ledger::open(&dirs.larder)?;
+    verified.chains = ledger.chains()?.len();
+    for finding in ledger.verify(depth)? {
+        verified.findings.push(Found {
+            part: "ledger",
+            what: larder_patterns::shown(&finding.artifact),
+            problem: finding.problem.to_string(),
+            repair: finding.repair().to_owned(),
+            // A stray file is nobody's data: a command that was killed may leave one.
+            damage: !matches!(finding.problem, Problem::Stray),
+        });
+    }
+    let index_repair = "`larder rebuild` makes it anew from the ledger; nothing is lost";
+    let index_sound = check_sqlite(&dirs.index(), "index", index_repair, &mut verified.findings);
+    let state_repair = "move it away and run `larder sync`: files are compared afresh, nothing is lost";
+    check_sqlite(&dirs.state(), "state", state_repair, &mut verified.findings);
+    if index_sound && dirs.index().exists() {
+        verified.look_at_index(env, options, &ledger, depth)?;
+    }
+    Ok(verified)
+}
+
+impl Verified {
+    fn look_at_index(&mut self, env: &Env, options: &OpenOptions, ledger: &Ledger, depth: Depth) -> Result<(), NodeError> {
+        let glance = Glance::open(env, options)?;
+        let index = glance.index()?;
+        self.versions = index.counts()?.versions;
+        self.compare_with_ledger(index, ledger)?;
+        if depth == Depth::Bytes {
+            self.read_contents(&glance, index)?;
+        }
+        Ok(())
+    }
+
+    /// An index that is behind is brought up at the next start; one that is ahead tells of another ledger.
+    fn compare_with_ledger(&mut self, index: &Reader, ledger: &Ledger) -> Result<(), NodeError> {
+        for chain in ledger.chains()? {
+            let Some((seq, _)) = index.applied(&chain)? else { continue };
+            if ledger.checkpoint_names(&chain, 0)?.len() < usize::try_from(seq).unwrap_or(usize::MAX) {
+                self.findings.push(Found {
+                    part: "index",
+                    what: chain.to_string(),
+                    problem: format!("the index knows {seq} checkpoints of it, the ledger holds fewer"),
+                    repair: "`larder sync` fetches them from any store that holds them".to_owned(),
+                    damage: true,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn read_contents(&mut self, glance: &Glance, index: &Reader) -> Result<(), NodeError> {
+        let mut slots = Vec::new();
+        index.walk_tree(&Tree::History, None, &mut |entries| {
+            slots.extend(entries.into_iter().map(|entry| entry.slot));
+            ControlFlow::Continue(())
+        })?;
+        let mut done: HashSet<ContentHash> = HashSet::new();
+        for slot in slots {
+            for stored in index.history(&slot, usize::MAX >> 1)? {
+                let Some(content) = stored.version.content().filter(|content| done.insert(content.hash)) else { continue };
+                self.contents_read += 1;
+                if let Err(error) = read_through(glance, &content) {
+                    let hint = error.hint.clone();
+                    self.findings.push(Found {
+                        part: "content",
+                        what: format!("{} version {}", slot.path.shown(), stored.id.0.short(10)),
+                        problem: error.message,
+                        repair: hint.unwrap_or_else(|| "`larder sync` fetches it from any store that holds it".to_owned()),
+                        damage: true,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Every range comes with its segments' hashes checked; short contents are checked whole.
+fn read_through(glance: &Glance, content: &Content) -> Result<(), NodeError> {
+    if content.size <= READ_BYTES {
+        return glance.bytes_of(content).map(drop);
+    }
+    let mut hasher = blake3::Hasher::new();
+    let mut at = 0;
+    while at < content.size {
+        let bytes = glance.contents()?.read(content, at, READ_BYTES).map_err(content_error)?;
+        hasher.update(&bytes);
+        at += READ_BYTES;
+    }
+    let same = hasher.finalize().as_bytes()[..] == content.hash.as_bytes()[..];
+    let wrong = || NodeError::new(Kind::Damage, "its segments do not make it up");
+    if same { Ok(()) } else { Err(wrong()) }
+}
+
+/// Reads every page. True if it is sound or not there.
+fn check_sqlite(path: &Path, part: &'static str, repair: &str, findings: &mut Vec<Found>) -> bool {
+    if !path.exists() {
+        return true;
+    }
+    let verdict = integrity(path);
+    let problem = match verdict {
+        Ok(verdict) if verdict == "ok" => return true,
+        Ok(verdict) => verdict,
+        Err(error) => error.to_string(),
+    };
+    findings.push(Found {
+        part,
+        what: larder_patterns::shown(&path.file_name().unwrap_or_default().to_string_lossy()),
+        problem: larder_patterns::shown(&problem),
+        repair: repair.to_owned(),
+        damage: true,
+    });
+    false
+}
+
+fn integrity(path: &Path) -> Result<String, rusqlite::Error> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
+}
+
+/// What `rebuild` did.
+pub struct Rebuilt {
+    /// The replay: problems, what was left out.
+    pub replayed: Replayed,
+    /// The sums afterwards.
+    pub counts: Counts,
+}
+
+/// Deletes the index and replays the ledger into a new one. With `dry_run` the new one is made in memory's stead: only
+/// what stands there now is counted.
+pub fn rebuild(env: &Env, options: &OpenOptions, dry_run: bool) -> Result<Rebuilt, NodeError> {
+    let settings = options.settings(env)?;
+    let dirs = ProjectDirs::of(&settings.config);
+    if !dirs.larder.join("origin.json").exists() {
+        return Err(NodeError::user("nothing was recorded here yet", "run `larder sync` first"));
+    }
+    let ledger = Ledger::open(&dirs.larder)?;
+    let _lock = take_lock(&dirs)?;
+    let mut epoch = [0u8; 8];
+    env.random.fill(&mut epoch);
+    let epoch = u64::from_le_bytes(epoch) >> 1;
+    // A dry run makes the same index in a folder of its own, so that its counts are the real run's.
+    let scratch = dry_run.then(tempfile::tempdir).transpose();
+    let scratch = scratch.map_err(|error| NodeError::new(Kind::Internal, format!("make a folder for the dry run: {error}")))?;
+    let path = scratch.as_ref().map_or_else(|| dirs.index(), |folder| folder.path().join("index.db"));
+    let mut index = Index::recreate(&path, epoch)?;
+    let replayed = replay(&mut index, &ledger).map_err(crate::sync::SyncError::from)?;
+    let counts = index.counts()?;
+    index.rest()?;
+    Ok(Rebuilt { replayed, counts })
+}

@@ -1,0 +1,377 @@
+//! Opening a project: config, consent, lock, identity, state, ledger, index, backend; in this order.
+//!
+//! Invariant: nothing is written before the config is valid and consent is there; a folder whose identity is in doubt is
+//! never written with. A backend that is away does not stop opening: files are kept, and `status` says so.
+
+use std::fs::{File, TryLockError};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use larder_adapters::{ErrorKind, FileSyncAdapter, OpenContext};
+
+use super::error::{Kind, NodeError};
+use crate::config::{self, ConfigPath, Flags, Settings};
+use crate::env::Env;
+use crate::index::{ContentReader, Index, Opened, Reader, replay};
+use crate::ledger::{Identity, Ledger, Standing};
+use crate::model::Hash;
+use crate::scan::Root;
+use crate::state::State;
+use crate::sync::{Engine, Parts, Policy, Progress};
+
+/// Where a project's own files are.
+#[derive(Clone, Debug)]
+pub struct ProjectDirs {
+    /// `.larder`, beside the config.
+    pub larder: PathBuf,
+}
+
+impl ProjectDirs {
+    /// Those of a config.
+    pub fn of(config: &ConfigPath) -> ProjectDirs {
+        ProjectDirs { larder: config.dir().join(".larder") }
+    }
+
+    /// `state.db`.
+    pub fn state(&self) -> PathBuf {
+        self.larder.join("state.db")
+    }
+
+    /// `index.db`.
+    pub fn index(&self) -> PathBuf {
+        self.larder.join("index.db")
+    }
+
+    /// The daemon's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.larder.join("control.sock")
+    }
+
+    /// The lock; holds the process id of its holder.
+    pub fn lock(&self) -> PathBuf {
+        self.larder.join("lock")
+    }
+}
+
+/// How to find and open a project.
+#[derive(Clone, Default)]
+pub struct OpenOptions {
+    /// Where the search for a config begins.
+    pub start_dir: PathBuf,
+    /// A config named by the user.
+    pub config: Option<PathBuf>,
+    /// Values named by flags.
+    pub flags: Flags,
+    /// The user agrees to what the config reaches beyond its folder.
+    pub trust: bool,
+    /// A backend handed in by the caller instead of the one the config names.
+    pub adapter: Option<Arc<dyn FileSyncAdapter>>,
+}
+
+impl OpenOptions {
+    /// Finds and reads the config.
+    pub fn settings(&self, env: &Env) -> Result<Settings, NodeError> {
+        let config = match &self.config {
+            Some(path) => ConfigPath::named(path)?,
+            None => config::discover(&self.start_dir)?,
+        };
+        Ok(Settings::load(&config, env, &self.flags)?)
+    }
+}
+
+/// A project, open for writing.
+pub struct Node {
+    /// What the config says.
+    pub settings: Settings,
+    /// Where its files are.
+    pub dirs: ProjectDirs,
+    /// Clock, randomness, variables.
+    pub env: Env,
+    /// The engine.
+    pub engine: Engine,
+    /// How it was opened; for a reload of the config.
+    pub options: OpenOptions,
+    /// Why the backend could not be opened, if it could not.
+    pub backend_error: Option<NodeError>,
+    _lock: File,
+}
+
+impl Node {
+    /// Opens the project for writing.
+    pub fn open(env: &Env, options: &OpenOptions, progress: Arc<dyn Progress>) -> Result<Node, NodeError> {
+        let settings = options.settings(env)?;
+        require_consent(&settings, env, options.trust)?;
+        let dirs = ProjectDirs::of(&settings.config);
+        let identity_owner = settings.owner_id.value.clone();
+        set_aside_foreign(&dirs, env, &identity_owner)?;
+        create_private_folder(&dirs.larder)?;
+        let lock = take_lock(&dirs)?;
+        let identity = open_identity(&dirs, env, &identity_owner)?;
+        Node::assemble(env, options, settings, dirs, lock, identity, progress)
+    }
+
+    /// Makes a copied or restored folder a machine of its own, then opens it.
+    pub fn open_as_new_origin(env: &Env, options: &OpenOptions, progress: Arc<dyn Progress>) -> Result<Node, NodeError> {
+        let settings = options.settings(env)?;
+        let dirs = ProjectDirs::of(&settings.config);
+        create_private_folder(&dirs.larder)?;
+        let lock = take_lock(&dirs)?;
+        let identity = Identity::create(&dirs.larder, env, &settings.owner_id.value)?;
+        Node::assemble(env, options, settings, dirs, lock, identity, progress)
+    }
+
+    fn assemble(
+        env: &Env,
+        options: &OpenOptions,
+        settings: Settings,
+        dirs: ProjectDirs,
+        lock: File,
+        identity: Identity,
+        progress: Arc<dyn Progress>,
+    ) -> Result<Node, NodeError> {
+        let root = Arc::new(Root::open(&settings.root_dir)?);
+        let state = State::open(&dirs.state())?;
+        let ledger = Arc::new(Ledger::open(&dirs.larder)?);
+        let index = open_index(&dirs, env, &ledger)?;
+        let contents = Arc::new(ContentReader::new(ledger.clone(), index.reader()?));
+        let opened = match &options.adapter {
+            Some(adapter) => Ok(adapter.clone()),
+            None => open_backend(&settings, env),
+        };
+        let (adapter, backend_error) = match opened {
+            Ok(adapter) => (Some(adapter), None),
+            Err(error) if error.kind == Kind::User => return Err(error),
+            Err(error) => (None, Some(error)),
+        };
+        let engine = Engine::new(Parts {
+            env: env.clone(),
+            policy: policy_of(&settings),
+            larder_dir: dirs.larder.clone(),
+            root,
+            state,
+            ledger,
+            index,
+            contents,
+            identity: Arc::new(identity),
+            adapter,
+            progress,
+        })?;
+        let (env, options) = (env.clone(), options.clone());
+        Ok(Node { settings, dirs, env, engine, options, backend_error, _lock: lock })
+    }
+
+    /// Tries again to open a backend that was away.
+    pub fn reopen_backend(&mut self) -> Result<(), NodeError> {
+        if self.backend_error.is_some() {
+            match open_backend(&self.settings, &self.env) {
+                Ok(adapter) => {
+                    self.engine.set_adapter(Some(adapter));
+                    self.backend_error = None;
+                }
+                Err(error) => self.backend_error = Some(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes over an edited config. The previous one stays in force if the new one is refused.
+    ///
+    /// Returns the keys that changed. Errors: the config's; consent that is missing; a backend that changed needs a restart.
+    pub fn reload(&mut self) -> Result<Vec<String>, NodeError> {
+        let reloaded = config::reload(&self.settings.config, &self.settings, &self.env, &self.options.flags)?;
+        require_consent(&reloaded.settings, &self.env, false)?;
+        if reloaded.settings.root_dir != self.settings.root_dir {
+            return Err(NodeError::user("the config's root changed", "restart larder to use it"));
+        }
+        let backend_changed = reloaded.settings.backend.value.reveal() != self.settings.backend.value.reveal();
+        self.settings = reloaded.settings;
+        self.engine.set_policy(policy_of(&self.settings));
+        if backend_changed {
+            let opened = open_backend(&self.settings, &self.env);
+            self.backend_error = opened.as_ref().err().map(|error| NodeError::new(error.kind, error.message.clone()));
+            self.engine.set_adapter(opened.ok());
+        }
+        Ok(reloaded.changed_keys.iter().map(|key| key.to_string()).collect())
+    }
+}
+
+/// A project, open for reading; works beside a daemon and takes no lock.
+pub struct Glance {
+    /// What the config says.
+    pub settings: Settings,
+    /// Where its files are.
+    pub dirs: ProjectDirs,
+    /// The journal; `None` before the first run.
+    pub state: Option<State>,
+    /// The index; `None` before the first run.
+    pub index: Option<Reader>,
+    /// Reads contents.
+    pub contents: Option<ContentReader>,
+    /// Who this install is; `None` before the first run.
+    pub identity: Option<Identity>,
+}
+
+impl Glance {
+    /// Opens what is there.
+    pub fn open(env: &Env, options: &OpenOptions) -> Result<Glance, NodeError> {
+        let settings = options.settings(env)?;
+        let dirs = ProjectDirs::of(&settings.config);
+        let state = State::open_read_only(&dirs.state())?;
+        if state.is_none() || !dirs.index().exists() {
+            return Ok(Glance { settings, dirs, state, index: None, contents: None, identity: None });
+        }
+        let identity = Some(Identity::load(&dirs.larder)?);
+        let ledger = Arc::new(Ledger::open(&dirs.larder)?);
+        let contents = ContentReader::new(ledger, Reader::open(&dirs.index())?);
+        let index = Some(Reader::open(&dirs.index())?);
+        Ok(Glance { settings, dirs, state, index, contents: Some(contents), identity })
+    }
+
+    /// The process id of the daemon or command that holds the project, if one does.
+    pub fn holder(&self) -> Option<u32> {
+        let mut file = File::open(self.dirs.lock()).ok()?;
+        match file.try_lock_shared() {
+            Ok(()) => None,
+            Err(_) => {
+                let mut text = String::new();
+                file.read_to_string(&mut text).ok()?;
+                text.trim().parse().ok()
+            }
+        }
+    }
+}
+
+/// What the engine needs of the settings.
+pub(crate) fn policy_of(settings: &Settings) -> Policy {
+    let lists = [&settings.patterns.shared, &settings.patterns.private, &settings.patterns.archive];
+    let fingerprint = Hash::of(format!("{lists:?}").as_bytes()).to_string();
+    Policy {
+        rules: settings.rules.clone(),
+        app: settings.app_id.value.clone(),
+        owner: settings.owner_id.value.clone(),
+        max_file_bytes: settings.max_file_bytes.value.bytes(),
+        respect_gitignore: settings.respect_gitignore.value,
+        fingerprint,
+    }
+}
+
+fn require_consent(settings: &Settings, env: &Env, trust: bool) -> Result<(), NodeError> {
+    let Some(request) = config::trust::required_consent(settings, env) else { return Ok(()) };
+    if trust {
+        return Ok(config::trust::grant(settings, env)?);
+    }
+    let items: Vec<String> = request.items.iter().map(|item| format!("  - {item}")).collect();
+    let what = if request.widened { "now reaches further beyond its folder" } else { "reaches beyond its folder" };
+    let message = format!("this config {what}:\n{}", items.join("\n"));
+    Err(NodeError::user(message, config::trust::NOT_ON_A_TERMINAL))
+}
+
+/// Opens the backend the settings name.
+pub(crate) fn open_backend(settings: &Settings, env: &Env) -> Result<Arc<dyn FileSyncAdapter>, NodeError> {
+    let variable = |name: &str| env.var(name).map(str::to_owned);
+    let context = OpenContext { env: &variable, ..OpenContext::new(settings.project_dir()) };
+    larder_adapters::open(settings.backend.value.reveal(), &context).map_err(|error| {
+        let unknown = error.kind == ErrorKind::Unsupported;
+        let mut named: NodeError = error.into();
+        if unknown {
+            named.hint = Some(format!("it is set by {}", settings.backend.source));
+        }
+        named
+    })
+}
+
+fn create_private_folder(larder: &Path) -> Result<(), NodeError> {
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    let refused = |error: std::io::Error| {
+        let hint = "the project folder must be a folder that you may write to";
+        NodeError::user(format!("create {}: {error}", larder.display()), hint)
+    };
+    match std::fs::DirBuilder::new().mode(0o700).create(larder) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(refused(error)),
+        _ => {}
+    }
+    let meta = std::fs::symlink_metadata(larder).map_err(refused)?;
+    if !meta.is_dir() {
+        return Err(NodeError::user(format!("{} is no folder", larder.display()), "move it away"));
+    }
+    if meta.permissions().mode() & 0o077 != 0 {
+        std::fs::set_permissions(larder, std::fs::Permissions::from_mode(0o700)).map_err(refused)?;
+    }
+    let ignore = larder.join(".gitignore");
+    if !ignore.exists() {
+        std::fs::write(&ignore, "*\n").map_err(refused)?;
+    }
+    Ok(())
+}
+
+/// A `.larder` that no machine of this user ever made is moved aside unread.
+fn set_aside_foreign(dirs: &ProjectDirs, env: &Env, owner: &str) -> Result<(), NodeError> {
+    if !dirs.larder.join("origin.json").exists() {
+        return Ok(());
+    }
+    let opened = Identity::open(&dirs.larder, env, owner)?;
+    if opened.standing != Standing::Unknown {
+        return Ok(());
+    }
+    let aside = dirs.larder.with_file_name(format!(".larder-set-aside-{}", env.random_base32(6)));
+    std::fs::rename(&dirs.larder, &aside)
+        .map_err(|error| NodeError::new(Kind::User, format!("set aside {}: {error}", dirs.larder.display())))?;
+    tracing::warn!("a .larder of another machine came with this folder; it was moved to {} unread", aside.display());
+    Ok(())
+}
+
+pub(super) fn take_lock(dirs: &ProjectDirs) -> Result<File, NodeError> {
+    let internal = |error: std::io::Error| NodeError::new(Kind::Internal, format!("open the project's lock: {error}"));
+    let path = dirs.lock();
+    let mut file =
+        File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(internal)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            // A name is a courtesy; the message stands without it.
+            let _ = file.read_to_string(&mut holder);
+            let message = format!("another larder already works in this project (process {})", holder.trim());
+            return Err(NodeError::user(message, "use `larder status`, or stop that one first"));
+        }
+        Err(TryLockError::Error(error)) => return Err(internal(error)),
+    }
+    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(internal)?;
+    Ok(file)
+}
+
+fn open_identity(dirs: &ProjectDirs, env: &Env, owner: &str) -> Result<Identity, NodeError> {
+    let opened = Identity::open(&dirs.larder, env, owner)?;
+    let mut identity = opened.identity;
+    let why = match opened.standing {
+        Standing::Same => return Ok(identity),
+        Standing::Moved => {
+            identity.settle(&dirs.larder, env)?;
+            return Ok(identity);
+        }
+        Standing::Restored => "was restored from a backup or replaced",
+        Standing::Copied => "is a copy of another project folder, its .larder included",
+        Standing::OtherMachine => "came from another machine, its .larder included",
+        Standing::Unknown => "was made by another machine",
+    };
+    let message = format!("this folder {why}: two folders must not both write as {}", identity.origin());
+    Err(NodeError::user(message, "run `larder origin new` here to make it a machine of its own; nothing is lost"))
+}
+
+fn open_index(dirs: &ProjectDirs, env: &Env, ledger: &Ledger) -> Result<Index, NodeError> {
+    let mut epoch = [0u8; 8];
+    env.random.fill(&mut epoch);
+    let epoch = u64::from_le_bytes(epoch) >> 1;
+    let (mut index, opened) = Index::open(&dirs.index(), epoch)?;
+    if let Opened::Fresh { reason } = opened {
+        tracing::info!("the index is made anew: {reason:?}");
+    }
+    let done = replay(&mut index, ledger).map_err(crate::sync::SyncError::from)?;
+    if !done.stale.is_empty() {
+        drop(index);
+        index = Index::recreate(&dirs.index(), epoch)?;
+        replay(&mut index, ledger).map_err(crate::sync::SyncError::from)?;
+    }
+    Ok(index)
+}

@@ -1,0 +1,124 @@
+//! One run: rows and artifacts in, record, resolve, materialise, artifacts and rows out.
+//!
+//! Invariant: an exchange precedes the first look at the disk, so that a first contact knows what others have; a backend
+//! that fails does not stop what can be done without it, and is named in the report.
+
+use super::{Kind, Node, NodeError};
+use crate::sync::exchange::Direction;
+use crate::sync::{Report, Scope, SyncError};
+
+/// Which way a run goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Way {
+    /// Both.
+    #[default]
+    Both,
+    /// What is here goes out; no file here changes.
+    Push,
+    /// What is elsewhere comes in; the backend's rows stay.
+    Pull,
+}
+
+/// How to run.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// What to look at.
+    pub scope: Scope,
+    /// Which way.
+    pub way: Way,
+    /// Only list what would be done to files and rows. Artifacts are fetched all the same, as they change nothing.
+    pub dry_run: bool,
+    /// Ask the backend for news first; a run after a local edit need not.
+    pub exchange: bool,
+}
+
+impl Default for RunOptions {
+    fn default() -> RunOptions {
+        RunOptions { scope: Scope::All, way: Way::Both, dry_run: false, exchange: true }
+    }
+}
+
+impl Node {
+    /// Runs once. Errors are those that stop everything; the rest is in the report.
+    pub fn run(&mut self, options: &RunOptions) -> Result<Report, NodeError> {
+        self.reopen_backend()?;
+        let mut report = Report::default();
+        if let Some(error) = &self.backend_error {
+            report.backend_error = Some(error.message.clone());
+            let now = self.env.clock.wall_ms() as i64;
+            self.engine.note_backend_failure(&error.message, now)?;
+        }
+        self.engine.begin_run();
+        let mut rows = None;
+        if options.exchange {
+            rows = soften(self.engine.read_rows(), &mut report)?.flatten();
+            let pulled = self.engine.exchange_backend(Direction::Pull, &mut report);
+            soften(pulled, &mut report)?;
+        }
+        self.engine.record(&options.scope, options.dry_run, &mut report)?;
+        if let Some(rows) = rows {
+            let recorded = self.engine.record_rows_read(&rows, options.dry_run, &mut report);
+            soften(recorded, &mut report)?;
+        }
+        if options.way != Way::Push {
+            self.engine.materialise(options.dry_run, &mut report)?;
+        }
+        let published = report.ledger_bytes > 0;
+        if options.way != Way::Pull && !options.dry_run && (options.exchange || published) {
+            let pushed = self.engine.exchange_backend(Direction::Push, &mut report);
+            soften(pushed, &mut report)?;
+        }
+        if options.way != Way::Pull {
+            let mirrored = self.engine.mirror(options.dry_run, &mut report);
+            soften(mirrored, &mut report)?;
+        }
+        if options.dry_run {
+            self.engine.plan_rows_of_recorded(&mut report);
+        } else {
+            self.engine.sweep_displaced(&mut report)?;
+        }
+        Ok(report)
+    }
+
+    /// The exit code's reason after a run: what remains for a person or a later run.
+    pub fn remains(&self, report: &Report) -> Result<Option<NodeError>, NodeError> {
+        if let Some(error) = &report.backend_error {
+            let kind = self.backend_error.as_ref().map_or(Kind::Unavailable, |error| error.kind);
+            return Ok(Some(NodeError::new(kind, format!("the backend could not be reached: {error}"))));
+        }
+        let held = self.engine.held_deletions()?.len();
+        if held > 0 {
+            let message = format!("{held} deletions wait for you");
+            return Ok(Some(NodeError {
+                kind: Kind::Conflicts,
+                message,
+                hint: Some("see `larder deletes list`, then `larder deletes approve` or `restore`".to_owned()),
+            }));
+        }
+        let conflicts = self.engine.conflict_count()?;
+        if conflicts > 0 {
+            return Ok(Some(NodeError {
+                kind: Kind::Conflicts,
+                message: format!("{conflicts} files have edits that could not both be kept in place"),
+                hint: Some("see `larder conflicts`".to_owned()),
+            }));
+        }
+        Ok(None)
+    }
+}
+
+/// A backend's failure goes into the report; everything else stops the run.
+fn soften<T>(outcome: Result<T, SyncError>, report: &mut Report) -> Result<Option<T>, NodeError> {
+    match outcome {
+        Ok(value) => Ok(Some(value)),
+        Err(SyncError::Adapter(error)) => {
+            report.backend_error.get_or_insert(error.to_string());
+            Ok(None)
+        }
+        Err(SyncError::Transport(error)) => {
+            report.backend_error.get_or_insert(error.to_string());
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}

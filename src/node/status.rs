@@ -1,0 +1,290 @@
+//! Status: what is known of a project at this moment, from the journal and the index alone.
+//!
+//! Invariant: the disk tree is never touched and no lock is taken, so it answers at once, daemon or not; what it says
+//! is what the journal holds. A failure is shown until a later success of the same line.
+
+use serde::Serialize;
+
+use super::error::{Kind, NodeError};
+use super::open::Glance;
+use crate::state::{PeerLine, State};
+use crate::sync::IndexGraph;
+use crate::sync::resolve::resolve;
+
+/// Conflicts, pending paths and problems listed; more are counted.
+pub const MAX_LISTED: usize = 1_000;
+
+/// What is known of a project. The JSON form is stable.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Status {
+    /// The config file.
+    pub config: String,
+    /// The folder that paths are relative to.
+    pub root: String,
+    /// The id shared with copies elsewhere.
+    pub app: String,
+    /// Whose rows these are.
+    pub owner: String,
+    /// Who this install is; none before the first run.
+    pub origin: Option<String>,
+    /// The process that holds the project.
+    pub running_pid: Option<u32>,
+    /// The backend.
+    pub backend: BackendStatus,
+    /// What is recorded.
+    pub counts: CountStatus,
+    /// Paths that wait.
+    pub pending: Vec<PendingStatus>,
+    /// Rows that the backend has not taken yet.
+    pub outbox: Vec<OutboxStatus>,
+    /// What is wrong with single things.
+    pub problems: Vec<ProblemStatus>,
+    /// Paths with edits that could not both be kept in place.
+    pub conflicts: Vec<String>,
+    /// Deletions that wait for approval.
+    pub held_deletions: Vec<String>,
+    /// Worth knowing about the config.
+    pub warnings: Vec<String>,
+}
+
+/// The backend and how the last contacts went.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct BackendStatus {
+    /// Its address, secrets masked.
+    pub address: String,
+    /// True if there was a success and no failure after it.
+    pub ok: bool,
+    /// One for each store and direction.
+    pub lines: Vec<ContactStatus>,
+}
+
+/// One store in one direction. Times in wall milliseconds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct ContactStatus {
+    /// Which store.
+    pub store: String,
+    /// `push` or `pull`.
+    pub direction: String,
+    /// The last success.
+    pub success_ms: Option<i64>,
+    /// The failure after it.
+    pub failure_ms: Option<i64>,
+    /// What it said.
+    pub error: Option<String>,
+}
+
+/// Sums over what is recorded.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct CountStatus {
+    /// Files with content now.
+    pub files: u64,
+    /// Bytes of their contents.
+    pub bytes: u64,
+    /// Versions, of all paths and origins.
+    pub versions: u64,
+    /// Versions that wait for their parents.
+    pub waiting: u64,
+    /// Versions left out, because they break a rule.
+    pub rejected: u64,
+    /// Records of kinds this release does not know.
+    pub unknown: u64,
+    /// By who published.
+    pub origins: Vec<OriginStatus>,
+}
+
+/// What one origin published.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct OriginStatus {
+    /// Who.
+    pub origin: String,
+    /// How many versions.
+    pub versions: u64,
+    /// Files to which its own newest version gives content.
+    pub files: u64,
+}
+
+/// A path that waits.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct PendingStatus {
+    /// Where.
+    pub path: String,
+    /// What waits: `write`, `record`, `row`, `unplaced`.
+    pub what: String,
+    /// For what.
+    pub why: String,
+    /// Since when, in wall milliseconds.
+    pub since_ms: i64,
+}
+
+/// A row that the backend has not taken yet.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct OutboxStatus {
+    /// Where.
+    pub path: String,
+    /// Failed tries.
+    pub attempts: u32,
+    /// Tried again at this wall time, in milliseconds.
+    pub next_ms: i64,
+    /// What the last one said.
+    pub error: String,
+}
+
+/// Something wrong that does not stop the rest.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct ProblemStatus {
+    /// Who noticed: `scan`, `patterns`, `exchange`, `ledger`, `rows`, `clocks`, ..
+    pub source: String,
+    /// Where.
+    pub path: String,
+    /// What and what to do.
+    pub what: String,
+}
+
+impl Glance {
+    /// What is known now.
+    pub fn status(&self) -> Result<Status, NodeError> {
+        let settings = &self.settings;
+        let shown = |path: &std::path::Path| larder_patterns::shown(&path.to_string_lossy());
+        let mut status = Status {
+            config: shown(settings.config.file()),
+            root: shown(&settings.root_dir),
+            app: larder_patterns::shown(&settings.app_id.value),
+            owner: larder_patterns::shown(&settings.owner_id.value),
+            origin: self.identity.as_ref().map(|identity| identity.origin().to_string()),
+            running_pid: self.holder(),
+            warnings: settings.warnings.iter().map(ToString::to_string).collect(),
+            ..Status::default()
+        };
+        status.backend.address = settings.backend.value.to_string();
+        if let Some(state) = &self.state {
+            status.read_journal(state)?;
+        }
+        status.counts = self.counts()?;
+        status.conflicts = self.conflicts()?.into_iter().take(MAX_LISTED).map(|found| found.slot.path.shown()).collect();
+        Ok(status)
+    }
+
+    fn counts(&self) -> Result<CountStatus, NodeError> {
+        let Some(index) = &self.index else { return Ok(CountStatus::default()) };
+        let counts = index.counts()?;
+        let origin = |one: &crate::index::OriginCounts| OriginStatus {
+            origin: one.origin.to_string(),
+            versions: one.versions,
+            files: one.live_files,
+        };
+        Ok(CountStatus {
+            files: counts.live_files,
+            bytes: counts.live_bytes,
+            versions: counts.versions,
+            waiting: counts.waiting,
+            rejected: counts.rejected,
+            unknown: counts.unknown,
+            origins: counts.origins.iter().map(origin).collect(),
+        })
+    }
+
+    /// Every path whose heads could not be united, with winner and losers.
+    pub fn conflicts(&self) -> Result<Vec<OpenConflict>, NodeError> {
+        let (Some(index), Some(contents)) = (&self.index, &self.contents) else { return Ok(Vec::new()) };
+        let graph = IndexGraph::new(index, contents);
+        let mut open = Vec::new();
+        for conflict in index.conflicts(super::history::MAX_CONFLICTS)? {
+            let resolution = resolve(&conflict.heads, &graph);
+            if resolution.is_conflict() {
+                open.push(OpenConflict { slot: conflict.slot, winner: resolution.winner, losers: resolution.losers });
+            }
+        }
+        Ok(open)
+    }
+}
+
+/// A path with edits that could not both be kept in place.
+pub struct OpenConflict {
+    /// Where.
+    pub slot: crate::index::Slot,
+    /// The head that is on disk.
+    pub winner: Option<crate::index::Stored>,
+    /// The heads that are not, each readable and restorable.
+    pub losers: Vec<crate::index::Stored>,
+}
+
+impl Status {
+    fn read_journal(&mut self, state: &State) -> Result<(), NodeError> {
+        let lines = state.peer_lines()?;
+        self.backend.lines = lines.iter().filter(|line| !is_overtaken(line, &lines)).map(ContactStatus::from).collect();
+        let succeeded = self.backend.lines.iter().any(|line| line.success_ms.is_some());
+        self.backend.ok = succeeded && self.backend.lines.iter().all(|line| line.failure_ms.is_none());
+        self.pending = state.pending()?.into_iter().take(MAX_LISTED).map(PendingStatus::from).collect();
+        let held = state.held()?;
+        self.held_deletions = held.iter().take(MAX_LISTED).map(|(_, path, _)| path.shown()).collect();
+        for (_, path, attempts, next_ms, error) in state.outbox()?.into_iter().take(MAX_LISTED) {
+            self.outbox.push(OutboxStatus { path: path.shown(), attempts, next_ms, error: larder_patterns::shown(&error) });
+        }
+        for (source, problem) in state.problems()?.into_iter().take(MAX_LISTED) {
+            let what = larder_patterns::shown(&problem.what);
+            self.problems.push(ProblemStatus { source, path: problem.path, what });
+        }
+        Ok(())
+    }
+
+    /// True if nothing ever ran here.
+    pub fn is_new(&self) -> bool {
+        self.origin.is_none()
+    }
+
+    /// What somebody has to look at; gives the exit code.
+    pub fn remains(&self) -> Option<NodeError> {
+        let with_hint = |kind, message: String, hint: &str| NodeError { kind, message, hint: Some(hint.to_owned()) };
+        if self.problems.iter().any(|problem| problem.source == "ledger") {
+            let message = "damage was found in the ledger".to_owned();
+            return Some(with_hint(Kind::Damage, message, "run `larder verify`: it names what is damaged and what repairs it"));
+        }
+        if self.is_new() {
+            let message = "nothing was kept yet, the backend was never reached".to_owned();
+            return Some(with_hint(Kind::Unavailable, message, "run `larder sync` once, or `larder up` to keep it running"));
+        }
+        if !self.backend.ok {
+            let failed = self.backend.lines.iter().find_map(|line| line.error.clone());
+            let message = match failed {
+                Some(error) => format!("the last contact with the backend failed: {error}"),
+                None => "the backend was never reached".to_owned(),
+            };
+            return Some(with_hint(Kind::Unavailable, message, "files are kept here meanwhile; `larder sync` tries again"));
+        }
+        if !self.held_deletions.is_empty() {
+            let message = format!("{} deletions wait for you", self.held_deletions.len());
+            return Some(with_hint(Kind::Conflicts, message, "see `larder deletes list`, then `larder deletes approve` or `restore`"));
+        }
+        if !self.conflicts.is_empty() {
+            let message = format!("{} files have edits that could not both be kept in place", self.conflicts.len());
+            return Some(with_hint(Kind::Conflicts, message, "see `larder conflicts`"));
+        }
+        None
+    }
+}
+
+/// The line `backend` tells of a failure to open; any later success of another line says that it opened since.
+fn is_overtaken(line: &PeerLine, lines: &[PeerLine]) -> bool {
+    let Some(failure_ms) = line.failure_ms else { return false };
+    let later = |other: &PeerLine| other.success_ms.is_some_and(|success_ms| success_ms > failure_ms);
+    line.store == "backend" && lines.iter().any(later)
+}
+
+impl From<&PeerLine> for ContactStatus {
+    fn from(line: &PeerLine) -> ContactStatus {
+        ContactStatus {
+            store: line.store.clone(),
+            direction: line.direction.clone(),
+            success_ms: line.success_ms,
+            failure_ms: line.failure_ms,
+            error: line.error.as_deref().map(larder_patterns::shown),
+        }
+    }
+}
+
+impl From<crate::state::Pending> for PendingStatus {
+    fn from(pending: crate::state::Pending) -> PendingStatus {
+        let (path, why) = (larder_patterns::shown(&pending.path), larder_patterns::shown(&pending.why));
+        PendingStatus { path, what: pending.what, why, since_ms: pending.since_ms }
+    }
+}

@@ -1,0 +1,145 @@
+//! The exchange: makes two stores hold the same artifacts, written once above `Transport`.
+//!
+//! It is a set union of immutable files, so it may be cut off anywhere, run again, run twice, and run with stores that
+//! list late, short or falsely. Invariants: nothing is stored here that was not verified as what its name says; a
+//! checkpoint is stored only after its predecessor and its records; a checkpoint is offered only after its parts; a
+//! listing never removes anything, here or there. What it remembers (`Journal`) only makes the next run cheaper.
+//!
+//! It decides nothing about files or versions, does not wait, retry or sleep: it reports, and the caller acts.
+
+mod journal;
+mod local;
+mod pull;
+mod push;
+mod report;
+mod run;
+mod settle;
+mod survey;
+
+#[cfg(test)]
+mod tests;
+
+pub use journal::{Journal, JournalError, MAX_HOLES, MemoryJournal, Watermark};
+pub use local::{CheckpointFacts, LocalError, LocalStore};
+pub use report::{Cause, ExchangeError, Finding, Need, Problem, Report, Requests, Waiting};
+
+use crate::ledger::ArtifactName;
+use crate::model::{Chain, Space};
+use crate::transport::Transport;
+
+/// Which way artifacts go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Direction {
+    /// Both.
+    Both,
+    /// Only to the store.
+    Push,
+    /// Only from the store.
+    Pull,
+}
+
+/// What is done with a chain whose key was never seen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trust {
+    /// Its key is accepted and remembered: for stores that the user named.
+    FirstUse,
+    /// It waits until somebody accepts its key.
+    Known,
+}
+
+/// How much of each chain is listed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Thoroughness {
+    /// From the watermark on: one page for a chain without news.
+    News,
+    /// Everything: finds what a damaged or rolled-back store lost below the watermark, and forks there.
+    Whole,
+}
+
+/// How much one exchange may cost; what is left over comes at the next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Budget {
+    /// Requests to the store.
+    pub requests: u64,
+    /// Bytes got and put.
+    pub bytes: u64,
+}
+
+impl Default for Budget {
+    fn default() -> Budget {
+        Budget {
+            requests: 1_000_000,
+            bytes: 64 << 30,
+        }
+    }
+}
+
+/// What is exchanged, and how.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ExchangeConfig {
+    /// The project: the first part of every name in the store, and what every checkpoint must say.
+    pub app: String,
+    /// The spaces that are meant for this store; nothing of any other is listed, sent or taken.
+    pub spaces: Vec<Space>,
+    /// The chains this machine writes now. They are never pulled; finding more of them there than here is a finding.
+    pub own: Vec<Chain>,
+    /// Which way.
+    pub direction: Direction,
+    /// False: nothing is pushed although the direction would allow it (nobody else reads this backend).
+    pub push: bool,
+    /// Who is believed.
+    pub trust: Trust,
+    /// How much is listed.
+    pub thoroughness: Thoroughness,
+    /// Artifacts that something here needs whatever the chains say: damaged ones, segments used from other chains.
+    pub wanted: Vec<ArtifactName>,
+    /// How much it may cost.
+    pub budget: Budget,
+}
+
+impl ExchangeConfig {
+    /// Both ways, first use, news only, the usual budget.
+    pub fn new(app: &str, spaces: Vec<Space>) -> ExchangeConfig {
+        ExchangeConfig {
+            app: app.to_owned(),
+            spaces,
+            own: Vec::new(),
+            direction: Direction::Both,
+            push: true,
+            trust: Trust::FirstUse,
+            thoroughness: Thoroughness::News,
+            wanted: Vec::new(),
+            budget: Budget::default(),
+        }
+    }
+
+    fn pulls(&self) -> bool {
+        self.direction != Direction::Push
+    }
+
+    fn pushes(&self) -> bool {
+        self.push && self.direction != Direction::Pull
+    }
+}
+
+/// Makes `local` and `remote` hold the same artifacts, as far as direction, trust and budget allow.
+///
+/// Order: what each chain has; checkpoints and records from the store; ours to the store (packs, records, checkpoint,
+/// chain by chain); packs from the store; watermarks. Idempotent and resumable: every artifact stored is stored for
+/// good. One bad item stops no other: it is in the report. Errors: the place or the disk here is out of reach; the
+/// error carries the report of what was done before.
+pub fn exchange(
+    local: &dyn LocalStore,
+    remote: &dyn Transport,
+    config: &ExchangeConfig,
+    journal: &mut dyn Journal,
+) -> Result<Report, ExchangeError> {
+    let mut run = run::Run::new(local, remote, config, journal);
+    match run.all() {
+        Ok(()) => Ok(run.report),
+        Err(cause) => Err(ExchangeError {
+            done: Box::new(run.report),
+            cause,
+        }),
+    }
+}

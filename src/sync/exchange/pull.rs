@@ -1,0 +1,318 @@
+//! From the store to here: checkpoints and records first, packs later.
+//!
+//! Invariant: a checkpoint is stored only after its signature, its key, its predecessor and its place in the chain were
+//! verified and its records are here. Packs may follow: until then they are phantoms and holes in the watermark.
+
+use std::collections::BTreeSet;
+
+use super::local::{CheckpointFacts, LocalError};
+use super::report::{Finding, Need, Problem, Waiting, fingerprint};
+use super::run::{Fetched, MAX_BAD_PER_CHAIN, Run, Stop, View};
+use super::survey::seq_of;
+use super::{JournalError, Trust};
+use crate::ledger::{ArtifactName, ShortHash};
+
+/// Whether a checkpoint came.
+enum Step {
+    Taken,
+    /// It is good and waits for something.
+    Waits(Need),
+    /// It is bad or not there.
+    Bad,
+}
+
+/// What stands before a checkpoint.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Before {
+    Beginning,
+    /// Its predecessor may be one of these.
+    Here,
+    /// Nobody has one: only a snapshot can begin here.
+    Gap,
+    /// The store lists one that did not come.
+    Awaited,
+}
+
+impl Run<'_> {
+    /// Takes every checkpoint of a chain that can be taken, with its records.
+    pub fn pull_metadata(&mut self, view: &mut View) -> Result<(), Stop> {
+        if view.closed || view.quiet || self.config.own.contains(&view.chain) {
+            return Ok(());
+        }
+        let mut here: BTreeSet<u64> = view.here.iter().map(seq_of).collect();
+        let there: BTreeSet<u64> = view.remote.iter().map(seq_of).collect();
+        let mut waits = false;
+        for name in view
+            .remote
+            .difference(&view.here)
+            .cloned()
+            .collect::<Vec<_>>()
+        {
+            let seq = seq_of(&name);
+            if view.bad > MAX_BAD_PER_CHAIN {
+                self.note(Problem::GaveUp {
+                    chain: view.chain.clone(),
+                    bad: view.bad,
+                });
+                break;
+            }
+            let step = match before(seq, &here, &there) {
+                Before::Awaited => Step::Waits(Need::Checkpoint { seq: seq - 1 }),
+                before => self.pull_checkpoint(&name, before)?,
+            };
+            match step {
+                Step::Taken => {
+                    here.insert(seq);
+                    view.taken.insert(name.clone());
+                    view.here.insert(name);
+                }
+                Step::Bad => view.bad += 1,
+                // Everything behind it waits as well: it is named once for the chain.
+                Step::Waits(_) if waits => {}
+                Step::Waits(need) => {
+                    waits = true;
+                    self.report.waiting.push(Waiting { name, need });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn pull_checkpoint(&mut self, name: &ArtifactName, before: Before) -> Result<Step, Stop> {
+        let Fetched::Bytes(bytes) = self.get(name)? else {
+            self.report.phantoms.insert(name.clone());
+            return Ok(Step::Bad);
+        };
+        let facts = match self.local.inspect(name, &bytes) {
+            Ok(facts) => facts,
+            Err(LocalError::Newer { .. }) => return Ok(Step::Waits(Need::Upgrade)),
+            Err(error) => return self.refuse(error).map(|()| Step::Bad),
+        };
+        if let Some(step) = self.check_key(name, &facts)? {
+            return Ok(step);
+        }
+        if let Some(step) = self.check_place(name, &facts, before)? {
+            return Ok(step);
+        }
+        if let Some(missing) = self.pull_records(&facts, before)? {
+            self.report.phantoms.insert(missing.clone());
+            return Ok(Step::Waits(Need::Records { name: missing }));
+        }
+        // The key is durable before the first checkpoint that relies on it.
+        if self.journal.accepted_key(name.chain())?.is_none() {
+            self.journal.pin_key(name.chain(), facts.key)?;
+        }
+        Ok(if self.store(name, &bytes)? {
+            Step::Taken
+        } else {
+            Step::Bad
+        })
+    }
+
+    fn check_key(
+        &mut self,
+        name: &ArtifactName,
+        facts: &CheckpointFacts,
+    ) -> Result<Option<Step>, JournalError> {
+        match self.journal.accepted_key(name.chain())? {
+            Some(accepted) if accepted == facts.key => Ok(None),
+            Some(accepted) => {
+                self.find(Finding::KeyChanged {
+                    name: name.clone(),
+                    accepted: fingerprint(&accepted),
+                    found: fingerprint(&facts.key),
+                });
+                Ok(Some(Step::Bad))
+            }
+            None if self.config.trust == Trust::FirstUse => Ok(None),
+            None => Ok(Some(Step::Waits(Need::Key {
+                fingerprint: fingerprint(&facts.key),
+            }))),
+        }
+    }
+
+    /// Whether it stands where it says: behind its predecessor, or at the beginning.
+    fn check_place(
+        &mut self,
+        name: &ArtifactName,
+        facts: &CheckpointFacts,
+        before: Before,
+    ) -> Result<Option<Step>, Stop> {
+        let why = if facts.app != self.config.app {
+            Some("it belongs to another app")
+        } else {
+            match before {
+                Before::Beginning => count_problem(facts, 0),
+                Before::Gap if facts.snapshot.is_some() => None,
+                Before::Gap | Before::Awaited => {
+                    return Ok(Some(Step::Waits(Need::Checkpoint {
+                        seq: seq_of(name) - 1,
+                    })));
+                }
+                Before::Here => match self.predecessor(name, facts)? {
+                    Some(previous) => count_problem(facts, previous.last_n),
+                    None => {
+                        return Ok(Some(Step::Waits(Need::Checkpoint {
+                            seq: seq_of(name) - 1,
+                        })));
+                    }
+                },
+            }
+        };
+        Ok(why.map(|why| {
+            self.note(Problem::Refused {
+                name: name.clone(),
+                why: why.to_owned(),
+            });
+            Step::Bad
+        }))
+    }
+
+    /// The facts of the checkpoint before this one, if it is here.
+    fn predecessor(
+        &mut self,
+        name: &ArtifactName,
+        facts: &CheckpointFacts,
+    ) -> Result<Option<CheckpointFacts>, Stop> {
+        let Some(prev) = facts.prev else {
+            return Ok(None);
+        };
+        let (chain, seq) = (name.chain().clone(), seq_of(name) - 1);
+        let before = ArtifactName::Checkpoint {
+            chain,
+            seq,
+            hash: ShortHash::of(&prev),
+        };
+        let previous = self.local_facts(&before)?;
+        // The name holds 8 of the 32 bytes only.
+        Ok(previous.filter(|previous| previous.hash == prev && previous.key == facts.key))
+    }
+
+    /// The facts of a checkpoint that is here; `None` if it is not, or is damaged.
+    pub fn local_facts(&mut self, name: &ArtifactName) -> Result<Option<CheckpointFacts>, Stop> {
+        let facts = self
+            .local
+            .read(name)
+            .and_then(|bytes| self.local.inspect(name, &bytes));
+        match facts {
+            Ok(facts) => Ok(Some(facts)),
+            Err(LocalError::Missing { .. }) => Ok(None),
+            Err(error) => self.refuse(error).map(|()| None),
+        }
+    }
+
+    /// Gets the records a checkpoint needs. Says which is missing.
+    fn pull_records(
+        &mut self,
+        facts: &CheckpointFacts,
+        before: Before,
+    ) -> Result<Option<ArtifactName>, Stop> {
+        // Who joins at a snapshot has nothing else to read its chain from.
+        let joins = before == Before::Gap;
+        let listed = facts.snapshot.iter().flatten().filter(|_| joins);
+        let is_records = |part: &&ArtifactName| matches!(part, ArtifactName::Records { .. });
+        for records in facts.records.iter().chain(listed.filter(is_records)) {
+            if !self.local.has(records)? && !self.take(records)? {
+                return Ok(Some(records.clone()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Finds out which parts of the checkpoints on both sides are missing on one.
+    pub fn compare_parts(&mut self, view: &mut View) -> Result<(), Stop> {
+        for hole in view.holes.clone() {
+            if !self.local.has(&hole)? {
+                view.bulk.insert(hole);
+            }
+        }
+        if view.closed || view.quiet {
+            return Ok(());
+        }
+        let both: Vec<ArtifactName> = view.remote.intersection(&view.here).cloned().collect();
+        let agreed = view.mark.seq;
+        for name in both.iter().filter(|name| seq_of(name) > agreed) {
+            let Some(facts) = self.local_facts(name)? else {
+                continue;
+            };
+            for part in facts.parts() {
+                self.compare_part(view, name, part)?;
+            }
+        }
+        view.compared = true;
+        Ok(())
+    }
+
+    fn compare_part(
+        &mut self,
+        view: &mut View,
+        checkpoint: &ArtifactName,
+        part: &ArtifactName,
+    ) -> Result<(), Stop> {
+        if !self.local.has(part)? {
+            view.bulk.insert(part.clone());
+            view.holes.insert(part.clone());
+            return Ok(());
+        }
+        // Somebody else gave the store this checkpoint, perhaps without the part: only a look heals that.
+        let unknown = view.remote_parts.is_none() && !view.taken.contains(checkpoint);
+        if unknown && !view.asked_for_parts {
+            view.asked_for_parts = true;
+            self.list_parts(view)?;
+        }
+        if !view.may_be_there(part) && !view.taken.contains(checkpoint) {
+            view.holes.insert(part.clone());
+        }
+        Ok(())
+    }
+
+    /// Gets the parts that are missing here.
+    pub fn pull_bulk(&mut self, view: &mut View) -> Result<(), Stop> {
+        for part in std::mem::take(&mut view.bulk) {
+            let worth_it = view.bad <= MAX_BAD_PER_CHAIN && view.may_be_there(&part);
+            let came = worth_it && self.take(&part)?;
+            if came {
+                view.holes.remove(&part);
+            } else {
+                view.bad += u64::from(worth_it);
+                self.report.phantoms.insert(part);
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks for what the caller misses whatever the chains say.
+    pub fn pull_wanted(&mut self) -> Result<(), Stop> {
+        let config = self.config;
+        let spaces = &config.spaces;
+        for name in config
+            .wanted
+            .iter()
+            .filter(|name| spaces.contains(&name.chain().space))
+        {
+            let missing = match self.local.read(name) {
+                Ok(_) => false,
+                Err(LocalError::Failed(error)) => return Err(LocalError::Failed(error).into()),
+                Err(_) => true,
+            };
+            if missing && !self.take(name)? {
+                self.report.phantoms.insert(name.clone());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn before(seq: u64, here: &BTreeSet<u64>, there: &BTreeSet<u64>) -> Before {
+    match seq - 1 {
+        0 => Before::Beginning,
+        previous if here.contains(&previous) => Before::Here,
+        previous if there.contains(&previous) => Before::Awaited,
+        _ => Before::Gap,
+    }
+}
+
+fn count_problem(facts: &CheckpointFacts, last_n_before: u64) -> Option<&'static str> {
+    let fits = last_n_before.checked_add(facts.versions) == Some(facts.last_n);
+    (!fits).then_some("its count of versions does not go on from its predecessor's")
+}

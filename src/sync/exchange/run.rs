@@ -1,0 +1,318 @@
+//! One exchange under way: the phases, the requests and what they may cost.
+//!
+//! Invariant: every request is counted and within the budget; a request that fails is a problem of one item, until
+//! three in a row say that the place itself is gone.
+
+use std::collections::BTreeSet;
+
+use super::journal::{Journal, Watermark};
+use super::local::{LocalError, LocalStore};
+use super::report::{Cause, Finding, Problem, Report};
+use super::{ExchangeConfig, JournalError};
+use crate::ledger::{
+    ArtifactKind, ArtifactName, MAX_CHECKPOINT_BYTES, MAX_PACK_BYTES, MAX_RECORDS_BYTES,
+};
+use crate::model::Chain;
+use crate::transport::{ListRequest, Listing, Put, Transport, TransportError, TransportErrorKind};
+
+/// After this many failures in a row the place counts as gone.
+const MAX_FAILURES_IN_A_ROW: u32 = 3;
+/// After this many bad artifacts a chain is left for this time.
+pub(super) const MAX_BAD_PER_CHAIN: u64 = 256;
+/// A report names at most this many problems; more of them say nothing new.
+const MAX_PROBLEMS: usize = 10_000;
+
+/// Why a phase ends before its work does.
+pub(super) enum Stop {
+    /// The budget is spent: no failure.
+    Budget,
+    /// Nothing more can be done.
+    Broken(Cause),
+}
+
+impl From<LocalError> for Stop {
+    fn from(error: LocalError) -> Stop {
+        Stop::Broken(error.into())
+    }
+}
+
+impl From<JournalError> for Stop {
+    fn from(error: JournalError) -> Stop {
+        Stop::Broken(error.into())
+    }
+}
+
+/// What is known of one chain during one exchange.
+pub(super) struct View {
+    pub chain: Chain,
+    /// What the journal says.
+    pub mark: Watermark,
+    /// Checkpoints that the store lists or was given; from `mark.seq` on, or all.
+    pub remote: BTreeSet<ArtifactName>,
+    /// The parts that the store holds; `None` if that was not listed and is to be assumed.
+    pub remote_parts: Option<BTreeSet<ArtifactName>>,
+    /// Checkpoints that are here, from the number before the watermark on.
+    pub here: BTreeSet<ArtifactName>,
+    /// Checkpoints that came from this store in this exchange.
+    pub taken: BTreeSet<ArtifactName>,
+    /// The parts were listed, or were tried to be.
+    pub asked_for_parts: bool,
+    /// Parts to be got once all metadata is here.
+    pub bulk: BTreeSet<ArtifactName>,
+    /// Parts that one of the sides lacks.
+    pub holes: BTreeSet<ArtifactName>,
+    /// Nothing of this chain may move: its listing failed, or it is our own and not alone ours.
+    pub closed: bool,
+    /// Nothing changed since the watermark: the store said so in its heads.
+    pub quiet: bool,
+    /// The holes are known, so that the watermark may move.
+    pub compared: bool,
+    /// Bad artifacts met so far.
+    pub bad: u64,
+}
+
+impl View {
+    pub fn new(chain: Chain, mark: Watermark) -> View {
+        View {
+            chain,
+            mark,
+            remote: BTreeSet::new(),
+            remote_parts: None,
+            here: BTreeSet::new(),
+            taken: BTreeSet::new(),
+            asked_for_parts: false,
+            bulk: BTreeSet::new(),
+            holes: BTreeSet::new(),
+            closed: false,
+            quiet: false,
+            compared: false,
+            bad: 0,
+        }
+    }
+
+    /// True if the store may hold this part.
+    pub fn may_be_there(&self, part: &ArtifactName) -> bool {
+        self.remote_parts
+            .as_ref()
+            .is_none_or(|parts| parts.contains(part))
+    }
+}
+
+/// What a request for an artifact gave.
+pub(super) enum Fetched {
+    Bytes(Vec<u8>),
+    /// Not there, or not in a form that can be taken; the report says which.
+    Nothing,
+}
+
+pub(super) struct Run<'a> {
+    pub local: &'a dyn LocalStore,
+    pub remote: &'a dyn Transport,
+    pub config: &'a ExchangeConfig,
+    pub journal: &'a mut dyn Journal,
+    pub report: Report,
+    pub refuses_writes: bool,
+    bytes: u64,
+    failures_in_a_row: u32,
+}
+
+impl<'a> Run<'a> {
+    pub fn new(
+        local: &'a dyn LocalStore,
+        remote: &'a dyn Transport,
+        config: &'a ExchangeConfig,
+        journal: &'a mut dyn Journal,
+    ) -> Run<'a> {
+        let report = Report::default();
+        Run {
+            local,
+            remote,
+            config,
+            journal,
+            report,
+            refuses_writes: false,
+            bytes: 0,
+            failures_in_a_row: 0,
+        }
+    }
+
+    /// All phases. What was done before a stop is settled all the same.
+    pub fn all(&mut self) -> Result<(), Cause> {
+        let mut views = Vec::new();
+        let moved = self
+            .survey(&mut views)
+            .and_then(|()| self.move_artifacts(&mut views));
+        let settled = match moved {
+            Err(Stop::Broken(cause @ (Cause::Local(_) | Cause::Journal(_)))) => return Err(cause),
+            Err(Stop::Broken(cause)) => self.settle(&mut views).map(|()| Some(cause)),
+            Err(Stop::Budget) => {
+                self.report.budget_spent = true;
+                self.settle(&mut views).map(|()| None)
+            }
+            Ok(()) => self.settle(&mut views).map(|()| None),
+        };
+        match settled {
+            Ok(None) | Err(Stop::Budget) => Ok(()),
+            Ok(Some(cause)) | Err(Stop::Broken(cause)) => Err(cause),
+        }
+    }
+
+    fn move_artifacts(&mut self, views: &mut [View]) -> Result<(), Stop> {
+        views.iter_mut().try_for_each(|view| self.guard_own(view))?;
+        if self.config.pulls() {
+            views
+                .iter_mut()
+                .try_for_each(|view| self.pull_metadata(view))?;
+        }
+        views
+            .iter_mut()
+            .try_for_each(|view| self.compare_parts(view))?;
+        if self.config.pushes() {
+            views.iter_mut().try_for_each(|view| self.push(view))?;
+        }
+        if self.config.pulls() {
+            views.iter_mut().try_for_each(|view| self.pull_bulk(view))?;
+            self.pull_wanted()?;
+        }
+        Ok(())
+    }
+
+    /// The name of an artifact in the store.
+    pub fn remote_name(&self, name: &ArtifactName) -> String {
+        format!("{}/{name}", self.config.app)
+    }
+
+    fn spend(&self) -> Result<(), Stop> {
+        let budget = &self.config.budget;
+        let spent = self.report.requests.total() >= budget.requests || self.bytes >= budget.bytes;
+        if spent { Err(Stop::Budget) } else { Ok(()) }
+    }
+
+    /// One page, or `None` if it could not be had.
+    pub fn list(&mut self, request: &ListRequest) -> Result<Option<Listing>, Stop> {
+        self.spend()?;
+        self.report.requests.list += 1;
+        let answer = self.remote.list(request);
+        self.heard(answer)
+    }
+
+    /// The heads below a prefix, or `None` if the place cannot tell.
+    pub fn heads(&mut self, prefix: &str) -> Result<Option<Vec<String>>, Stop> {
+        self.spend()?;
+        let answer = self.remote.heads(prefix);
+        if !matches!(answer, Ok(None)) {
+            self.report.requests.heads += 1;
+        }
+        Ok(self.heard(answer)?.flatten())
+    }
+
+    /// The bytes of an artifact as they came, bounded by its kind. What is merely not there is no problem.
+    pub fn get(&mut self, name: &ArtifactName) -> Result<Fetched, Stop> {
+        self.spend()?;
+        self.report.requests.get += 1;
+        let max_bytes = match name.kind() {
+            ArtifactKind::Checkpoint => MAX_CHECKPOINT_BYTES,
+            ArtifactKind::Records => MAX_RECORDS_BYTES,
+            ArtifactKind::Pack => MAX_PACK_BYTES,
+        };
+        match self.remote.get(&self.remote_name(name), None, max_bytes) {
+            Err(error) if error.kind == TransportErrorKind::NotFound => {
+                self.failures_in_a_row = 0;
+                Ok(Fetched::Nothing)
+            }
+            answer => match self.heard(answer)? {
+                // A place that hands out more than was allowed is not believed either.
+                Some(bytes) if bytes.len() as u64 <= max_bytes => {
+                    self.bytes += bytes.len() as u64;
+                    Ok(Fetched::Bytes(bytes))
+                }
+                _ => Ok(Fetched::Nothing),
+            },
+        }
+    }
+
+    /// Gets an artifact and stores it here. True if it is here now.
+    pub fn take(&mut self, name: &ArtifactName) -> Result<bool, Stop> {
+        match self.get(name)? {
+            Fetched::Bytes(bytes) => self.store(name, &bytes),
+            Fetched::Nothing => Ok(false),
+        }
+    }
+
+    /// Stores bytes here if they are what their name says. True if they were.
+    pub fn store(&mut self, name: &ArtifactName, bytes: &[u8]) -> Result<bool, Stop> {
+        match self.local.put(name, bytes) {
+            Ok(()) => {
+                self.report.phantoms.remove(name);
+                self.report.pulled.push(name.clone());
+                Ok(true)
+            }
+            Err(error) => self.refuse(error).map(|()| false),
+        }
+    }
+
+    /// Notes bytes that are not what they should be; passes on what is not about the bytes.
+    pub fn refuse(&mut self, error: LocalError) -> Result<(), Stop> {
+        match error {
+            LocalError::Refused { name, why } => {
+                self.note(Problem::Refused { name, why });
+                Ok(())
+            }
+            LocalError::Newer { name } => {
+                let why = "written by a newer release, upgrade larder".to_owned();
+                self.note(Problem::Refused { name, why });
+                Ok(())
+            }
+            other => Err(other.into()),
+        }
+    }
+
+    /// Offers an artifact. `None` if the store did not take it; `Some` if it is there now.
+    pub fn offer(&mut self, name: &ArtifactName, bytes: &[u8]) -> Result<Option<Put>, Stop> {
+        self.spend()?;
+        self.report.requests.put += 1;
+        let answer = self.remote.put_new(&self.remote_name(name), bytes);
+        if let Err(error) = &answer {
+            self.refuses_writes |= error.kind == TransportErrorKind::Denied;
+        }
+        self.bytes += bytes.len() as u64;
+        let put = self.heard(answer)?;
+        if put == Some(Put::Written) {
+            self.report.pushed.push(name.clone());
+        }
+        Ok(put)
+    }
+
+    /// Turns a failed request into a problem, or into the end if the place is gone.
+    fn heard<T>(&mut self, answer: Result<T, TransportError>) -> Result<Option<T>, Stop> {
+        let error = match answer {
+            Ok(value) => {
+                self.failures_in_a_row = 0;
+                return Ok(Some(value));
+            }
+            Err(error) => error,
+        };
+        let gone = error.is_about_the_place();
+        self.failures_in_a_row = if gone { self.failures_in_a_row + 1 } else { 0 };
+        let throttled = matches!(error.kind, TransportErrorKind::Throttled { .. });
+        if throttled || self.failures_in_a_row >= MAX_FAILURES_IN_A_ROW {
+            return Err(Stop::Broken(error.into()));
+        }
+        self.note(error.into());
+        Ok(None)
+    }
+
+    /// Adds a problem to the report.
+    pub fn note(&mut self, problem: Problem) {
+        if self.report.problems.len() < MAX_PROBLEMS {
+            self.report.problems.push(problem);
+        }
+    }
+
+    /// Adds a finding to the report, once.
+    pub fn find(&mut self, finding: Finding) {
+        if !self.report.findings.contains(&finding) {
+            self.report.findings.push(finding);
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! What the store has of each chain, from its listings; and whether our own chains are still ours alone.
+//!
+//! Invariant: names from outside are parsed before anything is done with them; a listing is bounded in pages, must go
+//! forward, and is never taken for complete or for true.
+
+use std::collections::BTreeSet;
+
+use super::Thoroughness;
+use super::journal::Watermark;
+use super::local::CheckpointFacts;
+use super::report::{Finding, Problem};
+use super::run::{Fetched, Run, Stop, View};
+use crate::ledger::{ArtifactKind, ArtifactName};
+use crate::model::{Chain, Space};
+use crate::transport::{Depth, ListRequest, MAX_PAGE_NAMES};
+
+/// Chains of one space that are looked at.
+const MAX_CHAINS: usize = 100_000;
+/// Names of one chain that are looked at in one exchange; the next goes on from the watermark.
+const MAX_NAMES_PER_CHAIN: usize = 100_000;
+/// Checkpoints of our own chain that are fetched to find out whether they are real.
+const MAX_OWN_CHECKS: usize = 64;
+
+impl Run<'_> {
+    /// Looks at every chain that either side has.
+    pub fn survey(&mut self, views: &mut Vec<View>) -> Result<(), Stop> {
+        let config = self.config;
+        config
+            .spaces
+            .iter()
+            .try_for_each(|space| self.survey_space(space, views))
+    }
+
+    fn survey_space(&mut self, space: &Space, views: &mut Vec<View>) -> Result<(), Stop> {
+        let prefix = format!("{}/{space}/", self.config.app);
+        let heads = match self.config.thoroughness {
+            Thoroughness::News => self.heads(&prefix)?,
+            Thoroughness::Whole => None,
+        };
+        let there = match &heads {
+            Some(heads) => self.chains_of_heads(space, heads),
+            None => match self.chains_there(space, &prefix)? {
+                Some(chains) => chains,
+                None => return Ok(()),
+            },
+        };
+        let heads: Option<BTreeSet<ArtifactName>> =
+            heads.map(|heads| heads.iter().filter_map(|head| self.parse(head)).collect());
+        let here = self.local.chains(space)?;
+        let all: BTreeSet<Chain> = here.into_iter().chain(there.iter().cloned()).collect();
+        for chain in all {
+            let mark = self.journal.watermark(self.remote.label(), &chain)?;
+            let mut view = View::new(chain, mark);
+            view.holes = view.mark.holes.clone();
+            if self.config.thoroughness == Thoroughness::Whole {
+                view.mark = Watermark::default();
+            }
+            self.read_here(&mut view)?;
+            view.quiet = heads.as_ref().is_some_and(|heads| is_quiet(&view, heads));
+            if there.contains(&view.chain) && !view.quiet {
+                self.list_chain(&mut view)?;
+            } else if !view.quiet {
+                if self.check_rolled_back(&mut view) {
+                    self.read_here(&mut view)?;
+                }
+                view.remote_parts = Some(BTreeSet::new());
+            }
+            views.push(view);
+        }
+        Ok(())
+    }
+
+    fn parse(&self, name: &str) -> Option<ArtifactName> {
+        let rest = name.strip_prefix(&self.config.app)?.strip_prefix('/')?;
+        // Printing and parsing are inverse, so no second spelling gets through.
+        rest.parse::<ArtifactName>()
+            .ok()
+            .filter(|parsed| parsed.to_string() == rest)
+    }
+
+    fn chains_of_heads(&mut self, space: &Space, heads: &[String]) -> BTreeSet<Chain> {
+        let mut chains = BTreeSet::new();
+        for head in heads.iter().take(MAX_CHAINS) {
+            match self.parse(head).filter(|name| name.chain().space == *space) {
+                Some(name) => drop(chains.insert(name.chain().clone())),
+                None => self.report.ignored_names += 1,
+            }
+        }
+        chains
+    }
+
+    /// The chains of a space in the store; `None` if it could not be listed at all.
+    fn chains_there(
+        &mut self,
+        space: &Space,
+        prefix: &str,
+    ) -> Result<Option<BTreeSet<Chain>>, Stop> {
+        let mut request = ListRequest::new(prefix, Depth::Children);
+        let mut chains = BTreeSet::new();
+        let mut pages = 0;
+        while pages * MAX_PAGE_NAMES < MAX_CHAINS {
+            let Some(listing) = self.list(&request)? else {
+                return Ok(Some(chains).filter(|_| pages > 0));
+            };
+            for name in listing.names.iter().take(MAX_PAGE_NAMES) {
+                let folder = name
+                    .strip_prefix(prefix)
+                    .and_then(|rest| rest.strip_suffix('/'));
+                let chain = folder.and_then(|folder| format!("{space}/{folder}").parse().ok());
+                match chain.filter(|chain: &Chain| Some(&*chain.folder()) == folder) {
+                    Some(chain) => drop(chains.insert(chain)),
+                    None => self.report.ignored_names += 1,
+                }
+            }
+            pages += 1;
+            if !advance(&mut request, &listing.names, listing.more) {
+                break;
+            }
+        }
+        Ok(Some(chains))
+    }
+
+    /// Reads what is here of a chain: everything a listing from the watermark on can be compared with.
+    ///
+    /// Where a second branch came since, from whatever side, the watermark steps back: the store may lack the branch.
+    fn read_here(&self, view: &mut View) -> Result<(), Stop> {
+        let all = self.local.checkpoints(&view.chain, 0)?;
+        if let Some(fork) = fork_of(&all) {
+            view.mark.seq = view.mark.seq.min(fork - 1);
+        }
+        let from = view.mark.seq.saturating_sub(1);
+        view.here = all
+            .into_iter()
+            .filter(|name| seq_of(name) >= from)
+            .collect();
+        Ok(())
+    }
+
+    /// Lists a chain, then reads what is here of it: what another thread published and pushed between the two must
+    /// not look as if somebody else had.
+    fn list_chain(&mut self, view: &mut View) -> Result<(), Stop> {
+        self.list_there(view)?;
+        self.read_here(view)
+    }
+
+    /// From the watermark on, or whole at first sight.
+    fn list_there(&mut self, view: &mut View) -> Result<(), Stop> {
+        if view.mark.seq > 0 {
+            let folder = format!("{}/{}/checkpoints/", self.config.app, view.chain);
+            // With the number's own checkpoints: a store that lost them, or has another one, shows it here.
+            let from = format!("{folder}cp-{:016}-", view.mark.seq);
+            let request = ListRequest::new(folder, Depth::All).after(from);
+            self.list_names(view, request)?;
+            if view.closed || !self.check_rolled_back(view) {
+                return Ok(());
+            }
+        }
+        let whole = format!("{}/{}/", self.config.app, view.chain);
+        let complete = self.list_names(view, ListRequest::new(whole, Depth::All))?;
+        let (checkpoints, parts): (BTreeSet<_>, BTreeSet<_>) = std::mem::take(&mut view.remote)
+            .into_iter()
+            .partition(|name| name.kind() == ArtifactKind::Checkpoint);
+        view.remote = checkpoints;
+        view.remote_parts = Some(parts).filter(|_| complete);
+        Ok(())
+    }
+
+    /// Lists the parts alone: `packs/` and `records/` sort behind `checkpoints/`.
+    pub fn list_parts(&mut self, view: &mut View) -> Result<(), Stop> {
+        let folder = format!("{}/{}/", self.config.app, view.chain);
+        let request = ListRequest::new(folder.clone(), Depth::All).after(format!("{folder}packs/"));
+        let checkpoints = std::mem::take(&mut view.remote);
+        let complete = self.list_names(view, request);
+        let mut parts = std::mem::replace(&mut view.remote, checkpoints);
+        parts.retain(|name| name.kind() != ArtifactKind::Checkpoint);
+        let complete = complete?;
+        // A look that failed is no reason to leave the chain alone.
+        view.closed = false;
+        view.remote_parts = Some(parts).filter(|_| complete);
+        Ok(())
+    }
+
+    /// Gathers the names of a listing in `view.remote`. True if it came to an end.
+    fn list_names(&mut self, view: &mut View, mut request: ListRequest) -> Result<bool, Stop> {
+        let mut pages = 0;
+        while pages * MAX_PAGE_NAMES < MAX_NAMES_PER_CHAIN {
+            let Some(listing) = self.list(&request)? else {
+                // What came before may be used, but nothing may be concluded.
+                view.closed |= pages == 0;
+                return Ok(false);
+            };
+            for name in listing.names.iter().take(MAX_PAGE_NAMES) {
+                match self
+                    .parse(name)
+                    .filter(|parsed| *parsed.chain() == view.chain)
+                {
+                    Some(parsed) => drop(view.remote.insert(parsed)),
+                    None => self.report.ignored_names += 1,
+                }
+            }
+            pages += 1;
+            if !advance(&mut request, &listing.names, listing.more) {
+                return Ok(!listing.more);
+            }
+        }
+        self.report.budget_spent = true;
+        Ok(false)
+    }
+
+    /// True if the store no longer lists what it held at the watermark; then nothing about it is known any more.
+    fn check_rolled_back(&mut self, view: &mut View) -> bool {
+        let held = view.mark.seq;
+        let at_mark = |name: &ArtifactName| seq_of(name) == held;
+        if held == 0 || view.remote.iter().any(at_mark) {
+            return false;
+        }
+        self.find(Finding::StoreRolledBack {
+            chain: view.chain.clone(),
+            held,
+        });
+        view.mark = Watermark::default();
+        view.remote.clear();
+        true
+    }
+
+    /// Stops at our own chain if the store has checkpoints of it that we do not: we would write a second one.
+    pub fn guard_own(&mut self, view: &mut View) -> Result<(), Stop> {
+        if view.closed || view.quiet || !self.config.own.contains(&view.chain) {
+            return Ok(());
+        }
+        let strange: Vec<ArtifactName> = view.remote.difference(&view.here).cloned().collect();
+        if !strange.is_empty() && view.here.is_empty() {
+            // The watermark is above everything that is here: the ledger was restored, the journal was not.
+            view.here = self
+                .local
+                .checkpoints(&view.chain, 0)?
+                .into_iter()
+                .collect();
+        }
+        for there in strange.into_iter().take(MAX_OWN_CHECKS) {
+            if let Some(facts) = self.look_at_own(&there)? {
+                view.closed = true;
+                let finding = own_finding(&view.chain, &view.here, there, &facts);
+                self.find(finding);
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The facts of a checkpoint of our chain that we do not have, if our key really signed it.
+    fn look_at_own(&mut self, name: &ArtifactName) -> Result<Option<CheckpointFacts>, Stop> {
+        let Fetched::Bytes(bytes) = self.get(name)? else {
+            return Ok(None);
+        };
+        let accepted = self.journal.accepted_key(name.chain())?;
+        match self.local.inspect(name, &bytes) {
+            Ok(facts) if accepted.is_none_or(|key| key == facts.key) => Ok(Some(facts)),
+            Ok(_) => {
+                let why = "it is signed by another key than ours".to_owned();
+                self.note(Problem::Refused {
+                    name: name.clone(),
+                    why,
+                });
+                Ok(None)
+            }
+            Err(error) => self.refuse(error).map(|()| None),
+        }
+    }
+}
+
+/// True if the store's newest checkpoint is the one up to which both sides are known to agree, and ours too.
+fn is_quiet(view: &View, heads: &BTreeSet<ArtifactName>) -> bool {
+    let mut heads = heads.iter().filter(|head| *head.chain() == view.chain);
+    let (Some(head), None) = (heads.next(), heads.next()) else {
+        return false;
+    };
+    let ours: Vec<&ArtifactName> = view
+        .here
+        .iter()
+        .filter(|name| seq_of(name) >= view.mark.seq)
+        .collect();
+    seq_of(head) == view.mark.seq && ours == [head]
+}
+
+fn own_finding(
+    chain: &Chain,
+    here: &BTreeSet<ArtifactName>,
+    there: ArtifactName,
+    facts: &CheckpointFacts,
+) -> Finding {
+    let tip = here.last();
+    let tip_seq = tip.map_or(0, seq_of);
+    let seq = seq_of(&there);
+    let follows = match (tip, facts.prev) {
+        (Some(ArtifactName::Checkpoint { hash, .. }), Some(prev)) if seq == tip_seq + 1 => {
+            crate::ledger::ShortHash::of(&prev) == *hash
+        }
+        // Further ahead its ancestry is not known; the number alone says that we are behind.
+        _ => seq > tip_seq,
+    };
+    if follows {
+        return Finding::OwnChainAhead {
+            chain: chain.clone(),
+            here: tip_seq,
+            there,
+        };
+    }
+    let ours = here
+        .iter()
+        .find(|name| seq_of(name) == seq)
+        .or(tip)
+        .cloned();
+    Finding::OwnChainForked {
+        chain: chain.clone(),
+        here: ours,
+        there,
+    }
+}
+
+/// The lowest number on which several of these checkpoints, which are sorted, stand.
+pub(super) fn fork_of<'a>(names: impl IntoIterator<Item = &'a ArtifactName>) -> Option<u64> {
+    let mut last = 0;
+    names
+        .into_iter()
+        .map(seq_of)
+        .find(|&seq| std::mem::replace(&mut last, seq) == seq)
+}
+
+/// The number of a checkpoint; 0 for other artifacts.
+pub(super) fn seq_of(name: &ArtifactName) -> u64 {
+    match name {
+        ArtifactName::Checkpoint { seq, .. } => *seq,
+        _ => 0,
+    }
+}
+
+/// Moves a request past a page. False if that was the last, or the place does not go forward.
+fn advance(request: &mut ListRequest, names: &[String], more: bool) -> bool {
+    let Some(last) = names.iter().max() else {
+        return false;
+    };
+    let forward = request.after.as_ref().is_none_or(|after| last > after);
+    request.after = Some(last.clone());
+    more && forward
+}

@@ -1,0 +1,9 @@
+//! Laws of the exchange, over real artifacts with real signatures and places in memory.
+
+mod converge;
+mod cut;
+mod damage;
+mod finding;
+mod fleet;
+mod hostile;
+mod policy;

@@ -1,0 +1,220 @@
+//! Stores: the exchange with the backend (and later with peers), and replaying what came.
+//!
+//! Invariant: what an exchange imported is in the index before anything is decided; an own chain that somebody else went
+//! on with stops publishing until a person settles it. Rows are written whatever the exchange says: a mirror is a mirror.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::exchange::{self, Direction, ExchangeConfig, Finding, Journal, JournalError, Thoroughness, Watermark};
+use super::{Engine, Report, Result, SyncError};
+use crate::index::Slot;
+use crate::ledger::ArtifactName;
+use crate::model::{Chain, Space};
+use crate::state::{self, Problem, State};
+use crate::transport::marker::{self, ProjectId};
+use crate::transport::{BackendTransport, Marker};
+
+const DAY_MS: u64 = 24 * 3_600_000;
+/// Slots whose clocks are looked at after one replay.
+const MAX_OBSERVED: usize = 2_000;
+
+/// The exchange's journal, kept in `state.db`.
+struct StateJournal<'a>(&'a State);
+
+fn journal_error(error: state::StateError) -> JournalError {
+    JournalError(Box::new(error))
+}
+
+impl Journal for StateJournal<'_> {
+    fn accepted_key(&self, chain: &Chain) -> std::result::Result<Option<[u8; 32]>, JournalError> {
+        self.0.key(&chain.to_string()).map_err(journal_error)
+    }
+
+    fn pin_key(&mut self, chain: &Chain, key: [u8; 32]) -> std::result::Result<(), JournalError> {
+        self.0.pin_key(&chain.to_string(), &key).map_err(journal_error)
+    }
+
+    fn watermark(&self, store: &str, chain: &Chain) -> std::result::Result<Watermark, JournalError> {
+        let Some((seq, holes)) = self.0.watermark(store, &chain.to_string()).map_err(journal_error)? else {
+            return Ok(Watermark::default());
+        };
+        // A hole that no longer parses is only asked for again through a whole listing.
+        let holes: BTreeSet<ArtifactName> = holes.lines().filter_map(|name| name.parse().ok()).collect();
+        Ok(Watermark { seq, holes })
+    }
+
+    fn set_watermark(
+        &mut self,
+        store: &str,
+        chain: &Chain,
+        watermark: &Watermark,
+    ) -> std::result::Result<(), JournalError> {
+        let holes: Vec<String> = watermark.holes.iter().map(ArtifactName::to_string).collect();
+        self.0.set_watermark(store, &chain.to_string(), watermark.seq, &holes.join("\n")).map_err(journal_error)
+    }
+}
+
+impl Engine {
+    /// Exchanges artifacts with the backend and replays what came. Does nothing without a backend.
+    pub fn exchange_backend(&mut self, direction: Direction, report: &mut Report) -> Result<()> {
+        let Some(transport) = self.backend_transport()? else { return Ok(()) };
+        let Some(adapter) = self.adapter.clone() else { return Ok(()) };
+        let mut spaces = vec![Space::shared()];
+        if adapter.capabilities().own {
+            spaces.push(self.private_space.clone());
+        }
+        let own = spaces.iter().map(|space| self.identity.chain(space.clone())).collect();
+        let push = marker::has_other_writers(&adapter, &self.policy.app, self.identity.origin())?;
+        let config = ExchangeConfig {
+            own,
+            direction,
+            push: push && !self.publishing_stopped,
+            ..ExchangeConfig::new(&self.policy.app, spaces)
+        };
+        let label = format!("{}:exchange", adapter.capabilities().name);
+        let config = ExchangeConfig { thoroughness: self.thoroughness(), ..config };
+        for chain in &config.own {
+            self.state.pin_key(&chain.to_string(), self.identity.public_key().as_bytes())?;
+        }
+        let outcome = exchange::exchange(&*self.ledger, &*transport, &config, &mut StateJournal(&self.state));
+        let now = self.now_ms() as i64;
+        let (done, failure) = match outcome {
+            Ok(done) => (done, None),
+            Err(error) => (*error.done, Some(error.cause.to_string())),
+        };
+        report.pulled += done.pulled.len() as u64;
+        report.pushed += done.pushed.len() as u64;
+        self.note_exchange(&label, &done, failure.as_deref(), now)?;
+        if !done.pulled.is_empty() {
+            self.replay()?;
+        }
+        match failure {
+            Some(why) if report.backend_error.is_none() => report.backend_error = Some(why),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Everything is listed once a run of the program and once a day; else only news.
+    fn thoroughness(&mut self) -> Thoroughness {
+        let now = self.now_ms();
+        let due = self.whole_exchange_ms.is_none_or(|last| now.saturating_sub(last) > DAY_MS || now < last);
+        if due {
+            self.whole_exchange_ms = Some(now);
+        }
+        if due { Thoroughness::Whole } else { Thoroughness::News }
+    }
+
+    fn note_exchange(&mut self, label: &str, done: &exchange::Report, failure: Option<&str>, now: i64) -> Result<()> {
+        for way in [state::Direction::Pull, state::Direction::Push] {
+            match failure {
+                None => self.state.note_success(label, way, now)?,
+                Some(why) => self.state.note_failure(label, way, now, why)?,
+            }
+        }
+        self.publishing_stopped = done.stops_publishing();
+        let mut problems: Vec<Problem> = done.findings.iter().map(finding_problem).collect();
+        let named = |what: String| Problem { path: "(exchange)".to_owned(), what };
+        problems.extend(done.problems.iter().take(20).map(|problem| named(problem.to_string())));
+        problems.extend(done.waiting.iter().take(20).map(|waiting| Problem {
+            path: waiting.name.to_string(),
+            what: format!("waits: {:?}", waiting.need),
+        }));
+        problems.extend(done.phantoms.iter().take(20).map(|name| Problem {
+            path: name.to_string(),
+            what: "named by another machine and not here yet; asked for at each exchange".to_owned(),
+        }));
+        Ok(self.state.set_problems("exchange", &problems, now)?)
+    }
+
+    /// The backend as a transport, made once; claims the backend for this project and registers this origin.
+    fn backend_transport(&mut self) -> Result<Option<Arc<BackendTransport>>> {
+        let Some(adapter) = self.adapter.clone() else { return Ok(None) };
+        if let Some(transport) = &self.transport {
+            return Ok(Some(transport.clone()));
+        }
+        let app = self.policy.app.clone();
+        let known = self.state.meta_text("project")?.and_then(|text| text.parse::<String>().ok().and_then(|text| ProjectId::try_from(text).ok()));
+        let project = Marker::claim(&adapter, &app, known.as_ref(), &self.env)?;
+        if known.as_ref() != Some(&project) {
+            self.state.set_meta("project", Some(project.as_str().as_bytes()))?;
+        }
+        marker::register_writer(&adapter, &app, self.identity.origin())?;
+        let label = format!("backend {}", adapter.capabilities().name);
+        let transport = Arc::new(BackendTransport::new(adapter, &app, label)?);
+        self.transport = Some(transport.clone());
+        Ok(Some(transport))
+    }
+
+    /// Brings the index up to the ledger.
+    pub fn replay(&mut self) -> Result<()> {
+        let done = crate::index::replay(&mut self.index, &self.ledger)?;
+        let problems: Vec<Problem> = done
+            .problems
+            .iter()
+            .map(|problem| Problem { path: problem.chain.to_string(), what: problem.error.to_string() })
+            .collect();
+        let now = self.now_ms() as i64;
+        self.state.set_problems("ledger", &problems, now)?;
+        self.observe_clocks(&done.touched)?;
+        // Tips are read again: an own chain may have come back from a store.
+        self.chains.clear();
+        Ok(())
+    }
+}
+
+impl Engine {
+    /// Raises the clock's floor to what came, unless it is far ahead; that is shown.
+    fn observe_clocks(&mut self, touched: &[Slot]) -> Result<()> {
+        let wall_ms = self.now_ms();
+        let mut ahead = Vec::new();
+        for slot in touched.iter().take(MAX_OBSERVED) {
+            for head in self.index.heads(slot)? {
+                if !self.clock.observe(wall_ms, head.version.hlc) {
+                    let origin = &head.version.dot.lane.origin;
+                    let what = format!("{origin} wrote it with a clock far ahead of this machine's; it is kept and orders nothing else");
+                    ahead.push(Problem { path: slot.path.shown(), what });
+                }
+            }
+        }
+        if touched.is_empty() {
+            return Ok(());
+        }
+        Ok(self.state.set_problems("clocks", &ahead, wall_ms as i64)?)
+    }
+}
+
+fn finding_problem(finding: &Finding) -> Problem {
+    let (path, what) = match finding {
+        Finding::OwnChainAhead { chain, here, there } => (
+            chain.to_string(),
+            format!(
+                "this machine's own history goes on in the store (ours ends at {here}, there is {there}): a restored backup or a copied folder; `larder origin new` makes this folder a machine of its own"
+            ),
+        ),
+        Finding::OwnChainForked { chain, there, .. } => (
+            chain.to_string(),
+            format!("another machine writes as this one ({there}): a copied folder; `larder origin new` makes this folder a machine of its own"),
+        ),
+        Finding::Forked { chain, seq, .. } => {
+            (chain.to_string(), format!("two machines wrote checkpoint {seq}; both branches are kept; `larder origin new` on the copy settles it"))
+        }
+        Finding::KeyChanged { name, accepted, found } => {
+            (name.to_string(), format!("signed by key {found}, but {accepted} was accepted for this machine; it is refused"))
+        }
+        Finding::StoreRolledBack { chain, held } => {
+            (chain.to_string(), format!("the store lost checkpoints it once had (it held {held}); it is filled again"))
+        }
+    };
+    Problem { path, what }
+}
+
+impl From<marker::MarkerError> for SyncError {
+    fn from(error: marker::MarkerError) -> SyncError {
+        match error {
+            marker::MarkerError::Backend(error) => SyncError::Adapter(error),
+            other => SyncError::Marker(other.to_string()),
+        }
+    }
+}
