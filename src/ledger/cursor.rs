@@ -60,7 +60,7 @@ impl ChainCursor {
     pub fn accept(&mut self, next: &Checkpoint) -> Result<(), LedgerError> {
         match self.problem(next) {
             Some(problem) => Err(LedgerError::Order {
-                name: Box::new(next.name.clone()),
+                name: next.name.clone(),
                 problem,
             }),
             None => {

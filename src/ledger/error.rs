@@ -30,7 +30,7 @@ pub enum LedgerError {
     #[error("read {name}: {damage}")]
     Damaged {
         /// Which artifact.
-        name: Box<ArtifactName>,
+        name: ArtifactName,
         /// What is wrong with it.
         #[source]
         damage: Damage,
@@ -42,7 +42,7 @@ pub enum LedgerError {
     #[error("follow {name}: {problem}")]
     Order {
         /// The checkpoint that does not fit.
-        name: Box<ArtifactName>,
+        name: ArtifactName,
         /// Why.
         problem: OrderProblem,
     },
@@ -71,7 +71,7 @@ pub enum LedgerError {
 impl LedgerError {
     pub(crate) fn damaged(name: &ArtifactName, damage: impl Into<Damage>) -> LedgerError {
         LedgerError::Damaged {
-            name: Box::new(name.clone()),
+            name: name.clone(),
             damage: damage.into(),
         }
     }

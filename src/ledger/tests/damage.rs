@@ -130,7 +130,7 @@ fn reads_of_damaged_segments_name_the_artifact() {
         .expect_err("a flipped bit");
 
     assert!(
-        matches!(&error, LedgerError::Damaged { name, damage: Damage::Segment { .. } } if **name == place.artifact)
+        matches!(&error, LedgerError::Damaged { name, damage: Damage::Segment { .. } } if *name == place.artifact)
     );
     assert!(
         house.findings(Depth::Names).is_empty(),
