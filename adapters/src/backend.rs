@@ -9,6 +9,10 @@ use std::sync::Arc;
 
 use crate::{AdapterError, ErrorKind, FileSyncAdapter};
 
+/// Opens the backend at an address.
+pub type OpenBackend =
+    fn(&BackendUrl, &OpenContext<'_>) -> Result<Arc<dyn FileSyncAdapter>, AdapterError>;
+
 /// One line of the table.
 pub struct Backend {
     /// The URL's scheme, which is also the name `FILE_SYNC_BACKEND` takes.
@@ -26,7 +30,7 @@ pub struct Backend {
     /// What the service needs, as statements to run; empty if there is nothing to prepare.
     pub ddl: fn() -> String,
     /// Opens it, creating its schema where it may.
-    pub open: fn(&BackendUrl, &OpenContext<'_>) -> Result<Arc<dyn FileSyncAdapter>, AdapterError>,
+    pub open: OpenBackend,
 }
 
 impl fmt::Debug for Backend {

@@ -8,7 +8,9 @@
 
 mod adapter;
 mod backend;
+pub mod contract;
 mod error;
+mod faulty;
 mod memory;
 mod record;
 mod sqlite;
@@ -17,9 +19,10 @@ pub use adapter::{
     Capabilities, FileSyncAdapter, ForeignEdits, Sink, Subscription, batch_delete_revision,
 };
 pub use backend::{
-    BACKENDS, Backend, BackendUrl, DEFAULT_WAIT_MS, OpenContext, open, resolve_backend,
+    BACKENDS, Backend, BackendUrl, DEFAULT_WAIT_MS, OpenBackend, OpenContext, open, resolve_backend,
 };
 pub use error::{AdapterError, ErrorKind};
+pub use faulty::{Fault, FaultRates, FaultyAdapter};
 pub use memory::MemoryAdapter;
 pub use record::{
     Body, Cursor, Expected, MirrorEntry, Page, Query, Record, RecordId, Revision, Row, RowContent,

@@ -313,7 +313,7 @@ impl State {
 }
 
 /// Cuts sorted rows after `limit`, but never between two rows of one path. Returns whether anything was cut.
-pub(crate) fn cut_between_paths(rows: &mut Vec<Row>, limit: usize) -> bool {
+fn cut_between_paths(rows: &mut Vec<Row>, limit: usize) -> bool {
     let mut end = limit;
     while 0 < end && end < rows.len() && rows[end].path == rows[end - 1].path {
         end += 1;

@@ -1,15 +1,20 @@
-//! The daemon: `larder up`. Watches, runs when something changed, answers over a socket.
+//! The daemon: `larder up`. Watches, runs when something changed, answers over a socket, keeps the view fresh.
 //!
-//! Placeholder of the running part; the words of the socket are fixed.
+//! Invariant: one loop owns the project; every other thread only sends it a note. While nothing happens nothing wakes but
+//! the exchange timer. Whatever a hint says, the disk and the backend are asked. Decides nothing about files itself.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+mod cycle;
+mod socket;
+mod up;
+
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::env::Env;
-use crate::node::{NodeError, OpenOptions};
-use crate::sync::Progress;
+use crate::node::OpenOptions;
+
+pub use socket::ask;
+pub use up::up;
 
 /// How to run the daemon.
 #[derive(Clone, Default)]
@@ -39,14 +44,4 @@ pub struct Reply {
     pub body: serde_json::Value,
     /// What went wrong: exit code and sentence.
     pub error: Option<(u8, String)>,
-}
-
-/// Runs until SIGTERM, SIGINT or `Request::Stop`. `say` gets plain lines for the user; the line `ready` comes after the first run.
-pub fn up(_env: &Env, _options: &UpOptions, _progress: Arc<dyn Progress>, _say: &dyn Fn(&str)) -> Result<(), NodeError> {
-    Ok(())
-}
-
-/// Asks a running daemon; `None` if none answers on this socket.
-pub fn ask(_socket: &Path, _request: &Request) -> Option<Reply> {
-    None
 }

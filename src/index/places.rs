@@ -115,7 +115,7 @@ pub(super) fn note_absent(
         let insert = "INSERT INTO absent(name) VALUES(?1) ON CONFLICT DO NOTHING";
         conn.prepare_cached(insert)?.execute([name.to_string()])?;
     }
-    for name in came {
+    if let Some(name) = came {
         conn.prepare_cached("DELETE FROM absent WHERE name = ?1")?.execute([name.to_string()])?;
     }
     Ok(())

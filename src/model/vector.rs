@@ -5,14 +5,23 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::chain::{Dot, Lane};
 
 /// Maps lanes to the highest `n` seen in each.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(transparent)]
 pub struct Vector(BTreeMap<Lane, u64>);
+
+impl Serialize for Vector {
+    /// Canonical keys stand in the order of their text, which for lanes is not that of their parts (`x~1/100` before
+    /// `x~1/46`).
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let by_text: BTreeMap<String, u64> = self.0.iter().map(|(lane, n)| (lane.to_string(), *n)).collect();
+        by_text.serialize(serializer)
+    }
+}
 
 impl Vector {
     /// Covers nothing.

@@ -133,9 +133,9 @@ pub struct Change {
 /// Sums over everything that can be read through the view.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Totals {
-    /// Bytes of all distinct contents.
+    /// Bytes of all files of `merged/`, or more.
     pub bytes: u64,
-    /// Versions with a content.
+    /// Files of `merged/`, or more.
     pub files: u64,
 }
 
@@ -180,6 +180,11 @@ pub trait Catalog: Send + Sync {
 
     /// Up to `limit` versions of a path that have a content, in the order of (clock, version), above `after`.
     fn versions(&self, path: PathId, after: Option<FileId>, limit: usize) -> Result<Vec<FileRow>, CatalogError>;
+
+    /// True if a path has more than `count` versions with a content; costs no more than these.
+    fn has_more_versions(&self, path: PathId, count: usize) -> Result<bool, CatalogError> {
+        Ok(self.versions(path, None, count.saturating_add(1))?.len() > count)
+    }
 
     /// The versions of a path with a content and exactly this clock value, in the order of `version`.
     fn versions_at(&self, path: PathId, hlc: Hlc) -> Result<Vec<FileRow>, CatalogError>;

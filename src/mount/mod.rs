@@ -10,6 +10,7 @@ mod catalog;
 mod counters;
 #[cfg(target_os = "linux")]
 mod fuse;
+mod index_catalog;
 mod listing;
 mod memory;
 mod naming;
@@ -30,6 +31,7 @@ pub use catalog::{
 };
 #[cfg(target_os = "linux")]
 pub use counters::{Counters, RequestCounts};
+pub use index_catalog::IndexCatalog;
 pub use memory::{MemoryCatalog, MemoryPut};
 pub use node::NodeId;
 #[cfg(target_os = "linux")]
@@ -42,6 +44,8 @@ pub use session::{MountError, MountOptions, Mounted, StopSignals, mount};
 pub use listing::Entry;
 pub use view::{Attr, Node, NodeKind, Statfs, View, ViewError};
 
+#[cfg(test)]
+mod index_catalog_tests;
 #[cfg(all(test, target_os = "linux"))]
 mod mount_tests;
 #[cfg(test)]

@@ -51,10 +51,11 @@ impl Latch {
         }
     }
 
-    pub(super) fn wait_for(&self, timeout: Duration) -> bool {
+    /// Waits for one particular end; false when `timeout` came first.
+    pub(super) fn wait_for(&self, ended: Ended, timeout: Duration) -> bool {
         let value = lock(&self.value);
-        let waiting = self.changed.wait_timeout_while(value, timeout, |value| value.is_empty());
-        !waiting.unwrap_or_else(PoisonError::into_inner).0.is_empty()
+        let waiting = self.changed.wait_timeout_while(value, timeout, |value| !value.contains(&ended));
+        waiting.unwrap_or_else(PoisonError::into_inner).0.contains(&ended)
     }
 }
 

@@ -54,7 +54,7 @@ impl<C: Catalog> View<C> {
         let mut first_seen = Vec::new();
         for (path, touched) in &paths {
             // A version more than those that are new was there before, and so was the path's folder.
-            if self.catalog.versions(*path, None, touched.versions + 1)?.len() <= touched.versions {
+            if !self.catalog.has_more_versions(*path, touched.versions)? {
                 first_seen.push(&touched.facts);
             }
             sweep.note_versions(*path, &touched.facts);

@@ -22,6 +22,8 @@ use super::queue::{Ended, Latch, Queue};
 use super::refresh::Invalidation;
 use super::view::View;
 
+/// How long the kernel may take to say goodbye to a view that nobody uses.
+const GOODBYE: Duration = Duration::from_millis(200);
 /// Stands for "no name in particular": a name that is never shown.
 const NO_NAME: &str = ".";
 /// Threads that answer requests; more gain nothing that was measured.
@@ -201,7 +203,7 @@ impl Mounted {
 
     /// Waits until somebody unmounts it; false when `timeout` came first.
     pub fn wait_ended(&self, timeout: Duration) -> bool {
-        self.end.wait_for(timeout)
+        self.end.wait_for(Ended::Unmounted, timeout)
     }
 
     /// Takes it down. Those who still use it keep what they have open; nobody waits for them.
@@ -217,10 +219,10 @@ impl Mounted {
             Err(PlaceError::NotMounted { .. } | PlaceError::Foreign { .. }) => Ok(()),
             other => other,
         };
-        if session.guard.is_finished() || self.end.is_set_to(Ended::Unmounted) {
+        if self.end.wait_for(Ended::Unmounted, GOODBYE) {
             let _ = session.join();
         } else {
-            // Somebody still uses it, or the kernel has not said goodbye yet. Dropping the session would unmount once more, by
+            // Somebody still uses it. Dropping the session would unmount once more, by
             // path, and could hit a newer mount; its threads end by themselves with the last user.
             std::mem::forget(session);
         }

@@ -114,9 +114,9 @@ pub struct Node {
 /// Sums for `df`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Statfs {
-    /// Bytes of all distinct contents.
+    /// Bytes of all files of `merged/`, or more.
     pub bytes: u64,
-    /// Versions that can be read.
+    /// Files of `merged/`, or more.
     pub files: u64,
     /// Longest name.
     pub max_name_bytes: u32,

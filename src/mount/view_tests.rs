@@ -120,6 +120,9 @@ fn texts(pairs: &[(&str, &str)]) -> BTreeMap<String, Vec<u8>> {
     pairs.iter().map(|(path, text)| ((*path).to_owned(), text.as_bytes().to_vec())).collect()
 }
 
+/// What is put, and what `merged/` shows then.
+type Union<'a> = (&'a [MemoryPut<'a>], &'a [(&'a str, &'a str)]);
+
 fn archived<'a>(origin: &'a str, path: &'a str, text: &'a str) -> MemoryPut<'a> {
     MemoryPut { archive: true, ..MemoryPut::file(origin, path, text.as_bytes(), 5) }
 }
@@ -127,7 +130,7 @@ fn archived<'a>(origin: &'a str, path: &'a str, text: &'a str) -> MemoryPut<'a> 
 #[test]
 fn archive_files_are_united_as_the_table_says() {
     let [desk, laptop, server] = ORIGINS;
-    let table: [(&[MemoryPut<'_>], &[(&str, &str)]); 7] = [
+    let table: [Union<'_>; 7] = [
         (&[archived(desk, "l.md", "x"), archived(laptop, "l.md", "x")], &[("l.md", "x")]),
         (&[archived(desk, "l.md", "x"), archived(laptop, "l.md", "xy")], &[("l.md", "xy")]),
         (

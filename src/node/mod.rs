@@ -10,6 +10,8 @@ mod history;
 mod open;
 mod run;
 mod status;
+#[cfg(test)]
+mod tests;
 
 pub use check::{Found, Rebuilt, Verified, rebuild, verify};
 pub use error::{Kind, NodeError};

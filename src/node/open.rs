@@ -65,6 +65,8 @@ pub struct OpenOptions {
     pub flags: Flags,
     /// The user agrees to what the config reaches beyond its folder.
     pub trust: bool,
+    /// A backend handed in by the caller instead of the one the config names.
+    pub adapter: Option<Arc<dyn FileSyncAdapter>>,
 }
 
 impl OpenOptions {
@@ -128,12 +130,16 @@ impl Node {
         identity: Identity,
         progress: Arc<dyn Progress>,
     ) -> Result<Node, NodeError> {
-        let root = Root::open(&settings.root_dir)?;
+        let root = Arc::new(Root::open(&settings.root_dir)?);
         let state = State::open(&dirs.state())?;
         let ledger = Arc::new(Ledger::open(&dirs.larder)?);
         let index = open_index(&dirs, env, &ledger)?;
         let contents = Arc::new(ContentReader::new(ledger.clone(), index.reader()?));
-        let (adapter, backend_error) = match open_backend(&settings, env) {
+        let opened = match &options.adapter {
+            Some(adapter) => Ok(adapter.clone()),
+            None => open_backend(&settings, env),
+        };
+        let (adapter, backend_error) = match opened {
             Ok(adapter) => (Some(adapter), None),
             Err(error) if error.kind == Kind::User => return Err(error),
             Err(error) => (None, Some(error)),

@@ -28,11 +28,13 @@ pub struct RunOptions {
     pub way: Way,
     /// Only list what would be done to files and rows. Artifacts are fetched all the same, as they change nothing.
     pub dry_run: bool,
+    /// Ask the backend for news first; a run after a local edit need not.
+    pub exchange: bool,
 }
 
 impl Default for RunOptions {
     fn default() -> RunOptions {
-        RunOptions { scope: Scope::All, way: Way::Both, dry_run: false }
+        RunOptions { scope: Scope::All, way: Way::Both, dry_run: false, exchange: true }
     }
 }
 
@@ -47,9 +49,12 @@ impl Node {
             self.engine.note_backend_failure(&error.message, now)?;
         }
         self.engine.begin_run();
-        let rows = soften(self.engine.read_rows(), &mut report)?.flatten();
-        let pulled = self.engine.exchange_backend(Direction::Pull, &mut report);
-        soften(pulled, &mut report)?;
+        let mut rows = None;
+        if options.exchange {
+            rows = soften(self.engine.read_rows(), &mut report)?.flatten();
+            let pulled = self.engine.exchange_backend(Direction::Pull, &mut report);
+            soften(pulled, &mut report)?;
+        }
         self.engine.record(&options.scope, options.dry_run, &mut report)?;
         if let Some(rows) = rows {
             let recorded = self.engine.record_rows_read(&rows, options.dry_run, &mut report);
@@ -58,7 +63,8 @@ impl Node {
         if options.way != Way::Push {
             self.engine.materialise(options.dry_run, &mut report)?;
         }
-        if options.way != Way::Pull && !options.dry_run {
+        let published = report.ledger_bytes > 0;
+        if options.way != Way::Pull && !options.dry_run && (options.exchange || published) {
             let pushed = self.engine.exchange_backend(Direction::Push, &mut report);
             soften(pushed, &mut report)?;
         }
@@ -66,7 +72,9 @@ impl Node {
             let mirrored = self.engine.mirror(options.dry_run, &mut report);
             soften(mirrored, &mut report)?;
         }
-        if !options.dry_run {
+        if options.dry_run {
+            self.engine.plan_rows_of_recorded(&mut report);
+        } else {
             self.engine.sweep_displaced(&mut report)?;
         }
         Ok(report)

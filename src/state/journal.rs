@@ -66,7 +66,14 @@ pub struct Problem {
 
 impl State {
     /// Notes a success; clears the line's error.
+    ///
+    /// A line that is green already is not written again within a minute: an idle daemon writes nothing.
     pub fn note_success(&self, store: &str, direction: Direction, now_ms: i64) -> Result<()> {
+        const FRESH_MS: i64 = 60_000;
+        let green = "SELECT 1 FROM peers WHERE store = ?1 AND direction = ?2 AND error IS NULL AND success_ms BETWEEN ?3 AND ?4";
+        if self.exists(green, (store, direction.as_str(), now_ms - FRESH_MS, now_ms))? {
+            return Ok(());
+        }
         let sql = "INSERT INTO peers(store, direction, success_ms) VALUES(?1, ?2, ?3) ON CONFLICT(store, direction) DO UPDATE SET success_ms = ?3, failure_ms = NULL, error = NULL";
         self.run("note success", sql, (store, direction.as_str(), now_ms)).map(drop)
     }
@@ -151,6 +158,28 @@ impl State {
             let (attempts, next_ms, error) = (row.get(2)?, row.get(3)?, row.get(4)?);
             Ok((|| Ok((channel_of(&channel)?, path_of(&path)?, attempts, next_ms, error)))())
         })
+    }
+
+    /// True if any row waits to be written again.
+    pub fn any_outbox(&self) -> Result<bool> {
+        self.exists("SELECT 1 FROM outbox LIMIT 1", [])
+    }
+
+    /// How often a path's row failed.
+    pub fn outbox_attempts(&self, path: &RelPath) -> Result<u32> {
+        self.connection
+            .prepare_cached("SELECT attempts FROM outbox WHERE path = ?1")
+            .and_then(|mut statement| statement.query_row([path.as_str()], |row| row.get(0)).optional())
+            .map(Option::unwrap_or_default)
+            .map_err(sqlite("read outbox"))
+    }
+
+    /// When the next failed row is due, in wall milliseconds.
+    pub fn next_outbox_ms(&self) -> Result<Option<i64>> {
+        self.connection
+            .prepare_cached("SELECT min(next_ms) FROM outbox")
+            .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
+            .map_err(sqlite("read outbox"))
     }
 
     /// Holds a deletion back (the brake).
@@ -242,6 +271,12 @@ impl State {
             })
             .map(|found| found.map(|(seq, holes)| (seq as u64, holes)))
             .map_err(sqlite("read watermark"))
+    }
+
+    /// Lowers what is remembered of a chain, with every store.
+    pub fn lower_watermarks(&self, chain: &str, seq: u64) -> Result<()> {
+        let sql = "UPDATE watermarks SET seq = min(seq, ?2) WHERE chain = ?1";
+        self.run("lower watermarks", sql, (chain, seq as i64)).map(drop)
     }
 
     /// Sets a watermark.

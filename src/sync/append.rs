@@ -101,8 +101,8 @@ struct Between {
 }
 
 impl Between {
-    /// Walks back from the heads, newest first. A child's clock is above its parents', so the first version that every head
-    /// reaches is the newest common ancestor, and everything popped before it lies between.
+    /// Walks back from the heads, newest first. A child's clock is above its parents', so a version that every head reaches
+    /// while no other one is open is the newest that all the versions before it in this walk descend from.
     fn of(heads: &[&Stored], graph: &dyn Graph) -> Result<Between, Stop> {
         let all = (1u64 << heads.len().min(63)) - 1;
         let mut open: BTreeMap<(u64, VersionId), (Stored, u64)> = BTreeMap::new();
@@ -113,7 +113,7 @@ impl Between {
         }
         let mut popped = Vec::new();
         while let Some((_, (stored, reached))) = open.pop_last() {
-            if reached == all && heads.len() > 1 {
+            if reached == all && open.is_empty() && heads.len() > 1 {
                 popped.reverse();
                 return Ok(Between { ancestor: Some(stored), in_order: popped });
             }

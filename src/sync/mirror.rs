@@ -113,6 +113,7 @@ impl Engine {
                 continue;
             }
             match self.need(adapter, slot) {
+                Ok(Need::Nothing) if !self.state.any_outbox()? => {}
                 Ok(Need::Nothing) => self.state.clear_outbox(&slot.path)?,
                 Ok(Need::Later(why)) => self.postpone(slot, &why)?,
                 Ok(Need::Foreign(row)) => {
@@ -136,6 +137,31 @@ impl Engine {
         self.write_rows(adapter, &mut batch, dry_run, report)
     }
 
+    /// Rows of what a dry run only listed as recorded.
+    pub fn plan_rows_of_recorded(&mut self, report: &mut Report) {
+        let planned = std::mem::take(&mut self.planned_rows);
+        if self.adapter.is_none() {
+            return;
+        }
+        for (path, change) in &report.recorded {
+            let counted = planned.contains(path) || self.is_archive(path);
+            match change {
+                _ if counted => {}
+                super::Change::Deleted => report.rows_deleted += 1,
+                super::Change::Renamed { .. } => {
+                    report.rows_written += 1;
+                    report.rows_deleted += 1;
+                }
+                super::Change::Created | super::Change::Edited | super::Change::Adopted => report.rows_written += 1,
+            }
+        }
+    }
+
+    fn is_archive(&self, path: &str) -> bool {
+        let admitted = RelPath::parse(path).ok().and_then(|path| self.policy.rules.admit(&path).ok());
+        admitted.is_some_and(|admitted| admitted.channel() == Channel::Archive)
+    }
+
     fn backend_down(&mut self, adapter: &dyn FileSyncAdapter, error: &AdapterError) -> Result<bool> {
         let now = self.now_ms() as i64;
         let name = adapter.capabilities().name.clone();
@@ -153,9 +179,10 @@ impl Engine {
             return Ok(Need::Nothing);
         }
         let id = self.record_id(slot);
-        // A path with one version in all cannot have a row yet; the write itself finds out if it does.
+        // A path whose only version was made here can hardly have a row; the write itself finds out if it does.
+        let own = self.identity.origin();
         let fresh = resolution.versions.len() == 1
-            && resolution.winner.as_ref().is_some_and(|w| w.version.parents.is_empty() && w.version.dot.lane.first == w.version.dot.n);
+            && resolution.winner.as_ref().is_some_and(|w| w.version.parents.is_empty() && w.version.dot.lane.origin == *own);
         let row = if fresh { None } else { adapter.get(&id)? };
         self.need_given(adapter, slot, &resolution, id, row)
     }
@@ -238,6 +265,9 @@ impl Engine {
             return Ok(true);
         }
         for item in &items {
+            if dry_run {
+                self.planned_rows.insert(item.slot.path.shown());
+            }
             match item.write {
                 Write::Set { .. } => report.rows_written += 1,
                 Write::Delete { .. } => report.rows_deleted += 1,
@@ -250,9 +280,15 @@ impl Engine {
         let (slots, writes): (Vec<Slot>, Vec<Write>) = items.into_iter().map(|item| (item.slot, item.write)).unzip();
         let answers = adapter.write_batch(&writes);
         let mut down = None;
+        let waits = self.state.any_outbox()?;
         for (slot, answer) in slots.iter().zip(answers) {
             match answer {
-                Ok(_) => self.acknowledge(slot)?,
+                Ok(_) if waits => self.state.clear_outbox(&slot.path)?,
+                Ok(_) => {}
+                Err(error) if error.kind == ErrorKind::Conflict => {
+                    report.rows_written = report.rows_written.saturating_sub(1);
+                    self.write_again(adapter, slot, report)?;
+                }
                 Err(error) => {
                     report.rows_written = report.rows_written.saturating_sub(1);
                     self.postpone(slot, &error.to_string())?;
@@ -268,18 +304,32 @@ impl Engine {
         }
     }
 
-    /// Clearing is only needed where something was noted, which is rare.
-    fn acknowledge(&mut self, slot: &Slot) -> Result<()> {
-        if self.outbox_is_empty()? { Ok(()) } else { Ok(self.state.clear_outbox(&slot.path)?) }
-    }
-
-    fn outbox_is_empty(&self) -> Result<bool> {
-        Ok(self.state.outbox()?.is_empty())
+    /// A lost race: the row is read again and judged once more; what still fails waits in the outbox.
+    fn write_again(&mut self, adapter: &dyn FileSyncAdapter, slot: &Slot, report: &mut Report) -> Result<()> {
+        let resolution = self.resolution(slot)?;
+        let id = self.record_id(slot);
+        let row = adapter.get(&id)?;
+        match self.need_given(adapter, slot, &resolution, id, row)? {
+            Need::Nothing => Ok(self.state.clear_outbox(&slot.path)?),
+            Need::Later(why) => self.postpone(slot, &why),
+            Need::Foreign(row) => {
+                self.late_rows.push(*row);
+                self.postpone(slot, "another program wrote its row; that edit is recorded first")
+            }
+            Need::Row(item) => match adapter.write_batch(std::slice::from_ref(&item.write)).pop() {
+                Some(Ok(_)) => {
+                    report.rows_written += 1;
+                    Ok(self.state.clear_outbox(&slot.path)?)
+                }
+                Some(Err(error)) => self.postpone(slot, &error.to_string()),
+                None => self.postpone(slot, "the backend gave no answer"),
+            },
+        }
     }
 
     fn postpone(&mut self, slot: &Slot, why: &str) -> Result<()> {
         let now = self.now_ms() as i64;
-        let attempts = self.state.outbox()?.iter().find(|(_, path, ..)| *path == slot.path).map_or(0, |(_, _, n, ..)| *n);
+        let attempts = self.state.outbox_attempts(&slot.path)?;
         let backoff = FIRST_RETRY_MS.saturating_mul(1 << attempts.min(20)).min(LONGEST_RETRY_MS);
         let mut jitter = [0u8; 2];
         self.env.random.fill(&mut jitter);

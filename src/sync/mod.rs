@@ -8,6 +8,7 @@ mod append;
 mod ask;
 mod brake;
 mod content;
+mod daily;
 pub mod exchange;
 mod foreign;
 mod graph;
@@ -214,7 +215,7 @@ pub struct Engine {
     pub(crate) env: Env,
     pub(crate) policy: Policy,
     pub(crate) larder_dir: PathBuf,
-    pub(crate) root: Root,
+    pub(crate) root: Arc<Root>,
     pub(crate) stage: Stage,
     pub(crate) state: State,
     pub(crate) ledger: Arc<Ledger>,
@@ -234,8 +235,12 @@ pub struct Engine {
     transport: Option<Arc<crate::transport::BackendTransport>>,
     /// Somebody else goes on with our chain: nothing is published until that is settled.
     publishing_stopped: bool,
+    /// Line files that are recorded while they grow.
+    growing: std::collections::BTreeSet<RelPath>,
     /// The undo list of this run has been begun.
     undo_open: bool,
+    /// Paths whose rows a dry run would write.
+    planned_rows: std::collections::BTreeSet<String>,
     /// Rows that a mirror write found changed by another program.
     late_rows: Vec<larder_adapters::Row>,
 }
@@ -249,7 +254,7 @@ pub struct Parts {
     /// `.larder`.
     pub larder_dir: PathBuf,
     /// The project's root folder.
-    pub root: Root,
+    pub root: Arc<Root>,
     /// `state.db`.
     pub state: State,
     /// `.larder/ledger`.
@@ -293,7 +298,9 @@ impl Engine {
             undo_batch: 0,
             transport: None,
             publishing_stopped: false,
+            growing: std::collections::BTreeSet::new(),
             undo_open: false,
+            planned_rows: std::collections::BTreeSet::new(),
             late_rows: Vec::new(),
         };
         engine.load_marks()?;

@@ -27,6 +27,8 @@ const BATCH_VERSIONS: u64 = 8_192;
 const BATCH_BYTES: u64 = 64 << 20;
 /// Versions of one path looked at for a known content.
 const MAX_HISTORY: usize = 100_000;
+/// How far back the end of the last complete line is looked for, in bytes.
+const LINE_WINDOW_BYTES: u64 = 1 << 20;
 /// How often a file that changes while it is read is tried again in one run.
 const READ_TRIES: u32 = 3;
 
@@ -55,6 +57,7 @@ struct Gathered<'p> {
     open: BTreeMap<Space, OpenBatch<'p>>,
     bases: Vec<(Base, Option<VersionId>)>,
     forget: Vec<RelPath>,
+    deletions: Vec<(RelPath, Stored)>,
     linear: bool,
 }
 
@@ -128,6 +131,10 @@ impl Engine {
         }
         for path in &gone {
             self.record_gone(&pen, path, &moves, &mut gathered, report)?;
+        }
+        if !dry_run {
+            // Their rows stay until a person approves, as the files do elsewhere.
+            self.hold_if_many(&gathered.deletions)?;
         }
         self.close_gathered(&mut gathered, dry_run, report)
     }
@@ -319,8 +326,10 @@ impl Engine {
         if reason == Reason::User {
             report.recorded.push((path.shown(), Change::Deleted));
         }
-        open.batch.version(version)?;
+        let stored_version = version.clone();
+        let id = open.batch.version(version)?;
         open.versions += 1;
+        gathered.deletions.push((path.clone(), Stored { id, version: stored_version }));
         gathered.open.insert(space, open);
         gathered.forget.push(path.clone());
         Ok(())
@@ -416,15 +425,20 @@ impl Engine {
         if let Some(denied) = denied_content(&head[..filled]) {
             return Ok(Reading::Refused(denied.to_string()));
         }
-        let small = expected.size <= filled as u64;
-        let (manifest, resume) = if small {
-            self.take_small(path.path(), &head[..filled], open)?
+        let growing = self.growing.contains(path.path());
+        let limit = if growing { last_line_end(&mut file, expected.size)? } else { expected.size };
+        let (manifest, resume) = if limit <= filled as u64 {
+            self.take_small(path.path(), &head[..limit as usize], open)?
         } else {
-            file.seek(SeekFrom::Start(0)).map_err(io("read a file"))?;
-            self.take_large(path.path(), file.try_clone().map_err(io("read a file"))?, base, chunker, open)?
+            let end = if growing { limit } else { u64::MAX };
+            let source = Limited { file: file.try_clone()?, position: 0, end };
+            self.take_large(path.path(), source, base, chunker, open)?
         };
-        let after = stat_of(&file).map_err(io("look at a file"))?;
-        if after != base_stat(expected) || manifest.size != expected.size {
+        let mut after = stat_of(&file).map_err(io("look at a file"))?;
+        if growing && after.inode == expected.inode && after.size >= limit {
+            // The size is that of what was taken, so that the rest is seen as a change.
+            after = BaseStat { size: limit, ..base_stat(expected) };
+        } else if after != base_stat(expected) || manifest.size != expected.size {
             return Ok(Reading::Busy);
         }
         let content = Content { hash: manifest.content, size: manifest.size, kind: kind_of(kind) };
@@ -443,8 +457,9 @@ impl Engine {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(Box::new(Reading::Vanished)),
             Err(error) => return Err(Box::new(Reading::Refused(format!("cannot be read: {error}")))),
         };
+        let grows = |stat: &BaseStat| self.growing.contains(path) && stat.inode == expected.inode && stat.size >= expected.size;
         match stat_of(&file) {
-            Ok(stat) if stat == base_stat(expected) => Ok(file),
+            Ok(stat) if stat == base_stat(expected) || grows(&stat) => Ok(file),
             Ok(_) => Err(Box::new(Reading::Busy)),
             Err(error) => Err(Box::new(Reading::Refused(format!("cannot be looked at: {error}")))),
         }
@@ -466,7 +481,7 @@ impl Engine {
     fn take_large(
         &self,
         path: &RelPath,
-        file: File,
+        mut file: Limited,
         base: Option<&Base>,
         chunker: &mut Chunker,
         open: &mut OpenBatch<'_>,
@@ -475,15 +490,13 @@ impl Engine {
         if is_line_file(path) {
             if let Some((previous, state)) = self.grown_from(base)? {
                 if let Some(plan) = AppendPlan::new(&previous, &state) {
-                    let file = file.try_clone().map_err(io("read a file"))?;
-                    if let Ok(split) = plan.run(chunker, file, &mut sink)? {
+                    if let Ok(split) = plan.run(chunker, &mut file, &mut sink)? {
                         return Ok((split.manifest, Some(split.resume.to_bytes())));
                     }
                 }
             }
         }
-        let mut file = file;
-        file.seek(SeekFrom::Start(0)).map_err(io("read a file"))?;
+        file.seek(SeekFrom::Start(0))?;
         let split = chunker.split(file, CutKind::of(path), &mut sink)?;
         let resume = is_line_file(path).then(|| split.resume.to_bytes());
         Ok((split.manifest, resume))
@@ -504,6 +517,43 @@ impl From<std::io::Error> for SyncError {
     fn from(source: std::io::Error) -> SyncError {
         SyncError::Io { doing: "read a file", source }
     }
+}
+
+/// A file that ends at `end`, wherever its writer is by now.
+struct Limited {
+    file: File,
+    position: u64,
+    end: u64,
+}
+
+impl Read for Limited {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let left = usize::try_from(self.end.saturating_sub(self.position)).unwrap_or(usize::MAX);
+        let room = buffer.len().min(left);
+        let count = rustix::io::pread(&self.file, &mut buffer[..room], self.position)?;
+        self.position += count as u64;
+        Ok(count)
+    }
+}
+
+impl Seek for Limited {
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        self.position = match to {
+            SeekFrom::Start(position) => position,
+            SeekFrom::Current(by) => self.position.saturating_add_signed(by),
+            SeekFrom::End(by) => self.end.saturating_add_signed(by),
+        };
+        Ok(self.position)
+    }
+}
+
+/// Where the last complete line within the first `size` bytes ends; `size` if its end is out of sight.
+fn last_line_end(file: &mut File, size: u64) -> Result<u64> {
+    let window = size.min(LINE_WINDOW_BYTES);
+    let mut bytes = vec![0; window as usize];
+    let filled = rustix::io::pread(&*file, &mut bytes, size - window).map_err(|errno| io("read a file")(errno.into()))?;
+    let end = bytes[..filled].iter().rposition(|byte| *byte == b'\n');
+    Ok(end.map_or(size, |at| size - window + at as u64 + 1))
 }
 
 fn read_head(file: &mut File, head: &mut [u8]) -> std::io::Result<usize> {

@@ -43,6 +43,10 @@ impl Journal for StateJournal<'_> {
         Ok(Watermark { seq, holes })
     }
 
+    fn lower_watermarks(&mut self, chain: &Chain, seq: u64) -> std::result::Result<(), JournalError> {
+        self.0.lower_watermarks(&chain.to_string(), seq).map_err(journal_error)
+    }
+
     fn set_watermark(
         &mut self,
         store: &str,

@@ -519,6 +519,21 @@ mod tests {
     }
 
     #[test]
+    fn sqlite_keeps_the_transport_contract() {
+        contract::run(&|| {
+            let folder = tempfile::tempdir().expect("a folder");
+            let opening = Opening {
+                app: "app".into(),
+                base: folder.path().to_owned(),
+            };
+            Box::new(move || {
+                let _keep = &folder;
+                crate::transport::open("sqlite:sync.db", &opening).expect("sqlite opens")
+            })
+        });
+    }
+
+    #[test]
     fn artifacts_stand_beside_the_projects_rows_and_are_never_taken_for_them() {
         let adapter = MemoryAdapter::new();
         adapter.foreign_set(

@@ -49,6 +49,24 @@ impl MemoryPlace {
         self.lock().artifacts.clone()
     }
 
+    /// One artifact.
+    pub fn artifact(&self, name: &str) -> Option<Arc<[u8]>> {
+        self.lock().artifacts.get(name).cloned()
+    }
+
+    /// The names below `prefix`, in order.
+    pub fn names_below(&self, prefix: &str) -> Vec<String> {
+        let state = self.lock();
+        let names = state
+            .artifacts
+            .range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+        names
+            .map(|(name, _)| name)
+            .take_while(|name| name.starts_with(prefix))
+            .cloned()
+            .collect()
+    }
+
     /// Damages the place as a bad disk would: other bytes under a name, or none. For tests.
     pub fn damage(&self, name: &str, bytes: Option<&[u8]>) {
         let mut state = self.lock();

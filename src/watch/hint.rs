@@ -34,6 +34,9 @@ pub enum RescanReason {
     /// More paths changed than are kept apart.
     #[error("more than {MAX_HINTS} paths changed at once")]
     TooManyHints,
+    /// A tree of many folders went, and all watches were placed afresh.
+    #[error("a large folder was moved or removed")]
+    LargeTreeMoved,
     /// The root's tree cannot be watched and is polled.
     #[error("the folder is polled")]
     Polling,

@@ -42,6 +42,12 @@ impl Watched {
         seen
     }
 
+    /// Waits until all that happened before is hinted: the hint for a new file comes after those for older changes.
+    fn until_quiet(&self, marker: &str) {
+        self.scratch.write(marker, "x");
+        self.until_dirty(marker);
+    }
+
     fn until_dirty(&self, path: &str) -> BTreeSet<Hint> {
         let path = self.scratch.path(path);
         self.until(|hints| covers(hints, &path))
@@ -140,11 +146,63 @@ fn a_filled_folder_that_is_moved_in_is_watched_from_then_on() {
     // Moved out again: gone here, and no longer heard of.
     fs::rename(watched.scratch.at("data/full"), outside.path().join("back")).expect("moves");
     watched.until_dirty("data/full/deep/x.md");
+    watched.until_quiet("data/marker0");
     fs::write(outside.path().join("back/deep/z.md"), "z").expect("writes");
     watched.scratch.write("data/marker", "x");
     let hints = watched.until_dirty("data/marker");
     assert!(
         !covers(&hints, &watched.scratch.path("data/full/deep/z.md")),
+        "{hints:?}"
+    );
+}
+
+#[test]
+fn a_folder_in_the_place_of_one_that_moved_away_is_watched_itself() {
+    let scratch = Scratch::new();
+    scratch.write("data/a/b/x.md", "x");
+    scratch.folder("outside");
+    let watched = Watched::start(scratch, &["data/**"], WatchOptions::default());
+
+    for round in 0..20 {
+        fs::rename(
+            watched.scratch.at("data/a"),
+            watched.scratch.at(&format!("outside/{round}")),
+        )
+        .expect("moves");
+        watched.scratch.write("data/a/b/x.md", "another");
+        watched.until_dirty("data/a/b/x.md");
+        // The tree hint for the new folder came after its watch, so this is heard, too.
+        watched.until_quiet(&format!("data/marker{round}"));
+        watched.scratch.write("data/a/b/y.md", "y");
+        watched.until_dirty("data/a/b/y.md");
+    }
+    assert_eq!(watched.watcher.mode().watched_dirs, 4);
+}
+
+#[test]
+fn a_large_tree_that_moves_away_leaves_no_watch_behind() {
+    let scratch = Scratch::new();
+    for folder in 0..300 {
+        scratch.folder(&format!("data/many/{folder}"));
+    }
+    scratch.folder("outside");
+    let watched = Watched::start(scratch, &["data/**"], WatchOptions::default());
+    assert_eq!(watched.watcher.mode().watched_dirs, 303);
+
+    fs::rename(
+        watched.scratch.at("data/many"),
+        watched.scratch.at("outside/many"),
+    )
+    .expect("moves");
+
+    watched.until_dirty("data/many/1/x.md");
+    watched.until_quiet("data/marker0");
+    assert_eq!(watched.watcher.mode().watched_dirs, 2);
+    watched.scratch.write("outside/many/1/x.md", "x");
+    watched.scratch.write("data/marker", "x");
+    let hints = watched.until_dirty("data/marker");
+    assert!(
+        !covers(&hints, &watched.scratch.path("data/many/1/x.md")),
         "{hints:?}"
     );
 }

@@ -54,6 +54,14 @@ impl Interest<'_> {
     }
 }
 
+/// What was known of a folder that went.
+pub(super) struct Forgotten {
+    /// The folders whose watches must be ended.
+    pub(super) watched: Vec<RelPath>,
+    /// Something in it was watched, polled or unreadable.
+    pub(super) was_known: bool,
+}
+
 /// The watched and the polled folders below a root.
 #[derive(Debug, Default)]
 pub(super) struct Tree {
@@ -159,8 +167,11 @@ impl Tree {
         }
     }
 
-    /// Forgets a folder that went, with all below it; tells whether it was known.
-    pub(super) fn forget(&mut self, path: &RelPath) -> bool {
+    /// Forgets a folder that went, with all below it.
+    ///
+    /// The watches that were placed must be ended: those of folders that moved away live on, and the library would take a folder
+    /// that comes in their place for watched.
+    pub(super) fn forget(&mut self, path: &RelPath) -> Forgotten {
         let watched = remove_tree(&mut self.watched, path);
         let unreadable = remove_tree(&mut self.unreadable, path);
         let before = self.polled.len();
@@ -169,7 +180,8 @@ impl Tree {
                 .as_ref()
                 .is_some_and(|polled| polled == path || is_below(polled, path))
         });
-        watched || unreadable || self.polled.len() < before
+        let was_known = !watched.is_empty() || !unreadable.is_empty() || self.polled.len() < before;
+        Forgotten { watched, was_known }
     }
 
     /// Brings the watches in line with other rules.
@@ -232,7 +244,7 @@ impl Tree {
     }
 }
 
-fn place(root: &Root, path: Option<&RelPath>) -> PathBuf {
+pub(super) fn place(root: &Root, path: Option<&RelPath>) -> PathBuf {
     path.map_or(root.path().to_owned(), |path| {
         root.path().join(path.as_str())
     })
@@ -243,19 +255,17 @@ fn is_below(path: &RelPath, folder: &RelPath) -> bool {
     rest.is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// Removes a path and all below it; tells whether there was any.
-fn remove_tree(paths: &mut BTreeSet<RelPath>, top: &RelPath) -> bool {
-    let was_there = paths.remove(top);
+/// Removes a path and all below it; returns what was there.
+fn remove_tree(paths: &mut BTreeSet<RelPath>, top: &RelPath) -> Vec<RelPath> {
     // Between the top and what is below it may stand `top-x` and `top.x`: the tree begins at `top/`.
     let first = format!("{top}/");
     let range = (Bound::Included(first.as_str()), Bound::Unbounded);
-    let below: Vec<RelPath> = paths
+    let below = paths
         .range::<str, _>(range)
-        .take_while(|path| path.as_str().starts_with(&first))
-        .cloned()
-        .collect();
-    below.iter().for_each(|path| {
+        .take_while(|path| path.as_str().starts_with(&first));
+    let found: Vec<RelPath> = paths.get(top).into_iter().chain(below).cloned().collect();
+    for path in &found {
         paths.remove(path);
-    });
-    was_there || !below.is_empty()
+    }
+    found
 }

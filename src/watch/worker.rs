@@ -11,8 +11,14 @@ use super::event::Marks;
 use super::hint::{Hint, RescanReason};
 use super::mode::{Mode, PollReason, network_file_system};
 use super::shared::{Inbox, Shared, lock};
-use super::tree::{Interest, Tree};
+use super::tree::{Interest, Tree, place};
 use crate::scan::{Node, node};
+
+/// Most watches that are ended one by one; each costs the library a look at all the others.
+const MAX_SINGLE_UNWATCHES: usize = 200;
+
+/// So many watches are to be ended that placing all afresh is cheaper.
+struct TooMany;
 
 /// Places watches and makes hints.
 pub(super) struct Worker {
@@ -77,7 +83,15 @@ impl Worker {
     }
 
     fn handle_note(&mut self, rules: &Rules, path: RelPath, marks: Marks) -> Option<Hint> {
-        let was_known = marks.vanished && self.tree.forget(&path);
+        let was_known = match marks.vanished.then(|| self.forget(&path)) {
+            Some(Err(TooMany)) => {
+                self.rebuild();
+                let reason = RescanReason::LargeTreeMoved;
+                return Some(Hint::Rescan { reason });
+            }
+            Some(Ok(was_known)) => was_known,
+            None => false,
+        };
         let may_be_new = marks.appeared || self.tree.is_unreadable(&path);
         if may_be_new && self.is_folder_of_interest(rules, &path) {
             self.watch_tree(path.clone());
@@ -91,6 +105,20 @@ impl Worker {
         }
         // A folder that went before it was watched.
         (marks.vanished && rules.may_contain(&path)).then_some(Hint::DirtyTree(path))
+    }
+
+    /// Ends the watches of a folder that went; tells whether it was known.
+    fn forget(&mut self, path: &RelPath) -> Result<bool, TooMany> {
+        let forgotten = self.tree.forget(path);
+        if forgotten.watched.len() > MAX_SINGLE_UNWATCHES {
+            return Err(TooMany);
+        }
+        if let Some(backend) = &mut self.backend {
+            for path in &forgotten.watched {
+                backend.unwatch(&place(&self.shared.root, Some(path)));
+            }
+        }
+        Ok(forgotten.was_known)
     }
 
     fn is_folder_of_interest(&self, rules: &Rules, path: &RelPath) -> bool {

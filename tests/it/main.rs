@@ -1,1 +1,11 @@
-//! x
+//! One test binary for what only the real program can show: the main job, bad input, and death at any moment.
+//!
+//! Invariant: every test runs `larder` itself in folders of its own, with a home of its own, and waits for what it
+//! expects with a deadline instead of for a time. What a machine cannot do is skipped aloud (`support::skip`).
+
+mod bad_input;
+mod kill;
+mod main_job;
+mod support;
+mod tidy;
+mod tracer;

@@ -212,7 +212,7 @@ mod tests {
             connection.execute("INSERT INTO files (app, owner_id, path) VALUES (?1, ?2, ?3)", [&app, &owner, &path]).unwrap();
             let id: String = connection.query_row("SELECT id FROM files", [], |row| row.get(0)).unwrap();
 
-            prop_assert_eq!(id.as_str(), RecordId::new(&app, &owner, &path).as_str());
+            prop_assert_eq!(RecordId::parse(&id), Some(RecordId::new(&app, &owner, &path)));
         }
     }
 }

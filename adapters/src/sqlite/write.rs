@@ -405,23 +405,37 @@ fn owner(record: &Record) -> &str {
     }
 }
 
-/// The two moments of the last record as text: neighbours in a batch often share them.
+/// The two moments of the last record as text: they are mostly equal, and neighbours in a batch often share them.
 #[derive(Default)]
 struct Stamps {
-    updated: (u64, String),
-    created: (u64, String),
+    updated: Stamp,
+    created: Stamp,
+}
+
+#[derive(Default)]
+struct Stamp {
+    ms: u64,
+    text: String,
 }
 
 impl Stamps {
     fn of(&mut self, record: &Record) -> (&str, &str) {
-        for (slot, ms) in [
-            (&mut self.updated, record.last_updated_ms),
-            (&mut self.created, record.created_at_ms),
-        ] {
-            if slot.0 != ms || slot.1.is_empty() {
-                *slot = (ms, stamp::format(ms));
-            }
+        let updated = self.updated.at(record.last_updated_ms);
+        if record.created_at_ms == record.last_updated_ms {
+            return (updated, updated);
         }
-        (&self.updated.1, &self.created.1)
+        (updated, self.created.at(record.created_at_ms))
+    }
+}
+
+impl Stamp {
+    fn at(&mut self, ms: u64) -> &str {
+        if self.ms != ms || self.text.is_empty() {
+            *self = Self {
+                ms,
+                text: stamp::format(ms),
+            };
+        }
+        &self.text
     }
 }

@@ -63,6 +63,7 @@ impl Run<'_> {
             match step {
                 Step::Taken => {
                     here.insert(seq);
+                    view.taken.insert(name.clone());
                     view.here.insert(name);
                 }
                 Step::Bad => view.bad += 1,
@@ -228,28 +229,40 @@ impl Run<'_> {
         if view.closed || view.quiet {
             return Ok(());
         }
-        for name in view
-            .remote
-            .intersection(&view.here)
-            .cloned()
-            .collect::<Vec<_>>()
-        {
-            if seq_of(&name) <= view.mark.seq {
-                continue;
-            }
-            let Some(facts) = self.local_facts(&name)? else {
+        let both: Vec<ArtifactName> = view.remote.intersection(&view.here).cloned().collect();
+        let agreed = view.mark.seq;
+        for name in both.iter().filter(|name| seq_of(name) > agreed) {
+            let Some(facts) = self.local_facts(name)? else {
                 continue;
             };
             for part in facts.parts() {
-                if !self.local.has(part)? {
-                    view.bulk.insert(part.clone());
-                    view.holes.insert(part.clone());
-                } else if !view.may_be_there(part) {
-                    view.holes.insert(part.clone());
-                }
+                self.compare_part(view, name, part)?;
             }
         }
         view.compared = true;
+        Ok(())
+    }
+
+    fn compare_part(
+        &mut self,
+        view: &mut View,
+        checkpoint: &ArtifactName,
+        part: &ArtifactName,
+    ) -> Result<(), Stop> {
+        if !self.local.has(part)? {
+            view.bulk.insert(part.clone());
+            view.holes.insert(part.clone());
+            return Ok(());
+        }
+        // Somebody else gave the store this checkpoint, perhaps without the part: only a look heals that.
+        let unknown = view.remote_parts.is_none() && !view.taken.contains(checkpoint);
+        if unknown && !view.asked_for_parts {
+            view.asked_for_parts = true;
+            self.list_parts(view)?;
+        }
+        if !view.may_be_there(part) && !view.taken.contains(checkpoint) {
+            view.holes.insert(part.clone());
+        }
         Ok(())
     }
 

@@ -57,6 +57,12 @@ impl Run<'_> {
         let Some(facts) = self.local_facts(name)? else {
             return Ok(false);
         };
+        // After a push that was cut off, what is there already is not sent again.
+        let unknown = view.remote_parts.is_none() && !view.asked_for_parts;
+        if unknown && facts.parts().next().is_some() {
+            view.asked_for_parts = true;
+            self.list_parts(view)?;
+        }
         for part in facts.parts() {
             let there = view
                 .remote_parts

@@ -53,6 +53,10 @@ pub(super) struct View {
     pub remote_parts: Option<BTreeSet<ArtifactName>>,
     /// Checkpoints that are here, from the number before the watermark on.
     pub here: BTreeSet<ArtifactName>,
+    /// Checkpoints that came from this store in this exchange.
+    pub taken: BTreeSet<ArtifactName>,
+    /// The parts were listed, or were tried to be.
+    pub asked_for_parts: bool,
     /// Parts to be got once all metadata is here.
     pub bulk: BTreeSet<ArtifactName>,
     /// Parts that one of the sides lacks.
@@ -75,6 +79,8 @@ impl View {
             remote: BTreeSet::new(),
             remote_parts: None,
             here: BTreeSet::new(),
+            taken: BTreeSet::new(),
+            asked_for_parts: false,
             bulk: BTreeSet::new(),
             holes: BTreeSet::new(),
             closed: false,

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::journal::{MAX_HOLES, Watermark};
 use super::report::Finding;
 use super::run::{Run, Stop, View};
-use super::survey::seq_of;
+use super::survey::{fork_of, seq_of};
 use crate::ledger::ArtifactName;
 
 impl Run<'_> {
@@ -49,11 +49,7 @@ impl Run<'_> {
 
     /// The lowest number on which two verified checkpoints stand.
     fn find_fork(&mut self, view: &View) -> Option<u64> {
-        let seqs: Vec<u64> = view.here.iter().map(seq_of).collect();
-        let seq = seqs
-            .windows(2)
-            .find(|pair| pair[0] == pair[1])
-            .map(|pair| pair[0])?;
+        let seq = fork_of(&view.here)?;
         let names = view
             .here
             .iter()

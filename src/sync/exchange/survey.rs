@@ -60,7 +60,9 @@ impl Run<'_> {
             if there.contains(&view.chain) && !view.quiet {
                 self.list_chain(&mut view)?;
             } else if !view.quiet {
-                self.check_rolled_back(&mut view);
+                if self.check_rolled_back(&mut view) {
+                    self.read_here(&mut view)?;
+                }
                 view.remote_parts = Some(BTreeSet::new());
             }
             views.push(view);
@@ -119,12 +121,17 @@ impl Run<'_> {
     }
 
     /// Reads what is here of a chain: everything a listing from the watermark on can be compared with.
+    ///
+    /// Where a second branch came since, from whatever side, the watermark steps back: the store may lack the branch.
     fn read_here(&self, view: &mut View) -> Result<(), Stop> {
+        let all = self.local.checkpoints(&view.chain, 0)?;
+        if let Some(fork) = fork_of(&all) {
+            view.mark.seq = view.mark.seq.min(fork - 1);
+        }
         let from = view.mark.seq.saturating_sub(1);
-        view.here = self
-            .local
-            .checkpoints(&view.chain, from)?
+        view.here = all
             .into_iter()
+            .filter(|name| seq_of(name) >= from)
             .collect();
         Ok(())
     }
@@ -154,6 +161,21 @@ impl Run<'_> {
             .into_iter()
             .partition(|name| name.kind() == ArtifactKind::Checkpoint);
         view.remote = checkpoints;
+        view.remote_parts = Some(parts).filter(|_| complete);
+        Ok(())
+    }
+
+    /// Lists the parts alone: `packs/` and `records/` sort behind `checkpoints/`.
+    pub fn list_parts(&mut self, view: &mut View) -> Result<(), Stop> {
+        let folder = format!("{}/{}/", self.config.app, view.chain);
+        let request = ListRequest::new(folder.clone(), Depth::All).after(format!("{folder}packs/"));
+        let checkpoints = std::mem::take(&mut view.remote);
+        let complete = self.list_names(view, request);
+        let mut parts = std::mem::replace(&mut view.remote, checkpoints);
+        parts.retain(|name| name.kind() != ArtifactKind::Checkpoint);
+        let complete = complete?;
+        // A look that failed is no reason to leave the chain alone.
+        view.closed = false;
         view.remote_parts = Some(parts).filter(|_| complete);
         Ok(())
     }
@@ -294,6 +316,15 @@ fn own_finding(
         here: ours,
         there,
     }
+}
+
+/// The lowest number on which several of these checkpoints, which are sorted, stand.
+pub(super) fn fork_of<'a>(names: impl IntoIterator<Item = &'a ArtifactName>) -> Option<u64> {
+    let mut last = 0;
+    names
+        .into_iter()
+        .map(seq_of)
+        .find(|&seq| std::mem::replace(&mut last, seq) == seq)
 }
 
 /// The number of a checkpoint; 0 for other artifacts.

@@ -1,1 +1,9 @@
-#![cfg(test)]
+//! Laws of the exchange, over real artifacts with real signatures and places in memory.
+
+mod converge;
+mod cut;
+mod damage;
+mod finding;
+mod fleet;
+mod hostile;
+mod policy;

@@ -1,0 +1,42 @@
+# Sourced by the scripts beside it: how they speak, stop, and install what is missing.
+
+step() { printf '\n== %s\n' "$*"; }
+die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+have() { command -v "$1" >/dev/null 2>&1; }
+need() { have "$1" || die "$1 is missing: $2"; }
+
+# need_packages program:package ...: installs the packages of missing programs by apt where that is possible, and
+# otherwise says what is missing and carries on: the tests that need it skip themselves aloud.
+need_packages() {
+    missing=
+    for pair in "$@"; do
+        have "${pair%%:*}" || missing="$missing ${pair#*:}"
+    done
+    [ -n "$missing" ] || return 0
+    if have apt-get && [ "$(id -u)" = 0 ]; then
+        apt_log=$(mktemp)
+        # shellcheck disable=SC2086 # a list of words
+        if DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >"$apt_log" 2>&1 ||
+            { apt-get update -qq >>"$apt_log" 2>&1 &&
+                DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >>"$apt_log" 2>&1; }; then
+            echo "installed:$missing"
+        else
+            tail -n 5 "$apt_log" >&2
+            echo "warning: could not install:$missing" >&2
+        fi
+        rm -f "$apt_log"
+    else
+        echo "warning: missing, and only root can install it here:$missing (try: sudo apt-get install$missing)" >&2
+    fi
+}
+
+# wait_until SECONDS COMMAND...: true as soon as the command succeeds, false when the time is over.
+wait_until() {
+    tries=$(($1 * 10))
+    shift
+    while ! "$@" >/dev/null 2>&1; do
+        tries=$((tries - 1))
+        [ $tries -gt 0 ] || return 1
+        sleep 0.1
+    done
+}

@@ -1,0 +1,286 @@
+//! What is due, and running it.
+
+use std::collections::BTreeSet;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+use larder_adapters::Subscription;
+
+use super::up::{LONGEST_SLEEP, MountedView, Note, config_path, subscribe};
+use crate::chunk::is_line_file;
+use crate::model::RelPath;
+use crate::node::{Node, NodeError, RunOptions};
+use crate::scan::{self, EntryKind};
+use crate::sync::{Report, Scope};
+use crate::watch::{Debounce, Hint, Observed, Patience, Settled, Watcher, Writer};
+
+/// After a failed run the next one waits at least this long.
+const RETRY: Duration = Duration::from_secs(5);
+/// A whole rescan at least this often, in case a hint was never given.
+const WHOLE_LOOK: Duration = Duration::from_secs(3600);
+
+/// The loop's state.
+pub(super) struct Cycle {
+    node: Node,
+    watcher: Watcher,
+    mounted: Option<MountedView>,
+    subscriptions: Vec<Subscription>,
+    debounce: Debounce,
+    trees: BTreeSet<RelPath>,
+    whole: bool,
+    backend: bool,
+    started: Instant,
+    last_exchange: Instant,
+    last_whole: Instant,
+    not_before: Option<Instant>,
+    last_error: Option<String>,
+    shown_row: i64,
+    notes: Option<Sender<Note>>,
+}
+
+impl Cycle {
+    pub fn new(node: Node, watcher: Watcher, mounted: Option<MountedView>) -> Cycle {
+        let now = Instant::now();
+        let shown_row = mounted.as_ref().and_then(|mounted| mounted.view.catalog().last_row().ok()).unwrap_or(0);
+        Cycle {
+            node,
+            watcher,
+            mounted,
+            subscriptions: Vec::new(),
+            debounce: Debounce::new(Patience::default()),
+            trees: BTreeSet::new(),
+            whole: true,
+            backend: true,
+            started: now,
+            last_exchange: now,
+            last_whole: now,
+            not_before: None,
+            last_error: None,
+            shown_row,
+            notes: None,
+        }
+    }
+
+    pub fn subscribe(&mut self, notes: &Sender<Note>) {
+        self.notes = Some(notes.clone());
+        self.subscriptions = subscribe(&self.node, notes);
+    }
+
+    /// The first run.
+    pub fn run_all(&mut self, say: &dyn Fn(&str)) -> Result<(), NodeError> {
+        self.run_due(true, say).map(drop)
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// How long nothing will be due.
+    pub fn time_to_next(&self) -> Duration {
+        let now = Instant::now();
+        let held = self.not_before.map(|at| at.saturating_duration_since(now)).unwrap_or_default();
+        let mut next = LONGEST_SLEEP;
+        if self.whole || self.backend || !self.trees.is_empty() {
+            next = Duration::ZERO;
+        }
+        if let Some(due_ms) = self.debounce.next_deadline() {
+            next = next.min(Duration::from_millis(due_ms.saturating_sub(self.now_ms())));
+        }
+        if let Some(interval) = self.interval() {
+            next = next.min((self.last_exchange + interval).saturating_duration_since(now));
+        }
+        if let Some(due) = self.node.engine.next_retry_ms() {
+            next = next.min(Duration::from_millis(due));
+        }
+        next.max(held)
+    }
+
+    fn interval(&self) -> Option<Duration> {
+        let seconds = u64::from(self.node.settings.interval_secs.value);
+        (seconds > 0).then(|| Duration::from_secs(seconds))
+    }
+
+    /// The backend may have news.
+    pub fn backend_changed(&mut self) {
+        self.backend = true;
+    }
+
+    /// Takes the watcher's hints over.
+    pub fn take_hints(&mut self, say: &dyn Fn(&str)) -> Result<(), NodeError> {
+        let config = config_path(&self.node);
+        let now_ms = self.now_ms();
+        for hint in self.watcher.take() {
+            match hint {
+                Hint::RootGone => {
+                    let root = self.node.settings.root_dir.display().to_string();
+                    return Err(NodeError::user(
+                        format!("the project folder {root} was moved, removed or unmounted; nothing was taken as deleted"),
+                        "run `larder up` where it is now",
+                    ));
+                }
+                Hint::Rescan { reason } => {
+                    self.node.engine.note_rescan(&reason.to_string())?;
+                    self.whole = true;
+                }
+                Hint::DirtyTree(tree) => drop(self.trees.insert(tree)),
+                Hint::Dirty(path) if Some(&path) == config.as_ref() => self.reload(say),
+                Hint::Dirty(path) => {
+                    let seen = look(&self.node, &path);
+                    if !self.debounce.touched(&path, is_line_file(&path), now_ms, seen) {
+                        self.whole = true;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn reload(&mut self, say: &dyn Fn(&str)) {
+        match self.node.reload() {
+            Ok(keys) if keys.is_empty() => {}
+            Ok(keys) => {
+                say(&format!("the config changed: {}", keys.join(", ")));
+                self.watcher.set_rules(self.node.settings.rules.clone());
+                if let Some(notes) = self.notes.clone() {
+                    self.subscriptions = subscribe(&self.node, &notes);
+                }
+                self.whole = true;
+                self.node.engine.note_config_error(None);
+            }
+            Err(error) => {
+                say(&format!("the edited config is not used: {error}"));
+                self.node.engine.note_config_error(Some(&error.message));
+            }
+        }
+    }
+
+    /// Runs what is due; `ask` runs the exchange too. `None` if nothing was.
+    pub fn run_due(&mut self, ask: bool, say: &dyn Fn(&str)) -> Result<Option<Report>, NodeError> {
+        let now = Instant::now();
+        if !ask && self.not_before.is_some_and(|at| now < at) {
+            return Ok(None);
+        }
+        let node = &self.node;
+        let settled = self.debounce.ready(self.now_ms(), |path| look(node, path));
+        let mut paths = Vec::new();
+        let mut growing = Vec::new();
+        for one in settled {
+            match one {
+                Settled::Stable { path, .. } => paths.push(path),
+                Settled::Growing { path, .. } => growing.push(path),
+            }
+        }
+        let timer = self.interval().is_some_and(|interval| now >= self.last_exchange + interval);
+        let exchange = ask || self.backend || timer;
+        let whole = self.whole || now >= self.last_whole + WHOLE_LOOK;
+        let retry = self.node.engine.next_retry_ms() == Some(0);
+        let local = whole || !paths.is_empty() || !growing.is_empty() || !self.trees.is_empty();
+        if !local && !exchange && !retry {
+            return Ok(None);
+        }
+        let trees: Vec<RelPath> = std::mem::take(&mut self.trees).into_iter().collect();
+        paths.extend(growing.iter().cloned());
+        let scope = if whole { Scope::All } else { Scope::Some { paths, trees } };
+        self.node.engine.set_growing(growing);
+        (self.whole, self.backend) = (false, false);
+        if exchange {
+            self.last_exchange = now;
+        }
+        if whole {
+            self.last_whole = now;
+        }
+        let options = RunOptions { scope: scope.clone(), exchange, ..RunOptions::default() };
+        match self.node.run(&options) {
+            Ok(report) => {
+                self.after(&report, say);
+                Ok(Some(report))
+            }
+            Err(error) => {
+                // What was hinted must be looked at again.
+                match scope {
+                    Scope::All => self.whole = true,
+                    Scope::Some { paths, trees } => {
+                        self.trees.extend(trees);
+                        self.trees.extend(paths);
+                    }
+                }
+                self.not_before = Some(Instant::now() + RETRY);
+                Err(error)
+            }
+        }
+    }
+
+    fn after(&mut self, report: &Report, say: &dyn Fn(&str)) {
+        (self.not_before, self.last_error) = (None, None);
+        for (path, change) in report.recorded.iter().chain(&report.recorded_rows).take(20) {
+            say(&format!("recorded {path} ({})", change.word()));
+        }
+        for (path, change) in report.written.iter().take(20) {
+            say(&format!("wrote {path} ({})", change.word()));
+        }
+        let more = (report.recorded.len() + report.recorded_rows.len()).saturating_sub(20) + report.written.len().saturating_sub(20);
+        if more > 0 {
+            say(&format!("and {more} more"));
+        }
+        self.refresh_view();
+    }
+
+    /// Tells the kernel which names of the mounted view changed.
+    fn refresh_view(&mut self) {
+        let Some(mounted) = &self.mounted else { return };
+        // What could not be read now is told again after the next run.
+        let Ok((changes, row)) = mounted.view.catalog().changes_since(self.shown_row) else { return };
+        if let Ok(invalidations) = mounted.view.refresh(&changes) {
+            mounted.mounted.notify(invalidations);
+            self.shown_row = row;
+        }
+    }
+
+    /// What remains for a person, as exit code and sentence.
+    pub fn remains(&self, report: Option<&Report>) -> Option<(u8, String)> {
+        let nothing = Report::default();
+        let remains = self.node.remains(report.unwrap_or(&nothing)).ok()??;
+        Some((remains.kind.exit_code(), remains.message))
+    }
+
+    /// Lines for `status` that only the daemon knows.
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines = self.watcher.mode().report();
+        let written = self.debounce.pending().take(10);
+        lines.extend(written.map(|(path, _)| format!("{}: waits until it is written", path.shown())));
+        lines.extend(self.last_error.iter().map(|error| format!("the last run failed: {error}")));
+        lines
+    }
+
+    /// A run failed: said once, tried again later.
+    pub fn failed(&mut self, error: &NodeError, say: &dyn Fn(&str)) {
+        if self.last_error.as_deref() != Some(&error.message) {
+            say(&format!("a run failed and is tried again: {error}"));
+        }
+        self.last_error = Some(error.message.clone());
+    }
+
+    /// Ends in good order: threads joined, view unmounted.
+    pub fn finish(mut self) {
+        self.subscriptions.clear();
+        if let Some(mounted) = self.mounted.take() {
+            // A mount that is busy stays; `larder umount` and the next start clear it.
+            let _ = mounted.mounted.unmount();
+        }
+        drop(self.watcher);
+    }
+}
+
+/// One look at a path, for the debounce.
+fn look(node: &Node, path: &RelPath) -> Observed {
+    let root = node.engine.root();
+    match scan::stat(&root, path) {
+        Ok(Some((kind, stat))) => {
+            let file = matches!(kind, EntryKind::File { .. }) && !is_line_file(path);
+            let held = file && scan::open_for_writing_elsewhere(&root, path).unwrap_or(false);
+            Observed::Present { stat, writer: if held { Writer::HoldsOpen } else { Writer::None } }
+        }
+        Ok(None) => Observed::Absent,
+        Err(_) => Observed::Unknown,
+    }
+}

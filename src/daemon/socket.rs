@@ -1,0 +1,112 @@
+//! The control socket: one JSON line in, one JSON line out.
+//!
+//! Invariant: only processes of the same user (or root) are answered; a line is bounded; a silent client costs one
+//! thread for ten seconds and nothing else. Knows nothing of what is asked.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
+
+use super::{Reply, Request};
+
+const MAX_LINE_BYTES: u64 = 1 << 16;
+const MAX_REPLY_BYTES: u64 = 64 << 20;
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A run that the daemon was asked for may take this long.
+const RUN_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// A request and where its answer goes.
+pub(super) struct Asked {
+    pub request: Request,
+    pub answer: Sender<Reply>,
+}
+
+/// Listens until it is dropped; then the socket file goes.
+pub(super) struct Listener {
+    path: PathBuf,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // Left behind it would only be refused and replaced at the next start.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Starts listening. The socket's folder is private (mode 0700), the socket too.
+pub(super) fn listen(path: &Path, notes: impl Fn(Asked) + Send + Clone + 'static) -> std::io::Result<Listener> {
+    // The project's lock is held: a socket that is here belongs to nobody.
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    std::thread::Builder::new().name("larder-socket".to_owned()).spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let notes = notes.clone();
+            // A thread that cannot be had costs one client its answer.
+            let _ = std::thread::Builder::new().name("larder-ask".to_owned()).spawn(move || serve(&stream, &notes));
+        }
+    })?;
+    Ok(Listener { path: path.to_owned() })
+}
+
+/// Socket addresses are short; a deep project folder is reached through its handle.
+fn bind(path: &Path) -> std::io::Result<UnixListener> {
+    with_short_path(path, |path| UnixListener::bind(path))
+}
+
+fn with_short_path<T>(path: &Path, act: impl Fn(&Path) -> std::io::Result<T>) -> std::io::Result<T> {
+    const MAX_ADDRESS_BYTES: usize = 100;
+    if path.as_os_str().len() <= MAX_ADDRESS_BYTES {
+        return act(path);
+    }
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return act(path) };
+    let folder = std::fs::File::open(folder)?;
+    let handle = std::os::fd::AsRawFd::as_raw_fd(&folder);
+    act(&Path::new("/proc/self/fd").join(handle.to_string()).join(name))
+}
+
+fn serve(stream: &UnixStream, notes: &impl Fn(Asked)) {
+    let Some(request) = read_request(stream) else { return };
+    let (answer, answered) = channel();
+    notes(Asked { request, answer });
+    if let Ok(reply) = answered.recv_timeout(RUN_TIMEOUT) {
+        write_line(stream, &reply);
+    }
+}
+
+fn read_request(stream: &UnixStream) -> Option<Request> {
+    let peer = rustix::net::sockopt::socket_peercred(stream).ok()?;
+    let own = rustix::process::geteuid();
+    if peer.uid != own && !peer.uid.is_root() {
+        return None;
+    }
+    stream.set_read_timeout(Some(CLIENT_TIMEOUT)).ok()?;
+    stream.set_write_timeout(Some(CLIENT_TIMEOUT)).ok()?;
+    let mut line = String::new();
+    BufReader::new(stream.take(MAX_LINE_BYTES)).read_line(&mut line).ok()?;
+    serde_json::from_str(&line).ok()
+}
+
+fn write_line(mut stream: &UnixStream, value: &impl serde::Serialize) {
+    let Ok(mut line) = serde_json::to_vec(value) else { return };
+    line.push(b'\n');
+    // The client is gone; nobody is left to tell.
+    let _ = stream.write_all(&line);
+}
+
+/// Asks a running daemon; `None` if none answers on this socket.
+pub fn ask(socket: &Path, request: &Request) -> Option<Reply> {
+    let stream = with_short_path(socket, |path| UnixStream::connect(path)).ok()?;
+    stream.set_write_timeout(Some(CLIENT_TIMEOUT)).ok()?;
+    stream.set_read_timeout(Some(if *request == Request::Sync { RUN_TIMEOUT } else { CLIENT_TIMEOUT })).ok()?;
+    write_line(&stream, request);
+    let mut line = String::new();
+    BufReader::new((&stream).take(MAX_REPLY_BYTES)).read_line(&mut line).ok()?;
+    serde_json::from_str(&line).ok()
+}

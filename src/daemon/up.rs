@@ -1,0 +1,182 @@
+//! Starting, the loop of notes, and ending.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+use larder_adapters::{Cursor, Query, Subscription};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use super::cycle::Cycle;
+use super::socket::{Asked, listen};
+use super::{Reply, Request, UpOptions};
+use crate::env::Env;
+use crate::model::RelPath;
+use crate::mount::{IndexCatalog, MountOptions, Mounted, View};
+use crate::node::{Kind, Node, NodeError};
+use crate::sync::Progress;
+use crate::watch::{WatchOptions, Watcher};
+
+/// What the other threads tell the loop.
+pub(super) enum Note {
+    /// Hints wait in the watcher.
+    Watch,
+    /// The backend changed, or may have.
+    Backend,
+    /// Somebody asks over the socket.
+    Asked(Asked),
+    /// A signal: end.
+    Stop,
+}
+
+/// Runs until SIGTERM, SIGINT or `Request::Stop`. `say` gets plain lines for the user; `ready` comes after the first run.
+pub fn up(env: &Env, options: &UpOptions, progress: Arc<dyn Progress>, say: &dyn Fn(&str)) -> Result<(), NodeError> {
+    let (notes, inbox) = channel();
+    let signals = catch_signals(&notes)?;
+    let node = Node::open(env, &options.open, progress)?;
+    // Watch first, then scan: what happens in between is hinted and found.
+    let watcher = start_watcher(&node, &notes)?;
+    for line in watcher.mode().report() {
+        say(&line);
+    }
+    let mounted = match &options.mount {
+        Some(dir) => Some(mount_view(&node, dir)?),
+        None => None,
+    };
+    let asked = notes.clone();
+    let listener = listen(&node.dirs.socket(), move |ask| drop(asked.send(Note::Asked(ask))))
+        .map_err(|error| NodeError::new(Kind::Internal, format!("listen on the control socket: {error}")))?;
+    let mut cycle = Cycle::new(node, watcher, mounted);
+    cycle.subscribe(&notes);
+    cycle.run_all(say)?;
+    say("ready");
+    let ended = serve(&mut cycle, &inbox, say);
+    drop(listener);
+    signals.close();
+    cycle.finish();
+    ended
+}
+
+fn serve(cycle: &mut Cycle, inbox: &Receiver<Note>, say: &dyn Fn(&str)) -> Result<(), NodeError> {
+    loop {
+        let first = match inbox.recv_timeout(cycle.time_to_next()) {
+            Ok(note) => Some(note),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        };
+        let mut asked = Vec::new();
+        for note in first.into_iter().chain(inbox.try_iter()) {
+            match note {
+                Note::Watch => cycle.take_hints(say)?,
+                Note::Backend => cycle.backend_changed(),
+                Note::Asked(ask) => asked.push(ask),
+                Note::Stop => return Ok(()),
+            }
+        }
+        let wants_run = asked.iter().any(|ask| ask.request == Request::Sync);
+        if wants_run {
+            cycle.take_hints(say)?;
+        }
+        let outcome = cycle.run_due(wants_run, say);
+        let mut stop = false;
+        for ask in asked {
+            stop |= ask.request == Request::Stop;
+            let reply = match (&ask.request, &outcome) {
+                (Request::Sync, Ok(report)) => Reply {
+                    body: serde_json::to_value(report).unwrap_or_default(),
+                    error: cycle.remains(report.as_ref()),
+                },
+                (Request::Sync, Err(error)) => {
+                    Reply { body: serde_json::Value::Null, error: Some((error.kind.exit_code(), error.message.clone())) }
+                }
+                _ => Reply { body: serde_json::json!({ "lines": cycle.lines() }), error: None },
+            };
+            // The asker hung up.
+            drop(ask.answer.send(reply));
+        }
+        if let Err(error) = outcome {
+            cycle.failed(&error, say);
+        }
+        if stop {
+            return Ok(());
+        }
+    }
+}
+
+/// Ends the signal thread when closed.
+struct Signals(signal_hook::iterator::Handle);
+
+impl Signals {
+    fn close(&self) {
+        self.0.close();
+    }
+}
+
+fn catch_signals(notes: &Sender<Note>) -> Result<Signals, NodeError> {
+    let internal = |error: std::io::Error| NodeError::new(Kind::Internal, format!("catch signals: {error}"));
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(internal)?;
+    let handle = signals.handle();
+    let notes = notes.clone();
+    let body = move || {
+        for _ in signals.forever() {
+            if notes.send(Note::Stop).is_err() {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new().name("larder-signals".to_owned()).spawn(body).map_err(internal)?;
+    Ok(Signals(handle))
+}
+
+/// The config and a backend file inside the root are hinted at too.
+fn start_watcher(node: &Node, notes: &Sender<Note>) -> Result<Watcher, NodeError> {
+    let config = config_path(node);
+    let options = WatchOptions {
+        respect_gitignore: node.settings.respect_gitignore.value,
+        also: config.into_iter().collect(),
+        ..WatchOptions::default()
+    };
+    let notes = notes.clone();
+    let wake = move || drop(notes.send(Note::Watch));
+    let started = Watcher::start(node.engine.root(), node.settings.rules.clone(), options, wake);
+    let (watcher, _) = started.map_err(|error| NodeError::new(Kind::Internal, error.to_string()))?;
+    Ok(watcher)
+}
+
+/// Where the config stands below the root, if it does.
+pub(super) fn config_path(node: &Node) -> Option<RelPath> {
+    let file = node.settings.config.file();
+    let below = file.strip_prefix(&node.settings.root_dir).ok()?;
+    RelPath::parse(below.to_str()?).ok()
+}
+
+fn mount_view(node: &Node, dir: &Path) -> Result<MountedView, NodeError> {
+    let view = Arc::new(View::new(IndexCatalog::new(node.dirs.index(), node.engine.contents())));
+    let options = MountOptions { project_roots: vec![node.settings.root_dir.clone()], ..MountOptions::default() };
+    let mounted = crate::mount::mount(view.clone(), dir, &options)
+        .map_err(|error| NodeError::new(Kind::User, error.to_string()))?;
+    Ok(MountedView { view, mounted })
+}
+
+/// A mounted view and what it shows.
+pub(super) struct MountedView {
+    pub view: Arc<View<IndexCatalog>>,
+    pub mounted: Mounted,
+}
+
+/// Subscribes to rows and artifacts of the backend.
+pub(super) fn subscribe(node: &Node, notes: &Sender<Note>) -> Vec<Subscription> {
+    let Some(adapter) = node.engine.adapter() else { return Vec::new() };
+    let app = node.settings.app_id.value.clone();
+    let apps = [app.clone(), format!("{app}-ledger")];
+    let subscribe = |app: &String| {
+        let notes = notes.clone();
+        let sink = Box::new(move |_| drop(notes.send(Note::Backend)));
+        adapter.subscribe(&Query::changes(app, None, Cursor::start(), 1), Cursor::start(), sink).ok()
+    };
+    apps.iter().filter_map(subscribe).collect()
+}
+
+/// The longest sleep.
+pub(super) const LONGEST_SLEEP: Duration = Duration::from_secs(3600);

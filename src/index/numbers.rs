@@ -1,0 +1,273 @@
+//! Row numbers for whoever must name things by a number: the mount, whose inode numbers they become.
+//!
+//! Invariant: a number names the same thing as long as `Reader::epoch` stays the same. Numbers are the one thing here that depends
+//! on the order in which artifacts came; nothing that is shown may be ordered by them.
+
+use rusqlite::OptionalExtension;
+
+use super::names::child_dir;
+use super::presence::{CONFLICTS, MERGED, TRASH, origin_tree};
+use super::row::{SlotRow, VersionRow, state};
+use super::schema::ROOT_DIR;
+use super::{IndexError, Reader, Slot, Stored, Tree};
+use crate::model::{Content, Hlc, OriginName, RelPath, VersionId};
+
+/// The root directory's number.
+pub const ROOT_DIR_NUMBER: i64 = ROOT_DIR;
+
+/// A version with its numbers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NumberedVersion {
+    /// Its own.
+    pub number: i64,
+    /// Its id.
+    pub id: VersionId,
+    /// Its content; `None` for a tombstone.
+    pub content: Option<Content>,
+    /// Its clock value.
+    pub hlc: Hlc,
+    /// Its origin's number.
+    pub origin_number: i64,
+    /// Its origin.
+    pub origin: OriginName,
+    /// True in the archive channel.
+    pub archive: bool,
+}
+
+/// A slot with its number.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NumberedSlot {
+    /// Its own.
+    pub number: i64,
+    /// It.
+    pub slot: Slot,
+    /// The version shown: the head that sorts highest; of `Tree::Origin` the origin's own newest.
+    pub shown: NumberedVersion,
+    /// How many heads it has; above 1, ask the resolver.
+    pub heads: usize,
+}
+
+/// One name in a directory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NumberedName {
+    /// The last component.
+    pub name: String,
+    /// The directory, if it has something to show in the tree.
+    pub dir: Option<i64>,
+    /// The lowest number of all slots at the path, whether the tree shows them or not: stands for the path.
+    pub path: Option<i64>,
+    /// The slots that the tree shows, in order of slot.
+    pub slots: Vec<NumberedSlot>,
+}
+
+impl Reader {
+    /// Runs `answer` on one state of the index, however many questions it asks.
+    pub fn consistently<T, E: From<IndexError>>(&self, answer: impl FnOnce(&Reader) -> Result<T, E>) -> Result<T, E> {
+        let transaction = self.conn.unchecked_transaction().map_err(IndexError::from)?;
+        let outcome = answer(self);
+        // Nothing was written, so ending it either way is the same.
+        drop(transaction);
+        outcome
+    }
+
+    /// The parent and the name of a directory; the root's parent is 0.
+    pub fn dir_numbered(&self, dir: i64) -> Result<Option<(i64, String)>, IndexError> {
+        let mut statement = self.conn.prepare_cached("SELECT parent, name FROM dirs WHERE did = ?1")?;
+        Ok(statement.query_row([dir], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
+    }
+
+    /// The number of the directory called `name` in a directory.
+    pub fn child_dir_number(&self, dir: i64, name: &str) -> Result<Option<i64>, IndexError> {
+        child_dir(&self.conn, dir, name)
+    }
+
+    /// The newest clock value among the slots directly in a directory.
+    pub fn dir_changed(&self, dir: i64) -> Result<Hlc, IndexError> {
+        let mut statement = self.conn.prepare_cached(
+            "SELECT max(v.hlc) FROM slots s CROSS JOIN versions v ON v.vid = s.last WHERE s.did = ?1",
+        )?;
+        let hlc: Option<i64> = statement.query_row([dir], |row| row.get(0))?;
+        Ok(Hlc::from_u64(hlc.unwrap_or(0).cast_unsigned()))
+    }
+
+    /// The slots at one name of a directory, all spaces and origins, lowest number first.
+    pub fn slots_named(&self, dir: i64, name: &str) -> Result<Vec<(i64, Slot)>, IndexError> {
+        let mut statement =
+            self.conn.prepare_cached("SELECT sid, spid, oid FROM slots WHERE did = ?1 AND name = ?2 ORDER BY sid")?;
+        let mut rows = statement.query((dir, name))?;
+        let mut slots = Vec::new();
+        while let Some(row) = rows.next()? {
+            slots.push((row.get(0)?, self.slot_at(dir, name, row.get(1)?, row.get(2)?)?));
+        }
+        Ok(slots)
+    }
+
+    /// The directory and the name of a slot.
+    pub fn slot_numbered(&self, slot: i64) -> Result<Option<(i64, String)>, IndexError> {
+        let mut statement = self.conn.prepare_cached("SELECT did, name FROM slots WHERE sid = ?1")?;
+        Ok(statement.query_row([slot], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
+    }
+
+    /// The number that stands for a path: the lowest of its slots.
+    pub fn path_number(&self, path: &RelPath) -> Result<Option<i64>, IndexError> {
+        let Some(dir) = self.names.dir_id(&self.conn, path.parent().unwrap_or_default())? else { return Ok(None) };
+        self.path_number_in(dir, path.file_name())
+    }
+
+    /// The number that stands for the path of a name in a directory.
+    pub fn path_number_in(&self, dir: i64, name: &str) -> Result<Option<i64>, IndexError> {
+        let mut statement = self.conn.prepare_cached("SELECT min(sid) FROM slots WHERE did = ?1 AND name = ?2")?;
+        Ok(statement.query_row((dir, name), |row| row.get(0))?)
+    }
+
+    /// Every origin with its number, in the order of numbers.
+    pub fn origins_numbered(&self) -> Result<Vec<(i64, OriginName)>, IndexError> {
+        let mut statement = self.conn.prepare_cached("SELECT oid FROM origins ORDER BY oid")?;
+        let numbers: Vec<i64> = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        numbers.into_iter().map(|oid| Ok((oid, self.names.origin(&self.conn, oid)?))).collect()
+    }
+
+    /// The version with this number.
+    pub fn version_numbered(&self, number: i64) -> Result<Option<NumberedVersion>, IndexError> {
+        let known = self.conn.prepare_cached("SELECT 1 FROM versions WHERE vid = ?1")?.exists([number])?;
+        if !known {
+            return Ok(None);
+        }
+        self.numbered(&VersionRow::load(&self.conn, number)?).map(Some)
+    }
+
+    /// The version with this number as the model has it.
+    pub fn stored_numbered(&self, number: i64) -> Result<Stored, IndexError> {
+        self.stored(&VersionRow::load(&self.conn, number)?, None)
+    }
+
+    /// Visits the versions of a slot, newest number first, until `visit` says false.
+    pub fn each_version_of(&self, slot: i64, mut visit: impl FnMut(NumberedVersion) -> bool) -> Result<(), IndexError> {
+        let mut next = SlotRow::load(&self.conn, slot)?.last;
+        while next != 0 {
+            let row = VersionRow::load(&self.conn, next)?;
+            next = row.prev;
+            if !visit(self.numbered(&row)?) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The heads of a slot, the one that sorts highest first.
+    pub fn heads_numbered(&self, slot: i64) -> Result<Vec<NumberedVersion>, IndexError> {
+        let mut heads = SlotRow::load(&self.conn, slot)?.open_heads(&self.conn)?;
+        heads.sort_by_key(|head| std::cmp::Reverse(head.rank()));
+        heads.iter().map(|head| self.numbered(head)).collect()
+    }
+
+    /// The names of a directory in a tree, all or only one, in order of name. Costs the directory, never what lies below it.
+    pub fn names_numbered(&self, tree: &Tree, dir: i64, only: Option<&str>) -> Result<Vec<NumberedName>, IndexError> {
+        let origin = match tree {
+            Tree::Origin(origin) => match self.names.origin_id(&self.conn, origin)? {
+                Some(oid) => Some(oid),
+                None => return Ok(Vec::new()),
+            },
+            _ => None,
+        };
+        let mut names = self.slot_names(tree, origin, dir, only)?;
+        for (name, did) in self.dir_names(tree, origin, dir, only)? {
+            match names.binary_search_by(|known| known.name.as_str().cmp(&name)) {
+                Ok(at) => names[at].dir = Some(did),
+                Err(at) => names.insert(at, NumberedName { name, dir: Some(did), path: None, slots: Vec::new() }),
+            }
+        }
+        names.retain(|name| name.dir.is_some() || !name.slots.is_empty());
+        Ok(names)
+    }
+
+    fn slot_names(
+        &self,
+        tree: &Tree,
+        origin: Option<i64>,
+        dir: i64,
+        only: Option<&str>,
+    ) -> Result<Vec<NumberedName>, IndexError> {
+        let filter = match tree {
+            Tree::Merged => state::LIVE,
+            Tree::Conflicts => state::CONFLICT,
+            Tree::Trash => state::TRASH,
+            Tree::History | Tree::Origin(_) => -1,
+        };
+        let sql = match only {
+            None => {
+                "SELECT sid, did, spid, oid, last, heads, state, author, own, name FROM slots WHERE did = ?1
+                 AND ?2 IS NULL ORDER BY name"
+            }
+            Some(_) => {
+                "SELECT sid, did, spid, oid, last, heads, state, author, own, name FROM slots WHERE did = ?1 AND name = ?2"
+            }
+        };
+        let mut statement = self.conn.prepare_cached(sql)?;
+        let mut rows = statement.query((dir, only))?;
+        let mut names: Vec<NumberedName> = Vec::new();
+        while let Some(row) = rows.next()? {
+            let name = row.get_ref(9)?.as_str()?;
+            if names.last().is_none_or(|last| last.name != name) {
+                names.push(NumberedName { name: name.to_owned(), dir: None, path: None, slots: Vec::new() });
+            }
+            let slot = SlotRow::read(row)?;
+            let shown = if filter == -1 || slot.state & filter != 0 { self.shown(&slot, origin)? } else { None };
+            let Some(entry) = names.last_mut() else { continue };
+            entry.path = Some(entry.path.map_or(slot.sid, |lowest| lowest.min(slot.sid)));
+            if let Some(shown) = shown {
+                let heads = slot.heads.iter().filter(|head| !head.shadowed).count();
+                let of = self.slot_at(slot.did, &entry.name, slot.spid, slot.oid)?;
+                entry.slots.push(NumberedSlot { number: slot.sid, slot: of, shown, heads });
+            }
+        }
+        for name in &mut names {
+            name.slots.sort_by(|a, b| a.slot.cmp(&b.slot));
+        }
+        Ok(names)
+    }
+
+    fn shown(&self, slot: &SlotRow, origin: Option<i64>) -> Result<Option<NumberedVersion>, IndexError> {
+        let shown = match origin {
+            Some(oid) => self.newest_of_origin(slot, oid)?.filter(|own| own.content.is_some()),
+            None => slot.open_heads(&self.conn)?.into_iter().max_by_key(VersionRow::rank),
+        };
+        shown.map(|row| self.numbered(&row)).transpose()
+    }
+
+    fn dir_names(
+        &self,
+        tree: &Tree,
+        origin: Option<i64>,
+        dir: i64,
+        only: Option<&str>,
+    ) -> Result<Vec<(String, i64)>, IndexError> {
+        let counted = match (tree, origin) {
+            (_, Some(oid)) => Some(origin_tree(oid)),
+            (Tree::Merged, None) => Some(MERGED),
+            (Tree::Conflicts, None) => Some(CONFLICTS),
+            (Tree::Trash, None) => Some(TRASH),
+            (Tree::History | Tree::Origin(_), None) => None,
+        };
+        const PRESENT: &str = "(?2 IS NULL OR EXISTS
+            (SELECT 1 FROM presence p WHERE p.did = d.did AND p.tree = ?2 AND p.entries > 0))";
+        let chosen = if only.is_some() { "name = ?3" } else { "?3 IS NULL" };
+        let sql = format!("SELECT name, did FROM dirs d WHERE parent = ?1 AND {chosen} AND {PRESENT} ORDER BY name");
+        let mut statement = self.conn.prepare_cached(&sql)?;
+        let rows = statement.query_map((dir, counted, only), |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    fn numbered(&self, row: &VersionRow) -> Result<NumberedVersion, IndexError> {
+        let chain = self.names.chain(&self.conn, row.cid)?;
+        Ok(NumberedVersion {
+            number: row.vid,
+            id: row.id,
+            content: row.content()?,
+            hlc: row.hlc,
+            origin_number: chain.oid,
+            origin: chain.chain.origin,
+            archive: row.flags.channel() == Some(crate::model::Channel::Archive),
+        })
+    }
+}

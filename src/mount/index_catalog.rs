@@ -1,0 +1,457 @@
+//! The catalog over the real index and ledger.
+//!
+//! Invariant: read-only; each answer is one state of the index; numbers are the index's row numbers, so nothing is remembered but a
+//! few listings that somebody is in the middle of, and which versions make up the merges that were shown.
+//! Which head wins is `sync::resolve`'s business. When the index is made anew its numbers change: the mount must be renewed.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::catalog::{
+    Catalog, CatalogError, Change, Child, DirFacts, DirId, FileId, FileRow, OriginId, OriginRow, PathFacts, PathId,
+    Totals, Tree,
+};
+use crate::index::{
+    ContentError, ContentReader, IndexError, NumberedName, NumberedSlot, NumberedVersion, ROOT_DIR_NUMBER, Reader,
+    Tree as IndexTree,
+};
+use crate::model::{Content, ContentHash, Hash, Hlc, VersionId};
+use crate::sync::IndexGraph;
+use crate::sync::resolve::{Appended, Outcome, Resolution, resolve};
+
+/// Connections kept; further ones are opened for a moment.
+const KEPT_READERS: usize = 8;
+/// Listings kept for those in the middle of them.
+const KEPT_LISTINGS: usize = 4;
+/// Merges whose numbers are remembered; beyond them the numbers of long gone merges stop working.
+const KEPT_MERGES: usize = 1 << 16;
+/// Merged tails kept in memory for reading.
+const KEPT_TAILS: usize = 8;
+/// Marks numbers of merges: the rest is taken from the hash over the merged versions.
+const MERGE_BIT: u64 = 1 << 59;
+/// Rows asked for at once while looking for changes.
+const CHANGE_ROWS: usize = 4096;
+
+/// The catalog of an open project.
+pub struct IndexCatalog {
+    path: PathBuf,
+    readers: Mutex<Vec<Reader>>,
+    contents: Arc<ContentReader>,
+    listings: Kept<ListingKey, Vec<Child>>,
+    histories: Kept<HistoryKey, Vec<FileRow>>,
+    merges: Mutex<HashMap<FileId, (FileRow, Vec<VersionId>)>>,
+    tails: Mutex<Vec<(FileId, Arc<Appended>)>>,
+}
+
+/// Tree, directory, and the index's last row when it was read.
+type ListingKey = (Tree, DirId, i64);
+/// Path, and the index's last row when it was read.
+type HistoryKey = (PathId, i64);
+/// A few answers, the oldest first.
+type Kept<K, T> = Mutex<Vec<(K, Arc<T>)>>;
+
+type Answer<T> = Result<T, CatalogError>;
+
+fn broken(error: IndexError) -> CatalogError {
+    CatalogError::Broken { what: "ask the index".to_owned(), source: Some(Box::new(error)) }
+}
+
+impl From<IndexError> for CatalogError {
+    fn from(error: IndexError) -> CatalogError {
+        broken(error)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is guarded are caches and idle connections, whole between two calls.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn dir_number(dir: DirId) -> i64 {
+    if dir == DirId::ROOT { ROOT_DIR_NUMBER } else { dir.0.cast_signed() }
+}
+
+fn dir_id(number: i64) -> DirId {
+    if number <= ROOT_DIR_NUMBER { DirId::ROOT } else { DirId(number.cast_unsigned()) }
+}
+
+fn origin_row(version: &NumberedVersion) -> OriginRow {
+    OriginRow { id: OriginId(u32::try_from(version.origin_number).unwrap_or(0)), name: version.origin.clone() }
+}
+
+fn file_row(version: &NumberedVersion) -> Option<FileRow> {
+    let content = version.content?;
+    let id = FileId(version.number.cast_unsigned());
+    let version_hash = version.id.0;
+    Some(FileRow {
+        id,
+        origin: origin_row(version),
+        archive: version.archive,
+        content,
+        hlc: version.hlc,
+        version: version_hash,
+    })
+}
+
+impl IndexCatalog {
+    /// The catalog of the index at `path`, reading contents through `contents`.
+    pub fn new(path: PathBuf, contents: Arc<ContentReader>) -> IndexCatalog {
+        IndexCatalog {
+            path,
+            readers: Mutex::default(),
+            contents,
+            listings: Mutex::default(),
+            histories: Mutex::default(),
+            merges: Mutex::default(),
+            tails: Mutex::default(),
+        }
+    }
+
+    /// The cursor for [`IndexCatalog::changes_since`] as of now. Take it before the mount.
+    pub fn last_row(&self) -> Answer<i64> {
+        self.ask(|reader| Ok(reader.max_row()?))
+    }
+
+    /// What became visible after `row`, for [`super::View::refresh`], and the next cursor.
+    pub fn changes_since(&self, row: i64) -> Answer<(Vec<Change>, i64)> {
+        self.ask(|reader| {
+            let (mut changes, mut last) = (Vec::new(), row);
+            loop {
+                let slots = reader.slots_since(last, CHANGE_ROWS)?;
+                for (row, slot) in &slots {
+                    last = *row;
+                    let Some(path) = reader.path_number(&slot.path)? else { continue };
+                    let path = PathId(path.cast_unsigned());
+                    match reader.version_numbered(*row)? {
+                        Some(version) => changes.push(Change { path, origin: origin_row(&version).id }),
+                        // Heads moved without a new version: anybody's may look different.
+                        None => {
+                            let origins = reader.origins_numbered()?.into_iter();
+                            changes.extend(
+                                origins
+                                    .map(|(id, _)| Change { path, origin: OriginId(u32::try_from(id).unwrap_or(0)) }),
+                            );
+                        }
+                    }
+                }
+                if slots.len() < CHANGE_ROWS {
+                    return Ok((changes, last));
+                }
+            }
+        })
+    }
+
+    fn ask<T>(&self, answer: impl FnOnce(&Reader) -> Answer<T>) -> Answer<T> {
+        let kept = lock(&self.readers).pop();
+        let reader = kept.map_or_else(|| Reader::open(&self.path), Ok)?;
+        let outcome = reader.consistently(answer);
+        let mut readers = lock(&self.readers);
+        if readers.len() < KEPT_READERS {
+            readers.push(reader);
+        }
+        outcome
+    }
+
+    fn index_tree(&self, reader: &Reader, tree: Tree) -> Answer<Option<IndexTree>> {
+        Ok(Some(match tree {
+            Tree::Merged => IndexTree::Merged,
+            Tree::History => IndexTree::History,
+            Tree::Conflicts => IndexTree::Conflicts,
+            Tree::Trash => IndexTree::Trash,
+            Tree::Origin(id) => {
+                let found = reader.origins_numbered()?.into_iter().find(|(number, _)| *number == i64::from(id.0));
+                match found {
+                    Some((_, name)) => IndexTree::Origin(name),
+                    None => return Ok(None),
+                }
+            }
+        }))
+    }
+
+    fn names(&self, reader: &Reader, tree: Tree, dir: DirId, only: Option<&str>) -> Answer<Vec<Child>> {
+        let Some(index_tree) = self.index_tree(reader, tree)? else { return Ok(Vec::new()) };
+        let names = reader.names_numbered(&index_tree, dir_number(dir), only)?;
+        let mut children = Vec::with_capacity(names.len());
+        for name in names {
+            children.extend(self.child_of(reader, tree, name)?);
+        }
+        children.sort_by_key(|child| child.cursor);
+        Ok(children)
+    }
+
+    fn child_of(&self, reader: &Reader, tree: Tree, name: NumberedName) -> Answer<Option<Child>> {
+        let path = name.path.map(|number| PathId(number.cast_unsigned()));
+        let dir = name.dir.map(dir_id);
+        let cursor = match (dir, path) {
+            (Some(dir), _) => 2 * dir.0 + 1,
+            (None, Some(path)) => 2 * path.0,
+            (None, None) => return Ok(None),
+        };
+        let mut files = Vec::new();
+        let mut is_here = false;
+        // Private before shared before archive.
+        let mut slots: Vec<&NumberedSlot> = name.slots.iter().collect();
+        slots.sort_by_key(|slot| (slot.slot.origin.is_some(), slot.slot.space.is_shared()));
+        for slot in slots {
+            match tree {
+                Tree::Merged => files.extend(self.current(reader, slot)?),
+                Tree::Origin(_) => files.extend(file_row(&slot.shown)),
+                Tree::Trash => files.extend(last_content(reader, slot.number)?),
+                Tree::History => is_here = true,
+                Tree::Conflicts => is_here |= self.is_conflict(reader, slot)?,
+            }
+        }
+        if let Tree::Origin(_) = tree {
+            // One origin shows one file: of several spaces' the newest.
+            files.sort_by_key(|file| std::cmp::Reverse((file.hlc, file.version)));
+            files.truncate(1);
+        }
+        is_here |= !files.is_empty();
+        if !is_here && dir.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(Child { cursor, name: name.name, dir, path: path.filter(|_| is_here), files }))
+    }
+
+    fn resolution(&self, reader: &Reader, slot: &NumberedSlot) -> Answer<Resolution> {
+        let heads = reader.heads(&slot.slot)?;
+        Ok(resolve(&heads, &IndexGraph::new(reader, &self.contents)))
+    }
+
+    fn is_conflict(&self, reader: &Reader, slot: &NumberedSlot) -> Answer<bool> {
+        Ok(slot.heads > 1 && self.resolution(reader, slot)?.is_conflict())
+    }
+
+    /// What a slot shows now.
+    fn current(&self, reader: &Reader, slot: &NumberedSlot) -> Answer<Option<FileRow>> {
+        if slot.heads <= 1 {
+            return Ok(file_row(&slot.shown));
+        }
+        let resolution = self.resolution(reader, slot)?;
+        match &resolution.outcome {
+            Outcome::Unknown | Outcome::Absent => Ok(None),
+            Outcome::Appended(appended) => Ok(Some(self.merge_row(slot, &resolution, appended))),
+            Outcome::Content(content) => {
+                let heads = reader.heads_numbered(slot.number)?;
+                let winner = heads.iter().find(|head| head.content == Some(*content)).or(heads.first());
+                Ok(winner.and_then(file_row))
+            }
+            // Nothing is guessed: the head that sorts highest is shown, and fails to read if its bytes are what is missing.
+            Outcome::Pending(_) => Ok(file_row(&slot.shown)),
+        }
+    }
+
+    fn merge_row(&self, slot: &NumberedSlot, resolution: &Resolution, appended: &Appended) -> FileRow {
+        let ids: Vec<u8> = resolution.versions.iter().flat_map(|id| *id.as_bytes()).collect();
+        let version = Hash::of(&ids);
+        let number = u64::from_be_bytes(version.as_bytes()[..8].try_into().unwrap_or_default());
+        let id = FileId(number & (MERGE_BIT - 1) | MERGE_BIT);
+        // The bytes' own hash is known only once all are read; this stands for it wherever contents are compared.
+        let stand_in = ContentHash(Hash::of(format!("{:?} {:?}", appended.base, Hash::of(&appended.tail)).as_bytes()));
+        let content = Content { hash: stand_in, size: appended.size(), kind: appended.kind };
+        let hlc = resolution.winner.as_ref().map_or(slot.shown.hlc, |winner| winner.version.hlc);
+        let row = FileRow { id, origin: origin_row(&slot.shown), archive: slot.shown.archive, content, hlc, version };
+        let mut merges = lock(&self.merges);
+        if merges.len() >= KEPT_MERGES {
+            merges.clear();
+        }
+        merges.insert(id, (row.clone(), resolution.versions.clone()));
+        row
+    }
+
+    fn merged_tail(&self, reader: &Reader, file: FileId) -> Answer<Arc<Appended>> {
+        if let Some((_, tail)) = lock(&self.tails).iter().find(|(id, _)| *id == file) {
+            return Ok(Arc::clone(tail));
+        }
+        let ids = lock(&self.merges).get(&file).map(|(_, ids)| ids.clone()).unwrap_or_default();
+        let mut heads = Vec::with_capacity(ids.len());
+        for id in &ids {
+            heads.extend(reader.version(id)?);
+        }
+        let resolution = resolve(&heads, &IndexGraph::new(reader, &self.contents));
+        let Outcome::Appended(appended) = resolution.outcome else {
+            return Err(CatalogError::Absent { content: format!("a merge of {} versions", ids.len()) });
+        };
+        let tail = Arc::new(appended);
+        let mut tails = lock(&self.tails);
+        if tails.len() >= KEPT_TAILS {
+            tails.remove(0);
+        }
+        tails.push((file, Arc::clone(&tail)));
+        Ok(tail)
+    }
+
+    fn content_bytes(&self, content: &Content, offset: u64, len: u64) -> Answer<Vec<u8>> {
+        self.contents.read(content, offset, len).map_err(|error| match error {
+            ContentError::Missing { .. } | ContentError::MissingManifest { .. } => {
+                CatalogError::Absent { content: content.hash.to_string() }
+            }
+            other => CatalogError::Broken { what: format!("read {}", content.hash), source: Some(Box::new(other)) },
+        })
+    }
+
+    /// All versions of a path with a content, in the order of (clock, version).
+    fn history(&self, path: PathId) -> Answer<Arc<Vec<FileRow>>> {
+        self.ask(|reader| {
+            let key = (path, reader.max_row()?);
+            if let Some((_, rows)) = lock(&self.histories).iter().find(|(known, _)| *known == key) {
+                return Ok(Arc::clone(rows));
+            }
+            let mut rows = Vec::new();
+            for slot in slots_of(reader, path)? {
+                reader.each_version_of(slot, |version| {
+                    rows.extend(file_row(&version));
+                    true
+                })?;
+            }
+            rows.sort_by_key(|row| (row.hlc, row.version));
+            let rows = Arc::new(rows);
+            keep(&mut lock(&self.histories), key, &rows);
+            Ok(rows)
+        })
+    }
+}
+
+fn keep<K, T>(kept: &mut Vec<(K, Arc<T>)>, key: K, value: &Arc<T>) {
+    if kept.len() >= KEPT_LISTINGS {
+        kept.remove(0);
+    }
+    kept.push((key, Arc::clone(value)));
+}
+
+fn slots_of(reader: &Reader, path: PathId) -> Answer<Vec<i64>> {
+    let Some((dir, name)) = reader.slot_numbered(path.0.cast_signed())? else { return Ok(Vec::new()) };
+    Ok(reader.slots_named(dir, &name)?.into_iter().map(|(number, _)| number).collect())
+}
+
+fn last_content(reader: &Reader, slot: i64) -> Answer<Option<FileRow>> {
+    let mut best: Option<FileRow> = None;
+    reader.each_version_of(slot, |version| {
+        if let Some(row) = file_row(&version)
+            && best.as_ref().is_none_or(|best| (best.hlc, best.version) < (row.hlc, row.version))
+        {
+            best = Some(row);
+        }
+        true
+    })?;
+    Ok(best)
+}
+
+impl Catalog for IndexCatalog {
+    fn origins(&self) -> Answer<Vec<OriginRow>> {
+        let origins = self.ask(|reader| Ok(reader.origins_numbered()?))?;
+        let row = |(number, name)| Some(OriginRow { id: OriginId(u32::try_from(number).ok()?), name });
+        Ok(origins.into_iter().filter_map(row).collect())
+    }
+
+    fn dir(&self, dir: DirId) -> Answer<Option<DirFacts>> {
+        self.ask(|reader| {
+            let number = dir_number(dir);
+            let Some((parent, name)) = reader.dir_numbered(number)? else { return Ok(None) };
+            let path = if dir == DirId::ROOT { None } else { reader.path_number_in(parent, &name)? };
+            let path = path.map(|number| PathId(number.cast_unsigned()));
+            Ok(Some(DirFacts { parent: dir_id(parent), name, path, changed: reader.dir_changed(number)? }))
+        })
+    }
+
+    fn path(&self, path: PathId) -> Answer<Option<PathFacts>> {
+        self.ask(|reader| {
+            let Some((dir, name)) = reader.slot_numbered(path.0.cast_signed())? else { return Ok(None) };
+            let same_dir = reader.child_dir_number(dir, &name)?.map(dir_id);
+            let slots = reader.slots_named(dir, &name)?;
+            let beside = slots.len() > 1 || slots.iter().any(|(_, slot)| slot.origin.is_some());
+            Ok(Some(PathFacts { dir: dir_id(dir), name, same_dir, beside }))
+        })
+    }
+
+    fn children(&self, tree: Tree, dir: DirId, after: u64, limit: usize) -> Answer<Vec<Child>> {
+        let children = self.ask(|reader| {
+            let key = (tree, dir, reader.max_row()?);
+            if let Some((_, children)) = lock(&self.listings).iter().find(|(known, _)| *known == key) {
+                return Ok(Arc::clone(children));
+            }
+            let children = Arc::new(self.names(reader, tree, dir, None)?);
+            // Only who reads on asks again.
+            if children.len() >= limit {
+                keep(&mut lock(&self.listings), key, &children);
+            }
+            Ok(children)
+        })?;
+        let first = children.partition_point(|child| child.cursor <= after);
+        Ok(children[first..].iter().take(limit).cloned().collect())
+    }
+
+    fn child(&self, tree: Tree, dir: DirId, name: &str) -> Answer<Option<Child>> {
+        self.ask(|reader| Ok(self.names(reader, tree, dir, Some(name))?.pop()))
+    }
+
+    fn versions(&self, path: PathId, after: Option<FileId>, limit: usize) -> Answer<Vec<FileRow>> {
+        let rows = self.history(path)?;
+        let skip = after.and_then(|file| rows.iter().position(|row| row.id == file)).map_or(0, |at| at + 1);
+        Ok(rows[skip..].iter().take(limit).cloned().collect())
+    }
+
+    fn versions_at(&self, path: PathId, hlc: Hlc) -> Answer<Vec<FileRow>> {
+        let rows = self.history(path)?;
+        let first = rows.partition_point(|row| row.hlc < hlc);
+        Ok(rows[first..].iter().take_while(|row| row.hlc == hlc).cloned().collect())
+    }
+
+    fn has_more_versions(&self, path: PathId, count: usize) -> Answer<bool> {
+        self.ask(|reader| {
+            let mut found = 0;
+            for slot in slots_of(reader, path)? {
+                reader.each_version_of(slot, |version| {
+                    found += usize::from(version.content.is_some());
+                    found <= count
+                })?;
+            }
+            Ok(found > count)
+        })
+    }
+
+    fn heads(&self, path: PathId) -> Answer<Vec<FileRow>> {
+        self.ask(|reader| {
+            let Some((dir, name)) = reader.slot_numbered(path.0.cast_signed())? else { return Ok(Vec::new()) };
+            let names = reader.names_numbered(&IndexTree::Conflicts, dir, Some(&name))?;
+            let mut rows = Vec::new();
+            for slot in names.iter().flat_map(|name| &name.slots) {
+                if self.is_conflict(reader, slot)? {
+                    rows.extend(reader.heads_numbered(slot.number)?.iter().filter_map(file_row));
+                }
+            }
+            Ok(rows)
+        })
+    }
+
+    fn file(&self, file: FileId) -> Answer<Option<FileRow>> {
+        if file.0 & MERGE_BIT != 0 {
+            return Ok(lock(&self.merges).get(&file).map(|(row, _)| row.clone()));
+        }
+        self.ask(|reader| Ok(reader.version_numbered(file.0.cast_signed())?.as_ref().and_then(file_row)))
+    }
+
+    fn read(&self, row: &FileRow, offset: u64, len: usize) -> Answer<Vec<u8>> {
+        let len = len as u64;
+        if row.id.0 & MERGE_BIT == 0 {
+            return self.content_bytes(&row.content, offset, len);
+        }
+        let appended = self.ask(|reader| self.merged_tail(reader, row.id))?;
+        let base_size = appended.base.map_or(0, |base| base.size);
+        let end = offset.saturating_add(len);
+        let mut bytes = match appended.base {
+            Some(base) if offset < base_size => self.content_bytes(&base, offset, len.min(base_size - offset))?,
+            _ => Vec::new(),
+        };
+        let within =
+            |at: u64| usize::try_from(at.saturating_sub(base_size)).unwrap_or(usize::MAX).min(appended.tail.len());
+        bytes.extend_from_slice(&appended.tail[within(offset)..within(end)]);
+        Ok(bytes)
+    }
+
+    fn totals(&self) -> Answer<Totals> {
+        let counts = self.ask(|reader| Ok(reader.counts()?))?;
+        Ok(Totals { bytes: counts.live_bytes, files: counts.live_files })
+    }
+}

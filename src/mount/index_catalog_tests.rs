@@ -1,0 +1,255 @@
+//! Laws of the catalog over a real ledger and index, seen through the view.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::sync::Arc;
+
+use super::*;
+use crate::env::Env;
+use crate::index::{ContentReader, Index, Slot, replay};
+use crate::ledger::{Batch, Identity, Ledger, Tip, Writer};
+use crate::model::{
+    Channel, Content, ContentHash, ContentKind, Dot, Hlc, Lane, Reason, RelPath, SegmentHash, Space, State, Vector,
+    Version, VersionId,
+};
+
+const WALL_MS: u64 = 1_784_034_732_045;
+
+/// Two machines that write into one ledger.
+struct World {
+    temp: tempfile::TempDir,
+    ledger: Arc<Ledger>,
+    index: Index,
+    writers: Vec<(Identity, Option<Tip>)>,
+    ticks: u64,
+}
+
+impl World {
+    fn new() -> World {
+        let temp = tempfile::tempdir().expect("a folder");
+        let folder = |name: &str| {
+            let folder = temp.path().join(name);
+            std::fs::create_dir(&folder).expect("a folder");
+            folder
+        };
+        let writer = |(seed, host): (u64, &str)| {
+            let (env, _) = Env::fixed(WALL_MS, seed, host, folder(&format!("state-{host}")));
+            (Identity::create(&folder(host), &env, "anna").expect("an identity"), None)
+        };
+        let writers = [(1, "desk"), (2, "laptop")].into_iter().map(writer).collect();
+        let ledger = Arc::new(Ledger::open(&folder("project")).expect("a ledger"));
+        let (index, _) = Index::open(&temp.path().join("index.db"), 7).expect("an index");
+        World { ledger, index, writers, ticks: 0, temp }
+    }
+
+    fn view(&self) -> View<IndexCatalog> {
+        let contents = ContentReader::new(Arc::clone(&self.ledger), self.index.reader().expect("a reader"));
+        View::new(IndexCatalog::new(self.temp.path().join("index.db"), Arc::new(contents)))
+    }
+
+    fn origin(&self, writer: usize) -> String {
+        self.writers[writer].0.origin().to_string()
+    }
+
+    /// Publishes a version that knows all heads, or (`alone`) only the writer's own last one.
+    fn put(&mut self, writer: usize, path: &str, text: Option<&str>, channel: Channel, alone: bool) {
+        let path = RelPath::parse(path).expect("a path");
+        let (identity, tip) = &self.writers[writer];
+        let space = Space::shared();
+        let place = Writer { app: "app", identity, space: &space };
+        let origin = (channel == Channel::Archive).then(|| identity.origin().clone());
+        let slot = Slot { space: space.clone(), origin, path: path.clone() };
+        let own = self.index.lane_of(&place.chain(), &slot).expect("a lane");
+        let mut parents: Vec<VersionId> = match (alone, &own) {
+            (true, own) => own.iter().map(|own| own.id).collect(),
+            (false, _) => self.index.heads(&slot).expect("heads").iter().map(|head| head.id).collect(),
+        };
+        parents.sort_unstable();
+        let mut batch = Batch::new(&self.ledger, place, *tip).expect("a batch");
+        self.ticks += 1;
+        let hlc = Hlc::new(WALL_MS + self.ticks, 0);
+        let lane = match own {
+            Some(own) => own.dot.lane,
+            None => {
+                Lane { origin: identity.origin().clone(), generation: identity.generation(), first: batch.next_n() }
+            }
+        };
+        let (mut vector, mut born) = (Vector::new(), hlc);
+        for parent in &parents {
+            let parent = self.index.version(parent).expect("known").expect("here").version;
+            vector.join(&parent.full_vector());
+            born = born.min(parent.born);
+        }
+        vector.remove(&lane);
+        let state = match text {
+            None => State::Tombstone { reason: Reason::User, moved_to: None },
+            Some(text) => {
+                if !text.is_empty() {
+                    batch.segment(SegmentHash::of(text.as_bytes()), text.as_bytes()).expect("stored");
+                }
+                let kind = ContentKind::File { exec: false };
+                State::Content(Content { hash: ContentHash::of(text.as_bytes()), size: text.len() as u64, kind })
+            }
+        };
+        let dot = Dot { lane, n: batch.next_n() };
+        let version = Version {
+            parents,
+            dot,
+            vector,
+            hlc,
+            born,
+            channel,
+            path,
+            state,
+            moved_from: None,
+            via: None,
+            adopted: false,
+        };
+        batch.version(version).expect("a version");
+        let published = batch.finish(hlc, BTreeMap::new()).expect("published").expect("something");
+        self.writers[writer].1 = Some(published.tip);
+        let replayed = replay(&mut self.index, &self.ledger).expect("replayed");
+        assert!(replayed.problems.is_empty() && replayed.rejected.is_empty(), "{replayed:?}");
+    }
+
+    fn share(&mut self, writer: usize, path: &str, text: &str) {
+        self.put(writer, path, Some(text), Channel::Shared, false);
+    }
+}
+
+fn all(view: &View<IndexCatalog>) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![(String::new(), NodeId::ROOT)];
+    while let Some((path, folder)) = folders.pop() {
+        let mut offset = 0;
+        loop {
+            // Three lines at a time, so that listings go on in the middle.
+            let page = view.read_dir(folder, offset, 3).expect("a folder");
+            let Some(last) = page.last() else { break };
+            offset = last.offset;
+            for entry in
+                page.into_iter().filter(|entry| entry.name != "." && entry.name != ".." && entry.name != "README.txt")
+            {
+                let below = if path.is_empty() { entry.name.clone() } else { format!("{path}/{}", entry.name) };
+                let found_node = view.lookup(folder, OsStr::new(&entry.name)).expect("what is listed is found");
+                assert_eq!(found_node, entry.node, "{below}");
+                if entry.node.attr.kind == NodeKind::Folder {
+                    folders.push((below, entry.node.id));
+                } else {
+                    let bytes = view.read(entry.node.id, 0, 1 << 20).expect("bytes");
+                    assert_eq!(bytes.len() as u64, entry.node.attr.size);
+                    found.insert(below, String::from_utf8(bytes).expect("text"));
+                }
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn the_real_index_shows_every_tree() {
+    let mut world = World::new();
+    let (desk, laptop) = (world.origin(0), world.origin(1));
+    world.share(0, "docs/a.md", "one");
+    world.share(1, "docs/a.md", "two");
+    world.share(0, "docs/gone.md", "last words");
+    world.put(1, "docs/gone.md", None, Channel::Shared, false);
+    world.put(0, "runs/log.txt", Some("x"), Channel::Archive, false);
+    world.put(1, "runs/log.txt", Some("y"), Channel::Archive, false);
+    world.share(0, "fight.md", "ours");
+    world.put(1, "fight.md", Some("theirs"), Channel::Shared, true);
+
+    let shown = all(&world.view());
+
+    let time = |tick: u64| naming::time_name(Hlc::new(WALL_MS + tick, 0));
+    let expected = [
+        ("merged/docs/a.md".to_owned(), "two"),
+        ("merged/fight.md".to_owned(), "theirs"),
+        (format!("merged/runs/log.{desk}.txt"), "x"),
+        (format!("merged/runs/log.{laptop}.txt"), "y"),
+        (format!("origins/{desk}/docs/a.md"), "one"),
+        (format!("origins/{desk}/docs/gone.md"), "last words"),
+        (format!("origins/{desk}/fight.md"), "ours"),
+        (format!("origins/{desk}/runs/log.txt"), "x"),
+        (format!("origins/{laptop}/docs/a.md"), "two"),
+        (format!("origins/{laptop}/fight.md"), "theirs"),
+        (format!("origins/{laptop}/runs/log.txt"), "y"),
+        (format!("history/docs/a.md/{}-{desk}", time(1)), "one"),
+        (format!("history/docs/a.md/{}-{laptop}", time(2)), "two"),
+        (format!("history/docs/gone.md/{}-{desk}", time(3)), "last words"),
+        (format!("history/runs/log.txt/{}-{desk}", time(5)), "x"),
+        (format!("history/runs/log.txt/{}-{laptop}", time(6)), "y"),
+        (format!("history/fight.md/{}-{desk}", time(7)), "ours"),
+        (format!("history/fight.md/{}-{laptop}", time(8)), "theirs"),
+        (format!("conflicts/fight.md/{desk}"), "ours"),
+        (format!("conflicts/fight.md/{laptop}"), "theirs"),
+        ("trash/docs/gone.md".to_owned(), "last words"),
+    ];
+    assert_eq!(shown, expected.into_iter().map(|(path, text)| (path, text.to_owned())).collect());
+}
+
+#[test]
+fn a_clean_merge_is_one_file_that_goes_on_reading_the_same() {
+    let mut world = World::new();
+    world.share(0, "run.jsonl", "{\"n\":1}\n");
+    world.share(1, "run.jsonl", "{\"n\":1}\n{\"n\":2}\n");
+    world.put(0, "run.jsonl", Some("{\"n\":1}\n{\"n\":3}\n"), Channel::Shared, true);
+    let view = world.view();
+    let merged = view.lookup(NodeId::ROOT, OsStr::new("merged")).expect("a folder").id;
+
+    let node = view.lookup(merged, OsStr::new("run.jsonl")).expect("a file");
+    let before = view.read(node.id, 0, 1 << 20).expect("bytes");
+    assert_eq!(before.len() as u64, node.attr.size);
+    assert_eq!(view.read(node.id, 10, 7).expect("bytes"), &before[10..17]);
+    let text = String::from_utf8(before.clone()).expect("text");
+    assert!(text.contains("\"n\":1") && text.contains("\"n\":2") && text.contains("\"n\":3"), "{text}");
+
+    world.share(1, "run.jsonl", "settled\n");
+    let after = view.lookup(merged, OsStr::new("run.jsonl")).expect("a file");
+    assert_ne!(after.id, node.id);
+    assert_eq!(view.read(after.id, 0, 100).expect("bytes"), b"settled\n");
+    assert_eq!(view.read(node.id, 0, 1 << 20).expect("the old number reads the old bytes"), before);
+}
+
+#[test]
+fn changes_since_a_row_are_what_refresh_needs() {
+    let mut world = World::new();
+    world.share(0, "docs/a.md", "one");
+    world.share(0, "docs/untouched.md", "one");
+    let view = world.view();
+    let start = view.catalog().last_row().expect("a row");
+    let merged = view.lookup(NodeId::ROOT, OsStr::new("merged")).expect("a folder").id;
+    let docs = view.lookup(merged, OsStr::new("docs")).expect("a folder").id;
+
+    world.share(1, "docs/a.md", "two");
+    world.share(1, "new/b.md", "b");
+    let (changes, next) = view.catalog().changes_since(start).expect("changes");
+    let stale = view.refresh(&changes).expect("known paths");
+
+    assert_eq!(changes.len(), 2);
+    assert!(stale.contains(&Invalidation { parent: docs, name: Some("a.md".to_owned()) }));
+    assert!(stale.contains(&Invalidation { parent: merged, name: Some("new".to_owned()) }));
+    assert!(!stale.contains(&Invalidation { parent: merged, name: Some("docs".to_owned()) }));
+    assert_eq!(view.catalog().changes_since(next).expect("changes"), (Vec::new(), next));
+}
+
+#[test]
+fn a_content_that_is_not_here_is_absent_and_a_listing_survives_it() {
+    let mut world = World::new();
+    world.share(0, "a.md", "away");
+    let name = world
+        .ledger
+        .chains()
+        .expect("chains")
+        .into_iter()
+        .flat_map(|chain| world.ledger.checkpoint_names(&chain, 0).expect("names"));
+    for name in name.collect::<Vec<_>>() {
+        std::fs::remove_file(world.ledger.path(&name)).expect("removed");
+    }
+    let view = world.view();
+    let merged = view.lookup(NodeId::ROOT, OsStr::new("merged")).expect("a folder").id;
+
+    let node = view.lookup(merged, OsStr::new("a.md")).expect("it is listed");
+    assert!(matches!(view.read(node.id, 0, 10), Err(ViewError::Catalog(_))));
+    assert_eq!(view.read_dir(merged, 2, 10).expect("a listing").len(), 1);
+}

@@ -1,0 +1,427 @@
+//! Laws of a whole node: machines in one process, each with its own folder, over one backend.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use larder_adapters::{FileSyncAdapter, MemoryAdapter, Query, RecordId, RowContent};
+
+use super::{Node, OpenOptions};
+use crate::env::Env;
+use crate::model::RelPath;
+use crate::sync::{Change, NoProgress, Report};
+
+const CONFIG: &str = r#"{ "appId": "demo", "syncFilePatterns": ["**/*.md", "**/*.json", "**/*.jsonl", "**/*.txt"], "archiveFilePatterns": ["runs/**"] }"#;
+
+/// One machine: a project folder and the node that works in it.
+struct Machine {
+    dir: tempfile::TempDir,
+    home: tempfile::TempDir,
+    node: Option<Node>,
+    host: &'static str,
+    adapter: Arc<dyn FileSyncAdapter>,
+}
+
+impl Machine {
+    fn new(host: &'static str, adapter: &Arc<dyn FileSyncAdapter>) -> Machine {
+        let dir = tempfile::tempdir().expect("a folder");
+        std::fs::write(dir.path().join("sync-config.json"), CONFIG).expect("writes");
+        let home = tempfile::tempdir().expect("a folder");
+        Machine { dir, home, node: None, host, adapter: adapter.clone() }
+    }
+
+    fn options(&self) -> OpenOptions {
+        OpenOptions {
+            start_dir: self.dir.path().to_owned(),
+            adapter: Some(self.adapter.clone()),
+            ..OpenOptions::default()
+        }
+    }
+
+    fn node(&mut self) -> &mut Node {
+        if self.node.is_none() {
+            let mut env = Env::system();
+            env.host = self.host.to_owned();
+            env.vars.clear();
+            env.state_home = self.home.path().to_owned();
+            env.pause = Arc::new(|_| {});
+            self.node = Some(Node::open(&env, &self.options(), Arc::new(NoProgress)).expect("opens"));
+        }
+        self.node.as_mut().expect("was opened above")
+    }
+
+    fn restart(&mut self) {
+        self.node = None;
+    }
+
+    fn run(&mut self) -> Report {
+        self.node().run(&Default::default()).expect("runs")
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("creates");
+        std::fs::write(path, text).expect("writes");
+    }
+
+    fn read(&self, name: &str) -> Option<String> {
+        std::fs::read_to_string(self.path(name)).ok()
+    }
+
+    fn conflicts(&mut self) -> usize {
+        self.node().engine.conflict_count().expect("counts")
+    }
+}
+
+fn backend() -> Arc<dyn FileSyncAdapter> {
+    Arc::new(MemoryAdapter::new())
+}
+
+/// Runs all machines until nobody does anything any more.
+fn converge(machines: &mut [&mut Machine]) {
+    for _ in 0..6 {
+        let mut busy = false;
+        for machine in machines.iter_mut() {
+            busy |= !machine.run().is_empty();
+        }
+        if !busy {
+            return;
+        }
+    }
+    panic!("six rounds were not enough");
+}
+
+fn tree(root: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut files = Vec::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("lists").flatten() {
+            let path = entry.path();
+            if path.file_name().is_some_and(|name| name == ".larder") {
+                continue;
+            }
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let name = path.strip_prefix(root).expect("below").to_string_lossy().into_owned();
+                files.push((name, std::fs::read(&path).expect("reads")));
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+fn row(adapter: &Arc<dyn FileSyncAdapter>, path: &str) -> Option<String> {
+    match adapter.get(&RecordId::new("demo", "shared", path)).expect("reads")?.content {
+        RowContent::Text(text) => Some(text),
+        _ => None,
+    }
+}
+
+#[test]
+fn files_of_one_machine_arrive_on_the_other() {
+    let backend = backend();
+    let (mut a, mut b) = (Machine::new("a", &backend), Machine::new("b", &backend));
+    a.write("notes/one.md", "# one\n");
+    a.write("data/x.json", "{}");
+    a.write("empty.md", "");
+
+    converge(&mut [&mut a, &mut b]);
+
+    assert_eq!(tree(a.dir.path()), tree(b.dir.path()));
+    assert_eq!(b.read("notes/one.md").as_deref(), Some("# one\n"));
+    assert_eq!(row(&backend, "data/x.json").as_deref(), Some("{}"));
+}
+
+#[test]
+fn edits_deletes_and_renames_travel_and_nothing_happens_twice() {
+    let backend = backend();
+    let (mut a, mut b) = (Machine::new("a", &backend), Machine::new("b", &backend));
+    for name in ["keep.md", "edit.md", "gone.md", "from.md"] {
+        a.write(name, name);
+    }
+    converge(&mut [&mut a, &mut b]);
+
+    b.write("edit.md", "edited on b");
+    std::fs::remove_file(b.path("gone.md")).expect("removes");
+    std::fs::rename(b.path("from.md"), b.path("to.md")).expect("renames");
+    let report = b.run();
+    converge(&mut [&mut a, &mut b]);
+
+    assert!(report.recorded.iter().any(|(path, change)| path == "to.md" && *change == Change::Renamed { from: "from.md".to_owned() }), "{report:?}");
+    assert_eq!(a.read("edit.md").as_deref(), Some("edited on b"));
+    assert_eq!((a.read("gone.md"), a.read("from.md")), (None, None));
+    assert_eq!(a.read("to.md").as_deref(), Some("from.md"));
+    assert_eq!(row(&backend, "gone.md"), None);
+    assert_eq!(tree(a.dir.path()), tree(b.dir.path()));
+    assert_eq!(a.conflicts(), 0);
+}
+
+#[test]
+fn two_offline_edits_of_one_file_give_one_winner_and_a_listed_loser_on_both() {
+    let backend = backend();
+    let (mut a, mut b) = (Machine::new("a", &backend), Machine::new("b", &backend));
+    a.write("x.txt", "base");
+    converge(&mut [&mut a, &mut b]);
+
+    a.write("x.txt", "from a");
+    b.write("x.txt", "from b, which is longer");
+    a.run();
+    b.run();
+    converge(&mut [&mut a, &mut b]);
+
+    assert_eq!(a.read("x.txt"), b.read("x.txt"));
+    assert_eq!((a.conflicts(), b.conflicts()), (1, 1));
+    let path = RelPath::parse("x.txt").expect("a path");
+    a.node().resolve_conflict(&path, None, false).expect("settles");
+    converge(&mut [&mut a, &mut b]);
+    assert_eq!((a.conflicts(), b.conflicts()), (0, 0));
+}
+
+#[test]
+fn lines_appended_on_both_sides_are_all_there_once() {
+    let backend = backend();
+    let (mut a, mut b) = (Machine::new("a", &backend), Machine::new("b", &backend));
+    a.write("log.jsonl", "{\"n\":0}\n");
+    converge(&mut [&mut a, &mut b]);
+
+    a.write("log.jsonl", "{\"n\":0}\n{\"a\":1}\n{\"same\":1}\n");
+    b.write("log.jsonl", "{\"n\":0}\n{\"b\":1}\n");
+    a.run();
+    b.run();
+    converge(&mut [&mut a, &mut b]);
+
+    let text = a.read("log.jsonl").expect("is there");
+    assert_eq!(Some(&text), b.read("log.jsonl").as_ref());
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["{\"a\":1}", "{\"b\":1}", "{\"n\":0}", "{\"same\":1}"]);
+    assert_eq!(a.conflicts() + b.conflicts(), 0);
+
+    b.write("log.jsonl", &format!("{text}{{\"after\":1}}\n"));
+    converge(&mut [&mut a, &mut b]);
+    assert_eq!(a.read("log.jsonl"), b.read("log.jsonl"));
+    assert!(a.read("log.jsonl").expect("is there").ends_with("{\"after\":1}\n"));
+}
+
+#[test]
+fn a_delete_that_meets_an_edit_leaves_the_edit() {
+    let backend = backend();
+    let (mut a, mut b) = (Machine::new("a", &backend), Machine::new("b", &backend));
+    a.write("x.md", "base");
+    converge(&mut [&mut a, &mut b]);
+
+    std::fs::remove_file(a.path("x.md")).expect("removes");
+    b.write("x.md", "edited");
+    a.run();
+    b.run();
+    converge(&mut [&mut a, &mut b]);
+
+    assert_eq!(a.read("x.md").as_deref(), Some("edited"));
+    assert_eq!(b.read("x.md").as_deref(), Some("edited"));
+}
+
+#[test]
+fn what_changed_while_the_daemon_was_down_is_noticed() {
+    let backend = backend();
+    let (mut a, mut b) = (Machine::new("a", &backend), Machine::new("b", &backend));
+    a.write("edit.md", "1");
+    a.write("gone.md", "1");
+    converge(&mut [&mut a, &mut b]);
+
+    a.restart();
+    a.write("edit.md", "2");
+    a.write("new.md", "2");
+    std::fs::remove_file(a.path("gone.md")).expect("removes");
+    converge(&mut [&mut a, &mut b]);
+
+    assert_eq!(b.read("edit.md").as_deref(), Some("2"));
+    assert_eq!(b.read("new.md").as_deref(), Some("2"));
+    assert_eq!(b.read("gone.md"), None);
+}
+
+#[test]
+fn a_stale_checkout_never_wins() {
+    let backend = backend();
+    let (mut a, mut b) = (Machine::new("a", &backend), Machine::new("b", &backend));
+    a.write("x.md", "old");
+    a.run();
+    a.write("x.md", "new");
+    converge(&mut [&mut a, &mut b]);
+
+    let mut c = Machine::new("c", &backend);
+    c.write("x.md", "old");
+    c.write("other.md", "only on c");
+    converge(&mut [&mut c, &mut a, &mut b]);
+    converge(&mut [&mut c, &mut a, &mut b]);
+
+    assert_eq!(c.read("x.md").as_deref(), Some("new"));
+    assert_eq!(a.read("x.md").as_deref(), Some("new"));
+    assert_eq!(a.read("other.md").as_deref(), Some("only on c"));
+}
+
+#[test]
+fn a_vanished_tree_waits_for_a_person() {
+    let backend = backend();
+    let (mut a, mut b) = (Machine::new("a", &backend), Machine::new("b", &backend));
+    for i in 0..60 {
+        a.write(&format!("d/{i}.md"), &format!("file {i}"));
+    }
+    converge(&mut [&mut a, &mut b]);
+
+    std::fs::remove_dir_all(a.path("d")).expect("removes");
+    a.run();
+    b.run();
+
+    assert_eq!(b.node().engine.held_deletions().expect("lists").len(), 60);
+    assert!(b.read("d/7.md").is_some());
+    assert!(row(&backend, "d/7.md").is_some());
+
+    a.node().restore_deletions().expect("restores");
+    converge(&mut [&mut a, &mut b]);
+    assert_eq!(a.read("d/7.md").as_deref(), Some("file 7"));
+    assert_eq!(tree(a.dir.path()), tree(b.dir.path()));
+}
+
+#[test]
+fn approved_deletions_happen_on_disk_and_in_rows() {
+    let backend = backend();
+    let mut a = Machine::new("a", &backend);
+    for i in 0..60 {
+        a.write(&format!("d/{i}.md"), &format!("file {i}"));
+    }
+    a.run();
+    std::fs::remove_dir_all(a.path("d")).expect("removes");
+    a.run();
+    assert!(row(&backend, "d/7.md").is_some());
+
+    a.node().approve_deletions().expect("approves");
+
+    assert_eq!(row(&backend, "d/7.md"), None);
+    assert!(a.node().engine.held_deletions().expect("lists").is_empty());
+}
+
+#[test]
+fn archive_files_never_land_in_another_tree() {
+    let backend = backend();
+    let (mut a, mut b) = (Machine::new("a", &backend), Machine::new("b", &backend));
+    a.write("runs/1.log", "from a\n");
+    b.write("runs/1.log", "from b\n");
+
+    converge(&mut [&mut a, &mut b]);
+
+    assert_eq!(a.read("runs/1.log").as_deref(), Some("from a\n"));
+    assert_eq!(b.read("runs/1.log").as_deref(), Some("from b\n"));
+    assert_eq!(a.conflicts(), 0);
+}
+
+#[test]
+fn the_dry_run_lists_what_the_real_run_does_and_does_nothing() {
+    let backend = backend();
+    let (mut a, mut b) = (Machine::new("a", &backend), Machine::new("b", &backend));
+    a.write("one.md", "1");
+    converge(&mut [&mut a, &mut b]);
+    a.write("one.md", "2");
+    a.write("two.md", "2");
+    a.run();
+    b.write("three.md", "3");
+
+    let options = super::RunOptions { dry_run: true, ..Default::default() };
+    let planned = b.node().run(&options).expect("plans");
+    assert_eq!(b.read("one.md").as_deref(), Some("1"));
+    let done = b.run();
+
+    assert_eq!(planned.written, done.written);
+    assert_eq!(planned.recorded, done.recorded);
+    assert_eq!(planned.rows_written, done.rows_written, "{planned:?} {done:?}");
+}
+
+#[test]
+fn undo_brings_back_what_the_last_run_replaced() {
+    let backend = backend();
+    let (mut a, mut b) = (Machine::new("a", &backend), Machine::new("b", &backend));
+    a.write("x.md", "first");
+    converge(&mut [&mut a, &mut b]);
+    a.write("x.md", "second");
+    a.run();
+    b.run();
+    assert_eq!(b.read("x.md").as_deref(), Some("second"));
+
+    b.node().undo(false).expect("undoes");
+    converge(&mut [&mut a, &mut b]);
+
+    assert_eq!(b.read("x.md").as_deref(), Some("first"));
+    assert_eq!(a.read("x.md").as_deref(), Some("first"));
+}
+
+#[test]
+fn a_run_with_nothing_to_do_does_nothing() {
+    let backend = backend();
+    let mut a = Machine::new("a", &backend);
+    a.write("x.md", "1");
+    a.run();
+
+    assert!(a.run().is_empty());
+    a.restart();
+    assert!(a.run().is_empty());
+}
+
+#[test]
+fn rows_hold_exactly_what_the_files_hold() {
+    let backend = backend();
+    let mut a = Machine::new("a", &backend);
+    for i in 0..40 {
+        a.write(&format!("d/{i}.md"), &format!("file {i}\n"));
+    }
+    a.run();
+
+    let page = backend.query(&Query::paths("demo", "shared", "", None, 1000)).expect("lists");
+    assert_eq!(page.rows.len(), 40);
+    for i in 0..40 {
+        assert_eq!(row(&backend, &format!("d/{i}.md")), Some(format!("file {i}\n")));
+    }
+}
+
+#[test]
+fn rows_edited_by_another_program_reach_the_disk() {
+    let memory = MemoryAdapter::new();
+    let backend: Arc<dyn FileSyncAdapter> = Arc::new(memory.clone());
+    let mut a = Machine::new("a", &backend);
+    a.write("x.md", "mine");
+    a.write("gone.md", "mine");
+    a.run();
+
+    memory.foreign_set(&RecordId::new("demo", "shared", "x.md"), "theirs");
+    memory.foreign_set(&RecordId::new("demo", "shared", "new.md"), "inserted");
+    memory.foreign_delete(&RecordId::new("demo", "shared", "gone.md"));
+    a.run();
+
+    assert_eq!(a.read("gone.md"), None);
+
+    assert_eq!(a.read("x.md").as_deref(), Some("theirs"));
+    assert_eq!(a.read("new.md").as_deref(), Some("inserted"));
+    assert!(a.run().is_empty());
+}
+
+#[test]
+fn a_row_edited_while_the_file_has_an_unsent_edit_becomes_a_conflict_and_loses_nothing() {
+    let memory = MemoryAdapter::new();
+    let backend: Arc<dyn FileSyncAdapter> = Arc::new(memory.clone());
+    let mut a = Machine::new("a", &backend);
+    a.write("x.txt", "base");
+    a.run();
+
+    a.write("x.txt", "edited here");
+    memory.foreign_set(&RecordId::new("demo", "shared", "x.txt"), "edited there");
+    a.run();
+    a.run();
+
+    assert_eq!(a.conflicts(), 1);
+    assert_eq!(a.read("x.txt"), row(&backend, "x.txt"));
+    let slot = a.node().engine.slot_by_rules(&RelPath::parse("x.txt").expect("a path")).expect("a slot");
+    assert_eq!(a.node().engine.reader().expect("opens").heads(&slot).expect("reads").len(), 2);
+}

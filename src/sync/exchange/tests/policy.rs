@@ -1,0 +1,107 @@
+//! What is meant for a store goes there and nothing else; and the same over the real ledger and a database.
+
+use std::sync::Arc;
+
+use larder_adapters::MemoryAdapter;
+
+use super::super::{Direction, ExchangeConfig, MemoryJournal, exchange};
+use super::fleet::*;
+use crate::ledger::Ledger;
+use crate::model::Space;
+use crate::transport::BackendTransport;
+
+#[test]
+fn a_space_that_is_not_meant_for_a_store_is_neither_sent_nor_taken_nor_listed() {
+    let private = Writer::private_space();
+    let mut a = Machine::new("a-1", 1);
+    a.publish_full("shared");
+    let mut secret = Writer::in_space("a-1", 1, private.clone());
+    for (name, bytes) in secret.next(&Load {
+        packs: vec![b"secret".to_vec()],
+        ..Load::default()
+    }) {
+        a.store.damage(&name, Some(&bytes));
+    }
+    let ((public, to_public), (own, to_own)) = (place("public"), place("own"));
+
+    a.meets(&to_public);
+    a.config.spaces.push(private);
+    a.meets(&to_own);
+
+    assert!(
+        public
+            .names()
+            .iter()
+            .all(|name| name.chain().space == Space::shared())
+    );
+    assert_eq!(own.bytes(), a.store.bytes());
+    let mut b = Machine::new("b-1", 2);
+    let report = b.meets(&to_own);
+    assert_eq!(b.store.names(), public.names());
+    assert_eq!(report.requests.list, 2);
+}
+
+#[test]
+fn directions_are_kept() {
+    let (mut a, mut b) = (Machine::new("a-1", 1), Machine::new("b-1", 2));
+    let (store, spot) = place("spot");
+    b.publish_full("b");
+    b.meets(&spot);
+    a.publish_full("a");
+    let theirs = store.bytes();
+
+    a.config.direction = Direction::Pull;
+    assert_eq!(a.meets(&spot).imported().count(), 1);
+    assert_eq!(store.bytes(), theirs);
+
+    a.config.direction = Direction::Both;
+    a.config.push = false;
+    a.meets(&spot);
+    assert_eq!(store.bytes(), theirs);
+
+    let mut c = Machine::new("c-1", 3);
+    c.publish_full("c");
+    c.config.direction = Direction::Push;
+    assert_eq!(c.meets(&spot).pushed.len(), 3);
+    assert_eq!(c.store.names().len(), 3);
+
+    a.config.push = true;
+    a.meets(&spot);
+    assert_eq!(store.names().len(), 9);
+    c.config.direction = Direction::Both;
+    c.meets(&spot);
+    assert_eq!(c.store.bytes(), store.bytes());
+}
+
+#[test]
+fn the_ledger_on_disk_exchanges_through_a_database() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let open = |name: &str| Ledger::open(&folder.path().join(name)).expect("a ledger");
+    let (ours, theirs) = (open("ours"), open("theirs"));
+    let mut writer = Writer::new("a-1", 1);
+    for n in 0..3u8 {
+        let load = Load {
+            packs: vec![vec![n; 3]],
+            records: vec![vec![b'r', n]],
+            ..Load::default()
+        };
+        for (name, bytes) in writer.next(&load) {
+            ours.put(&name, &bytes).expect("valid");
+        }
+    }
+    let adapter = MemoryAdapter::new();
+    let database =
+        |label| BackendTransport::new(Arc::new(adapter.clone()), APP, label).expect("opens");
+    let config = ExchangeConfig::new(APP, vec![Space::shared()]);
+    let (mut our_journal, mut their_journal) = (MemoryJournal::default(), MemoryJournal::default());
+
+    let pushed = exchange(&ours, &database("db"), &config, &mut our_journal).expect("pushed");
+    let pulled = exchange(&theirs, &database("db"), &config, &mut their_journal).expect("pulled");
+    let quiet = exchange(&theirs, &database("db"), &config, &mut their_journal).expect("quiet");
+
+    assert_eq!(pushed.pushed.len(), 9);
+    assert_eq!(pulled.imported().count(), 3);
+    assert_eq!(quiet.requests.total(), 2);
+    let list = |ledger: &Ledger| ledger.list("", "", 100).expect("listed");
+    assert_eq!(list(&ours), list(&theirs));
+}

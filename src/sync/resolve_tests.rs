@@ -1,0 +1,224 @@
+//! Laws of resolving, over hand-made histories.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::{
+    Channel, ContentHash, Dot, Hlc, Lane, OriginName, Reason, RelPath, State as VersionState, Vector, Version,
+};
+
+/// Versions and bytes, all here unless taken away.
+#[derive(Default)]
+struct World {
+    versions: BTreeMap<VersionId, Stored>,
+    bytes: BTreeMap<ContentHash, Vec<u8>>,
+    next_n: u64,
+}
+
+impl Graph for World {
+    fn version(&self, id: &VersionId) -> Option<Stored> {
+        self.versions.get(id).cloned()
+    }
+
+    fn bytes(&self, content: &Content, offset: u64, len: u64) -> Option<Vec<u8>> {
+        let bytes = self.bytes.get(&content.hash)?;
+        bytes.get(offset as usize..(offset + len) as usize).map(<[u8]>::to_vec)
+    }
+
+    fn share_prefix(&self, a: &Content, b: &Content, len: u64) -> Option<bool> {
+        Some(self.bytes(a, 0, len)? == self.bytes(b, 0, len)?)
+    }
+}
+
+impl World {
+    fn add(&mut self, path: &str, text: Option<&str>, hlc: u64, parents: &[&Stored], adopted: bool) -> Stored {
+        self.next_n += 1;
+        let origin: OriginName = format!("host-{}", self.next_n).parse().expect("an origin");
+        let lane = Lane { origin, generation: 1, first: 1 };
+        let mut vector = Vector::new();
+        parents.iter().for_each(|parent| vector.join(&parent.version.full_vector()));
+        let mut ids: Vec<VersionId> = parents.iter().map(|parent| parent.id).collect();
+        ids.sort_unstable();
+        let state = match text {
+            Some(text) => {
+                let (hash, size) = (ContentHash::of(text.as_bytes()), text.len() as u64);
+                self.bytes.insert(hash, text.as_bytes().to_vec());
+                VersionState::Content(Content { hash, size, kind: ContentKind::File { exec: false } })
+            }
+            None => VersionState::Tombstone { reason: Reason::User, moved_to: None },
+        };
+        let version = Version {
+            parents: ids,
+            dot: Dot { lane, n: 1 },
+            vector,
+            hlc: Hlc::new(hlc, 0),
+            born: Hlc::new(1, 0),
+            channel: Channel::Shared,
+            path: RelPath::parse(path).expect("a path"),
+            state,
+            moved_from: None,
+            via: None,
+            adopted,
+        };
+        let stored = Stored { id: version.to_line().0, version };
+        self.versions.insert(stored.id, stored.clone());
+        stored
+    }
+
+    fn text(&self, resolution: &Resolution) -> Option<String> {
+        let bytes = match &resolution.outcome {
+            Outcome::Content(content) => self.bytes.get(&content.hash)?.clone(),
+            Outcome::Appended(appended) => {
+                let mut bytes = appended.base.map_or(Some(Vec::new()), |base| self.bytes.get(&base.hash).cloned())?;
+                bytes.extend_from_slice(&appended.tail);
+                bytes
+            }
+            _ => return None,
+        };
+        String::from_utf8(bytes).ok()
+    }
+}
+
+#[test]
+fn the_later_edit_wins_and_the_other_is_listed() {
+    let mut world = World::default();
+    let base = world.add("x.md", Some("base"), 1, &[], false);
+    let early = world.add("x.md", Some("early"), 2, &[&base], false);
+    let late = world.add("x.md", Some("late"), 3, &[&base], false);
+
+    let resolution = resolve(&[late.clone(), early.clone()], &world);
+
+    assert_eq!(world.text(&resolution).as_deref(), Some("late"));
+    assert_eq!(resolution.versions, vec![late.id]);
+    assert_eq!(resolution.losers, vec![early]);
+}
+
+#[test]
+fn an_adopted_version_loses_to_every_edit_whatever_its_clock() {
+    let mut world = World::default();
+    let edit = world.add("x.md", Some("edit"), 1, &[], false);
+    let adopted = world.add("x.md", Some("stale"), 9_999, &[], true);
+
+    let resolution = resolve(&[edit, adopted], &world);
+
+    assert_eq!(world.text(&resolution).as_deref(), Some("edit"));
+}
+
+#[test]
+fn a_tombstone_loses_to_any_content_and_is_settled_by_it() {
+    let mut world = World::default();
+    let base = world.add("x.md", Some("base"), 1, &[], false);
+    let edit = world.add("x.md", Some("edit"), 2, &[&base], false);
+    let gone = world.add("x.md", None, 3, &[&base], false);
+
+    let resolution = resolve(&[gone.clone(), edit.clone()], &world);
+
+    let mut both = vec![gone.id, edit.id];
+    both.sort_unstable();
+    assert_eq!(world.text(&resolution).as_deref(), Some("edit"));
+    assert_eq!(resolution.versions, both);
+    assert!(!resolution.is_conflict());
+}
+
+#[test]
+fn equal_edits_are_one() {
+    let mut world = World::default();
+    let base = world.add("x.md", Some("base"), 1, &[], false);
+    let one = world.add("x.md", Some("same"), 2, &[&base], false);
+    let two = world.add("x.md", Some("same"), 3, &[&base], false);
+
+    let resolution = resolve(&[one, two], &world);
+
+    assert_eq!(resolution.versions.len(), 2);
+    assert!(!resolution.is_conflict());
+}
+
+#[test]
+fn appended_lines_of_every_side_are_there_once_in_order() {
+    let mut world = World::default();
+    let base = world.add("l.jsonl", Some("0\n"), 1, &[], false);
+    let a1 = world.add("l.jsonl", Some("0\na1\n"), 2, &[&base], false);
+    let a2 = world.add("l.jsonl", Some("0\na1\na2\n"), 5, &[&a1], false);
+    let b1 = world.add("l.jsonl", Some("0\nb1\n"), 3, &[&base], false);
+
+    let resolution = resolve(&[a2.clone(), b1.clone()], &world);
+
+    assert_eq!(world.text(&resolution).as_deref(), Some("0\na1\nb1\na2\n"));
+    assert!(!resolution.is_conflict());
+    let merged = world.add("l.jsonl", Some("0\na1\nb1\na2\nm\n"), 6, &[&a2, &b1], false);
+    let c = world.add("l.jsonl", Some("0\na1\nc\n"), 7, &[&a1], false);
+    let again = resolve(&[merged, c], &world);
+    assert_eq!(world.text(&again).as_deref(), Some("0\na1\nb1\na2\nm\nc\n"));
+}
+
+#[test]
+fn a_rewrite_of_a_log_is_not_merged() {
+    let mut world = World::default();
+    let base = world.add("l.jsonl", Some("0\n1\n"), 1, &[], false);
+    let rewritten = world.add("l.jsonl", Some("X\n1\n2\n"), 2, &[&base], false);
+    let appended = world.add("l.jsonl", Some("0\n1\n3\n"), 3, &[&base], false);
+
+    let resolution = resolve(&[rewritten.clone(), appended], &world);
+
+    assert_eq!(world.text(&resolution).as_deref(), Some("0\n1\n3\n"));
+    assert_eq!(resolution.losers, vec![rewritten]);
+}
+
+#[test]
+fn of_truncated_copies_of_one_log_the_complete_one_wins() {
+    let mut world = World::default();
+    let heads = [
+        world.add("l.jsonl", Some("1\n2\n"), 30, &[], true),
+        world.add("l.jsonl", Some("1\n2\n3\n"), 10, &[], true),
+        world.add("l.jsonl", Some("1\n"), 20, &[], true),
+    ];
+
+    let resolution = resolve(&heads, &world);
+
+    assert_eq!(world.text(&resolution).as_deref(), Some("1\n2\n3\n"));
+    assert!(!resolution.is_conflict());
+}
+
+#[test]
+fn bytes_that_are_not_here_make_the_path_wait() {
+    let mut world = World::default();
+    let base = world.add("l.jsonl", Some("0\n"), 1, &[], false);
+    let a = world.add("l.jsonl", Some("0\na\n"), 2, &[&base], false);
+    let b = world.add("l.jsonl", Some("0\nb\n"), 3, &[&base], false);
+    world.bytes.remove(&ContentHash::of(b"0\na\n"));
+
+    let resolution = resolve(&[a, b], &world);
+
+    assert!(matches!(resolution.outcome, Outcome::Pending(_)));
+}
+
+proptest! {
+    #[test]
+    fn resolving_is_a_pure_function_of_the_set_of_heads(
+        lines in proptest::collection::vec("[a-c]{0,3}", 2..6), line_file: bool, seed in 0usize..720,
+    ) {
+        let path = if line_file { "x.log" } else { "x.md" };
+        let mut world = World::default();
+        let base = world.add(path, Some("0\n"), 1, &[], false);
+        let mut heads: Vec<Stored> = lines
+            .iter()
+            .enumerate()
+            .map(|(i, line)| world.add(path, Some(&format!("0\n{line}\n")), 2 + (i as u64 % 2), &[&base], false))
+            .collect();
+
+        let first = resolve(&heads, &world);
+        let by = seed % heads.len();
+        heads.rotate_left(by);
+        if seed % 2 == 0 {
+            heads.reverse();
+        }
+        let mut second = resolve(&heads, &world);
+
+        second.losers.sort_by_key(|head| head.id);
+        let mut first = first;
+        first.losers.sort_by_key(|head| head.id);
+        prop_assert_eq!(first, second);
+    }
+}

@@ -1,0 +1,416 @@
+//! `kill -9` of the real program at every call that changes the disk, and at random moments: no loss, no torn file, no duplicate.
+//!
+//! Invariant after every kill: the next `sync` succeeds by itself, `larder verify` is clean, every file of both machines
+//! is exactly what one of its writers wrote last, and no version was recorded twice.
+//!
+//! Every call is tried if there are at most [`MAX_KILLS`]; of more, every k-th, beginning where the seed says, so that
+//! repeated runs cover all of them. `LARDER_FULL=1` tries all.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::{Daemon, Dice, Lab, Leaf, Outcome, Project, restore, seed, skip};
+use crate::tracer::{self, Ended};
+
+/// Kills of one scenario in an ordinary run.
+const MAX_KILLS: u64 = 400;
+/// Kills at random moments, all workers together.
+const RANDOM_KILLS: u64 = 500;
+const WORKERS: usize = 2;
+
+fn is_full() -> bool {
+    std::env::var("LARDER_FULL").is_ok_and(|value| value == "1")
+}
+
+/// A pair of machines in the middle of their work: `a` has unsent changes of every kind, and unseen ones of `b` wait for it.
+struct Scene {
+    _lab: Lab,
+    template: PathBuf,
+    live: PathBuf,
+    a: Project,
+    b: Project,
+}
+
+impl Scene {
+    fn set() -> Scene {
+        let lab = Lab::new();
+        let live = lab.path("live");
+        let [a, b] = ["a", "b"].map(|name| {
+            lab.project(&format!("live/{name}"), crate::support::CONFIG)
+                .with_backend(&live.join("shared.db"))
+        });
+        for name in [
+            "edited",
+            "deleted",
+            "renamed",
+            "theirs",
+            "their-deleted",
+            "both",
+        ] {
+            a.write(format!("shared/{name}.md"), format!("{name}\n"));
+        }
+        a.write("shared/log.jsonl", "{\"n\":0}\n");
+        a.sync();
+        b.sync();
+        b.write("shared/theirs.md", "theirs, edited by b\n");
+        b.write("shared/their-new.md", "new by b\n");
+        b.remove("shared/their-deleted.md");
+        b.append("shared/log.jsonl", "{\"by\":\"b\"}\n");
+        b.sync();
+        a.write("shared/edited.md", "edited by a\n");
+        a.write("shared/new/deep.md", "new by a\n");
+        a.remove("shared/deleted.md");
+        fs::rename(a.path("shared/renamed.md"), a.path("shared/renamed-to.md")).expect("rename");
+        let template = lab.path("template");
+        restore(&live, &template);
+        Scene {
+            _lab: lab,
+            template,
+            live,
+            a,
+            b,
+        }
+    }
+
+    fn reset(&self) {
+        restore(&self.template, &self.live);
+    }
+
+    fn wanted() -> BTreeMap<Vec<u8>, Leaf> {
+        let files = [
+            ("both.md", "both\n"),
+            ("edited.md", "edited by a\n"),
+            ("log.jsonl", "{\"n\":0}\n{\"by\":\"b\"}\n"),
+            ("new/deep.md", "new by a\n"),
+            ("renamed-to.md", "renamed\n"),
+            ("their-new.md", "new by b\n"),
+            ("theirs.md", "theirs, edited by b\n"),
+        ];
+        files
+            .map(|(name, text)| {
+                (
+                    name.as_bytes().to_vec(),
+                    Leaf::File {
+                        exec: false,
+                        bytes: text.as_bytes().to_vec(),
+                    },
+                )
+            })
+            .into()
+    }
+
+    /// What must hold after a kill of `a`, whatever the moment.
+    fn check(&self, moment: &str) {
+        // Between the kill and the next start: every file is whole. Absent is only what a rename or removal was under way for.
+        let wanted = Scene::wanted();
+        for (name, leaf) in self.a.tree("shared") {
+            let old = [&b"theirs\n"[..], b"their-deleted\n", b"{\"n\":0}\n"];
+            let is_whole = wanted.get(&name) == Some(&leaf)
+                || matches!(&leaf, Leaf::File { bytes, .. } if old.contains(&bytes.as_slice()))
+                || name.windows(5).any(|part| part == b"_tmp-");
+            // An append on its way may be there in part; it is finished at the next start.
+            let is_tail = name == b"log.jsonl";
+            assert!(
+                is_whole || is_tail,
+                "{moment}: torn {}: {leaf:?}",
+                String::from_utf8_lossy(&name)
+            );
+        }
+
+        for project in [&self.a, &self.b, &self.a] {
+            expect_sync(project, moment);
+        }
+        for project in [&self.a, &self.b] {
+            assert_eq!(
+                project.tree("shared"),
+                wanted,
+                "{moment}: {:?}",
+                project.dir
+            );
+            let verified = project.run(["verify"]);
+            assert_eq!(verified.code, Some(0), "{moment}: {verified:#?}");
+            let conflicts = project.run(["conflicts"]);
+            assert!(
+                !conflicts.said().contains(".md"),
+                "{moment}: {conflicts:#?}"
+            );
+        }
+        // Three versions of the log at most, one of each edit: nothing was recorded twice.
+        let log = self.a.run(["log", "shared/edited.md", "--json"]).expect(0);
+        assert_eq!(count_versions(&log), 2, "{moment}: {log:#?}");
+    }
+}
+
+/// The number of versions that `log --json` shows; each has one content or is a deletion.
+fn count_versions(log: &Outcome) -> usize {
+    let json = log.json();
+    let versions = json.get("versions").unwrap_or(&json);
+    versions
+        .as_array()
+        .unwrap_or_else(|| panic!("a list of versions: {log:#?}"))
+        .len()
+}
+
+#[track_caller]
+fn expect_sync(project: &Project, moment: &str) {
+    let outcome = project.run(["sync"]);
+    assert_eq!(
+        outcome.code,
+        Some(0),
+        "{moment}: {:?}: {outcome:#?}",
+        project.dir
+    );
+}
+
+/// Tries `kill_at` = first, first + stride, .. until a run ends by itself, on several scenes beside each other.
+fn kill_everywhere(test: &str, args: &[&str]) -> io::Result<()> {
+    let scenes: Vec<Scene> = (0..WORKERS).map(|_| Scene::set()).collect();
+    let total = match tracer::run(scenes[0].a.command(args), 0)? {
+        Ended::ByItself { code: 0, calls } => calls,
+        other => panic!("{args:?} without a kill: {other:?}"),
+    };
+    scenes[0].check("without a kill");
+    let stride = if is_full() {
+        1
+    } else {
+        total.div_ceil(MAX_KILLS)
+    };
+    let first = 1 + Dice::new(seed(test)).below(stride);
+    println!("{test}: {total} calls, every {stride} from {first}");
+
+    let next = AtomicU64::new(first);
+    thread::scope(|scope| {
+        for scene in &scenes {
+            scope.spawn(|| {
+                loop {
+                    let kill_at = next.fetch_add(stride, Ordering::SeqCst);
+                    scene.reset();
+                    let ended =
+                        tracer::run(scene.a.command(args), kill_at).expect("ptrace worked before");
+                    let Ended::Killed = ended else {
+                        // Threads make the count differ a little between runs; beyond it there is nothing to kill.
+                        assert!(
+                            kill_at + stride + 50 > total,
+                            "ended by itself: {ended:?} of {total}"
+                        );
+                        return;
+                    };
+                    scene.check(&format!(
+                        "killed before call {kill_at} of {total} of {args:?}"
+                    ));
+                }
+            });
+        }
+    });
+    Ok(())
+}
+
+#[test]
+fn killed_at_every_call_of_a_sync_nothing_is_lost_torn_or_doubled() {
+    const TEST: &str = "killed_at_every_call_of_a_sync_nothing_is_lost_torn_or_doubled";
+    if let Err(error) = kill_everywhere(TEST, &["sync"]) {
+        skip(
+            TEST,
+            &format!("ptrace or seccomp is not permitted here ({error}); the random kills remain"),
+        );
+    }
+}
+
+#[test]
+fn killed_at_every_call_of_the_first_sync_it_starts_over() {
+    const TEST: &str = "killed_at_every_call_of_the_first_sync_it_starts_over";
+    let place = |lab: &Lab, number: u64| {
+        let (a, b) = lab.pair();
+        let (a, b) = (
+            a.at(&lab.path(format!("{number}/a"))),
+            b.at(&lab.path(format!("{number}/b"))),
+        );
+        let database = lab.path(format!("{number}/shared.db"));
+        for project in [&a, &b] {
+            project.write("sync-config.json", crate::support::CONFIG);
+        }
+        a.write("shared/one.md", "one\n");
+        a.write("shared/two.bin", [0, 159, 146, 150]);
+        (a.with_backend(&database), b.with_backend(&database))
+    };
+    let lab = Lab::new();
+    let total = match tracer::run(place(&lab, 0).0.command(["sync"]), 0) {
+        Ok(Ended::ByItself { code: 0, calls }) => calls,
+        Ok(other) => panic!("without a kill: {other:?}"),
+        Err(error) => {
+            return skip(
+                TEST,
+                &format!("ptrace or seccomp is not permitted here ({error})"),
+            );
+        }
+    };
+    let stride = if is_full() {
+        1
+    } else {
+        total.div_ceil(MAX_KILLS / 2)
+    };
+    let first = 1 + Dice::new(seed(TEST)).below(stride);
+    println!("{TEST}: {total} calls, every {stride} from {first}");
+
+    let next = AtomicU64::new(first);
+    thread::scope(|scope| {
+        for _ in 0..WORKERS {
+            scope.spawn(|| {
+                loop {
+                    let kill_at = next.fetch_add(stride, Ordering::SeqCst);
+                    let (a, b) = place(&lab, kill_at);
+                    let Ended::Killed =
+                        tracer::run(a.command(["sync"]), kill_at).expect("ptrace worked before")
+                    else {
+                        return;
+                    };
+                    let moment =
+                        format!("killed before call {kill_at} of {total} of the first sync");
+                    for project in [&a, &b] {
+                        expect_sync(project, &moment);
+                        let verified = project.run(["verify"]);
+                        assert_eq!(verified.code, Some(0), "{moment}: {verified:#?}");
+                    }
+                    assert_eq!(a.tree("shared").len(), 2, "{moment}");
+                    assert_eq!(b.tree("shared"), a.tree("shared"), "{moment}");
+                    fs::remove_dir_all(lab.path(kill_at.to_string())).expect("clear away");
+                }
+            });
+        }
+    });
+}
+
+/// One machine whose daemon is killed again and again while its files change, and one that only receives.
+struct Victim {
+    a: Project,
+    b: Project,
+    dice: Dice,
+    /// What the user wrote last, by file number; `None`: removed.
+    last: BTreeMap<u64, Option<String>>,
+}
+
+impl Victim {
+    const FILES: u64 = 8;
+
+    fn set(lab: &Lab, number: usize, seed: u64) -> Victim {
+        let database = lab.path(format!("{number}.db"));
+        let [a, b] = ["a", "b"].map(|name| {
+            lab.project(&format!("{number}-{name}"), crate::support::CONFIG)
+                .with_backend(&database)
+        });
+        a.write("shared/marker.md", "marker\n");
+        a.sync();
+        b.sync();
+        Victim {
+            a,
+            b,
+            dice: Dice::new(seed),
+            last: BTreeMap::new(),
+        }
+    }
+
+    /// One life: start, change files for a random while, die.
+    fn live_and_die(&mut self, life: u64) {
+        let daemon = Daemon::start(self.a.command(["up"]));
+        // Some die while starting, some long after it.
+        let end = Instant::now() + Duration::from_micros(self.dice.below(250_000));
+        let mut edit = 0;
+        while Instant::now() < end {
+            self.change(life, edit);
+            edit += 1;
+            thread::park_timeout(Duration::from_micros(self.dice.below(20_000)));
+        }
+        daemon.kill();
+    }
+
+    fn change(&mut self, life: u64, edit: u64) {
+        let number = self.dice.below(Victim::FILES);
+        let path = format!("shared/{number}.md");
+        let exists = matches!(self.last.get(&number), Some(Some(_)));
+        match self.dice.below(6) {
+            0 if exists => {
+                self.a.remove(&path);
+                self.last.insert(number, None);
+            }
+            1 if exists => {
+                let line = format!("{life} {edit} more\n");
+                self.a.append(&path, &line);
+                self.last
+                    .entry(number)
+                    .and_modify(|text| text.as_mut().expect("it exists").push_str(&line));
+            }
+            2 => {
+                // As an editor saves: a new file over the old name.
+                let text = format!("{life} {edit} saved\n");
+                self.a.write("shared/_tmp-save", &text);
+                fs::rename(self.a.path("shared/_tmp-save"), self.a.path(&path)).expect("rename");
+                self.last.insert(number, Some(text));
+            }
+            _ => {
+                let text = format!("{life} {edit} written\n")
+                    .repeat(1 + usize::try_from(self.dice.below(40)).expect("small"));
+                self.a.write(&path, &text);
+                self.last.insert(number, Some(text));
+            }
+        }
+    }
+
+    fn check(&self, moment: &str) {
+        for (number, text) in &self.last {
+            let found = self
+                .a
+                .read(format!("shared/{number}.md"))
+                .map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+            assert_eq!(found, *text, "{moment}: file {number}");
+        }
+        let verified = self.a.run(["verify"]);
+        assert_eq!(verified.code, Some(0), "{moment}: {verified:#?}");
+    }
+
+    fn check_both(&self, moment: &str) {
+        expect_sync(&self.a, moment);
+        expect_sync(&self.b, moment);
+        self.check(moment);
+        assert_eq!(self.a.tree("shared"), self.b.tree("shared"), "{moment}");
+        let verified = self.b.run(["verify"]);
+        assert_eq!(verified.code, Some(0), "{moment}: {verified:#?}");
+        // No file differs, so a further sync must record nothing.
+        let before = self.a.tree(".larder/ledger").len();
+        expect_sync(&self.a, moment);
+        assert_eq!(
+            self.a.tree(".larder/ledger").len(),
+            before,
+            "{moment}: something was recorded again"
+        );
+    }
+}
+
+#[test]
+fn killed_at_random_moments_a_daemon_loses_nothing() {
+    const TEST: &str = "killed_at_random_moments_a_daemon_loses_nothing";
+    const BOTH_EVERY: u64 = 25;
+    let seed = seed(TEST);
+    let lab = Lab::new();
+    thread::scope(|scope| {
+        for worker in 0..WORKERS {
+            let lab = &lab;
+            scope.spawn(move || {
+                let mut victim = Victim::set(lab, worker, seed.wrapping_add(worker as u64));
+                for life in 1..=RANDOM_KILLS / WORKERS as u64 {
+                    let moment = format!("seed {seed}, worker {worker}, life {life}");
+                    victim.live_and_die(life);
+                    victim.check(&moment);
+                    if life % BOTH_EVERY == 0 {
+                        victim.check_both(&moment);
+                    }
+                }
+                victim.check_both("at the end");
+            });
+        }
+    });
+}

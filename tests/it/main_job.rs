@@ -1,0 +1,788 @@
+//! The main job as a person sees it: two folders kept the same through one SQLite file, rows that plain SQL may change.
+//!
+//! Invariant of every test: at its end `larder verify` is clean and SQLite finds the database whole.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use crate::support::{
+    CONFIG, DAEMON_DEADLINE, Lab, Leaf, Project, Rows, has_program, is_root, seed, skip, until,
+};
+
+/// Syncs until nothing more can be under way between the two: A to B, B to A, and A's answer.
+fn converge(a: &Project, b: &Project) {
+    for project in [a, b, a, b] {
+        let code = project.run(["sync"]);
+        assert!(matches!(code.code, Some(0 | 3)), "{code:#?}");
+    }
+}
+
+#[track_caller]
+fn assert_same(a: &Project, b: &Project) {
+    let (left, right) = (a.tree("shared"), b.tree("shared"));
+    let names = |tree: &std::collections::BTreeMap<Vec<u8>, Leaf>| {
+        tree.keys()
+            .map(|name| String::from_utf8_lossy(name).into_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names(&left), names(&right));
+    for (name, leaf) in &left {
+        assert!(
+            right[name] == *leaf,
+            "differs: {}",
+            String::from_utf8_lossy(name)
+        );
+    }
+}
+
+#[track_caller]
+fn close(lab: &Lab, projects: &[&Project]) {
+    for project in projects {
+        project.verify();
+    }
+    lab.rows().check();
+}
+
+fn text(project: &Project, path: &str) -> Option<String> {
+    project
+        .read(path)
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[test]
+fn files_of_every_kind_arrive_byte_for_byte() {
+    let lab = Lab::new();
+    let (a, b) = lab.pair();
+    a.write("shared/plain.md", "# plain\n");
+    a.write("shared/empty.json", "");
+    a.write(
+        "shared/binary.bin",
+        (0..=255).cycle().take(3 << 20).collect::<Vec<u8>>(),
+    );
+    a.write(
+        "shared/one-line.json",
+        format!("\"{}\"", "x".repeat(600_000)),
+    );
+    a.write("shared/latin-1.txt", b"caf\xe9\n");
+    a.write("shared/gr\u{fc}n/\u{65e5}\u{672c}/\u{1f33f}.md", "leaf\n");
+    a.write(format!("shared/{}", "n".repeat(255)), "255 bytes of name\n");
+    a.write(
+        "shared/new\nline and \x1b[31mred\x1b[0m.md",
+        "hostile name\n",
+    );
+    a.write("shared/ leading and trailing ", "spaces\n");
+    a.write(format!("shared/{}leaf.md", "deep/".repeat(60)), "deep\n");
+    a.write("shared/.hidden/.dot", "dot files count\n");
+    a.write("shared/run.sh", "#!/bin/sh\n");
+    fs::set_permissions(a.path("shared/run.sh"), fs::Permissions::from_mode(0o755)).expect("chmod");
+    symlink("plain.md", a.path("shared/link.md")).expect("link");
+
+    a.sync();
+    b.sync();
+
+    assert_same(&a, &b);
+    assert_eq!(b.tree("shared").len(), 14);
+    assert_eq!(
+        b.tree("shared")[b"link.md".as_slice()],
+        Leaf::Link(b"plain.md".to_vec())
+    );
+    assert_eq!(
+        lab.rows().content("shared/plain.md").as_deref(),
+        Some("# plain\n")
+    );
+    close(&lab, &[&a, &b]);
+}
+
+#[test]
+fn changes_of_every_kind_arrive() {
+    let lab = Lab::new();
+    let (a, b) = lab.pair();
+    for name in [
+        "edited",
+        "emptied",
+        "deleted",
+        "renamed",
+        "mode",
+        "to-folder",
+    ] {
+        a.write(format!("shared/{name}"), format!("{name}\n"));
+    }
+    a.write("shared/folder/leaf", "leaf\n");
+    a.write("shared/log.jsonl", "{\"n\":1}\n");
+    converge(&a, &b);
+
+    b.write("shared/edited", "edited again\n");
+    b.write("shared/emptied", "");
+    b.remove("shared/deleted");
+    fs::rename(b.path("shared/renamed"), b.path("shared/renamed-to")).expect("rename");
+    fs::set_permissions(b.path("shared/mode"), fs::Permissions::from_mode(0o755)).expect("chmod");
+    b.append("shared/log.jsonl", "{\"n\":2}\n");
+    b.remove("shared/to-folder");
+    b.write("shared/to-folder/leaf", "a folder now\n");
+    fs::remove_dir_all(b.path("shared/folder")).expect("remove");
+    b.write("shared/folder", "a file now\n");
+    converge(&b, &a);
+
+    assert_same(&a, &b);
+    assert_eq!(text(&a, "shared/edited").as_deref(), Some("edited again\n"));
+    assert_eq!(text(&a, "shared/emptied").as_deref(), Some(""));
+    assert_eq!(
+        text(&a, "shared/log.jsonl").as_deref(),
+        Some("{\"n\":1}\n{\"n\":2}\n")
+    );
+    assert_eq!(
+        text(&a, "shared/to-folder/leaf").as_deref(),
+        Some("a folder now\n")
+    );
+    assert_eq!(text(&a, "shared/folder").as_deref(), Some("a file now\n"));
+    assert!(!a.path("shared/deleted").exists() && !a.path("shared/renamed").exists());
+    assert!(lab.rows().content("shared/deleted").is_none());
+    close(&lab, &[&a, &b]);
+}
+
+#[test]
+fn nothing_to_do_changes_nothing() {
+    let lab = Lab::new();
+    let (a, b) = lab.pair();
+    a.write("shared/one.md", "one\n");
+    converge(&a, &b);
+    let ledger_before = a.tree(".larder/ledger");
+
+    for _ in 0..3 {
+        converge(&a, &b);
+    }
+
+    assert_eq!(a.tree(".larder/ledger").len(), ledger_before.len());
+    close(&lab, &[&a, &b]);
+}
+
+#[test]
+fn concurrent_edits_converge_and_the_loser_is_listed_until_an_edit_settles_it() {
+    let lab = Lab::new();
+    let (a, b) = lab.pair();
+    a.write("shared/plan.md", "plan\n");
+    converge(&a, &b);
+
+    a.write("shared/plan.md", "plan of a\n");
+    b.write("shared/plan.md", "plan of b\n");
+    converge(&a, &b);
+
+    assert_same(&a, &b);
+    for project in [&a, &b] {
+        project.run(["sync"]).expect(3);
+        project.run(["conflicts"]).says("shared/plan.md");
+        project.run(["status"]).says("shared/plan.md");
+    }
+    // Both sides are still readable on both machines.
+    let shown = a.run(["conflicts", "show", "shared/plan.md"]).said()
+        + &text(&a, "shared/plan.md").unwrap_or_default();
+    assert!(
+        shown.contains("plan of a") && shown.contains("plan of b"),
+        "{shown}"
+    );
+
+    a.write("shared/plan.md", "plan of both\n");
+    converge(&a, &b);
+    for project in [&a, &b] {
+        project.sync();
+        assert_eq!(
+            text(project, "shared/plan.md").as_deref(),
+            Some("plan of both\n")
+        );
+        assert!(!project.run(["conflicts"]).said().contains("plan.md"));
+    }
+    close(&lab, &[&a, &b]);
+}
+
+#[test]
+fn lines_appended_on_both_sides_are_there_once_each() {
+    let lab = Lab::new();
+    let (a, b) = lab.pair();
+    a.write("shared/log.jsonl", "{\"n\":0}\n");
+    converge(&a, &b);
+
+    a.append("shared/log.jsonl", "{\"from\":\"a\"}\n");
+    b.append("shared/log.jsonl", "{\"from\":\"b\"}\n");
+    converge(&a, &b);
+
+    assert_same(&a, &b);
+    let log = text(&a, "shared/log.jsonl").expect("the log");
+    let mut lines: Vec<&str> = log.lines().collect();
+    assert_eq!(lines.remove(0), "{\"n\":0}");
+    lines.sort_unstable();
+    assert_eq!(lines, ["{\"from\":\"a\"}", "{\"from\":\"b\"}"]);
+    assert!(!a.run(["conflicts"]).said().contains("log.jsonl"));
+    close(&lab, &[&a, &b]);
+}
+
+#[test]
+fn an_edit_outlives_a_concurrent_deletion() {
+    let lab = Lab::new();
+    let (a, b) = lab.pair();
+    a.write("shared/kept.md", "first\n");
+    converge(&a, &b);
+
+    a.remove("shared/kept.md");
+    b.write("shared/kept.md", "edited meanwhile\n");
+    converge(&a, &b);
+
+    assert_eq!(
+        text(&a, "shared/kept.md").as_deref(),
+        Some("edited meanwhile\n")
+    );
+    assert_same(&a, &b);
+    close(&lab, &[&a, &b]);
+}
+
+#[test]
+fn plain_sql_reaches_the_disk() {
+    let lab = Lab::new();
+    let (a, b) = lab.pair();
+    a.write("shared/edited.md", "old\n");
+    a.write("shared/deleted.md", "old\n");
+    converge(&a, &b);
+    let rows = lab.rows();
+
+    rows.execute(
+        "UPDATE files SET content = 'new' || char(10) WHERE path = 'shared/edited.md'",
+        [],
+    );
+    rows.execute("DELETE FROM files WHERE path = 'shared/deleted.md'", []);
+    insert(&rows, "shared/inserted.md", "made by SQL\n");
+    converge(&a, &b);
+
+    assert_eq!(text(&a, "shared/edited.md").as_deref(), Some("new\n"));
+    assert_eq!(
+        text(&b, "shared/inserted.md").as_deref(),
+        Some("made by SQL\n")
+    );
+    assert!(!a.path("shared/deleted.md").exists());
+    assert_same(&a, &b);
+    a.run(["log", "shared/edited.md"]).expect(0).says("backend");
+    close(&lab, &[&a, &b]);
+}
+
+fn insert(rows: &Rows, path: &str, content: &str) {
+    rows.execute(
+        "INSERT INTO files (id, path, content, app, owner_id) VALUES ('lab:' || ?1, ?1, ?2, 'lab', 'shared')",
+        [path, content],
+    );
+}
+
+#[test]
+fn the_sqlite3_program_is_a_writer_like_any_other() {
+    if !has_program("sqlite3") {
+        return skip(
+            "the_sqlite3_program_is_a_writer_like_any_other",
+            "the program sqlite3 is not installed",
+        );
+    }
+    let lab = Lab::new();
+    let (a, _) = lab.pair();
+    a.write("shared/note.md", "old\n");
+    a.sync();
+
+    let status = std::process::Command::new("sqlite3")
+        .arg(lab.path("shared.db"))
+        .arg("UPDATE files SET content = 'from the shell' WHERE path = 'shared/note.md'")
+        .status()
+        .expect("run sqlite3");
+    assert!(status.success());
+    a.sync();
+
+    assert_eq!(
+        text(&a, "shared/note.md").as_deref(),
+        Some("from the shell")
+    );
+    close(&lab, &[&a]);
+}
+
+#[test]
+fn sql_that_meets_an_unsent_edit_loses_neither() {
+    let lab = Lab::new();
+    let (a, b) = lab.pair();
+    for name in ["edited", "deleted", "inserted"] {
+        if name != "inserted" {
+            a.write(format!("shared/{name}.md"), "old\n");
+        }
+    }
+    converge(&a, &b);
+    let rows = lab.rows();
+
+    for name in ["edited", "deleted", "inserted"] {
+        a.write(format!("shared/{name}.md"), "unsent edit\n");
+    }
+    rows.execute(
+        "UPDATE files SET content = 'row edit' || char(10) WHERE path = 'shared/edited.md'",
+        [],
+    );
+    rows.execute("DELETE FROM files WHERE path = 'shared/deleted.md'", []);
+    insert(&rows, "shared/inserted.md", "row edit\n");
+    converge(&a, &b);
+
+    assert_same(&a, &b);
+    // An edit outlives the deletion; of two edits one stands on disk and the other is listed.
+    assert_eq!(
+        text(&a, "shared/deleted.md").as_deref(),
+        Some("unsent edit\n")
+    );
+    for name in ["edited", "inserted"] {
+        let path = format!("shared/{name}.md");
+        let listed = a.run(["conflicts", "show", &path]).said();
+        let all = listed + &text(&a, &path).expect("the file");
+        assert!(
+            all.contains("unsent edit") && all.contains("row edit"),
+            "{name}: {all}"
+        );
+        let row = rows.content(&path).expect("a row");
+        assert_eq!(
+            Some(row),
+            text(&a, &path),
+            "the row shows what the disk shows"
+        );
+    }
+    close(&lab, &[&a, &b]);
+}
+
+#[test]
+fn daemons_keep_two_folders_the_same_and_catch_up_after_a_pause() {
+    let lab = Lab::new();
+    let (a, b) = lab.pair();
+    a.write("shared/first.md", "first\n");
+    let (daemon_a, daemon_b) = (a.up(), b.up());
+    arrives(&b, "shared/first.md", "first\n");
+
+    b.write("shared/first.md", "edited on b\n");
+    arrives(&a, "shared/first.md", "edited on b\n");
+    a.write("shared/a/new/folder/file.md", "deep\n");
+    arrives(&b, "shared/a/new/folder/file.md", "deep\n");
+    b.write("shared/gone.md", "soon gone\n");
+    arrives(&a, "shared/gone.md", "soon gone\n");
+
+    // While a's daemon is down: created, edited, deleted on a; edited on b.
+    daemon_a.stop();
+    a.write("shared/created.md", "while down\n");
+    a.write("shared/first.md", "edited while down\n");
+    a.remove("shared/gone.md");
+    b.write("shared/other.md", "meanwhile\n");
+    let daemon_a = a.up();
+    arrives(&b, "shared/created.md", "while down\n");
+    arrives(&b, "shared/first.md", "edited while down\n");
+    arrives(&a, "shared/other.md", "meanwhile\n");
+    until("the deletion arrives", DAEMON_DEADLINE, || {
+        !b.path("shared/gone.md").exists()
+    });
+
+    lab.rows().execute(
+        "UPDATE files SET content = 'by SQL' WHERE path = 'shared/other.md'",
+        [],
+    );
+    arrives(&a, "shared/other.md", "by SQL");
+    arrives(&b, "shared/other.md", "by SQL");
+
+    daemon_a.stop();
+    daemon_b.stop();
+    assert_same(&a, &b);
+    close(&lab, &[&a, &b]);
+}
+
+#[track_caller]
+fn arrives(project: &Project, path: &str, content: &str) {
+    until(
+        &format!("{path} is {content:?} in {:?}", project.dir),
+        DAEMON_DEADLINE,
+        || text(project, path).as_deref() == Some(content),
+    );
+}
+
+#[test]
+fn ten_partial_writes_become_one_version() {
+    let lab = Lab::new();
+    let (a, _) = lab.pair();
+    a.write("shared/marker.md", "0\n");
+    let daemon = a.up();
+
+    for part in 0..10 {
+        a.append("shared/slow.md", format!("part {part}\n"));
+    }
+    let whole = text(&a, "shared/slow.md");
+    until("the row is there", DAEMON_DEADLINE, || {
+        lab.rows().content("shared/slow.md") == whole
+    });
+    daemon.stop();
+
+    let log = a.run(["log", "shared/slow.md", "--json"]).expect(0);
+    assert_eq!(log.out.matches("\"hlc\"").count().max(1), 1, "{log:#?}");
+    close(&lab, &[&a]);
+}
+
+#[test]
+fn private_files_stay_among_ones_own_machines_and_archive_files_at_home() {
+    let lab = Lab::new();
+    let (a, b) = lab.pair();
+    let stranger = lab
+        .project("stranger", CONFIG)
+        .with_backend(&lab.path("shared.db"))
+        .with_home(&lab.path("strangers-home"));
+    for project in [&a, &b, &stranger] {
+        let name = project.dir.file_name().expect("a name").to_string_lossy();
+        project.write(format!("shared/{name}.md"), format!("{name}\n"));
+        project.write(format!("mine/{name}.md"), format!("private of {name}\n"));
+        project.write("logs/run.jsonl", format!("{{\"of\":\"{name}\"}}\n"));
+    }
+
+    for project in [&a, &b, &stranger, &a, &b, &stranger] {
+        project.sync();
+    }
+
+    for project in [&a, &b, &stranger] {
+        assert_eq!(project.tree("shared").len(), 3, "{:?}", project.dir);
+        let name = project
+            .dir
+            .file_name()
+            .expect("a name")
+            .to_string_lossy()
+            .into_owned();
+        let log = text(project, "logs/run.jsonl");
+        assert_eq!(
+            log,
+            Some(format!("{{\"of\":\"{name}\"}}\n")),
+            "archive files of others do not land"
+        );
+    }
+    assert!(!stranger.path("mine/a.md").exists() && !a.path("mine/stranger.md").exists());
+    close(&lab, &[&a, &b, &stranger]);
+}
+
+#[test]
+fn a_machine_that_joins_late_gets_everything_and_its_stale_copy_does_not_win() {
+    let lab = Lab::new();
+    let (a, b) = lab.pair();
+    a.write("shared/plan.md", "version 1\n");
+    a.sync();
+    a.write("shared/plan.md", "version 2\n");
+    a.write("shared/more.md", "more\n");
+    a.sync();
+
+    b.write("shared/plan.md", "version 1\n");
+    b.write("shared/own.md", "only here\n");
+    converge(&b, &a);
+
+    assert_same(&a, &b);
+    assert_eq!(text(&b, "shared/plan.md").as_deref(), Some("version 2\n"));
+    assert_eq!(text(&a, "shared/own.md").as_deref(), Some("only here\n"));
+    close(&lab, &[&a, &b]);
+}
+
+#[test]
+fn a_narrowed_pattern_deletes_nothing() {
+    let lab = Lab::new();
+    let (a, b) = lab.pair();
+    a.write("shared/kept.md", "kept\n");
+    a.write("shared/dropped.txt", "dropped\n");
+    converge(&a, &b);
+
+    a.write(
+        "sync-config.json",
+        CONFIG.replace("\"shared/**\"", "\"shared/**\", \"!**/*.txt\""),
+    );
+    converge(&a, &b);
+
+    for project in [&a, &b] {
+        assert_eq!(
+            text(project, "shared/dropped.txt").as_deref(),
+            Some("dropped\n")
+        );
+    }
+    assert!(lab.rows().content("shared/dropped.txt").is_some());
+    close(&lab, &[&a, &b]);
+}
+
+#[test]
+fn an_emptied_folder_is_held_back_until_somebody_approves() {
+    let lab = Lab::new();
+    let (a, b) = lab.pair();
+    for n in 0..40 {
+        a.write(format!("shared/{n}.md"), format!("{n}\n"));
+    }
+    converge(&a, &b);
+
+    fs::remove_dir_all(a.path("shared")).expect("remove");
+    fs::create_dir(a.path("shared")).expect("make");
+    converge(&a, &b);
+
+    assert_eq!(
+        b.tree("shared").len(),
+        40,
+        "nothing is deleted before it is approved"
+    );
+    assert_eq!(lab.rows().count(), 40);
+    a.run(["sync"]).expect(3);
+    a.run(["status"]).says("held");
+    a.run(["deletes"]).says("shared/7.md");
+
+    a.run(["deletes", "approve"]).expect(0);
+    converge(&a, &b);
+    assert_eq!(b.tree("shared").len(), 0);
+    close(&lab, &[&a, &b]);
+}
+
+#[test]
+fn a_vanished_project_folder_deletes_nothing() {
+    let lab = Lab::new();
+    let (a, b) = lab.pair();
+    for n in 0..5 {
+        a.write(format!("shared/{n}.md"), format!("{n}\n"));
+    }
+    converge(&a, &b);
+
+    fs::remove_dir_all(a.path("shared")).expect("remove");
+    fs::set_permissions(&a.dir, fs::Permissions::from_mode(0o755)).expect("chmod");
+    fs::rename(&a.dir, lab.path("elsewhere")).expect("unmount, as it were");
+    assert_ne!(a.run(["sync"]).code, Some(0));
+    b.sync();
+
+    assert_eq!(b.tree("shared").len(), 5);
+    close(&lab, &[&b]);
+}
+
+#[test]
+fn undo_takes_back_the_last_sync() {
+    let lab = Lab::new();
+    let (a, b) = lab.pair();
+    a.write("shared/plan.md", "good\n");
+    converge(&a, &b);
+    b.write("shared/plan.md", "bad\n");
+    b.write("shared/extra.md", "unwanted\n");
+    b.sync();
+    a.sync();
+    assert_eq!(text(&a, "shared/plan.md").as_deref(), Some("bad\n"));
+
+    a.run(["undo"]).expect(0);
+
+    assert_eq!(text(&a, "shared/plan.md").as_deref(), Some("good\n"));
+    converge(&a, &b);
+    assert_same(&a, &b);
+    assert_eq!(text(&b, "shared/plan.md").as_deref(), Some("good\n"));
+    close(&lab, &[&a, &b]);
+}
+
+#[test]
+fn restore_brings_back_what_was_deleted_or_overwritten() {
+    let lab = Lab::new();
+    let (a, _) = lab.pair();
+    a.write("shared/gone.md", "precious\n");
+    a.sync();
+    a.remove("shared/gone.md");
+    a.sync();
+
+    a.run(["restore", "shared/gone.md"]).expect(0);
+
+    assert_eq!(text(&a, "shared/gone.md").as_deref(), Some("precious\n"));
+    close(&lab, &[&a]);
+}
+
+#[test]
+fn a_rebuilt_index_tells_the_same() {
+    let lab = Lab::new();
+    let (a, b) = lab.pair();
+    for n in 0..6 {
+        a.write(format!("shared/{}.md", n % 3), format!("{n}\n"));
+        a.sync();
+    }
+    b.write("shared/1.md", "by b\n");
+    converge(&b, &a);
+    let told = |project: &Project| {
+        (
+            project.run(["log", "--json"]).expect(0).out,
+            project.run(["conflicts", "--json"]).out,
+        )
+    };
+    let before = told(&a);
+
+    a.run(["rebuild"]).expect(0);
+
+    assert_eq!(told(&a), before);
+    fs::remove_file(a.path(".larder/index.db")).expect("throw the index away");
+    a.sync();
+    assert_eq!(told(&a), before);
+    assert_same(&a, &b);
+    close(&lab, &[&a, &b]);
+}
+
+#[test]
+fn a_dry_run_lists_what_the_run_then_does_and_does_nothing() {
+    let lab = Lab::new();
+    let (a, b) = lab.pair();
+    a.write("shared/new.md", "new\n");
+    a.sync();
+
+    let planned = b.run(["sync", "--dry-run"]).expect(0);
+    assert!(planned.said().contains("shared/new.md"), "{planned:#?}");
+    assert!(!b.path("shared/new.md").exists());
+    b.sync();
+
+    assert_eq!(text(&b, "shared/new.md").as_deref(), Some("new\n"));
+    close(&lab, &[&a, &b]);
+}
+
+#[test]
+fn init_writes_a_config_that_works() {
+    let lab = Lab::new();
+    let a = lab.project("fresh", CONFIG);
+    a.remove("sync-config.json");
+    a.write("notes/one.md", "one\n");
+    a.write("CLAUDE.md", "# rules\n");
+    assert_eq!(a.run(["sync"]).code, Some(1), "no config: a user error");
+
+    a.run(["init"]).expect(0);
+    a.sync();
+
+    assert_eq!(
+        Rows::open(&a.path("sync.db"))
+            .content("notes/one.md")
+            .as_deref(),
+        Some("one\n")
+    );
+    a.run(["explain", "notes/one.md"]).expect(0).says("notes/");
+    a.run(["config"]).expect(0).says("syncFilePatterns");
+    assert_eq!(
+        a.run(["init"]).code,
+        Some(1),
+        "an existing config is not overwritten"
+    );
+    a.verify();
+}
+
+#[test]
+fn every_command_speaks_json_and_answers_without_a_daemon() {
+    let lab = Lab::new();
+    let (a, _) = lab.pair();
+    a.write("shared/one.md", "one\n");
+    a.sync();
+    for command in [
+        "status",
+        "log",
+        "diff",
+        "conflicts",
+        "deletes",
+        "verify",
+        "config",
+        "doctor",
+        "sync",
+    ] {
+        a.run([command, "--json"]).expect(0).json();
+    }
+    a.run(["explain", "shared/one.md", "--json"])
+        .expect(0)
+        .json();
+    for shell in ["bash", "zsh", "fish"] {
+        a.run(["completions", shell]).expect(0).says("larder");
+    }
+    let daemon = a.up();
+    a.run(["status", "--json"]).expect(0).json();
+    daemon.stop();
+}
+
+#[test]
+fn the_view_shows_all_machines_and_follows_them() {
+    const TEST: &str = "the_view_shows_all_machines_and_follows_them";
+    if !Path::new("/dev/fuse").exists() {
+        return skip(TEST, "no /dev/fuse");
+    }
+    if !is_root() && !has_program("fusermount3") {
+        return skip(TEST, "fusermount3 is not installed");
+    }
+    let lab = Lab::new();
+    let (a, b) = lab.pair();
+    a.write("shared/one.md", "one\n");
+    b.write("logs/run.jsonl", "{\"of\":\"b\"}\n");
+    b.sync();
+    let view = lab.path("view");
+    fs::create_dir(&view).expect("make the mount point");
+
+    let daemon = a.up_with([OsStr::new("--mount"), view.as_os_str()]);
+    let shown = |path: &str| fs::read_to_string(view.join(path)).ok();
+    until("the view is there", DAEMON_DEADLINE, || {
+        shown("merged/shared/one.md").as_deref() == Some("one\n")
+    });
+    until("b's log is shown", DAEMON_DEADLINE, || {
+        shown("merged/logs/run.jsonl").as_deref() == Some("{\"of\":\"b\"}\n")
+    });
+    a.write("shared/one.md", "two\n");
+    until("the view follows", DAEMON_DEADLINE, || {
+        shown("merged/shared/one.md").as_deref() == Some("two\n")
+    });
+    assert!(
+        fs::write(view.join("merged/shared/one.md"), "no").is_err(),
+        "read-only"
+    );
+    let history = fs::read_dir(view.join("history/shared/one.md"))
+        .expect("list")
+        .count();
+    assert_eq!(history, 2);
+
+    daemon.stop();
+    assert!(
+        fs::read_dir(&view).is_ok_and(|mut entries| entries.next().is_none()),
+        "unmounted at the end"
+    );
+    close(&lab, &[&a, &b]);
+}
+
+#[test]
+fn names_that_are_not_utf_8_are_kept_or_named_and_stop_nothing() {
+    let lab = Lab::new();
+    let (a, b) = lab.pair();
+    let name = Path::new(OsStr::from_bytes(b"shared/caf\xe9.md"));
+    a.write(name, "latin name\n");
+    a.write("shared/fine.md", "fine\n");
+
+    let outcome = a.run(["sync"]);
+    b.sync();
+
+    assert_eq!(text(&b, "shared/fine.md").as_deref(), Some("fine\n"));
+    assert_eq!(a.read(name).as_deref(), Some(b"latin name\n".as_slice()));
+    if b.read(name).is_none() {
+        let said = outcome.said() + &a.run(["status"]).said();
+        assert!(said.contains("caf"), "neither kept nor named: {said}");
+    }
+    close(&lab, &[&a, &b]);
+}
+
+#[test]
+fn random_edits_on_three_machines_converge() {
+    const ROUNDS: u64 = 12;
+    let lab = Lab::new();
+    let (a, b) = lab.pair();
+    let c = lab
+        .project("c", CONFIG)
+        .with_backend(&lab.path("shared.db"));
+    let projects = [&a, &b, &c];
+    let mut dice = crate::support::Dice::new(seed("random_edits_on_three_machines_converge"));
+
+    for round in 0..ROUNDS {
+        for project in projects {
+            for _ in 0..=dice.below(3) {
+                let path = format!("shared/{}/{}.md", dice.below(3), dice.below(4));
+                match dice.below(4) {
+                    0 if project.path(&path).exists() => project.remove(&path),
+                    _ => project.write(&path, format!("{round} {}\n", dice.below(1000))),
+                }
+            }
+            if dice.below(3) > 0 {
+                assert!(matches!(project.run(["sync"]).code, Some(0 | 3)));
+            }
+        }
+    }
+    for project in projects.into_iter().cycle().take(9) {
+        assert!(matches!(project.run(["sync"]).code, Some(0 | 3)));
+    }
+
+    assert_same(&a, &b);
+    assert_same(&a, &c);
+    close(&lab, &[&a, &b, &c]);
+}

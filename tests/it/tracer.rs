@@ -1,0 +1,296 @@
+//! Kills a program just before its n-th call that changes the file system, counted over all its threads.
+//!
+//! A seccomp filter stops exactly those calls, the parent counts them by ptrace, and the one that is the n-th never
+//! happens: the whole program dies by SIGKILL with the disk as the calls before left it. Between two such calls
+//! nothing on disk changes, so all n are all the states a crash can leave. (Changes by mmap, SQLite's -shm, are not
+//! counted: they mean nothing after a crash.)
+//! Deliberately not here: power cuts, which also lose what was not fsynced.
+
+use std::io;
+use std::mem::offset_of;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+
+use crate::support::COMMAND_DEADLINE;
+
+/// How a traced run ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// By itself, with this exit code, after so many counted calls.
+    ByItself {
+        /// The exit code.
+        code: i32,
+        /// Calls that were counted.
+        calls: u64,
+    },
+    /// It was killed before the call that was asked for.
+    Killed,
+}
+
+#[cfg(target_arch = "x86_64")]
+const ARCHITECTURE: u32 = 0xc000_003e;
+#[cfg(target_arch = "aarch64")]
+const ARCHITECTURE: u32 = 0xc000_00b7;
+
+/// Calls that change the file system whatever their arguments are.
+const CHANGING: &[libc::c_long] = &[
+    libc::SYS_pwrite64,
+    libc::SYS_writev,
+    libc::SYS_pwritev,
+    libc::SYS_pwritev2,
+    libc::SYS_fsync,
+    libc::SYS_fdatasync,
+    libc::SYS_sync_file_range,
+    libc::SYS_ftruncate,
+    libc::SYS_truncate,
+    libc::SYS_fallocate,
+    libc::SYS_renameat,
+    libc::SYS_renameat2,
+    libc::SYS_unlinkat,
+    libc::SYS_mkdirat,
+    libc::SYS_linkat,
+    libc::SYS_symlinkat,
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    libc::SYS_utimensat,
+    libc::SYS_copy_file_range,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_rename,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_unlink,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_mkdir,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_rmdir,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_link,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_symlink,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_chmod,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_creat,
+];
+
+/// Runs `command` and kills it before its `kill_at`-th changing call (from 1); 0 lets it run and counts.
+///
+/// Errors: ptrace or seccomp is not permitted here.
+pub fn run(mut command: Command, kill_at: u64) -> io::Result<Ended> {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let filter = filter();
+    // SAFETY: between fork and exec only system calls are made, on memory that was allocated before the fork.
+    unsafe { command.pre_exec(move || trace_me(&filter)) };
+    // `child` stays unwaited by std: this module waits by pid itself.
+    let child = command.spawn()?;
+    let leader = i32::try_from(child.id()).expect("a pid fits");
+    let (finished, is_finished) = mpsc::channel::<()>();
+    let watchdog = thread::spawn(move || {
+        if is_finished.recv_timeout(COMMAND_DEADLINE) == Err(RecvTimeoutError::Timeout) {
+            // SAFETY: plain system call; `follow` has not waited for the leader yet, so the pid is its own.
+            unsafe { libc::kill(leader, libc::SIGKILL) };
+        }
+    });
+    let ended = follow(leader, kill_at);
+    drop(finished);
+    watchdog.join().expect("the watchdog does not panic");
+    ended
+}
+
+fn trace_me(filter: &[libc::sock_filter]) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: u16::try_from(filter.len()).expect("a short filter"),
+        filter: filter.as_ptr().cast_mut(),
+    };
+    // SAFETY: plain system calls; `program` and the filter it points to outlive them, and the kernel copies both.
+    unsafe {
+        check(libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0))?;
+        check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).into())?;
+        check(
+            libc::prctl(
+                libc::PR_SET_SECCOMP,
+                libc::SECCOMP_MODE_FILTER,
+                &raw const program,
+                0,
+                0,
+            )
+            .into(),
+        )
+    }
+}
+
+fn check(result: libc::c_long) -> io::Result<()> {
+    if result == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+// Loads a number, compares it with each call's, and asks the tracer about those that change something.
+fn filter() -> Vec<libc::sock_filter> {
+    let load = |offset: usize| {
+        op(
+            libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
+            0,
+            0,
+            u32::try_from(offset).expect("small"),
+        )
+    };
+    let result = |value: u32| op(libc::BPF_RET | libc::BPF_K, 0, 0, value);
+    let equal = |value: u32, then: u8, otherwise: u8| {
+        op(
+            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+            then,
+            otherwise,
+            value,
+        )
+    };
+    let number = |call: libc::c_long| u32::try_from(call).expect("call numbers are small");
+    let (allow, ask) = (libc::SECCOMP_RET_ALLOW, libc::SECCOMP_RET_TRACE);
+    // The low half of an argument: both architectures are little-endian.
+    let argument = |n: usize| offset_of!(libc::seccomp_data, args) + 8 * n;
+
+    let mut filter = vec![
+        load(offset_of!(libc::seccomp_data, arch)),
+        equal(ARCHITECTURE, 1, 0),
+        result(allow),
+    ];
+    filter.push(load(offset_of!(libc::seccomp_data, nr)));
+    // write(fd > 2): what is said on standard output or error changes nothing.
+    filter.push(equal(number(libc::SYS_write), 0, 4));
+    filter.push(load(argument(0)));
+    filter.push(op(libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K, 1, 0, 2));
+    filter.extend([result(allow), result(ask)]);
+    // openat(.., O_CREAT)
+    let creates = u32::try_from(libc::O_CREAT).expect("a flag");
+    filter.push(equal(number(libc::SYS_openat), 0, 4));
+    filter.push(load(argument(2)));
+    filter.push(op(
+        libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K,
+        1,
+        0,
+        creates,
+    ));
+    filter.extend([result(allow), result(ask)]);
+    for call in CHANGING {
+        filter.extend([equal(number(*call), 0, 1), result(ask)]);
+    }
+    filter.push(result(allow));
+    filter
+}
+
+fn op(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
+    libc::sock_filter {
+        code: u16::try_from(code).expect("BPF codes are small"),
+        jt,
+        jf,
+        k,
+    }
+}
+
+const OPTIONS: i32 = libc::PTRACE_O_TRACESECCOMP
+    | libc::PTRACE_O_TRACECLONE
+    | libc::PTRACE_O_TRACEFORK
+    | libc::PTRACE_O_TRACEVFORK
+    | libc::PTRACE_O_EXITKILL;
+
+// Only this thread's own tracees are waited for, so that tests beside each other do not take each other's.
+fn follow(leader: i32, kill_at: u64) -> io::Result<Ended> {
+    let (mut calls, mut is_set_up, mut is_killed) = (0, false, false);
+    loop {
+        let mut status = 0;
+        // SAFETY: writes one integer.
+        let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::__WALL | libc::__WNOTHREAD) };
+        if pid == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        if !libc::WIFSTOPPED(status) {
+            if pid != leader {
+                continue;
+            }
+            let ended = if is_killed || libc::WIFSIGNALED(status) {
+                assert!(
+                    is_killed,
+                    "died by signal {}, perhaps after {COMMAND_DEADLINE:?}",
+                    libc::WTERMSIG(status)
+                );
+                Ended::Killed
+            } else {
+                Ended::ByItself {
+                    code: libc::WEXITSTATUS(status),
+                    calls,
+                }
+            };
+            return Ok(ended);
+        }
+        if !is_set_up {
+            // The stop after exec: from here on the filter's questions reach us.
+            // SAFETY: `pid` is stopped and ours.
+            check(unsafe { libc::ptrace(libc::PTRACE_SETOPTIONS, pid, 0, OPTIONS) })?;
+            is_set_up = true;
+            resume(pid, 0);
+            continue;
+        }
+        let (signal, event) = (libc::WSTOPSIG(status), status >> 16);
+        if event == libc::PTRACE_EVENT_SECCOMP {
+            calls += 1;
+            if calls == kill_at {
+                is_killed = true;
+                // SAFETY: the leader was not waited for yet, so its pid is still its own; SIGKILL ends all its threads.
+                unsafe { libc::kill(leader, libc::SIGKILL) };
+                continue;
+            }
+        }
+        let is_ours = event != 0 || signal == libc::SIGTRAP || signal == libc::SIGSTOP;
+        resume(pid, if is_ours { 0 } else { signal });
+    }
+}
+
+fn resume(pid: i32, signal: i32) {
+    // It may have been killed since it stopped; the next wait tells.
+    // SAFETY: plain system call on a tracee of ours.
+    let _ = unsafe { libc::ptrace(libc::PTRACE_CONT, pid, 0, signal) };
+}
+
+#[test]
+fn the_call_that_is_asked_for_is_the_first_that_does_not_happen() {
+    let folder = tempfile::tempdir().expect("make a temporary folder");
+    let three_files = |kill_at| {
+        for name in ["1", "2", "3"] {
+            let _ = std::fs::remove_file(folder.path().join(name));
+        }
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", ": >1; : >2; : >3"])
+            .current_dir(folder.path());
+        let ended = run(command, kill_at);
+        (
+            ended,
+            std::fs::read_dir(folder.path()).expect("list").count(),
+        )
+    };
+    if let (Err(error), _) = three_files(0) {
+        return crate::support::skip(
+            "the tracer",
+            &format!("ptrace or seccomp is not permitted here ({error})"),
+        );
+    }
+
+    for kill_at in 1..=3 {
+        let (ended, count) = three_files(kill_at);
+        assert_eq!(
+            (ended.expect("traced before"), count as u64),
+            (Ended::Killed, kill_at - 1)
+        );
+    }
+    let (ended, count) = three_files(4);
+    assert_eq!(
+        (ended.expect("traced before"), count),
+        (Ended::ByItself { code: 0, calls: 3 }, 3)
+    );
+}
