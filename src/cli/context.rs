@@ -29,7 +29,7 @@ impl Context {
     pub fn new(env: Env, global: &Global, out: Out) -> Context {
         let start_dir = global.project.clone().unwrap_or_else(|| PathBuf::from("."));
         let flags = global.settings.to_flags();
-        let open = OpenOptions { start_dir, config: global.config.clone(), flags, trust: false };
+        let open = OpenOptions { start_dir, config: global.config.clone(), flags, trust: false, adapter: None };
         Context { env, open, out }
     }
 

@@ -273,12 +273,6 @@ impl State {
             .map_err(sqlite("read watermark"))
     }
 
-    /// Lowers what is remembered of a chain, with every store.
-    pub fn lower_watermarks(&self, chain: &str, seq: u64) -> Result<()> {
-        let sql = "UPDATE watermarks SET seq = min(seq, ?2) WHERE chain = ?1";
-        self.run("lower watermarks", sql, (chain, seq as i64)).map(drop)
-    }
-
     /// Sets a watermark.
     pub fn set_watermark(&self, store: &str, chain: &str, seq: u64, holes: &str) -> Result<()> {
         let sql = "INSERT OR REPLACE INTO watermarks(store, chain, seq, holes) VALUES(?1, ?2, ?3, ?4)";

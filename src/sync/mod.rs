@@ -233,6 +233,8 @@ pub struct Engine {
     undo_batch: i64,
     /// The backend as a place for artifacts, once it was claimed.
     transport: Option<Arc<crate::transport::BackendTransport>>,
+    /// When a store was last listed whole.
+    whole_exchange_ms: Option<u64>,
     /// Somebody else goes on with our chain: nothing is published until that is settled.
     publishing_stopped: bool,
     /// Line files that are recorded while they grow.
@@ -297,6 +299,7 @@ impl Engine {
             mirrored: 0,
             undo_batch: 0,
             transport: None,
+            whole_exchange_ms: None,
             publishing_stopped: false,
             growing: std::collections::BTreeSet::new(),
             undo_open: false,

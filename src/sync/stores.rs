@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::exchange::{self, Direction, ExchangeConfig, Finding, Journal, JournalError, Watermark};
+use super::exchange::{self, Direction, ExchangeConfig, Finding, Journal, JournalError, Thoroughness, Watermark};
 use super::{Engine, Report, Result, SyncError};
 use crate::index::Slot;
 use crate::ledger::ArtifactName;
@@ -15,6 +15,7 @@ use crate::state::{self, Problem, State};
 use crate::transport::marker::{self, ProjectId};
 use crate::transport::{BackendTransport, Marker};
 
+const DAY_MS: u64 = 24 * 3_600_000;
 /// Slots whose clocks are looked at after one replay.
 const MAX_OBSERVED: usize = 2_000;
 
@@ -41,10 +42,6 @@ impl Journal for StateJournal<'_> {
         // A hole that no longer parses is only asked for again through a whole listing.
         let holes: BTreeSet<ArtifactName> = holes.lines().filter_map(|name| name.parse().ok()).collect();
         Ok(Watermark { seq, holes })
-    }
-
-    fn lower_watermarks(&mut self, chain: &Chain, seq: u64) -> std::result::Result<(), JournalError> {
-        self.0.lower_watermarks(&chain.to_string(), seq).map_err(journal_error)
     }
 
     fn set_watermark(
@@ -76,6 +73,10 @@ impl Engine {
             ..ExchangeConfig::new(&self.policy.app, spaces)
         };
         let label = format!("{}:exchange", adapter.capabilities().name);
+        let config = ExchangeConfig { thoroughness: self.thoroughness(), ..config };
+        for chain in &config.own {
+            self.state.pin_key(&chain.to_string(), self.identity.public_key().as_bytes())?;
+        }
         let outcome = exchange::exchange(&*self.ledger, &*transport, &config, &mut StateJournal(&self.state));
         let now = self.now_ms() as i64;
         let (done, failure) = match outcome {
@@ -93,6 +94,16 @@ impl Engine {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Everything is listed once a run of the program and once a day; else only news.
+    fn thoroughness(&mut self) -> Thoroughness {
+        let now = self.now_ms();
+        let due = self.whole_exchange_ms.is_none_or(|last| now.saturating_sub(last) > DAY_MS || now < last);
+        if due {
+            self.whole_exchange_ms = Some(now);
+        }
+        if due { Thoroughness::Whole } else { Thoroughness::News }
     }
 
     fn note_exchange(&mut self, label: &str, done: &exchange::Report, failure: Option<&str>, now: i64) -> Result<()> {

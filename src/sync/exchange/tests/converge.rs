@@ -83,10 +83,10 @@ fn simulate(seed: u64, per_mille: u32) {
     }
     // Two rounds over good lines: once around for everybody's news, once more for what came last.
     for _ in 0..2 {
-        for who in 0..MACHINES {
+        for (who, machine) in machines.iter_mut().enumerate() {
             for (other, store) in stores.iter().enumerate().filter(|(other, _)| *other != who) {
                 let line = store.0.visit(format!("store {other}"));
-                machines[who].meets(&line);
+                machine.meets(&line);
             }
         }
     }

@@ -46,8 +46,8 @@ fn a_missing_pack_is_a_phantom_that_is_asked_for_each_time_and_heals_from_any_ho
     assert_eq!((again.requests.list, again.requests.get), (2, 1));
     assert_eq!(again.phantoms.len(), 1);
 
-    assert_eq!(b.meets(&other).pulled, [pack.clone()]);
-    assert_eq!(b.meets(&spot).pushed, [pack.clone()]);
+    assert_eq!(b.meets(&other).pulled, std::slice::from_ref(&pack));
+    assert_eq!(b.meets(&spot).pushed, std::slice::from_ref(&pack));
     assert!(c.meets(&spot).is_complete());
     assert_eq!(c.store.bytes(), a.store.bytes());
 }
@@ -197,7 +197,7 @@ fn our_own_damaged_copy_is_never_offered_and_is_healed_when_asked_for() {
     assert!(!bad.names().contains(&pack));
 
     b.config.wanted = vec![pack.clone()];
-    assert_eq!(b.meets(&spot).pulled, [pack.clone()]);
+    assert_eq!(b.meets(&spot).pulled, std::slice::from_ref(&pack));
     b.meets(&fresh);
     assert_eq!(bad.bytes(), a.store.bytes());
 }

@@ -160,11 +160,11 @@ fn a_third_partys_fork_is_kept_on_both_branches_everywhere_and_reported_at_each_
         seq: 2,
         names,
     };
-    assert_eq!(report.findings, [fork.clone()]);
+    assert_eq!(report.findings, std::slice::from_ref(&fork));
     assert!(!report.stops_publishing());
     assert!(north.names().contains(&theirs));
     let mut c = Machine::new("c-1", 3);
-    assert_eq!(c.meets(&to_north).findings, [fork.clone()]);
+    assert_eq!(c.meets(&to_north).findings, std::slice::from_ref(&fork));
     assert_eq!(c.store.bytes(), b.store.bytes());
     assert_eq!(c.meets(&to_north).findings, [fork]);
     // The writer himself, whose watermark is above the fork, learns of it when he looks at everything.

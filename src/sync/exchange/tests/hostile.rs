@@ -9,11 +9,16 @@ use crate::transport::{
     ListRequest, Listing, Put, Transport, TransportError, TransportErrorKind, WaitHint, Wake,
 };
 
+type Answer<T> = Result<T, TransportError>;
+type Get = dyn Fn(&str, u64) -> Answer<Vec<u8>> + Send + Sync;
+type List = dyn Fn(&ListRequest) -> Answer<Listing> + Send + Sync;
+type PutNew = dyn Fn(&str) -> Answer<Put> + Send + Sync;
+
 /// A place whose verbs are closures, counting what is asked.
 struct Liar {
-    list: Box<dyn Fn(&ListRequest) -> Result<Listing, TransportError> + Send + Sync>,
-    get: Box<dyn Fn(&str, u64) -> Result<Vec<u8>, TransportError> + Send + Sync>,
-    put: Box<dyn Fn(&str) -> Result<Put, TransportError> + Send + Sync>,
+    list: Box<List>,
+    get: Box<Get>,
+    put: Box<PutNew>,
     calls: AtomicU64,
 }
 
