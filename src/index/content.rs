@@ -96,7 +96,8 @@ impl ContentReader {
         let layout = self.layout(content)?;
         let mut bytes = Vec::with_capacity(wanted as usize);
         let first = layout.starts.partition_point(|start| *start <= offset) - 1;
-        for (SegmentRef(segment, segment_len), start) in layout.manifest.segments.iter().zip(&layout.starts).skip(first) {
+        for (SegmentRef(segment, segment_len), start) in layout.manifest.segments.iter().zip(&layout.starts).skip(first)
+        {
             if *start >= end {
                 break;
             }

@@ -59,7 +59,12 @@ impl Reader {
     }
 
     /// How many of the first segments and which ones of a content have no place yet, at most `limit`.
-    pub fn missing_segments(&self, content: &ContentHash, size: u64, limit: usize) -> Result<Vec<SegmentHash>, IndexError> {
+    pub fn missing_segments(
+        &self,
+        content: &ContentHash,
+        size: u64,
+        limit: usize,
+    ) -> Result<Vec<SegmentHash>, IndexError> {
         let Some(manifest) = self.manifest(content, size)? else { return Ok(Vec::new()) };
         let mut missing = Vec::new();
         for SegmentRef(segment, _) in &manifest.segments {
@@ -150,8 +155,8 @@ pub(super) fn first_missing(conn: &Connection, content: &ContentHash, size: u64)
 /// Follows a content's deltas, the one that would be tried first each time: what they stand on, and how many there are.
 fn delta_chain(conn: &Connection, content: &ContentHash) -> Result<(ContentHash, u32), IndexError> {
     let mut base = *content;
-    let mut statement =
-        conn.prepare_cached("SELECT extends FROM manifests WHERE content = ?1 ORDER BY extends IS NOT NULL, key LIMIT 1")?;
+    let mut statement = conn
+        .prepare_cached("SELECT extends FROM manifests WHERE content = ?1 ORDER BY extends IS NOT NULL, key LIMIT 1")?;
     for depth in 0..MAX_DELTA_DEPTH {
         let mut rows = statement.query([base.as_bytes()])?;
         let Some(row) = rows.next()? else { return Ok((base, depth)) };
@@ -168,7 +173,9 @@ fn resolve(conn: &Connection, content: &ContentHash, size: u64) -> Result<Option
     let candidates = candidates(conn, content, 0, &mut left)?;
     match candidates.into_iter().find(|manifest| manifest.size == size) {
         Some(manifest) => Ok(Some(manifest)),
-        None if size <= MAX_IMPLIED_BYTES && !is_recorded(conn, content)? => Ok(Some(Manifest::implied(*content, size))),
+        None if size <= MAX_IMPLIED_BYTES && !is_recorded(conn, content)? => {
+            Ok(Some(Manifest::implied(*content, size)))
+        }
         None => Ok(None),
     }
 }
@@ -178,7 +185,12 @@ fn is_recorded(conn: &Connection, content: &ContentHash) -> Result<bool, IndexEr
 }
 
 /// The recorded manifests of a content, resolved; if there is none, the implied one of its single segment.
-fn candidates(conn: &Connection, content: &ContentHash, depth: u32, left: &mut u32) -> Result<Vec<Manifest>, IndexError> {
+fn candidates(
+    conn: &Connection,
+    content: &ContentHash,
+    depth: u32,
+    left: &mut u32,
+) -> Result<Vec<Manifest>, IndexError> {
     if depth > MAX_DELTA_DEPTH || *left == 0 {
         return Ok(Vec::new());
     }

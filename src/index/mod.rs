@@ -6,9 +6,11 @@
 //! knows (that is `state`). Nothing here is synced to the disk on the path of an edit; see `Index::rest`.
 
 mod apply;
+mod batch;
 mod codec;
 mod content;
 mod error;
+mod extend;
 mod heads;
 mod lineage;
 mod manifest;
@@ -22,6 +24,7 @@ mod row;
 mod schema;
 mod stats;
 mod tree;
+mod waiting;
 mod writer;
 
 #[cfg(test)]

@@ -165,7 +165,11 @@ fn read_dir_path(conn: &Connection, mut did: i64) -> Result<String, IndexError> 
     Ok(components.join("/"))
 }
 
-fn named<T: std::str::FromStr<Err: std::fmt::Display>>(conn: &Connection, sql: &str, row: i64) -> Result<T, IndexError> {
+fn named<T: std::str::FromStr<Err: std::fmt::Display>>(
+    conn: &Connection,
+    sql: &str,
+    row: i64,
+) -> Result<T, IndexError> {
     let name: String = conn.prepare_cached(sql)?.query_row([row], |row| row.get(0))?;
     name.parse().map_err(|error: T::Err| IndexError::damaged(error.to_string()))
 }

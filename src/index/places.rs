@@ -6,8 +6,8 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, OptionalExtension};
 
-use super::{IndexError, Reader};
 use super::manifest::find_place;
+use super::{IndexError, Reader};
 use crate::ledger::{ArtifactName, BlockAddress, Place};
 use crate::model::SegmentHash;
 
@@ -29,8 +29,8 @@ pub(super) fn store<'a>(
     }
     // In key order every page is filled once, from left to right.
     rows.sort_unstable_by_key(|row| row.segment);
-    let mut insert =
-        conn.prepare_cached("INSERT INTO segments(hash, bid, start, len) VALUES(?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING")?;
+    let mut insert = conn
+        .prepare_cached("INSERT INTO segments(hash, bid, start, len) VALUES(?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING")?;
     for row in rows {
         let added = insert.execute((row.segment.as_bytes(), row.bid, row.place.start, row.place.len))?;
         if added == 0 {
@@ -46,8 +46,12 @@ fn keep_lowest(conn: &Connection, row: &Row<'_>) -> Result<(), IndexError> {
     if current.is_some_and(|current| key(&current) <= key(row.place)) {
         return Ok(());
     }
-    conn.prepare_cached("UPDATE segments SET bid = ?2, start = ?3, len = ?4 WHERE hash = ?1")?
-        .execute((row.segment.as_bytes(), row.bid, row.place.start, row.place.len))?;
+    conn.prepare_cached("UPDATE segments SET bid = ?2, start = ?3, len = ?4 WHERE hash = ?1")?.execute((
+        row.segment.as_bytes(),
+        row.bid,
+        row.place.start,
+        row.place.len,
+    ))?;
     Ok(())
 }
 

@@ -51,7 +51,8 @@ impl Reader {
     /// The last checkpoint up to which the chain is applied without a gap.
     pub fn applied(&self, chain: &Chain) -> Result<Option<(u64, ArtifactHash)>, IndexError> {
         let Some(cid) = self.names.chain_id(&self.conn, chain)? else { return Ok(None) };
-        let mut statement = self.conn.prepare_cached("SELECT seq, hash FROM chains WHERE cid = ?1 AND seq IS NOT NULL")?;
+        let mut statement =
+            self.conn.prepare_cached("SELECT seq, hash FROM chains WHERE cid = ?1 AND seq IS NOT NULL")?;
         let mut rows = statement.query([cid])?;
         let Some(row) = rows.next()? else { return Ok(None) };
         let hash = ArtifactHash::from_slice(row.get_ref(1)?.as_blob()?);
@@ -120,7 +121,7 @@ impl Reader {
 
     /// True if the version was applied (not if it waits for its parents).
     pub fn has_version(&self, id: &VersionId) -> Result<bool, IndexError> {
-        Ok(find_versions(&self.conn, id)?.first().is_some())
+        Ok(!find_versions(&self.conn, id)?.is_empty())
     }
 
     /// The newest `limit` versions of a slot, newest first: no version before one that descends from it, then by clock.
@@ -210,6 +211,12 @@ impl Reader {
         Ok(Some(OwnVersion { id: own.id, dot: Dot { lane, n: own.n } }))
     }
 
+    /// True if a person approved this deletion, on any machine.
+    pub fn is_approved(&self, tombstone: &VersionId) -> Result<bool, IndexError> {
+        let mut statement = self.conn.prepare_cached("SELECT 1 FROM approved WHERE id = ?1")?;
+        Ok(statement.exists([tombstone.as_bytes()])?)
+    }
+
     /// True if the segment's bytes stand in an applied artifact.
     pub fn has_segment(&self, segment: &SegmentHash) -> Result<bool, IndexError> {
         let mut statement = self.conn.prepare_cached("SELECT 1 FROM segments WHERE hash = ?1")?;
@@ -276,7 +283,8 @@ impl Reader {
             Some(path) => path.clone(),
             None => self.slot(row.sid)?.path,
         };
-        let vector: Result<Vector, IndexError> = lanes.iter().map(|((cid, first), n)| Ok((self.lane(*cid, *first)?, *n))).collect();
+        let vector: Result<Vector, IndexError> =
+            lanes.iter().map(|((cid, first), n)| Ok((self.lane(*cid, *first)?, *n))).collect();
         let state = match (row.content()?, row.kind()?) {
             (Some(content), _) => State::Content(content),
             (None, Err(reason)) => State::Tombstone { reason, moved_to: moved_to.map(|p| parse_path(&p)).transpose()? },

@@ -56,7 +56,8 @@ pub enum ReplayError {
 
 /// Brings the index up to the ledger. Idempotent; costs what is new, and one listing of each chain's folder.
 pub fn replay(index: &mut Index, ledger: &Ledger) -> Result<Replayed, ReplayError> {
-    let mut replay = Replay { index, ledger, done: Replayed::default(), batch: Vec::new(), lines: 0, absent: Vec::new() };
+    let mut replay =
+        Replay { index, ledger, done: Replayed::default(), batch: Vec::new(), lines: 0, absent: Vec::new() };
     replay.come_packs()?;
     for chain in ledger.chains()? {
         replay.chain(&chain)?;
@@ -107,7 +108,12 @@ impl Replay<'_> {
         }
     }
 
-    fn follow(&mut self, chain: &Chain, start: u64, by_seq: &BTreeMap<u64, Vec<ArtifactName>>) -> Result<(), ReplayError> {
+    fn follow(
+        &mut self,
+        chain: &Chain,
+        start: u64,
+        by_seq: &BTreeMap<u64, Vec<ArtifactName>>,
+    ) -> Result<(), ReplayError> {
         let mut cursors = match by_seq.get(&start) {
             Some(names) => self.resume(chain, names)?,
             None => vec![ChainCursor::start(chain.clone())],
@@ -174,7 +180,10 @@ impl Replay<'_> {
     }
 
     /// The places of a checkpoint's segments. A pack that is missing or damaged delays only what needs it.
-    fn places(&mut self, checkpoint: &Checkpoint) -> Result<Vec<(crate::model::SegmentHash, crate::ledger::Place)>, ReplayError> {
+    fn places(
+        &mut self,
+        checkpoint: &Checkpoint,
+    ) -> Result<Vec<(crate::model::SegmentHash, crate::ledger::Place)>, ReplayError> {
         let wrong = |damage| LedgerError::Damaged { name: checkpoint.name.clone(), damage };
         let mut places = checkpoint.inline_places().map_err(wrong)?;
         for name in checkpoint.artifacts().filter(|name| matches!(name, ArtifactName::Pack { .. })) {

@@ -60,7 +60,8 @@ const VERSION_COLUMNS: &str = "vid, id, sid, prev, cid, n, lag, hlc, age, flags,
 
 impl VersionRow {
     pub fn load(conn: &Connection, vid: i64) -> Result<VersionRow, IndexError> {
-        const SQL: &str = "SELECT vid, id, sid, prev, cid, n, lag, hlc, age, flags, content, size, ext FROM versions WHERE vid = ?1";
+        const SQL: &str =
+            "SELECT vid, id, sid, prev, cid, n, lag, hlc, age, flags, content, size, ext FROM versions WHERE vid = ?1";
         debug_assert!(SQL.contains(VERSION_COLUMNS));
         let mut statement = conn.prepare_cached(SQL)?;
         let mut rows = statement.query([vid])?;
@@ -162,9 +163,8 @@ pub(super) struct SlotRow {
 
 impl SlotRow {
     pub fn load(conn: &Connection, sid: i64) -> Result<SlotRow, IndexError> {
-        let mut statement = conn.prepare_cached(
-            "SELECT sid, did, spid, oid, last, heads, state, author, own FROM slots WHERE sid = ?1",
-        )?;
+        let mut statement = conn
+            .prepare_cached("SELECT sid, did, spid, oid, last, heads, state, author, own FROM slots WHERE sid = ?1")?;
         let mut rows = statement.query([sid])?;
         match rows.next()? {
             Some(row) => SlotRow::read(row),

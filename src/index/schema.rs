@@ -54,6 +54,7 @@ CREATE TABLE blocks(bid INTEGER PRIMARY KEY, aid INTEGER NOT NULL, offset INTEGE
   raw INTEGER NOT NULL, UNIQUE(aid, offset, stored, raw));
 CREATE TABLE segments(hash BLOB PRIMARY KEY, bid INTEGER NOT NULL, start INTEGER NOT NULL, len INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE absent(name TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE approved(id BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE lacks(vid INTEGER PRIMARY KEY, hash BLOB NOT NULL);
 CREATE INDEX lacks_hash ON lacks(hash);
 INSERT INTO dirs VALUES(1, 0, '');
@@ -162,8 +163,7 @@ fn judge(conn: &Connection) -> Result<(), IndexError> {
         return Err(IndexError::Newer { found, known: SCHEMA });
     }
     let pages: i64 = conn.pragma_query_value(None, "page_count", |row| row.get(0))?;
-    let root: Option<i64> =
-        conn.query_row("SELECT (SELECT parent FROM dirs WHERE did = 1)", [], |row| row.get(0))?;
+    let root: Option<i64> = conn.query_row("SELECT (SELECT parent FROM dirs WHERE did = 1)", [], |row| row.get(0))?;
     if root != Some(0) || pages == 0 {
         return Err(IndexError::damaged("the root directory's row is missing"));
     }

@@ -166,7 +166,8 @@ impl Reader {
     }
 
     fn origin_counts(&self) -> Result<Vec<OriginCounts>, IndexError> {
-        let mut statement = self.conn.prepare_cached("SELECT name, versions, live, bytes FROM origins ORDER BY name")?;
+        let mut statement =
+            self.conn.prepare_cached("SELECT name, versions, live, bytes FROM origins ORDER BY name")?;
         let mut rows = statement.query([])?;
         let mut origins = Vec::new();
         while let Some(row) = rows.next()? {

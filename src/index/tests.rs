@@ -52,7 +52,8 @@ pub(super) fn dump(index: &Reader, chains: &[Chain]) -> String {
 
 fn dump_slots(out: &mut String, index: &Reader, space: &Space, chains: &[Chain]) {
     let slots = index.slots(space, None, usize::MAX).expect("slots");
-    let mut changed: Vec<_> = index.slots_since(0, usize::MAX).expect("since").into_iter().map(|(_, slot)| slot).collect();
+    let mut changed: Vec<_> =
+        index.slots_since(0, usize::MAX).expect("since").into_iter().map(|(_, slot)| slot).collect();
     changed.sort();
     changed.dedup();
     assert!(slots.iter().all(|slot| changed.contains(slot)), "every slot has changed at some row");

@@ -83,7 +83,13 @@ impl Reader {
     /// The first `limit` names of a directory (`""` for the root) after the name `after`, in order of name.
     ///
     /// A directory that is not there is empty.
-    pub fn list_dir(&self, tree: &Tree, dir: &str, after: Option<&str>, limit: usize) -> Result<Vec<DirEntry>, IndexError> {
+    pub fn list_dir(
+        &self,
+        tree: &Tree,
+        dir: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<DirEntry>, IndexError> {
         self.dir_entries(tree, dir, Names::After(after.unwrap_or_default()), limit)
     }
 

@@ -6,17 +6,15 @@
 
 use rusqlite::CachedStatement;
 
-use super::apply::{Batch, Fork, Item, Rejected};
+use super::apply::{Fork, Item};
+use super::batch::Batch;
 use super::codec::{Ext, Flags, Lanes};
-use super::heads::fold;
-use super::lineage::Descendant;
 use super::names::ChainRow;
-use super::presence::origin_tree;
 use super::reader::find_versions;
 use super::row::{SlotRow, VersionRow, state};
 use super::schema::ROOT_DIR;
-use super::{IndexError, Slot, manifest};
-use crate::model::{Chain, Channel, RelPath, State, Version, VersionId};
+use super::{IndexError, manifest};
+use crate::model::{Chain, Channel, Record, RelPath, State, Version, VersionId};
 
 const OTHER_CHAIN: &str = "its dot names another chain than the one it stands in";
 const SPACE: &str = "its channel does not belong to this space";
@@ -27,27 +25,27 @@ const NUMBER: &str = "it descends from a higher number of its own chain";
 const CLOCK: &str = "its clock value is below a parent's";
 
 /// Where a version's slot is or will be.
-struct Key {
-    did: i64,
+pub(super) struct Key {
+    pub did: i64,
     spid: i64,
     oid: i64,
 }
 
 /// What checking found out about a version with parents.
-struct Lineage {
-    ext: Ext,
+pub(super) struct Lineage {
+    pub ext: Ext,
     /// The highest number of the own lane among the ancestors; 0 if it opens the lane.
-    lane_before: u64,
+    pub lane_before: u64,
 }
 
 pub(super) struct Writer<'b, 'a> {
-    batch: &'b mut Batch<'a>,
+    pub batch: &'b mut Batch<'a>,
     insert_slot: CachedStatement<'a>,
     insert_version: CachedStatement<'a>,
     /// The directory of the version before: files come folder by folder.
     last_dir: (String, i64),
     /// Versions that became rows and may be waited for.
-    fresh: Vec<(VersionId, i64)>,
+    pub fresh: Vec<(VersionId, i64)>,
 }
 
 impl<'b, 'a> Writer<'b, 'a> {
@@ -67,12 +65,25 @@ impl<'b, 'a> Writer<'b, 'a> {
         for item in items {
             let chain = self.chain(&item.chain)?;
             for record in &item.records {
-                if let crate::model::Record::Version(id, version) = record {
-                    self.version(&chain, *id, version)?;
-                    self.release()?;
+                match record {
+                    Record::Version(id, version) => {
+                        self.version(&chain, *id, version)?;
+                        self.release()?;
+                    }
+                    Record::Meta(event) => self.approve(&event.approved_deletes())?,
+                    Record::Manifest(_) | Record::Uses(_) | Record::Unknown { .. } => {}
                 }
             }
             self.batch.advance(chain.cid, item)?;
+        }
+        Ok(())
+    }
+
+    /// Deletions that a person approved; a set, so order and repetition mean nothing.
+    fn approve(&mut self, tombstones: &[VersionId]) -> Result<(), IndexError> {
+        let mut insert = self.batch.conn.prepare_cached("INSERT OR IGNORE INTO approved VALUES(?1)")?;
+        for id in tombstones {
+            insert.execute([id.as_bytes()])?;
         }
         Ok(())
     }
@@ -107,7 +118,7 @@ impl<'b, 'a> Writer<'b, 'a> {
         self.extend(chain, id, version, slot, lineage)
     }
 
-    fn successor(&mut self, chain: &ChainRow, id: VersionId, version: &Version) -> Result<(), IndexError> {
+    pub(super) fn successor(&mut self, chain: &ChainRow, id: VersionId, version: &Version) -> Result<(), IndexError> {
         if self.is_known(chain.spid, &id)?.is_some() {
             return Ok(());
         }
@@ -190,7 +201,8 @@ impl<'b, 'a> Writer<'b, 'a> {
     fn interned(&self, chain: &ChainRow, version: &Version) -> Result<Option<Lanes>, IndexError> {
         let mut lanes = Lanes::new();
         for (lane, n) in version.vector.iter() {
-            let other = Chain { space: chain.chain.space.clone(), origin: lane.origin.clone(), generation: lane.generation };
+            let other =
+                Chain { space: chain.chain.space.clone(), origin: lane.origin.clone(), generation: lane.generation };
             match self.batch.reader.names.chain_id(self.batch.conn, &other)? {
                 Some(cid) => lanes.insert((cid, lane.first), n),
                 None => return Ok(None),
@@ -200,7 +212,7 @@ impl<'b, 'a> Writer<'b, 'a> {
     }
 
     /// Makes the row of a version and remembers what it is waited for.
-    fn put_version(
+    pub(super) fn put_version(
         &mut self,
         chain: &ChainRow,
         id: VersionId,
@@ -261,7 +273,7 @@ impl<'b, 'a> Writer<'b, 'a> {
         if statement.exists((chain.cid, n.cast_signed()))? { self.fork(chain, n) } else { Ok(()) }
     }
 
-    fn fork(&mut self, chain: &ChainRow, n: u64) -> Result<(), IndexError> {
+    pub(super) fn fork(&mut self, chain: &ChainRow, n: u64) -> Result<(), IndexError> {
         if self.batch.known.forks.get(&chain.cid).is_some_and(|from| *from <= n) {
             return Ok(());
         }
@@ -274,114 +286,6 @@ impl<'b, 'a> Writer<'b, 'a> {
         Ok(())
     }
 
-    /// Counts a version that opened a new slot.
-    fn opened(
-        &mut self,
-        chain: &ChainRow,
-        version: &Version,
-        key: &Key,
-    ) -> Result<(), IndexError> {
-        let batch = &mut *self.batch;
-        batch.slots += 1;
-        batch.presence.change(key.did, 0, first_state(version));
-        if let Some(content) = version.content() {
-            let size = content.size.cast_signed();
-            batch.presence.add(key.did, origin_tree(chain.oid), 1);
-            let own = batch.origins.entry(chain.oid).or_default();
-            own.live += 1;
-            own.bytes += size;
-            batch.total.live += 1;
-            batch.total.bytes += size;
-        }
-        batch.touched.insert(batch.known.next_sid - 1);
-        batch.applied.touched.push(Slot::of(&chain.chain.space, version));
-        Ok(())
-    }
-
-    /// Adds a version to a slot that has others.
-    fn extend(
-        &mut self,
-        chain: &ChainRow,
-        id: VersionId,
-        version: &Version,
-        mut slot: SlotRow,
-        lineage: Lineage,
-    ) -> Result<(), IndexError> {
-        let conn = self.batch.conn;
-        self.check_lane(chain, version, &slot, lineage.lane_before)?;
-        let before = self.batch.standing_of(&slot)?;
-        let own_before = self.newest_of_origin(&slot, chain.oid)?;
-        let vid = self.batch.known.next_row;
-        self.put_version(chain, id, version, slot.sid, slot.last, &lineage.ext)?;
-        let new = Descendant::new(VersionRow::load(conn, vid)?)?;
-        slot.heads = fold(conn, &self.batch.known.forks, &slot.heads, &new)?;
-        slot.last = vid;
-        self.put_own(chain.cid, &mut slot, &new.row)?;
-        let own_after = self.newest_of_origin(&slot, chain.oid)?;
-        self.count_origin(chain.oid, slot.did, own_before.as_ref(), own_after.as_ref());
-        self.batch.write_slot(&mut slot, before)?;
-        if self.batch.touched.insert(slot.sid) {
-            self.batch.applied.touched.push(Slot::of(&chain.chain.space, version));
-        }
-        Ok(())
-    }
-
-    /// Finds versions of the own lane that this one passes by: two writers went on one lane.
-    fn check_lane(&mut self, chain: &ChainRow, version: &Version, slot: &SlotRow, lane_before: u64) -> Result<(), IndexError> {
-        let conn = self.batch.conn;
-        let (first, n) = (version.dot.lane.first, version.dot.n);
-        let Some(own) = slot.own_version(conn, chain.cid)? else { return Ok(()) };
-        let own = VersionRow::load(conn, own)?;
-        let goes_on = own.first == first && own.n == lane_before;
-        let opens = first == n && own.n < n;
-        if goes_on || opens {
-            return Ok(());
-        }
-        let mut next = slot.last;
-        let mut lowest: Option<u64> = None;
-        while next != 0 {
-            let row = VersionRow::load(conn, next)?;
-            next = row.prev;
-            let same_lane = row.cid == chain.cid && row.first == first;
-            if same_lane && lane_before < row.n && row.n != n {
-                let branch = row.n.min(n);
-                lowest = Some(lowest.map_or(branch, |other| other.min(branch)));
-            }
-        }
-        lowest.map_or(Ok(()), |n| self.fork(chain, n))
-    }
-
-    fn put_own(&mut self, cid: i64, slot: &mut SlotRow, new: &VersionRow) -> Result<(), IndexError> {
-        let conn = self.batch.conn;
-        if let Some(own) = slot.own_version(conn, cid)? {
-            let own = VersionRow::load(conn, own)?;
-            if (new.n, new.id) < (own.n, own.id) {
-                return Ok(());
-            }
-        }
-        if slot.author == cid {
-            slot.own = new.vid;
-        } else {
-            slot.state |= state::MANY;
-            let put = "INSERT OR REPLACE INTO authors(sid, cid, vid) VALUES(?1, ?2, ?3)";
-            conn.prepare_cached(put)?.execute((slot.sid, cid, new.vid))?;
-        }
-        Ok(())
-    }
-
-    fn newest_of_origin(&self, slot: &SlotRow, oid: i64) -> Result<Option<VersionRow>, IndexError> {
-        self.batch.reader.newest_of_origin(slot, oid)
-    }
-
-    fn count_origin(&mut self, oid: i64, did: i64, before: Option<&VersionRow>, after: Option<&VersionRow>) {
-        let live = |row: Option<&VersionRow>| i64::from(row.is_some_and(|row| row.content.is_some()));
-        let bytes = |row: Option<&VersionRow>| row.map_or(0, |row| row.size.cast_signed());
-        let sums = self.batch.origins.entry(oid).or_default();
-        sums.live += live(after) - live(before);
-        sums.bytes += bytes(after) - bytes(before);
-        self.batch.presence.add(did, origin_tree(oid), live(after) - live(before));
-    }
-
     fn put_slot(&mut self, key: &Key, version: &Version, cid: i64) -> Result<bool, IndexError> {
         let (sid, vid) = (self.batch.known.next_sid, self.batch.known.next_row);
         let name = version.path.file_name();
@@ -392,7 +296,8 @@ impl<'b, 'a> Writer<'b, 'a> {
     }
 
     fn find_slot(&self, chain: &ChainRow, version: &Version) -> Result<Option<SlotRow>, IndexError> {
-        let Some(did) = self.batch.reader.names.dir_id(self.batch.conn, version.path.parent().unwrap_or_default())? else {
+        let Some(did) = self.batch.reader.names.dir_id(self.batch.conn, version.path.parent().unwrap_or_default())?
+        else {
             return Ok(None);
         };
         SlotRow::find(self.batch.conn, did, version.path.file_name(), chain.spid, slot_origin(chain, version))
@@ -414,7 +319,7 @@ impl<'b, 'a> Writer<'b, 'a> {
         self.batch.intern_chain(chain)
     }
 
-    fn is_known(&self, spid: i64, id: &VersionId) -> Result<Option<i64>, IndexError> {
+    pub(super) fn is_known(&self, spid: i64, id: &VersionId) -> Result<Option<i64>, IndexError> {
         for (vid, cid) in find_versions(self.batch.conn, id)? {
             if self.batch.reader.names.chain(self.batch.conn, cid)?.spid == spid {
                 return Ok(Some(vid));
@@ -422,70 +327,15 @@ impl<'b, 'a> Writer<'b, 'a> {
         }
         Ok(None)
     }
-
-    fn reject(&mut self, chain: &ChainRow, id: VersionId, version: &Version, why: &'static str) -> Result<(), IndexError> {
-        let path = version.path.shown();
-        let insert = "INSERT OR REPLACE INTO rejected(id, cid, path, why) VALUES(?1, ?2, ?3, ?4)";
-        self.batch.conn.prepare_cached(insert)?.execute((id.as_bytes(), chain.cid, &path, why))?;
-        self.batch.applied.rejected.push(Rejected { id, chain: chain.chain.clone(), path, why });
-        Ok(())
-    }
-
-    fn wait(&mut self, chain: &ChainRow, id: VersionId, version: &Version, missing: &[VersionId]) -> Result<(), IndexError> {
-        self.batch.known.waiting = true;
-        let conn = self.batch.conn;
-        let insert = "INSERT INTO waiting(id, cid, line) VALUES(?1, ?2, ?3) ON CONFLICT DO NOTHING";
-        if conn.prepare_cached(insert)?.execute((id.as_bytes(), chain.cid, version.to_line().1))? == 0 {
-            return Ok(());
-        }
-        let wid = conn.last_insert_rowid();
-        let mut want = conn.prepare_cached("INSERT INTO wants(parent, wid) VALUES(?1, ?2) ON CONFLICT DO NOTHING")?;
-        for parent in missing {
-            want.execute((parent.as_bytes(), wid))?;
-        }
-        Ok(())
-    }
-
-    /// Tries again what waits for the versions that just became rows, and so on.
-    fn release(&mut self) -> Result<(), IndexError> {
-        let conn = self.batch.conn;
-        while let Some((parent, spid)) = self.fresh.pop() {
-            let mut statement = conn.prepare_cached(
-                "SELECT w.wid, w.cid, w.id, w.line FROM wants JOIN waiting w ON w.wid = wants.wid WHERE wants.parent = ?1",
-            )?;
-            let rows = statement.query_map([parent.as_bytes()], |row| {
-                Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, [u8; 32]>(2)?, row.get::<_, Vec<u8>>(3)?))
-            })?;
-            let rows: Vec<(i64, i64, [u8; 32], Vec<u8>)> = rows.collect::<Result<_, _>>()?;
-            for (wid, cid, id, line) in rows {
-                let chain = self.batch.reader.names.chain(conn, cid)?;
-                if chain.spid != spid {
-                    continue;
-                }
-                conn.prepare_cached("DELETE FROM wants WHERE parent = ?1 AND wid = ?2")?.execute((parent.as_bytes(), wid))?;
-                let id = VersionId(crate::model::Hash::from_bytes(id));
-                self.retry(&chain, wid, id, &line)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn retry(&mut self, chain: &ChainRow, wid: i64, id: VersionId, line: &[u8]) -> Result<(), IndexError> {
-        let (_, version) = Version::parse(line).map_err(|error| IndexError::damaged(error.to_string()))?;
-        for parent in &version.parents {
-            if self.is_known(chain.spid, parent)?.is_none() {
-                return Ok(());
-            }
-        }
-        self.batch.conn.prepare_cached("DELETE FROM waiting WHERE wid = ?1")?.execute([wid])?;
-        self.successor(chain, id, &version)
-    }
 }
 
 fn broken_rule(chain: &Chain, version: &Version) -> Option<&'static str> {
     let lane = &version.dot.lane;
     if lane.origin != chain.origin || lane.generation != chain.generation {
         return Some(OTHER_CHAIN);
+    }
+    if version.dot.n < lane.first {
+        return Some(LANE);
     }
     let private = version.channel == Channel::Private;
     (private == chain.space.is_shared()).then_some(SPACE)
@@ -495,7 +345,7 @@ fn slot_origin(chain: &ChainRow, version: &Version) -> i64 {
     if version.channel == Channel::Archive { chain.oid } else { 0 }
 }
 
-fn first_state(version: &Version) -> i64 {
+pub(super) fn first_state(version: &Version) -> i64 {
     match &version.state {
         State::Content(_) => state::LIVE,
         State::Tombstone { reason: crate::model::Reason::Move, .. } => 0,

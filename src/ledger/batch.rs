@@ -8,13 +8,14 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::checkpoint::{
     Checkpoint, CheckpointBody, CheckpointKind, INLINE_BYTES, Inline, InlineBlock, PackRef,
-    RecordsRef, Seen, Snapshot, Tip,
+    RecordsRef, Seen, Snapshot,
 };
+use super::cursor::Tip;
 use super::disk::{StagedFile, io_error};
 use super::error::LedgerError;
 use super::identity::Identity;
 use super::name::{ArtifactName, Place, ShortHash};
-use super::pack::{FinishedPack, PackBuilder};
+use super::pack_builder::{FinishedPack, PackBuilder};
 use super::records::RecordsBuilder;
 use super::store::Ledger;
 use crate::model::{

@@ -15,7 +15,7 @@ pub const BLOCK_RAW_BYTES: usize = 128 << 10;
 /// No segment, and so no block, is longer.
 pub const MAX_BLOCK_RAW_BYTES: usize = 16 << 20;
 /// Level 3 compresses JSON and Markdown about fourfold at several hundred megabytes a second.
-pub(crate) const ZSTD_LEVEL: i32 = 3;
+const ZSTD_LEVEL: i32 = 3;
 
 /// Compresses blocks with one context.
 pub(crate) struct BlockEncoder {

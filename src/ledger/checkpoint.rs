@@ -7,10 +7,11 @@
 use std::collections::BTreeMap;
 
 use ed25519_dalek::SigningKey;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::block::{self};
-use super::error::{Damage, LedgerError, OrderProblem};
+use super::cursor::Tip;
+use super::error::Damage;
 use super::key::{Certificate, PublicKey, Signature};
 use super::name::{ArtifactName, BlockAddress, Place, ShortHash};
 use crate::model::{
@@ -145,7 +146,11 @@ pub struct CheckpointBody {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub records: Vec<RecordsRef>,
     /// What changed since the last one in what the writer holds of other chains.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        serialize_with = "in_text_order"
+    )]
     pub seen: BTreeMap<Chain, Seen>,
     /// Counts from 1 without gaps.
     pub seq: u64,
@@ -157,6 +162,18 @@ pub struct CheckpointBody {
     pub(crate) v: u32,
     /// How many versions came with this checkpoint.
     pub versions: u64,
+}
+
+/// Canonical keys stand in the order of their text, which for chains is not that of their parts (`a-b~1` before `a~1`).
+fn in_text_order<S: Serializer>(
+    seen: &BTreeMap<Chain, Seen>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let by_text: BTreeMap<String, &Seen> = seen
+        .iter()
+        .map(|(chain, seen)| (chain.to_string(), seen))
+        .collect();
+    by_text.serialize(serializer)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -356,98 +373,6 @@ impl Checkpoint {
                 chain: chain.clone(),
                 hash: r.0,
             }))
-        })
-    }
-}
-
-/// The end of a chain as far as it is known.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Tip {
-    /// The number of the last checkpoint.
-    pub seq: u64,
-    /// Its hash.
-    pub hash: ArtifactHash,
-    /// The number of the chain's last version.
-    pub last_n: u64,
-}
-
-/// Walks a chain and refuses what does not follow.
-#[derive(Clone, Debug)]
-pub struct ChainCursor {
-    chain: Chain,
-    tip: Option<Tip>,
-    key: Option<PublicKey>,
-}
-
-impl ChainCursor {
-    /// Begins before the first checkpoint.
-    pub fn start(chain: Chain) -> ChainCursor {
-        ChainCursor {
-            chain,
-            tip: None,
-            key: None,
-        }
-    }
-
-    /// Begins after a checkpoint that was accepted before, `key` being the chain's device key if it is known.
-    pub fn after(chain: Chain, tip: Tip, key: Option<PublicKey>) -> ChainCursor {
-        ChainCursor {
-            chain,
-            tip: Some(tip),
-            key,
-        }
-    }
-
-    /// The last accepted checkpoint.
-    pub fn tip(&self) -> Option<Tip> {
-        self.tip
-    }
-
-    /// The chain's device key, once a checkpoint was accepted.
-    pub fn key(&self) -> Option<PublicKey> {
-        self.key
-    }
-
-    /// Moves on to `next`. Errors: it does not follow; the cursor stays.
-    pub fn accept(&mut self, next: &Checkpoint) -> Result<(), LedgerError> {
-        match self.problem(next) {
-            Some(problem) => Err(LedgerError::Order {
-                name: next.name.clone(),
-                problem,
-            }),
-            None => {
-                (self.tip, self.key) = (Some(next.tip()), Some(next.body.key));
-                Ok(())
-            }
-        }
-    }
-
-    fn problem(&self, next: &Checkpoint) -> Option<OrderProblem> {
-        let body = &next.body;
-        if body.chain != self.chain {
-            return Some(OrderProblem::Chain);
-        }
-        let expected = self.tip.map_or(1, |tip| tip.seq + 1);
-        if body.seq != expected {
-            return Some(OrderProblem::Gap {
-                expected,
-                actual: body.seq,
-            });
-        }
-        let expected = self.tip.map(|tip| tip.hash);
-        if body.prev != expected {
-            return Some(OrderProblem::Predecessor {
-                expected,
-                actual: body.prev,
-            });
-        }
-        if self.key.is_some_and(|key| key != body.key) {
-            return Some(OrderProblem::Key);
-        }
-        let expected = self.tip.map_or(0, |tip| tip.last_n) + body.versions;
-        (body.last_n != expected).then_some(OrderProblem::Count {
-            expected,
-            actual: body.last_n,
         })
     }
 }

@@ -13,15 +13,21 @@ use rustix::fs::{CWD, RenameFlags};
 
 use super::error::LedgerError;
 
-/// More files than this are synced by one call for the whole file system.
-const MAX_SINGLE_SYNCS: usize = 8;
-
 pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LedgerError {
     move |source| LedgerError::Io {
         action,
         path: path.to_owned(),
         source,
     }
+}
+
+/// When what is done must survive a power cut.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Durability {
+    /// When the call returns.
+    Now,
+    /// When the caller has synced the file system, which it does next.
+    Later,
 }
 
 /// The file system, with a count of the syncs.
@@ -58,14 +64,20 @@ impl Disk {
 
     /// Makes the folder and its missing parents (0700), each durable; nothing if it is there.
     pub fn create_folder(&self, path: &Path) -> Result<(), LedgerError> {
+        self.make_folder(path, Durability::Now)
+    }
+
+    /// Makes the folder and its missing parents (0700); nothing if it is there.
+    pub fn make_folder(&self, path: &Path, durability: Durability) -> Result<(), LedgerError> {
         if path.is_dir() {
             return Ok(());
         }
         if let Some(parent) = path.parent() {
-            self.create_folder(parent)?;
+            self.make_folder(parent, durability)?;
             self.step("create folder", path)?;
             match DirBuilder::new().mode(0o700).create(path) {
-                Ok(()) => self.sync_folder(parent)?,
+                Ok(()) if durability == Durability::Now => self.sync_folder(parent)?,
+                Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(io_error("create folder", path)(error)),
             }
@@ -107,27 +119,13 @@ impl Disk {
             .map_err(io_error("write", &staged.path))
     }
 
-    /// Syncs staged files, one by one or all at once.
-    pub fn sync_staged<'a>(
-        &self,
-        staged: impl ExactSizeIterator<Item = &'a StagedFile>,
-    ) -> Result<(), LedgerError> {
-        let many = staged.len() > MAX_SINGLE_SYNCS;
-        for staged in staged {
-            if many {
-                return self.sync_all(staged);
-            }
-            let StagedFile { file, path } = staged;
-            self.step("sync", path)?;
-            file.sync_data().map_err(io_error("sync", path))?;
-            self.syncs.fetch_add(1, Ordering::Relaxed);
-        }
-        Ok(())
-    }
-
-    fn sync_all(&self, staged: &StagedFile) -> Result<(), LedgerError> {
+    /// Makes the bytes of a staged file durable.
+    pub fn sync_staged(&self, staged: &StagedFile) -> Result<(), LedgerError> {
         self.step("sync", &staged.path)?;
-        sync_file_system(&staged.file).map_err(io_error("sync", &staged.path))?;
+        staged
+            .file
+            .sync_data()
+            .map_err(io_error("sync", &staged.path))?;
         self.syncs.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }

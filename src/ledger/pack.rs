@@ -9,12 +9,10 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::block::{self, BLOCK_RAW_BYTES, BlockEncoder, MAX_BLOCK_RAW_BYTES};
-use super::disk::{Disk, StagedFile};
-use super::error::{Damage, LedgerError};
+use super::block;
+use super::error::Damage;
 use super::name::{ArtifactName, BlockAddress, Place};
-use super::store::Ledger;
-use crate::model::{ArtifactHash, Hash, SegmentHash};
+use crate::model::{Hash, SegmentHash};
 
 /// A pack is closed when its blocks have this many stored bytes.
 pub const PACK_BYTES: u64 = 16 << 20;
@@ -23,14 +21,13 @@ pub const PACK_SEGMENTS: usize = 1 << 16;
 /// No pack is longer: the target, one segment beyond it, the index.
 pub const MAX_PACK_BYTES: u64 = 64 << 20;
 
-const MAGIC: &[u8; 8] = b"LARDPK\x00\x01";
-const INDEX_MAGIC: &[u8; 8] = b"LARDIX\x00\x01";
-const FOOTER_BYTES: u64 = 16;
+pub(super) const MAGIC: &[u8; 8] = b"LARDPK\x00\x01";
+pub(super) const INDEX_MAGIC: &[u8; 8] = b"LARDIX\x00\x01";
+pub(super) const FOOTER_BYTES: u64 = 16;
 const BLOCK_ENTRY_BYTES: usize = 16;
 const SEGMENT_ENTRY_BYTES: usize = 36;
 const MAX_INDEX_BYTES: u64 =
     8 + ((BLOCK_ENTRY_BYTES + SEGMENT_ENTRY_BYTES) * 2 * PACK_SEGMENTS) as u64;
-const SPILL_BYTES: usize = 1 << 20;
 
 /// One block of a pack.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -87,7 +84,7 @@ impl PackIndex {
         })
     }
 
-    fn to_bytes(&self) -> Vec<u8> {
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
         let len =
             8 + BLOCK_ENTRY_BYTES * self.blocks.len() + SEGMENT_ENTRY_BYTES * self.segments.len();
         let mut bytes = Vec::with_capacity(len);
@@ -265,197 +262,4 @@ fn read_segment_entry(bytes: &[u8; SEGMENT_ENTRY_BYTES]) -> (SegmentHash, u32) {
         .expect("an entry has 36 bytes");
     let ([len], _) = read_numbers::<1>(len).expect("an entry has 36 bytes");
     (SegmentHash(Hash::from_bytes(*hash)), len)
-}
-
-/// A complete pack that waits for its name.
-#[derive(Debug)]
-pub(crate) struct FinishedPack {
-    pub staged: StagedFile,
-    pub hash: ArtifactHash,
-    pub bytes: u64,
-    pub index: PackIndex,
-}
-
-/// Builds one pack after the other; at most a mebibyte and a block are in memory.
-pub(crate) struct PackBuilder {
-    encoder: BlockEncoder,
-    block: Vec<u8>,
-    block_segments: u32,
-    index: PackIndex,
-    pending: Vec<u8>,
-    spilled: Option<StagedFile>,
-    hasher: blake3::Hasher,
-    stored_len: u64,
-}
-
-impl PackBuilder {
-    pub fn new() -> io::Result<PackBuilder> {
-        let mut builder = PackBuilder {
-            encoder: BlockEncoder::new()?,
-            block: Vec::new(),
-            block_segments: 0,
-            index: PackIndex::default(),
-            pending: Vec::new(),
-            spilled: None,
-            hasher: blake3::Hasher::new(),
-            stored_len: 0,
-        };
-        builder.reset();
-        Ok(builder)
-    }
-
-    fn reset(&mut self) {
-        self.hasher.reset();
-        self.pending.clear();
-        self.pending.extend_from_slice(MAGIC);
-        self.stored_len = MAGIC.len() as u64;
-        self.index = PackIndex::default();
-    }
-
-    /// True if the pack has reached its size or count.
-    pub fn is_full(&self) -> bool {
-        self.stored_len >= PACK_BYTES || self.index.segments.len() >= PACK_SEGMENTS
-    }
-
-    /// True if nothing was added since the last pack.
-    pub fn is_empty(&self) -> bool {
-        self.index.segments.is_empty()
-    }
-
-    /// Adds a segment after the others. Its bytes are `bytes`, 1 to 16 MiB.
-    pub fn segment(
-        &mut self,
-        ledger: &Ledger,
-        hash: SegmentHash,
-        bytes: &[u8],
-    ) -> Result<(), LedgerError> {
-        if bytes.is_empty() || bytes.len() > MAX_BLOCK_RAW_BYTES {
-            let (bytes, limit) = (bytes.len() as u64, MAX_BLOCK_RAW_BYTES as u64);
-            return Err(LedgerError::TooLarge {
-                what: "a segment",
-                bytes,
-                limit,
-            });
-        }
-        if !self.block.is_empty() && self.block.len() + bytes.len() > BLOCK_RAW_BYTES {
-            self.close_block(ledger)?;
-        }
-        self.block.extend_from_slice(bytes);
-        self.block_segments += 1;
-        self.index.segments.push((hash, bytes.len() as u32));
-        Ok(())
-    }
-
-    /// Compresses what has gathered into a block.
-    pub fn close_block(&mut self, ledger: &Ledger) -> Result<(), LedgerError> {
-        if self.block.is_empty() {
-            return Ok(());
-        }
-        let stored = self
-            .encoder
-            .encode(&self.block)
-            .map_err(super::disk::io_error("compress for", ledger.root()))?;
-        self.pending.extend_from_slice(stored);
-        let (stored_len, raw_len) = (stored.len() as u32, self.block.len() as u32);
-        let address = BlockAddress {
-            offset: self.stored_len,
-            stored_len,
-            raw_len,
-        };
-        self.index.blocks.push(IndexBlock {
-            address,
-            count: std::mem::take(&mut self.block_segments),
-        });
-        self.stored_len += u64::from(stored_len);
-        self.block.clear();
-        self.spill_if_large(ledger)
-    }
-
-    /// Copies a block of another artifact as it is stored. No segment may be waiting for its block.
-    pub fn stored_block(
-        &mut self,
-        ledger: &Ledger,
-        stored: &[u8],
-        segments: &[(SegmentHash, u32)],
-    ) -> Result<(), LedgerError> {
-        debug_assert!(
-            self.block.is_empty(),
-            "a waiting segment would change its block"
-        );
-        let raw_len = segments.iter().map(|(_, len)| len).sum();
-        let address = BlockAddress {
-            offset: self.stored_len,
-            stored_len: stored.len() as u32,
-            raw_len,
-        };
-        self.index.blocks.push(IndexBlock {
-            address,
-            count: segments.len() as u32,
-        });
-        self.index.segments.extend_from_slice(segments);
-        self.pending.extend_from_slice(stored);
-        self.stored_len += stored.len() as u64;
-        self.spill_if_large(ledger)
-    }
-
-    fn spill_if_large(&mut self, ledger: &Ledger) -> Result<(), LedgerError> {
-        if self.pending.len() < SPILL_BYTES {
-            Ok(())
-        } else {
-            self.spill(ledger)
-        }
-    }
-
-    fn spill(&mut self, ledger: &Ledger) -> Result<(), LedgerError> {
-        let disk: &Disk = ledger.disk();
-        let staged = match &mut self.spilled {
-            Some(staged) => staged,
-            none => none.insert(disk.stage(&ledger.staging())?),
-        };
-        self.hasher.update(&self.pending);
-        disk.write(staged, &self.pending)?;
-        self.pending.clear();
-        Ok(())
-    }
-
-    /// The closed blocks, if they are all still in memory: index and stored bytes of each.
-    pub fn in_memory(&self) -> Option<impl Iterator<Item = (&[u8], &[(SegmentHash, u32)])>> {
-        debug_assert!(self.block.is_empty(), "the last block is closed first");
-        let stored = |address: BlockAddress| {
-            let start = address.offset as usize;
-            &self.pending[start..start + address.stored_len as usize]
-        };
-        let blocks = self.index.blocks_with_segments();
-        self.spilled
-            .is_none()
-            .then(|| blocks.map(move |(address, segments)| (stored(address), segments)))
-    }
-
-    /// Writes index and footer; the builder begins the next pack.
-    pub fn finish(&mut self, ledger: &Ledger) -> Result<FinishedPack, LedgerError> {
-        self.close_block(ledger)?;
-        let raw = self.index.to_bytes();
-        let stored = self
-            .encoder
-            .encode(&raw)
-            .map_err(super::disk::io_error("compress for", ledger.root()))?;
-        self.pending.extend_from_slice(stored);
-        self.pending
-            .extend_from_slice(&(stored.len() as u32).to_le_bytes());
-        self.pending
-            .extend_from_slice(&(raw.len() as u32).to_le_bytes());
-        self.pending.extend_from_slice(INDEX_MAGIC);
-        let bytes = self.stored_len + stored.len() as u64 + FOOTER_BYTES;
-        self.spill(ledger)?;
-        let hash = ArtifactHash(Hash::from_bytes(*self.hasher.finalize().as_bytes()));
-        let staged = self.spilled.take().expect("spilled just above");
-        let index = std::mem::take(&mut self.index);
-        self.reset();
-        Ok(FinishedPack {
-            staged,
-            hash,
-            bytes,
-            index,
-        })
-    }
 }

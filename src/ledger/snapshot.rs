@@ -6,11 +6,13 @@
 //! from the first yields. Nothing is removed.
 
 use super::batch::{Draft, Published, Waiting, Writer, publish_checkpoint};
-use super::checkpoint::{Checkpoint, Listed, PackRef, RecordsRef, Snapshot, Tip};
+use super::checkpoint::{Checkpoint, Listed, PackRef, RecordsRef, Snapshot};
+use super::cursor::Tip;
 use super::disk::io_error;
 use super::error::LedgerError;
 use super::name::{ArtifactName, Place, ShortHash};
-use super::pack::{PACK_BYTES, PackBuilder};
+use super::pack::PACK_BYTES;
+use super::pack_builder::PackBuilder;
 use super::records::{RECORDS_RAW_BYTES, RecordsBuilder};
 use super::store::Ledger;
 use crate::model::{ArtifactHash, Chain, Hlc};

@@ -5,7 +5,8 @@
 
 use std::collections::HashSet;
 
-use super::checkpoint::{ChainCursor, Checkpoint};
+use super::checkpoint::Checkpoint;
+use super::cursor::ChainCursor;
 use super::error::{Damage, LedgerError, OrderProblem};
 use super::name::{ArtifactKind, ArtifactName, FOLDERS, Place};
 use super::store::{Ledger, read_names, slice_segment, verify_bytes};

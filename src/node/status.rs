@@ -14,6 +14,9 @@ use crate::sync::resolve::resolve;
 /// Conflicts, pending paths and problems listed; more are counted.
 pub const MAX_LISTED: usize = 1_000;
 
+/// The journal's line of the backend as a whole: opened and asked, whatever was exchanged.
+const WHOLE_RUN: &str = "backend";
+
 /// What is known of a project. The JSON form is stable.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Status {
@@ -211,8 +214,10 @@ pub struct OpenConflict {
 impl Status {
     fn read_journal(&mut self, state: &State) -> Result<(), NodeError> {
         let lines = state.peer_lines()?;
-        self.backend.lines = lines.iter().filter(|line| !is_overtaken(line, &lines)).map(ContactStatus::from).collect();
-        let succeeded = self.backend.lines.iter().any(|line| line.success_ms.is_some());
+        // The line of whole runs says nothing new unless the last one failed.
+        let told = |line: &&PeerLine| line.store != WHOLE_RUN || line.failure_ms.is_some();
+        self.backend.lines = lines.iter().filter(told).map(ContactStatus::from).collect();
+        let succeeded = lines.iter().any(|line| line.success_ms.is_some());
         self.backend.ok = succeeded && self.backend.lines.iter().all(|line| line.failure_ms.is_none());
         self.pending = state.pending()?.into_iter().take(MAX_LISTED).map(PendingStatus::from).collect();
         let held = state.held()?;
@@ -251,23 +256,29 @@ impl Status {
             };
             return Some(with_hint(Kind::Unavailable, message, "files are kept here meanwhile; `larder sync` tries again"));
         }
-        if !self.held_deletions.is_empty() {
-            let message = format!("{} deletions wait for you", self.held_deletions.len());
-            return Some(with_hint(Kind::Conflicts, message, "see `larder deletes list`, then `larder deletes approve` or `restore`"));
-        }
-        if !self.conflicts.is_empty() {
-            let message = format!("{} files have edits that could not both be kept in place", self.conflicts.len());
-            return Some(with_hint(Kind::Conflicts, message, "see `larder conflicts`"));
-        }
-        None
+        held_remain(self.held_deletions.len()).or_else(|| conflicts_remain(self.conflicts.len()))
     }
 }
 
-/// The line `backend` tells of a failure to open; any later success of another line says that it opened since.
-fn is_overtaken(line: &PeerLine, lines: &[PeerLine]) -> bool {
-    let Some(failure_ms) = line.failure_ms else { return false };
-    let later = |other: &PeerLine| other.success_ms.is_some_and(|success_ms| success_ms > failure_ms);
-    line.store == "backend" && lines.iter().any(later)
+/// That deletions wait for a person.
+pub(super) fn held_remain(count: usize) -> Option<NodeError> {
+    let message = match count {
+        0 => return None,
+        1 => "1 deletion waits for you".to_owned(),
+        _ => format!("{count} deletions wait for you"),
+    };
+    let hint = Some("see `larder deletes list`, then `larder deletes approve` or `restore`".to_owned());
+    Some(NodeError { kind: Kind::Conflicts, message, hint })
+}
+
+/// That conflicts wait for a person.
+pub(super) fn conflicts_remain(count: usize) -> Option<NodeError> {
+    let message = match count {
+        0 => return None,
+        1 => "1 file has edits that could not both be kept in place".to_owned(),
+        _ => format!("{count} files have edits that could not both be kept in place"),
+    };
+    Some(NodeError { kind: Kind::Conflicts, message, hint: Some("see `larder conflicts`".to_owned()) })
 }
 
 impl From<&PeerLine> for ContactStatus {

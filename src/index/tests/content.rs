@@ -48,17 +48,15 @@ impl Project {
             batch.segment(segment, piece).expect("stored");
             segments.push(SegmentRef(segment, piece.len() as u32));
         }
-        let content = Content {
-            hash: ContentHash::of(bytes),
-            size: bytes.len() as u64,
-            kind: ContentKind::File { exec: false },
-        };
+        let content =
+            Content { hash: ContentHash::of(bytes), size: bytes.len() as u64, kind: ContentKind::File { exec: false } };
         let manifest = Manifest { content: content.hash, size: content.size, segments };
         if manifest.needs_record() {
             batch.record(RecordLine::Manifest(manifest.delta_from(None))).expect("recorded");
         }
         let n = batch.next_n();
-        let (first, vector) = (n, parent.map(|id| self.index.version(&id).expect("asked").expect("here").version.full_vector()));
+        let (first, vector) =
+            (n, parent.map(|id| self.index.version(&id).expect("asked").expect("here").version.full_vector()));
         let version = Version {
             parents: parent.into_iter().collect(),
             dot: Dot { lane: Lane { origin: self.identity.origin().clone(), generation: 1, first }, n },
@@ -114,7 +112,9 @@ fn any_range_of_a_content_is_its_bytes() {
 
     for cache_bytes in [0, 200_000, 64 << 20] {
         let reader = project.reader(cache_bytes);
-        for (offset, len) in [(0, 1), (0, 900_000), (69_999, 2), (70_000, 70_000), (899_999, 10), (900_000, 1), (5, 0), (1 << 60, 9)] {
+        for (offset, len) in
+            [(0, 1), (0, 900_000), (69_999, 2), (70_000, 70_000), (899_999, 10), (900_000, 1), (5, 0), (1 << 60, 9)]
+        {
             let expected = bytes.iter().copied().skip(offset).take(len).collect::<Vec<u8>>();
             assert_eq!(reader.read(&content, offset as u64, len as u64).expect("bytes"), expected, "{offset}+{len}");
         }
@@ -137,7 +137,10 @@ fn threads_read_at_once() {
             let (reader, bytes) = (&reader, &bytes);
             scope.spawn(move || {
                 for at in (start * 1_000..590_000).step_by(37_001) {
-                    assert_eq!(reader.read(&content, at as u64, 10_000).expect("bytes"), bytes[at..(at + 10_000).min(600_000)]);
+                    assert_eq!(
+                        reader.read(&content, at as u64, 10_000).expect("bytes"),
+                        bytes[at..(at + 10_000).min(600_000)]
+                    );
                 }
             });
         }

@@ -149,7 +149,14 @@ impl Fleet {
         Model::new(&Space::shared(), versions).raw_heads(slot)
     }
 
-    fn version(&mut self, writer: usize, path: &RelPath, parents: Vec<VersionId>, channel: Channel, state: State) -> Version {
+    fn version(
+        &mut self,
+        writer: usize,
+        path: &RelPath,
+        parents: Vec<VersionId>,
+        channel: Channel,
+        state: State,
+    ) -> Version {
         let slot_versions = |v: &&Version| v.path == *path && v.channel == channel;
         let writer = &mut self.writers[writer];
         let (mut vector, mut parents, mut hlc) = (Vector::new(), parents, writer.hlc);
@@ -164,7 +171,7 @@ impl Fleet {
         let known = self.all.iter().filter(|(id, _)| writer.known.contains(id)).map(|(_, v)| v);
         let last = known.filter(slot_versions).filter(|v| is_own(&v.dot)).max_by_key(|v| v.dot.n);
         let lane = match last {
-            Some(last) if vector.covers(&last.dot) => last.dot.lane.clone(),
+            Some(last) if vector.covers(&last.dot) && last.dot.lane.first < writer.n => last.dot.lane.clone(),
             _ => Lane { origin: writer.chain.origin.clone(), generation: 1, first: writer.n },
         };
         vector.remove(&lane);

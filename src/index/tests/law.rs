@@ -59,7 +59,11 @@ fn check_model(index: &Index, model: &Model) {
     for slot in &slots {
         let heads = index.heads(slot).expect("heads");
         let ids: Vec<VersionId> = heads.iter().map(|head| head.id).collect();
-        assert_eq!(ids.iter().copied().collect::<std::collections::BTreeSet<_>>(), model.heads(slot), "heads of {slot:?}");
+        assert_eq!(
+            ids.iter().copied().collect::<std::collections::BTreeSet<_>>(),
+            model.heads(slot),
+            "heads of {slot:?}"
+        );
         let common = index.common_ancestor(&ids).expect("common").map(|stored| stored.id);
         assert_eq!(common, model.common_ancestor(slot, &ids), "common ancestor in {slot:?}");
         let history = index.history(slot, usize::MAX).expect("history");

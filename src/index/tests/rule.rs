@@ -78,7 +78,10 @@ fn children_wait_for_parents_through_any_number_of_generations() {
     let second = version("b-2", 1, 1, "x", &[&first]);
     let third = version("a-1", 1, 2, "x", &[&second]);
     let fourth = version("b-2", 1, 2, "y", &[&third]);
-    let fourth = Version { dot: Dot { lane: Lane { first: 2, ..fourth.dot.lane.clone() }, n: 2 }, ..version("b-2", 2, 2, "y", &[&third]) };
+    let fourth = Version {
+        dot: Dot { lane: Lane { first: 2, ..fourth.dot.lane.clone() }, n: 2 },
+        ..version("b-2", 2, 2, "y", &[&third])
+    };
     let (_folder, mut index) = fresh();
 
     let waiting = index.apply(&[item(chain("b-2"), 1, &[&second, &fourth])]).expect("applied").waiting;
@@ -154,13 +157,18 @@ fn an_archive_file_of_one_origin_never_meets_another_s() {
     }
     assert_eq!(index.conflicts(10).expect("conflicts"), []);
     let page = index.list_dir(&crate::index::Tree::Merged, "", None, 10).expect("a page");
-    assert!(matches!(&page[..], [entry] if matches!(&entry.kind, crate::index::EntryKind::Slots(slots) if slots.len() == 2)));
+    assert!(
+        matches!(&page[..], [entry] if matches!(&entry.kind, crate::index::EntryKind::Slots(slots) if slots.len() == 2))
+    );
 }
 
 #[test]
 fn the_lowest_place_of_a_segment_is_kept() {
     let segment = SegmentHash::of(b"one");
-    let with = |seq: u64, start| Item { places: vec![(segment, place(&chain("a-1"), seq, start, 3))], ..item(chain("a-1"), seq, &[]) };
+    let with = |seq: u64, start| Item {
+        places: vec![(segment, place(&chain("a-1"), seq, start, 3))],
+        ..item(chain("a-1"), seq, &[])
+    };
     let items = [with(1, 7), with(2, 0), with(3, 2)];
     let lowest = items.iter().map(|item| &item.places[0].1).min_by_key(|p| (p.artifact.clone(), p.block, p.start));
     for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {

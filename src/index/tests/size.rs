@@ -6,7 +6,8 @@ use super::fleet::{chain, path, place};
 use super::fresh;
 use crate::index::{Item, Tree};
 use crate::model::{
-    ArtifactHash, Channel, Content, ContentHash, ContentKind, Dot, Hlc, Lane, Record, SegmentHash, State, Vector, Version,
+    ArtifactHash, Channel, Content, ContentHash, ContentKind, Dot, Hlc, Lane, Record, SegmentHash, State, Vector,
+    Version,
 };
 
 const FILES: u64 = 100_000;
@@ -47,7 +48,8 @@ fn a_file_of_one_version_costs_at_most_600_bytes() {
     let took = start.elapsed();
 
     assert_eq!(applied.touched.len() as u64, FILES);
-    let pages: u64 = index.conn.pragma_query_value(None, "page_count", |row| row.get::<_, i64>(0)).expect("pages").cast_unsigned();
+    let pages: u64 =
+        index.conn.pragma_query_value(None, "page_count", |row| row.get::<_, i64>(0)).expect("pages").cast_unsigned();
     let per_file = pages * 4096 / FILES;
     println!("{per_file} bytes a file, {FILES} files applied in {took:?}");
     assert!(per_file <= MAX_BYTES_PER_FILE, "{per_file} bytes a file");
