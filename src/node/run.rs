@@ -49,13 +49,16 @@ impl Node {
             report.backend_error = Some(error.message.clone());
         }
         self.engine.begin_run();
+        let mut steps = Steps(std::time::Instant::now());
         let mut rows = None;
         if options.exchange {
             rows = soften(self.engine.read_rows(), &mut report)?.flatten();
             let pulled = self.engine.exchange_backend(Direction::Pull, &mut report);
             soften(pulled, &mut report)?;
         }
+        steps.done("exchange in");
         self.engine.record(&options.scope, options.dry_run, &mut report)?;
+        steps.done("record");
         if let Some(rows) = rows {
             let recorded = self.engine.record_rows_read(&rows, options.dry_run, &mut report);
             soften(recorded, &mut report)?;
@@ -66,15 +69,18 @@ impl Node {
         if options.way != Way::Push {
             self.engine.materialise(options.dry_run, &mut report)?;
         }
+        steps.done("materialise");
         let published = report.ledger_bytes > 0;
         if options.way != Way::Pull && !options.dry_run && (options.exchange || published) {
             let pushed = self.engine.exchange_backend(Direction::Push, &mut report);
             soften(pushed, &mut report)?;
         }
+        steps.done("exchange out");
         if options.way != Way::Pull {
             let mirrored = self.engine.mirror(options.dry_run, &mut report);
             soften(mirrored, &mut report)?;
         }
+        steps.done("mirror");
         if options.dry_run {
             self.engine.plan_rows_of_recorded(&mut report);
         } else {
@@ -96,6 +102,16 @@ impl Node {
             return Ok(held);
         }
         Ok(conflicts_remain(self.engine.conflict_count()?))
+    }
+}
+
+/// Tells the log how long each step of a run took.
+struct Steps(std::time::Instant);
+
+impl Steps {
+    fn done(&mut self, step: &'static str) {
+        tracing::debug!(step, ms = self.0.elapsed().as_millis() as u64, "step");
+        self.0 = std::time::Instant::now();
     }
 }
 
