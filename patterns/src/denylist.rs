@@ -73,12 +73,6 @@ impl DeniedFolder {
     pub fn denies(&self, name: &str) -> bool {
         DENIED.find_in(self, name).is_some()
     }
-
-    /// Tells whether the folder itself is denied.
-    #[cfg(test)]
-    pub fn is_denied(&self) -> bool {
-        self.rule.is_some()
-    }
 }
 
 /// One line: names of components that follow each other.
@@ -139,7 +133,6 @@ impl NameList {
 
     /// Finds as [`NameList::find_spelled`] a path whose names are all plain; none if one is not.
     fn find_plain(&self, path: &str) -> Option<Option<usize>> {
-        // All names first: one that is not plain can make another rule decide.
         let mut found: Option<usize> = None;
         let mut rest = Some(path);
         while let Some(run) = rest {

@@ -44,10 +44,7 @@ impl Read for Dribble<'_> {
 fn split_all(bytes: &[u8], kind: CutKind, step: usize) -> (Split, Vec<u8>) {
     let mut joined = Vec::new();
     let split = Chunker::new().split(Dribble(bytes, step), kind, |segment, span| {
-        assert_eq!(
-            (segment.0, segment.1 as usize),
-            (SegmentHash::of(span), span.len())
-        );
+        assert_eq!((segment.0, segment.1 as usize), (SegmentHash::of(span), span.len()));
         joined.extend_from_slice(span);
         Ok::<(), io::Error>(())
     });
@@ -70,15 +67,12 @@ fn cut_points_never_change() {
 }
 
 const GOLDEN_BINARY: [usize; 16] = [
-    28128, 115678, 180603, 248391, 278755, 317028, 367399, 468484, 568652, 648474, 743224, 811353,
-    849084, 926334, 992291, 1048576,
+    28128, 115678, 180603, 248391, 278755, 317028, 367399, 468484, 568652, 648474, 743224, 811353, 849084, 926334,
+    992291, 1048576,
 ];
-const GOLDEN_LINES: [usize; 12] = [
-    34478, 68978, 102613, 136373, 171202, 204903, 240221, 274091, 307901, 342811, 375683, 400000,
-];
-const GOLDEN_LONG_LINES: [usize; 9] = [
-    83321, 134649, 185274, 277382, 326952, 375115, 414490, 492888, 500000,
-];
+const GOLDEN_LINES: [usize; 12] =
+    [34478, 68978, 102613, 136373, 171202, 204903, 240221, 274091, 307901, 342811, 375683, 400000];
+const GOLDEN_LONG_LINES: [usize; 9] = [83321, 134649, 185274, 277382, 326952, 375115, 414490, 492888, 500000];
 
 #[test]
 fn edges_of_the_rules() {
@@ -87,43 +81,13 @@ fn edges_of_the_rules() {
         ("nothing", CutKind::Lines, Vec::new(), &[]),
         ("nothing binary", CutKind::Binary, Vec::new(), &[]),
         ("one byte", CutKind::Lines, vec![b'x'], &[1]),
-        (
-            "a line end just too early",
-            CutKind::Lines,
-            [line_at(32_767), line_at(10)].concat(),
-            &[32_777],
-        ),
-        (
-            "a line end at 32 KiB",
-            CutKind::Lines,
-            [line_at(32_768), line_at(10)].concat(),
-            &[32_768, 32_778],
-        ),
-        (
-            "a line that ends at 128 KiB",
-            CutKind::Lines,
-            line_at(131_072),
-            &[131_072],
-        ),
-        (
-            "a line one byte longer",
-            CutKind::Lines,
-            line_at(131_073),
-            &[131_072, 131_073],
-        ),
-        (
-            "no line end",
-            CutKind::Lines,
-            vec![b'x'; 300_000],
-            &[131_072, 262_144, 300_000],
-        ),
+        ("a line end just too early", CutKind::Lines, [line_at(32_767), line_at(10)].concat(), &[32_777]),
+        ("a line end at 32 KiB", CutKind::Lines, [line_at(32_768), line_at(10)].concat(), &[32_768, 32_778]),
+        ("a line that ends at 128 KiB", CutKind::Lines, line_at(131_072), &[131_072]),
+        ("a line one byte longer", CutKind::Lines, line_at(131_073), &[131_072, 131_073]),
+        ("no line end", CutKind::Lines, vec![b'x'; 300_000], &[131_072, 262_144, 300_000]),
         ("64 KiB", CutKind::Binary, noise(4, 65_536), &[65_536]),
-        (
-            "zeroes",
-            CutKind::Binary,
-            vec![0; 300_000],
-            &[262_144, 300_000],
-        ),
+        ("zeroes", CutKind::Binary, vec![0; 300_000], &[262_144, 300_000]),
     ];
 
     for (what, kind, bytes, expected) in table {
@@ -144,11 +108,7 @@ fn line_files_are_known_by_their_ending() {
         ("größe.log", true),
         ("é", false),
     ] {
-        assert_eq!(
-            is_line_file(&RelPath::parse(path).expect("a path")),
-            expected,
-            "{path}"
-        );
+        assert_eq!(is_line_file(&RelPath::parse(path).expect("a path")), expected, "{path}");
     }
 }
 
@@ -162,8 +122,7 @@ fn a_content_of_no_bytes_has_no_segments() {
 
 #[test]
 fn hash_state_of_a_tebibyte_is_small() {
-    let full_counter =
-        ResumeState::from_bytes(&[&(1u64 << 40).to_le_bytes()[..], &[7; 24 * 32]].concat());
+    let full_counter = ResumeState::from_bytes(&[&(1u64 << 40).to_le_bytes()[..], &[7; 24 * 32]].concat());
 
     let state = full_counter.expect("24 subtrees for 2^24 - 1 units");
     assert!(state.to_bytes().len() <= 1_536);
@@ -176,13 +135,7 @@ fn hash_states_of_a_wrong_length_are_refused() {
     hasher.update(&noise(5, 300_000));
     let good = hasher.state().to_bytes();
 
-    for bad in [
-        &good[..0],
-        &good[..7],
-        &good[..good.len() - 1],
-        &[&good[..], &[0]].concat(),
-        &[0xff; 40],
-    ] {
+    for bad in [&good[..0], &good[..7], &good[..good.len() - 1], &[&good[..], &[0]].concat(), &[0xff; 40]] {
         assert!(ResumeState::from_bytes(bad).is_err(), "{} bytes", bad.len());
     }
 }
@@ -197,11 +150,7 @@ fn sizes_around_every_boundary_hash_like_the_whole() {
             };
             let mut hasher = ContentHasher::new();
             hasher.update(&bytes[..len]);
-            assert_eq!(
-                hasher.finish(),
-                ContentHash::of(&bytes[..len]),
-                "{len} bytes"
-            );
+            assert_eq!(hasher.finish(), ContentHash::of(&bytes[..len]), "{len} bytes");
             assert_eq!(hasher.size(), len as u64);
         }
     }
@@ -210,16 +159,11 @@ fn sizes_around_every_boundary_hash_like_the_whole() {
 fn append(before: &[u8], after: &[u8]) -> Option<(Split, u64)> {
     let mut chunker = Chunker::new();
     let sink = |_, _: &[u8]| Ok::<(), io::Error>(());
-    let old = chunker
-        .split(before, CutKind::Lines, sink)
-        .expect("memory reads");
-    let state =
-        ResumeState::from_bytes(&old.resume.to_bytes()).expect("a state that was just written");
+    let old = chunker.split(before, CutKind::Lines, sink).expect("memory reads");
+    let state = ResumeState::from_bytes(&old.resume.to_bytes()).expect("a state that was just written");
     let plan = AppendPlan::new(&old.manifest, &state)?;
     let read_from = plan.read_from();
-    let split = plan
-        .run(&mut chunker, Cursor::new(after), sink)
-        .expect("memory reads");
+    let split = plan.run(&mut chunker, Cursor::new(after), sink).expect("memory reads");
     split.ok().map(|split| (split, read_from))
 }
 
@@ -231,10 +175,7 @@ fn an_append_to_a_large_log_reads_its_end_only() {
     let (split, read_from) = append(&before, &after).expect("an append");
 
     assert_eq!(split.manifest, whole(&after, CutKind::Lines));
-    assert!(
-        before.len() as u64 - read_from < 256 << 10,
-        "reads from {read_from}"
-    );
+    assert!(before.len() as u64 - read_from < 256 << 10, "reads from {read_from}");
 }
 
 #[test]
@@ -244,38 +185,21 @@ fn a_changed_file_is_not_taken_for_an_appended_one() {
     let last = [&before[..before.len() - 1], b"!more\n"].concat();
     let shorter = before[..before.len() - 1].to_vec();
 
-    for (what, after) in [
-        ("first byte", first),
-        ("last byte", last),
-        ("shorter", shorter),
-    ] {
+    for (what, after) in [("first byte", first), ("last byte", last), ("shorter", shorter)] {
         assert!(append(&before, &after).is_none(), "{what}");
     }
 }
 
 #[test]
 fn a_sink_that_fails_ends_the_split() {
-    let result = Chunker::new().split(&noise(9, 200_000)[..], CutKind::Binary, |_, _| {
-        Err(io::Error::other("full"))
-    });
+    let result = Chunker::new().split(&noise(9, 200_000)[..], CutKind::Binary, |_, _| Err(io::Error::other("full")));
 
     assert_eq!(result.expect_err("the sink failed").to_string(), "full");
 }
 
 fn contents() -> impl Strategy<Value = Vec<u8>> {
-    (
-        any::<u64>(),
-        0usize..600_000,
-        1usize..100_000,
-        any::<bool>(),
-    )
-        .prop_map(|(seed, len, longest, text)| {
-            if text {
-                lines(seed, len, longest)
-            } else {
-                noise(seed, len)
-            }
-        })
+    (any::<u64>(), 0usize..600_000, 1usize..100_000, any::<bool>())
+        .prop_map(|(seed, len, longest, text)| if text { lines(seed, len, longest) } else { noise(seed, len) })
 }
 
 proptest! {
@@ -333,8 +257,5 @@ fn a_reader_that_fails_ends_the_split() {
 
     let result = Chunker::new().split(b"some".chain(Broken), CutKind::Binary, sink);
 
-    assert_eq!(
-        result.expect_err("the reader failed").to_string(),
-        "unplugged"
-    );
+    assert_eq!(result.expect_err("the reader failed").to_string(), "unplugged");
 }

@@ -30,20 +30,12 @@ pub struct ChainCursor {
 impl ChainCursor {
     /// Begins before the first checkpoint.
     pub fn start(chain: Chain) -> ChainCursor {
-        ChainCursor {
-            chain,
-            tip: None,
-            key: None,
-        }
+        ChainCursor { chain, tip: None, key: None }
     }
 
     /// Begins after a checkpoint that was accepted before, `key` being the chain's device key if it is known.
     pub fn after(chain: Chain, tip: Tip, key: Option<PublicKey>) -> ChainCursor {
-        ChainCursor {
-            chain,
-            tip: Some(tip),
-            key,
-        }
+        ChainCursor { chain, tip: Some(tip), key }
     }
 
     /// The last accepted checkpoint.
@@ -59,10 +51,7 @@ impl ChainCursor {
     /// Moves on to `next`. Errors: it does not follow; the cursor stays.
     pub fn accept(&mut self, next: &Checkpoint) -> Result<(), LedgerError> {
         match self.problem(next) {
-            Some(problem) => Err(LedgerError::Order {
-                name: next.name.clone(),
-                problem,
-            }),
+            Some(problem) => Err(LedgerError::Order { name: next.name.clone(), problem }),
             None => {
                 (self.tip, self.key) = (Some(next.tip()), Some(next.body.key));
                 Ok(())
@@ -77,25 +66,16 @@ impl ChainCursor {
         }
         let expected = self.tip.map_or(1, |tip| tip.seq + 1);
         if body.seq != expected {
-            return Some(OrderProblem::Gap {
-                expected,
-                actual: body.seq,
-            });
+            return Some(OrderProblem::Gap { expected, actual: body.seq });
         }
         let expected = self.tip.map(|tip| tip.hash);
         if body.prev != expected {
-            return Some(OrderProblem::Predecessor {
-                expected,
-                actual: body.prev,
-            });
+            return Some(OrderProblem::Predecessor { expected, actual: body.prev });
         }
         if self.key.is_some_and(|key| key != body.key) {
             return Some(OrderProblem::Key);
         }
         let expected = self.tip.map_or(0, |tip| tip.last_n) + body.versions;
-        (body.last_n != expected).then_some(OrderProblem::Count {
-            expected,
-            actual: body.last_n,
-        })
+        (body.last_n != expected).then_some(OrderProblem::Count { expected, actual: body.last_n })
     }
 }

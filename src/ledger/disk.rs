@@ -14,11 +14,7 @@ use rustix::fs::{CWD, RenameFlags};
 use super::error::LedgerError;
 
 pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LedgerError {
-    move |source| LedgerError::Io {
-        action,
-        path: path.to_owned(),
-        source,
-    }
+    move |source| LedgerError::Io { action, path: path.to_owned(), source }
 }
 
 /// When what is done must survive a power cut.
@@ -92,12 +88,7 @@ impl Disk {
             let serial = self.serial.fetch_add(1, Ordering::Relaxed);
             let path = staging.join(format!("{}-{serial}", std::process::id()));
             self.step("create", &path)?;
-            match OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&path)
-            {
+            match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
                 Ok(file) => return Ok(StagedFile { file, path }),
                 // Left over from a process that had the same number: take the next.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -113,19 +104,13 @@ impl Disk {
             let _ = staged.file.write_all(&bytes[..bytes.len() / 2]);
             return Err(error);
         }
-        staged
-            .file
-            .write_all(bytes)
-            .map_err(io_error("write", &staged.path))
+        staged.file.write_all(bytes).map_err(io_error("write", &staged.path))
     }
 
     /// Makes the bytes of a staged file durable.
     pub fn sync_staged(&self, staged: &StagedFile) -> Result<(), LedgerError> {
         self.step("sync", &staged.path)?;
-        staged
-            .file
-            .sync_data()
-            .map_err(io_error("sync", &staged.path))?;
+        staged.file.sync_data().map_err(io_error("sync", &staged.path))?;
         self.syncs.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
@@ -133,9 +118,7 @@ impl Disk {
     /// Makes everything on the file system of `folder` durable.
     pub fn sync_everything(&self, folder: &Path) -> Result<(), LedgerError> {
         self.step("sync", folder)?;
-        File::open(folder)
-            .and_then(|folder| sync_file_system(&folder))
-            .map_err(io_error("sync", folder))?;
+        File::open(folder).and_then(|folder| sync_file_system(&folder)).map_err(io_error("sync", folder))?;
         self.syncs.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
@@ -143,15 +126,12 @@ impl Disk {
     /// Gives a synced file its name. Returns false, and drops the file, if the name is taken.
     pub fn publish(&self, staged: StagedFile, path: &Path) -> Result<bool, LedgerError> {
         self.step("rename", path)?;
-        let failed =
-            match rustix::fs::renameat_with(CWD, &staged.path, CWD, path, RenameFlags::NOREPLACE) {
-                Ok(()) => return Ok(true),
-                Err(error) => error,
-            };
-        let unsupported = matches!(
-            failed,
-            rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP
-        );
+        let failed = match rustix::fs::renameat_with(CWD, &staged.path, CWD, path, RenameFlags::NOREPLACE) {
+            Ok(()) => return Ok(true),
+            Err(error) => error,
+        };
+        let unsupported =
+            matches!(failed, rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP);
         if unsupported && !path.exists() {
             // Only one process publishes at a time, so looking first is enough where the kernel cannot.
             fs::rename(&staged.path, path).map_err(io_error("rename", path))?;
@@ -167,9 +147,7 @@ impl Disk {
     /// Makes the names in a folder durable.
     pub fn sync_folder(&self, path: &Path) -> Result<(), LedgerError> {
         self.step("sync folder", path)?;
-        File::open(path)
-            .and_then(|folder| folder.sync_all())
-            .map_err(io_error("sync folder", path))?;
+        File::open(path).and_then(|folder| folder.sync_all()).map_err(io_error("sync folder", path))?;
         self.syncs.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
@@ -178,9 +156,7 @@ impl Disk {
     pub fn remove(&self, path: &Path) -> Result<(), LedgerError> {
         self.step("remove", path)?;
         match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(io_error("remove", path)(error))
-            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path)(error)),
             _ => Ok(()),
         }
     }

@@ -60,9 +60,7 @@ impl Ledger {
             return Ok(Put::New);
         }
         match self.read_whole(name) {
-            Ok(present) if present == bytes || verify_bytes(name, &present).is_ok() => {
-                Ok(Put::Present)
-            }
+            Ok(present) if present == bytes || verify_bytes(name, &present).is_ok() => Ok(Put::Present),
             Ok(_) | Err(LedgerError::Damaged { .. }) => {
                 self.quarantine(name)?;
                 Ok(Put::Healed)
@@ -72,21 +70,13 @@ impl Ledger {
     }
 
     /// Makes staged artifacts durable and names them in the order given: at most three syncs.
-    pub(crate) fn publish_staged(
-        &self,
-        staged: Vec<(ArtifactName, StagedFile)>,
-    ) -> Result<(), LedgerError> {
-        let mut folders: Vec<_> = staged
-            .iter()
-            .map(|(name, _)| self.folder(name.chain(), name.folder()))
-            .collect();
+    pub(crate) fn publish_staged(&self, staged: Vec<(ArtifactName, StagedFile)>) -> Result<(), LedgerError> {
+        let mut folders: Vec<_> = staged.iter().map(|(name, _)| self.folder(name.chain(), name.folder())).collect();
         folders.dedup();
         match &folders[..] {
             [] => Ok(()),
             [folder] if staged.len() <= MAX_SINGLE_SYNCS => {
-                staged
-                    .iter()
-                    .try_for_each(|(_, file)| self.disk().sync_staged(file))?;
+                staged.iter().try_for_each(|(_, file)| self.disk().sync_staged(file))?;
                 self.disk().create_folder(folder)?;
                 self.name_staged(staged)?;
                 self.disk().sync_folder(folder)
@@ -103,31 +93,14 @@ impl Ledger {
     }
 
     fn name_staged(&self, staged: Vec<(ArtifactName, StagedFile)>) -> Result<(), LedgerError> {
-        staged
-            .into_iter()
-            .try_for_each(|(name, file)| self.disk().publish(file, &self.path(&name)).map(|_| ()))
+        staged.into_iter().try_for_each(|(name, file)| self.disk().publish(file, &self.path(&name)).map(|_| ()))
     }
 
     /// The names of artifacts that begin with `prefix` and stand after `after`, in the order of their text, at most
     /// `limit`.
-    pub fn list(
-        &self,
-        prefix: &str,
-        after: &str,
-        limit: usize,
-    ) -> Result<Vec<String>, LedgerError> {
+    pub fn list(&self, prefix: &str, after: &str, limit: usize) -> Result<Vec<String>, LedgerError> {
         let mut found = Vec::new();
-        self.list_below(
-            self.root(),
-            "",
-            0,
-            &Span {
-                prefix,
-                after,
-                limit,
-            },
-            &mut found,
-        )?;
+        self.list_below(self.root(), "", 0, &Span { prefix, after, limit }, &mut found)?;
         Ok(found)
     }
 

@@ -28,8 +28,8 @@ mod verify;
 pub use batch::{Batch, Published, Writer};
 pub use block::{BLOCK_RAW_BYTES, MAX_BLOCK_RAW_BYTES};
 pub use checkpoint::{
-    Checkpoint, CheckpointBody, INLINE_BYTES, Inline, InlineBlock, Listed, MAX_CHECKPOINT_BYTES,
-    PackRef, RecordsRef, Seen, Snapshot,
+    Checkpoint, CheckpointBody, INLINE_BYTES, Inline, InlineBlock, Listed, MAX_CHECKPOINT_BYTES, PackRef, RecordsRef,
+    Seen, Snapshot,
 };
 pub use cursor::{ChainCursor, Tip};
 pub use error::{Damage, LedgerError, OrderProblem};

@@ -26,8 +26,7 @@ pub(super) const INDEX_MAGIC: &[u8; 8] = b"LARDIX\x00\x01";
 pub(super) const FOOTER_BYTES: u64 = 16;
 const BLOCK_ENTRY_BYTES: usize = 16;
 const SEGMENT_ENTRY_BYTES: usize = 36;
-const MAX_INDEX_BYTES: u64 =
-    8 + ((BLOCK_ENTRY_BYTES + SEGMENT_ENTRY_BYTES) * 2 * PACK_SEGMENTS) as u64;
+const MAX_INDEX_BYTES: u64 = 8 + ((BLOCK_ENTRY_BYTES + SEGMENT_ENTRY_BYTES) * 2 * PACK_SEGMENTS) as u64;
 
 /// One block of a pack.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,32 +50,18 @@ impl PackIndex {
     }
 
     /// Every segment with its place, in the pack's order. `artifact` is the pack's name.
-    pub fn places<'a>(
-        &'a self,
-        artifact: &'a ArtifactName,
-    ) -> impl Iterator<Item = (SegmentHash, Place)> + 'a {
-        self.blocks_with_segments()
-            .flat_map(move |(address, segments)| {
-                segments.iter().scan(0u32, move |offset, (hash, len)| {
-                    let start = *offset;
-                    *offset += len;
-                    Some((
-                        *hash,
-                        Place {
-                            artifact: artifact.clone(),
-                            block: address,
-                            start,
-                            len: *len,
-                        },
-                    ))
-                })
+    pub fn places<'a>(&'a self, artifact: &'a ArtifactName) -> impl Iterator<Item = (SegmentHash, Place)> + 'a {
+        self.blocks_with_segments().flat_map(move |(address, segments)| {
+            segments.iter().scan(0u32, move |offset, (hash, len)| {
+                let start = *offset;
+                *offset += len;
+                Some((*hash, Place { artifact: artifact.clone(), block: address, start, len: *len }))
             })
+        })
     }
 
     /// The blocks in order, each with its segments.
-    pub(crate) fn blocks_with_segments(
-        &self,
-    ) -> impl Iterator<Item = (BlockAddress, &[(SegmentHash, u32)])> {
+    pub(crate) fn blocks_with_segments(&self) -> impl Iterator<Item = (BlockAddress, &[(SegmentHash, u32)])> {
         self.blocks.iter().scan(0usize, |at, block| {
             let segments = &self.segments[*at..*at + block.count as usize];
             *at += block.count as usize;
@@ -85,21 +70,13 @@ impl PackIndex {
     }
 
     pub(super) fn to_bytes(&self) -> Vec<u8> {
-        let len =
-            8 + BLOCK_ENTRY_BYTES * self.blocks.len() + SEGMENT_ENTRY_BYTES * self.segments.len();
+        let len = 8 + BLOCK_ENTRY_BYTES * self.blocks.len() + SEGMENT_ENTRY_BYTES * self.segments.len();
         let mut bytes = Vec::with_capacity(len);
         let mut number = |n: u32| bytes.extend_from_slice(&n.to_le_bytes());
         number(self.blocks.len() as u32);
         number(self.segments.len() as u32);
         for IndexBlock { address, count } in &self.blocks {
-            [
-                address.offset as u32,
-                address.stored_len,
-                address.raw_len,
-                *count,
-            ]
-            .into_iter()
-            .for_each(&mut number);
+            [address.offset as u32, address.stored_len, address.raw_len, *count].into_iter().for_each(&mut number);
         }
         for (hash, len) in &self.segments {
             bytes.extend_from_slice(hash.as_bytes());
@@ -111,8 +88,7 @@ impl PackIndex {
     /// Reads an index whose pack has its blocks between the magic and `blocks_end`.
     fn parse(bytes: &[u8], blocks_end: u64) -> Result<PackIndex, Damage> {
         let wrong_len = || Damage::Form("the index has another length than its counts say");
-        let ([block_count, segment_count], entries) =
-            read_numbers::<2>(bytes).ok_or_else(wrong_len)?;
+        let ([block_count, segment_count], entries) = read_numbers::<2>(bytes).ok_or_else(wrong_len)?;
         let blocks_len = u64::from(block_count) * BLOCK_ENTRY_BYTES as u64;
         let wanted = blocks_len + u64::from(segment_count) * SEGMENT_ENTRY_BYTES as u64;
         // The counts are believed only once the bytes for them are here.
@@ -121,18 +97,8 @@ impl PackIndex {
         }
         let (blocks, segments) = entries.split_at(blocks_len as usize);
         let index = PackIndex {
-            blocks: blocks
-                .as_chunks::<BLOCK_ENTRY_BYTES>()
-                .0
-                .iter()
-                .map(read_block_entry)
-                .collect(),
-            segments: segments
-                .as_chunks::<SEGMENT_ENTRY_BYTES>()
-                .0
-                .iter()
-                .map(read_segment_entry)
-                .collect(),
+            blocks: blocks.as_chunks::<BLOCK_ENTRY_BYTES>().0.iter().map(read_block_entry).collect(),
+            segments: segments.as_chunks::<SEGMENT_ENTRY_BYTES>().0.iter().map(read_segment_entry).collect(),
         };
         index.check(blocks_end)?;
         Ok(index)
@@ -141,9 +107,7 @@ impl PackIndex {
     fn check(&self, blocks_end: u64) -> Result<(), Damage> {
         let total: u64 = self.blocks.iter().map(|block| u64::from(block.count)).sum();
         if total != self.segments.len() as u64 {
-            return Err(Damage::Form(
-                "the blocks hold another number of segments than the index",
-            ));
+            return Err(Damage::Form("the blocks hold another number of segments than the index"));
         }
         let mut offset = MAGIC.len() as u64;
         for (address, segments) in self.blocks_with_segments() {
@@ -157,11 +121,7 @@ impl PackIndex {
                 return Err(Damage::Form("segments do not fill their block"));
             }
         }
-        if offset == blocks_end {
-            Ok(())
-        } else {
-            Err(Damage::Form("the blocks do not end at the index"))
-        }
+        if offset == blocks_end { Ok(()) } else { Err(Damage::Form("the blocks do not end at the index")) }
     }
 
     /// Reads the index at the end of an open pack.
@@ -169,12 +129,7 @@ impl PackIndex {
         let file_len = file.metadata()?.len();
         let least = MAGIC.len() as u64 + FOOTER_BYTES;
         if file_len > MAX_PACK_BYTES {
-            return Err(Damage::Bound {
-                what: "a pack's bytes",
-                actual: file_len,
-                limit: MAX_PACK_BYTES,
-            }
-            .into());
+            return Err(Damage::Bound { what: "a pack's bytes", actual: file_len, limit: MAX_PACK_BYTES }.into());
         }
         if file_len < least {
             return Err(Damage::Form("is too short for a pack").into());
@@ -183,19 +138,13 @@ impl PackIndex {
         file.read_exact_at(&mut magic, 0)?;
         let mut footer = [0; FOOTER_BYTES as usize];
         file.read_exact_at(&mut footer, file_len - FOOTER_BYTES)?;
-        let ([stored_len, raw_len], end_magic) =
-            read_numbers::<2>(&footer).expect("a footer has 16 bytes");
+        let ([stored_len, raw_len], end_magic) = read_numbers::<2>(&footer).expect("a footer has 16 bytes");
         if &magic != MAGIC || end_magic != INDEX_MAGIC {
             return Err(Damage::Form("does not begin and end like a pack of format 1").into());
         }
         if u64::from(raw_len) > MAX_INDEX_BYTES {
             let actual = u64::from(raw_len);
-            return Err(Damage::Bound {
-                what: "an index's bytes",
-                actual,
-                limit: MAX_INDEX_BYTES,
-            }
-            .into());
+            return Err(Damage::Bound { what: "an index's bytes", actual, limit: MAX_INDEX_BYTES }.into());
         }
         if stored_len > raw_len || u64::from(stored_len) > file_len - least {
             return Err(Damage::Form("the index does not lie in the pack").into());
@@ -203,11 +152,7 @@ impl PackIndex {
         let blocks_end = file_len - FOOTER_BYTES - u64::from(stored_len);
         let mut stored = vec![0; stored_len as usize];
         file.read_exact_at(&mut stored, blocks_end)?;
-        let raw = if stored_len == raw_len {
-            stored
-        } else {
-            block::inflate(&stored, raw_len as usize)?
-        };
+        let raw = if stored_len == raw_len { stored } else { block::inflate(&stored, raw_len as usize)? };
         Ok(PackIndex::parse(&raw, blocks_end)?)
     }
 }
@@ -244,22 +189,12 @@ fn read_numbers<const N: usize>(bytes: &[u8]) -> Option<([u32; N], &[u8])> {
 }
 
 fn read_block_entry(bytes: &[u8; BLOCK_ENTRY_BYTES]) -> IndexBlock {
-    let ([offset, stored_len, raw_len, count], _) =
-        read_numbers::<4>(bytes).expect("an entry has 16 bytes");
-    IndexBlock {
-        address: BlockAddress {
-            offset: u64::from(offset),
-            stored_len,
-            raw_len,
-        },
-        count,
-    }
+    let ([offset, stored_len, raw_len, count], _) = read_numbers::<4>(bytes).expect("an entry has 16 bytes");
+    IndexBlock { address: BlockAddress { offset: u64::from(offset), stored_len, raw_len }, count }
 }
 
 fn read_segment_entry(bytes: &[u8; SEGMENT_ENTRY_BYTES]) -> (SegmentHash, u32) {
-    let (hash, len) = bytes
-        .split_first_chunk::<32>()
-        .expect("an entry has 36 bytes");
+    let (hash, len) = bytes.split_first_chunk::<32>().expect("an entry has 36 bytes");
     let ([len], _) = read_numbers::<1>(len).expect("an entry has 36 bytes");
     (SegmentHash(Hash::from_bytes(*hash)), len)
 }

@@ -9,9 +9,7 @@ use super::block::{BLOCK_RAW_BYTES, BlockEncoder, MAX_BLOCK_RAW_BYTES};
 use super::disk::{StagedFile, io_error};
 use super::error::LedgerError;
 use super::name::BlockAddress;
-use super::pack::{
-    FOOTER_BYTES, INDEX_MAGIC, IndexBlock, MAGIC, PACK_BYTES, PACK_SEGMENTS, PackIndex,
-};
+use super::pack::{FOOTER_BYTES, INDEX_MAGIC, IndexBlock, MAGIC, PACK_BYTES, PACK_SEGMENTS, PackIndex};
 use super::store::Ledger;
 use crate::model::{ArtifactHash, Hash, SegmentHash};
 
@@ -76,19 +74,10 @@ impl PackBuilder {
     }
 
     /// Adds a segment after the others. Its bytes are `bytes`, 1 to 16 MiB.
-    pub fn segment(
-        &mut self,
-        ledger: &Ledger,
-        hash: SegmentHash,
-        bytes: &[u8],
-    ) -> Result<(), LedgerError> {
+    pub fn segment(&mut self, ledger: &Ledger, hash: SegmentHash, bytes: &[u8]) -> Result<(), LedgerError> {
         if bytes.is_empty() || bytes.len() > MAX_BLOCK_RAW_BYTES {
             let (bytes, limit) = (bytes.len() as u64, MAX_BLOCK_RAW_BYTES as u64);
-            return Err(LedgerError::TooLarge {
-                what: "a segment",
-                bytes,
-                limit,
-            });
+            return Err(LedgerError::TooLarge { what: "a segment", bytes, limit });
         }
         if !self.block.is_empty() && self.block.len() + bytes.len() > BLOCK_RAW_BYTES {
             self.close_block(ledger)?;
@@ -104,21 +93,11 @@ impl PackBuilder {
         if self.block.is_empty() {
             return Ok(());
         }
-        let stored = self
-            .encoder
-            .encode(&self.block)
-            .map_err(io_error("compress for", ledger.root()))?;
+        let stored = self.encoder.encode(&self.block).map_err(io_error("compress for", ledger.root()))?;
         self.pending.extend_from_slice(stored);
         let (stored_len, raw_len) = (stored.len() as u32, self.block.len() as u32);
-        let address = BlockAddress {
-            offset: self.stored_len,
-            stored_len,
-            raw_len,
-        };
-        self.index.blocks.push(IndexBlock {
-            address,
-            count: std::mem::take(&mut self.block_segments),
-        });
+        let address = BlockAddress { offset: self.stored_len, stored_len, raw_len };
+        self.index.blocks.push(IndexBlock { address, count: std::mem::take(&mut self.block_segments) });
         self.stored_len += u64::from(stored_len);
         self.block.clear();
         self.spill_if_large(ledger)
@@ -131,20 +110,10 @@ impl PackBuilder {
         stored: &[u8],
         segments: &[(SegmentHash, u32)],
     ) -> Result<(), LedgerError> {
-        debug_assert!(
-            self.block.is_empty(),
-            "a waiting segment would change its block"
-        );
+        debug_assert!(self.block.is_empty(), "a waiting segment would change its block");
         let raw_len = segments.iter().map(|(_, len)| len).sum();
-        let address = BlockAddress {
-            offset: self.stored_len,
-            stored_len: stored.len() as u32,
-            raw_len,
-        };
-        self.index.blocks.push(IndexBlock {
-            address,
-            count: segments.len() as u32,
-        });
+        let address = BlockAddress { offset: self.stored_len, stored_len: stored.len() as u32, raw_len };
+        self.index.blocks.push(IndexBlock { address, count: segments.len() as u32 });
         self.index.segments.extend_from_slice(segments);
         self.pending.extend_from_slice(stored);
         self.stored_len += stored.len() as u64;
@@ -152,11 +121,7 @@ impl PackBuilder {
     }
 
     fn spill_if_large(&mut self, ledger: &Ledger) -> Result<(), LedgerError> {
-        if self.pending.len() < SPILL_BYTES {
-            Ok(())
-        } else {
-            self.spill(ledger)
-        }
+        if self.pending.len() < SPILL_BYTES { Ok(()) } else { self.spill(ledger) }
     }
 
     fn spill(&mut self, ledger: &Ledger) -> Result<(), LedgerError> {
@@ -179,24 +144,17 @@ impl PackBuilder {
             &self.pending[start..start + address.stored_len as usize]
         };
         let blocks = self.index.blocks_with_segments();
-        self.spilled
-            .is_none()
-            .then(|| blocks.map(move |(address, segments)| (stored(address), segments)))
+        self.spilled.is_none().then(|| blocks.map(move |(address, segments)| (stored(address), segments)))
     }
 
     /// Writes index and footer; the builder begins the next pack.
     pub fn finish(&mut self, ledger: &Ledger) -> Result<FinishedPack, LedgerError> {
         self.close_block(ledger)?;
         let raw = self.index.to_bytes();
-        let stored = self
-            .encoder
-            .encode(&raw)
-            .map_err(io_error("compress for", ledger.root()))?;
+        let stored = self.encoder.encode(&raw).map_err(io_error("compress for", ledger.root()))?;
         self.pending.extend_from_slice(stored);
-        self.pending
-            .extend_from_slice(&(stored.len() as u32).to_le_bytes());
-        self.pending
-            .extend_from_slice(&(raw.len() as u32).to_le_bytes());
+        self.pending.extend_from_slice(&(stored.len() as u32).to_le_bytes());
+        self.pending.extend_from_slice(&(raw.len() as u32).to_le_bytes());
         self.pending.extend_from_slice(INDEX_MAGIC);
         let bytes = self.stored_len + stored.len() as u64 + FOOTER_BYTES;
         self.spill(ledger)?;
@@ -204,11 +162,6 @@ impl PackBuilder {
         let staged = self.spilled.take().expect("spilled just above");
         let index = std::mem::take(&mut self.index);
         self.reset();
-        Ok(FinishedPack {
-            staged,
-            hash,
-            bytes,
-            index,
-        })
+        Ok(FinishedPack { staged, hash, bytes, index })
     }
 }

@@ -170,7 +170,7 @@ fn killed_at_every_call_of_a_sync_nothing_is_lost_torn_or_doubled() {
 fn killed_at_every_call_of_the_first_sync_it_starts_over() {
     const TEST: &str = "killed_at_every_call_of_the_first_sync_it_starts_over";
     let place = |lab: &Lab, number: u64| {
-        let (a, b) = lab.pair();
+        let (a, b) = lab.fresh_pair();
         let (a, b) = (a.at(&lab.path(format!("{number}/a"))), b.at(&lab.path(format!("{number}/b"))));
         let database = lab.path(format!("{number}/shared.db"));
         for project in [&a, &b] {

@@ -12,12 +12,7 @@ fn names() -> impl Strategy<Value = String> {
 fn versions() -> impl Strategy<Value = Version> {
     let lanes = proptest::collection::btree_map(1u64..1_000, 1u64..1_000, 0..4);
     let parents = proptest::collection::btree_set(any::<[u8; 32]>(), 0..4);
-    let content = (
-        any::<[u8; 32]>(),
-        0u64..MAX_JSON_INTEGER,
-        any::<bool>(),
-        any::<bool>(),
-    );
+    let content = (any::<[u8; 32]>(), 0u64..MAX_JSON_INTEGER, any::<bool>(), any::<bool>());
     (
         names(),
         lanes,
@@ -32,40 +27,19 @@ fn versions() -> impl Strategy<Value = Version> {
             let path = |name: &str| RelPath::parse(&format!("d/x{}x", name.trim())).ok();
             let mut version = version(&chain, n, "a", b"");
             version.path = path(&name).unwrap_or(version.path);
-            let lane = |first| Lane {
-                origin: "peer-xyz234".parse().expect("an origin"),
-                generation: 2,
-                first,
-            };
-            version.vector = lanes
-                .into_iter()
-                .map(|(first, more)| (lane(first), first + more))
-                .collect();
-            version.parents = parents
-                .into_iter()
-                .map(|bytes| VersionId(Hash::from_bytes(bytes)))
-                .collect();
+            let lane = |first| Lane { origin: "peer-xyz234".parse().expect("an origin"), generation: 2, first };
+            version.vector = lanes.into_iter().map(|(first, more)| (lane(first), first + more)).collect();
+            version.parents = parents.into_iter().map(|bytes| VersionId(Hash::from_bytes(bytes))).collect();
             version.adopted = adopted;
             let moved = other.as_deref().and_then(path);
             version.via = other.map(|name| format!("backend:{name}"));
             version.state = match content {
                 Some((hash, size, exec, link)) => {
                     version.moved_from = moved;
-                    let kind = if link {
-                        ContentKind::Link
-                    } else {
-                        ContentKind::File { exec }
-                    };
-                    State::Content(Content {
-                        hash: ContentHash(Hash::from_bytes(hash)),
-                        size,
-                        kind,
-                    })
+                    let kind = if link { ContentKind::Link } else { ContentKind::File { exec } };
+                    State::Content(Content { hash: ContentHash(Hash::from_bytes(hash)), size, kind })
                 }
-                None => State::Tombstone {
-                    reason: Reason::Move,
-                    moved_to: moved,
-                },
+                None => State::Tombstone { reason: Reason::Move, moved_to: moved },
             };
             version
         })

@@ -23,17 +23,9 @@ impl House {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (env, _) = Env::fixed(WALL_MS, seed, "house", folder.path().join("state"));
         let larder = folder.path().join(".larder");
-        let identity = Identity::open(&larder, &env, "anna")
-            .expect("an identity")
-            .identity;
+        let identity = Identity::open(&larder, &env, "anna").expect("an identity").identity;
         let ledger = Ledger::open(&larder).expect("a ledger");
-        House {
-            folder,
-            env,
-            identity,
-            ledger,
-            tip: None,
-        }
+        House { folder, env, identity, ledger, tip: None }
     }
 
     pub fn larder(&self) -> PathBuf {
@@ -45,11 +37,7 @@ impl House {
     }
 
     pub fn batch<'a>(&'a self, space: &'a Space) -> Batch<'a> {
-        let writer = Writer {
-            app: "test",
-            identity: &self.identity,
-            space,
-        };
+        let writer = Writer { app: "test", identity: &self.identity, space };
         Batch::new(&self.ledger, writer, self.tip).expect("a batch")
     }
 
@@ -77,29 +65,16 @@ impl House {
 
     pub fn snapshot(&mut self) -> Published {
         let space = Space::shared();
-        let writer = Writer {
-            app: "test",
-            identity: &self.identity,
-            space: &space,
-        };
+        let writer = Writer { app: "test", identity: &self.identity, space: &space };
         let tip = self.tip.expect("a chain");
-        let published = self
-            .ledger
-            .snapshot(writer, tip, Hlc::new(WALL_MS, 2))
-            .expect("a snapshot");
+        let published = self.ledger.snapshot(writer, tip, Hlc::new(WALL_MS, 2)).expect("a snapshot");
         self.tip = Some(published.tip);
         published
     }
 
     pub fn checkpoints(&self) -> Vec<Checkpoint> {
-        let names = self
-            .ledger
-            .checkpoint_names(&self.chain(), 0)
-            .expect("a listing");
-        names
-            .iter()
-            .map(|name| self.ledger.read_checkpoint(name).expect("a checkpoint"))
-            .collect()
+        let names = self.ledger.checkpoint_names(&self.chain(), 0).expect("a listing");
+        names.iter().map(|name| self.ledger.read_checkpoint(name).expect("a checkpoint")).collect()
     }
 
     pub fn findings(&self, depth: Depth) -> Vec<String> {
@@ -108,24 +83,14 @@ impl House {
 }
 
 pub fn shown(findings: Vec<Finding>) -> Vec<String> {
-    findings
-        .iter()
-        .map(|finding| format!("{} {}", finding.artifact, finding.problem))
-        .collect()
+    findings.iter().map(|finding| format!("{} {}", finding.artifact, finding.problem)).collect()
 }
 
 /// The first version of a path, in a lane of its own.
 pub fn version(chain: &Chain, n: u64, path: &str, bytes: &[u8]) -> Version {
-    let lane = Lane {
-        origin: chain.origin.clone(),
-        generation: chain.generation,
-        first: n,
-    };
-    let content = Content {
-        hash: ContentHash::of(bytes),
-        size: bytes.len() as u64,
-        kind: ContentKind::File { exec: false },
-    };
+    let lane = Lane { origin: chain.origin.clone(), generation: chain.generation, first: n };
+    let content =
+        Content { hash: ContentHash::of(bytes), size: bytes.len() as u64, kind: ContentKind::File { exec: false } };
     Version {
         parents: Vec::new(),
         dot: Dot { lane, n },
@@ -150,19 +115,14 @@ pub fn noise(seed: u64, len: usize) -> Vec<u8> {
 
 /// A text that compresses.
 pub fn prose(seed: u64, len: usize) -> Vec<u8> {
-    noise(seed, len)
-        .iter()
-        .map(|byte| b"etaoin shrdlu\n"[usize::from(byte % 14)])
-        .collect()
+    noise(seed, len).iter().map(|byte| b"etaoin shrdlu\n"[usize::from(byte % 14)]).collect()
 }
 
 /// The lines of every checkpoint from the first on, sorted.
 pub fn all_lines(house: &House) -> Vec<Vec<u8>> {
     let each = house.checkpoints().into_iter();
-    let mut lines: Vec<Vec<u8>> = each
-        .flat_map(|checkpoint| house.ledger.records(&checkpoint).expect("records"))
-        .map(|(line, _)| line)
-        .collect();
+    let mut lines: Vec<Vec<u8>> =
+        each.flat_map(|checkpoint| house.ledger.records(&checkpoint).expect("records")).map(|(line, _)| line).collect();
     lines.sort();
     lines
 }

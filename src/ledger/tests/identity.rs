@@ -9,9 +9,7 @@ use crate::ledger::*;
 use crate::model::Space;
 
 fn standing(larder: &std::path::Path, env: &Env) -> Standing {
-    Identity::open(larder, env, "anna")
-        .expect("an identity")
-        .standing
+    Identity::open(larder, env, "anna").expect("an identity").standing
 }
 
 fn copy(from: &std::path::Path, to: &std::path::Path) {
@@ -31,24 +29,10 @@ fn an_identity_is_made_once_and_keeps_its_keys_private() {
     assert_eq!(opened.standing, Standing::Same);
     assert_eq!(opened.identity.public_key(), house.identity.public_key());
     assert_eq!(opened.identity.certificate(), house.identity.certificate());
-    for key in [
-        house.larder().join("device.key"),
-        house.env.state_home.join("owner.key"),
-    ] {
-        assert_eq!(
-            fs::metadata(&key).expect("a key").permissions().mode() & 0o777,
-            0o600,
-            "{key:?}"
-        );
+    for key in [house.larder().join("device.key"), house.env.state_home.join("owner.key")] {
+        assert_eq!(fs::metadata(&key).expect("a key").permissions().mode() & 0o777, 0o600, "{key:?}");
     }
-    assert_eq!(
-        fs::metadata(house.larder())
-            .expect("a folder")
-            .permissions()
-            .mode()
-            & 0o777,
-        0o700
-    );
+    assert_eq!(fs::metadata(house.larder()).expect("a folder").permissions().mode() & 0o777, 0o700);
     assert!(house.identity.origin().as_str().starts_with("house-"));
 }
 
@@ -56,18 +40,10 @@ fn an_identity_is_made_once_and_keeps_its_keys_private() {
 fn two_projects_of_one_person_share_the_owner_and_the_private_space() {
     let house = House::new(62);
 
-    let other = Identity::open(
-        &house.folder.path().join("other/.larder"),
-        &house.env,
-        "anna",
-    )
-    .expect("an identity");
+    let other = Identity::open(&house.folder.path().join("other/.larder"), &house.env, "anna").expect("an identity");
 
     assert_eq!(other.identity.owner_key(), house.identity.owner_key());
-    assert_eq!(
-        other.identity.private_space(),
-        house.identity.private_space()
-    );
+    assert_eq!(other.identity.private_space(), house.identity.private_space());
     assert_ne!(other.identity.public_key(), house.identity.public_key());
     assert_ne!(other.identity.origin(), house.identity.origin());
 }
@@ -81,10 +57,7 @@ fn copies_moves_and_other_machines_are_told_apart() {
 
     fs::rename(house.larder(), at("moved")).expect("moved");
     assert_eq!(standing(&at("moved"), &house.env), Standing::Moved);
-    house
-        .identity
-        .settle(&at("moved"), &house.env)
-        .expect("settled");
+    house.identity.settle(&at("moved"), &house.env).expect("settled");
     assert_eq!(standing(&at("moved"), &house.env), Standing::Same);
 
     let aside = at("aside");
@@ -93,9 +66,7 @@ fn copies_moves_and_other_machines_are_told_apart() {
     assert_eq!(standing(&at("moved"), &house.env), Standing::Restored);
 
     let mut elsewhere = house.env.clone();
-    elsewhere
-        .vars
-        .insert("LARDER_MACHINE_ID".to_owned(), "other".to_owned());
+    elsewhere.vars.insert("LARDER_MACHINE_ID".to_owned(), "other".to_owned());
     assert_eq!(standing(&aside, &elsewhere), Standing::OtherMachine);
 
     let stranger = House::new(64);
@@ -107,16 +78,10 @@ fn the_next_generation_is_another_chain() {
     let mut house = House::new(65);
     let before = house.chain();
 
-    house
-        .identity
-        .next_generation(&house.larder(), &house.env)
-        .expect("saved");
+    house.identity.next_generation(&house.larder(), &house.env).expect("saved");
 
     let loaded = Identity::load(&house.larder()).expect("an identity");
-    assert_eq!(
-        loaded.chain(Space::shared()).generation,
-        before.generation + 1
-    );
+    assert_eq!(loaded.chain(Space::shared()).generation, before.generation + 1);
     assert_eq!(loaded.origin(), &before.origin);
 }
 
@@ -125,15 +90,9 @@ fn damaged_identities_are_refused_with_the_file() {
     type Change = fn(&str) -> String;
     let table: [(&str, &str, Change); 6] = [
         ("origin.json", "origin.json", |_| "{}".to_owned()),
-        ("origin.json", "certificate", |text| {
-            text.replace("\"owner\":\"anna\"", "\"owner\":\"eve\"")
-        }),
-        ("origin.json", "upgrade", |text| {
-            text.replace("\"v\":1", "\"v\":2")
-        }),
-        ("origin.json", "generation", |text| {
-            text.replace("\"generation\":1", "\"generation\":0")
-        }),
+        ("origin.json", "certificate", |text| text.replace("\"owner\":\"anna\"", "\"owner\":\"eve\"")),
+        ("origin.json", "upgrade", |text| text.replace("\"v\":1", "\"v\":2")),
+        ("origin.json", "generation", |text| text.replace("\"generation\":1", "\"generation\":0")),
         ("device.key", "64 hex digits", |text| text[1..].to_owned()),
         ("device.key", "not the key", |text| {
             let first = if text.starts_with('0') { "1" } else { "0" };
@@ -145,9 +104,7 @@ fn damaged_identities_are_refused_with_the_file() {
         let house = House::new(66);
         let path = house.larder().join(file);
         fs::write(&path, change(&fs::read_to_string(&path).expect("text"))).expect("written");
-        let error = Identity::open(&house.larder(), &house.env, "anna")
-            .expect_err(expected)
-            .to_string();
+        let error = Identity::open(&house.larder(), &house.env, "anna").expect_err(expected).to_string();
         assert!(error.contains(expected), "{error}");
     }
 }

@@ -24,17 +24,10 @@ fn segments(places: Vec<(SegmentHash, Place)>) -> BTreeSet<SegmentHash> {
 fn check(house: &House) -> Checkpoint {
     let snapshot = house.checkpoints().pop().expect("a snapshot");
     assert_eq!(listed_lines(house, &snapshot), all_lines(house));
-    let own = house
-        .checkpoints()
-        .iter()
-        .flat_map(|c| house.ledger.segment_places(c).expect("places"))
-        .collect();
+    let own = house.checkpoints().iter().flat_map(|c| house.ledger.segment_places(c).expect("places")).collect();
     let listed = house.ledger.listed_places(&snapshot).expect("places");
     for (segment, place) in &listed {
-        house
-            .ledger
-            .read_segment(*segment, place)
-            .expect("a listed segment");
+        house.ledger.read_segment(*segment, place).expect("a listed segment");
     }
     assert_eq!(segments(listed), segments(own));
     assert_eq!(house.findings(Depth::Bytes), Vec::<String>::new());
@@ -70,11 +63,7 @@ fn ten_snapshots_are_merged_into_one_level_up() {
     let snapshot = check(&house);
     let listed = snapshot.body.snapshot.expect("a list");
     let levels: Vec<u32> = listed.records.iter().map(|listed| listed.2).collect();
-    assert_eq!(
-        levels.iter().filter(|level| **level == 1).count(),
-        2,
-        "{levels:?}"
-    );
+    assert_eq!(levels.iter().filter(|level| **level == 1).count(), 2, "{levels:?}");
     assert_eq!(listed.records.len(), 5, "{levels:?}");
     assert_eq!(listed.packs.len(), 5);
     assert_eq!(listed.since.len(), 1);
@@ -85,23 +74,14 @@ fn ten_snapshots_are_merged_into_one_level_up() {
 fn a_snapshot_is_due_after_enough_small_checkpoints() {
     let mut house = House::new(23);
     house.publish(&[("a", noise(1, 150_000))]);
-    let few = house
-        .ledger
-        .gathered(&house.chain(), house.tip.expect("a tip"))
-        .expect("a count");
+    let few = house.ledger.gathered(&house.chain(), house.tip.expect("a tip")).expect("a count");
     for i in 0..60 {
         house.publish(&[("a", noise(i, 150_000))]);
     }
 
-    let many = house
-        .ledger
-        .gathered(&house.chain(), house.tip.expect("a tip"))
-        .expect("a count");
+    let many = house.ledger.gathered(&house.chain(), house.tip.expect("a tip")).expect("a count");
     house.snapshot();
-    let after = house
-        .ledger
-        .gathered(&house.chain(), house.tip.expect("a tip"))
-        .expect("a count");
+    let after = house.ledger.gathered(&house.chain(), house.tip.expect("a tip")).expect("a count");
 
     assert!((few.checkpoints, few.is_due()) == (1, false));
     assert!(many.is_due(), "{many:?}");
