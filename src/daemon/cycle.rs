@@ -170,6 +170,10 @@ impl Cycle {
                 Settled::Growing { path, .. } => growing.push(path),
             }
         }
+        if ask {
+            // Who asks wants what was just written; the engine itself waits until it is stable.
+            paths.extend(self.debounce.pending().map(|(path, _)| path.clone()));
+        }
         let timer = self.interval().is_some_and(|interval| now >= self.last_exchange + interval);
         let exchange = ask || self.backend || timer;
         let whole = self.whole || now >= self.last_whole + WHOLE_LOOK;

@@ -25,6 +25,8 @@ const MAX_ROWS: usize = 200_000;
 /// Rows that changed, and where the feed goes on.
 pub struct RowsRead {
     rows: Vec<Row>,
+    /// Rows that project versions which are not here.
+    awaited: u64,
     cursor: Cursor,
     more: bool,
 }
@@ -42,10 +44,16 @@ impl Engine {
     pub fn read_rows(&self) -> Result<Option<RowsRead>> {
         let Some(adapter) = &self.adapter else { return Ok(None) };
         let stored = self.state.meta_text("row_cursor")?;
-        let mut read = RowsRead { rows: Vec::new(), cursor: Cursor::from_text(stored.unwrap_or_default()), more: false };
+        let mut read = RowsRead { rows: Vec::new(), awaited: 0, cursor: Cursor::from_text(stored.unwrap_or_default()), more: false };
         loop {
             let page = adapter.query(&Query::changes(&self.policy.app, None, read.cursor.clone(), PAGE_ROWS))?;
-            read.rows.extend(page.rows.into_iter().filter(|row| row.is_foreign()));
+            for row in page.rows {
+                if row.is_foreign() {
+                    read.rows.push(row);
+                } else if self.projects_unknown(&row)? {
+                    read.awaited += 1;
+                }
+            }
             read.cursor = page.cursor;
             read.more = page.more && read.rows.len() >= MAX_ROWS;
             if !page.more || read.more {
@@ -54,8 +62,34 @@ impl Engine {
         }
     }
 
+    /// True if a row shows a version that is not here: its machine has not sent it yet.
+    fn projects_unknown(&self, row: &Row) -> Result<bool> {
+        let versions = row.mirror.iter().flat_map(|entry| entry.version.split(','));
+        for id in versions.filter_map(|text| text.parse::<VersionId>().ok()) {
+            if !self.index.has_version(&id)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Says that files of another machine are known by their rows only, until an exchange brings them.
+    fn say_awaited(&self, read: &RowsRead, dry_run: bool, report: &mut Report) -> Result<()> {
+        let before = self.state.meta_i64("awaited_rows")?.unwrap_or(0);
+        let awaited = if report.pulled > 0 { 0 } else { before.max(read.awaited as i64) };
+        if awaited > 0 {
+            let what = format!("{awaited} files of another machine wait until it runs once more");
+            report.waiting.push(("(backend)".to_owned(), what));
+        }
+        if awaited != before && !dry_run {
+            self.state.set_meta_i64("awaited_rows", awaited)?;
+        }
+        Ok(())
+    }
+
     /// Records what was read, and the rows that waited before. True if there is more to read.
     pub fn record_rows_read(&mut self, read: &RowsRead, dry_run: bool, report: &mut Report) -> Result<bool> {
+        self.say_awaited(read, dry_run, report)?;
         let mut rows = read.rows.clone();
         rows.extend(self.rows_that_waited(&rows)?);
         self.record_rows(&rows, dry_run, report)?;
