@@ -4,11 +4,10 @@
 //! without them. Invariant: what is denied stays denied in every spelling and at every depth, and so does everything below it.
 //! Knows nothing of file contents: that is [`crate::denied_content`].
 
-use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use crate::path::RelPath;
-use crate::spelling::{ShortName, Spelling, spellings};
+use crate::spelling::{ShortName, Spelling, plain_spelling, spellings};
 
 static DENIED: LazyLock<NameList> = LazyLock::new(|| NameList::parse(include_str!("denylist.txt")));
 static RUNS_CODE: LazyLock<NameList> =
@@ -41,11 +40,39 @@ pub fn runs_code(path: &RelPath) -> Option<&'static str> {
 struct NameList {
     rules: Vec<Rule>,
     /// Rules whose first name starts with a literal, by its first byte.
-    by_first_byte: BTreeMap<u8, Vec<usize>>,
+    by_first_byte: ByByte,
     /// Rules whose first name starts with anything and ends with a literal, by its last byte.
-    by_last_byte: BTreeMap<u8, Vec<usize>>,
+    by_last_byte: ByByte,
     /// The other rules.
     unindexed: Vec<usize>,
+    /// Most names of one rule.
+    longest_run: usize,
+}
+
+/// Places of rules by a byte; 256 lists.
+type ByByte = Vec<Vec<usize>>;
+
+/// What the denylist knows of a folder: enough to judge the names in it without judging the folder's own again.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct DeniedFolder {
+    /// The rule that covers the folder itself.
+    rule: Option<usize>,
+    /// The folder's last spellings, as many as a rule that goes on below it may have used.
+    tail: Vec<Spelling>,
+    /// Rules that the folder's last names begin but do not end, with how many of their names these are.
+    begun: Vec<(usize, usize)>,
+}
+
+impl DeniedFolder {
+    /// Returns what is known of the folder called `name` in this one.
+    pub fn enter(&self, name: &str) -> DeniedFolder {
+        DENIED.enter(self, name)
+    }
+
+    /// Tells whether the path of `name` in this folder is denied.
+    pub fn denies(&self, name: &str) -> bool {
+        DENIED.find_in(self, name).is_some()
+    }
 }
 
 /// One line: names of components that follow each other.
@@ -79,50 +106,130 @@ impl NameList {
         let lines = text.lines().map(str::trim).filter(|line| !is_comment(line));
         let mut list = NameList {
             rules: lines.map(Rule::parse).collect(),
-            by_first_byte: BTreeMap::new(),
-            by_last_byte: BTreeMap::new(),
+            by_first_byte: vec![Vec::new(); 256],
+            by_last_byte: vec![Vec::new(); 256],
             unindexed: Vec::new(),
+            longest_run: 1,
         };
         for (at, rule) in list.rules.iter().enumerate() {
             let bucket = match rule.names[0].literal_ends() {
-                (Some(byte), _) => list.by_first_byte.entry(byte).or_default(),
-                (None, Some(byte)) => list.by_last_byte.entry(byte).or_default(),
+                (Some(byte), _) => &mut list.by_first_byte[usize::from(byte)],
+                (None, Some(byte)) => &mut list.by_last_byte[usize::from(byte)],
                 (None, None) => &mut list.unindexed,
             };
             bucket.push(at);
+            list.longest_run = list.longest_run.max(rule.names.len());
         }
         list
     }
 
     fn find(&self, path: &RelPath) -> Option<&'static str> {
-        let spellings = spellings(path.as_str());
+        let rule = match self.find_plain(path.as_str()) {
+            Some(found) => found,
+            None => self.find_spelled(&spellings(path.as_str())),
+        };
+        rule.map(|rule| self.rules[rule].line)
+    }
+
+    /// Finds as [`NameList::find_spelled`] a path whose names are all plain; none if one is not.
+    fn find_plain(&self, path: &str) -> Option<Option<usize>> {
+        let mut found: Option<usize> = None;
+        let mut rest = Some(path);
+        while let Some(run) = rest {
+            let (name, below) = match run.split_once('/') {
+                Some((name, below)) => (name, Some(below)),
+                None => (run, None),
+            };
+            let spelling = plain_spelling(name)?;
+            for rule in self.candidates_of_plain(&spelling) {
+                if found.is_none_or(|found| rule < found)
+                    && self.rules[rule].covers_plain_start(&spelling, below)
+                {
+                    found = Some(rule);
+                }
+            }
+            rest = below;
+        }
+        Some(found)
+    }
+
+    fn find_spelled(&self, spellings: &[Spelling]) -> Option<usize> {
         let covering = (0..spellings.len()).flat_map(|at| {
             let run = &spellings[at..];
             self.candidates(&run[0])
                 .filter(|&rule| self.rules[rule].covers_start(run))
         });
         // The first line decides, wherever in the path it applies.
-        covering.min().map(|rule| self.rules[rule].line)
+        covering.min()
+    }
+
+    /// Finds as [`NameList::find`] the path of one name in a folder.
+    fn find_in(&self, folder: &DeniedFolder, name: &str) -> Option<usize> {
+        let Some(spelling) = plain_spelling(name) else {
+            let found = self.find_spelled(&self.run_of(folder, name));
+            return folder.rule.into_iter().chain(found).min();
+        };
+        // A rule of several names ends below this one, or has begun above it.
+        let here = self.candidates_of_plain(&spelling).filter(
+            |&rule| matches!(self.rules[rule].names.as_slice(), [only] if only.matches(&spelling)),
+        );
+        let begun = folder.begun.iter().filter(|&&(rule, count)| {
+            matches!(&self.rules[rule].names[count..], [last] if last.matches(&spelling))
+        });
+        here.chain(begun.map(|&(rule, _)| rule))
+            .chain(folder.rule)
+            .min()
+    }
+
+    fn enter(&self, folder: &DeniedFolder, name: &str) -> DeniedFolder {
+        let run = self.run_of(folder, name);
+        let found = self.find_spelled(&run);
+        let tail = run[run.len().saturating_sub(self.longest_run - 1)..].to_vec();
+        let begins = |rule: &Rule, count: usize| {
+            count < rule.names.len()
+                && rule.names[..count]
+                    .iter()
+                    .zip(&tail[tail.len() - count..])
+                    .all(|(name, spelling)| name.covers(spelling))
+        };
+        let begun = (1..=tail.len()).flat_map(|count| {
+            let rules = self.rules.iter().enumerate();
+            rules.filter_map(move |(at, rule)| begins(rule, count).then_some((at, count)))
+        });
+        DeniedFolder {
+            rule: folder.rule.into_iter().chain(found).min(),
+            begun: begun.collect(),
+            tail: tail.clone(),
+        }
+    }
+
+    /// Returns the spellings of a name after those of its folder that a rule may need.
+    fn run_of(&self, folder: &DeniedFolder, name: &str) -> Vec<Spelling> {
+        let mut run = folder.tail.clone();
+        run.extend(spellings(name));
+        run
     }
 
     /// Returns the rules that could cover a component: never fewer than those that do.
     fn candidates(&self, spelling: &Spelling) -> Box<dyn Iterator<Item = usize> + '_> {
-        let bytes = spelling.whole.as_bytes();
         // Streams and short names are compared by parts that the index knows nothing of; they are rare.
-        let (Some(first), Some(last), None, None) = (
-            bytes.first(),
-            bytes.last(),
-            &spelling.before_stream,
-            &spelling.short,
-        ) else {
+        if spelling.before_stream.is_some() || spelling.short.is_some() {
             return Box::new(0..self.rules.len());
-        };
-        let indexed = [
-            self.by_first_byte.get(first),
-            self.by_last_byte.get(last),
-            Some(&self.unindexed),
-        ];
-        Box::new(indexed.into_iter().flatten().flatten().copied())
+        }
+        Box::new(self.candidates_of_plain(&spelling.whole))
+    }
+
+    /// Returns the rules that could match a name: never fewer than those that do.
+    fn candidates_of_plain(&self, name: &str) -> impl Iterator<Item = usize> + '_ {
+        let bytes = name.as_bytes();
+        let none: &[usize] = &[];
+        let first = bytes
+            .first()
+            .map_or(none, |&byte| &self.by_first_byte[usize::from(byte)]);
+        let last = bytes
+            .last()
+            .map_or(none, |&byte| &self.by_last_byte[usize::from(byte)]);
+        first.iter().chain(last).chain(&self.unindexed).copied()
     }
 }
 
@@ -146,6 +253,21 @@ impl Rule {
                 .iter()
                 .zip(spellings)
                 .all(|(name, spelling)| name.covers(spelling))
+    }
+
+    /// Tells whether the rule covers the components `first` and `below`, all of them plain, `first` in its spelling.
+    fn covers_plain_start(&self, first: &str, below: Option<&str>) -> bool {
+        let [name, others @ ..] = self.names.as_slice() else {
+            return false;
+        };
+        let mut components = below.into_iter().flat_map(|below| below.split('/'));
+        name.matches(first)
+            && others.iter().all(|other| {
+                components
+                    .next()
+                    .and_then(plain_spelling)
+                    .is_some_and(|spelling| other.matches(&spelling))
+            })
     }
 }
 
@@ -284,8 +406,12 @@ fn segments_match(segments: &[String], name: &str) -> bool {
 
 /// Finds a segment in a name. Both are so short that preparing a cleverer search would take longer than the search.
 fn place_of(segment: &str, name: &str) -> Option<usize> {
-    (0..=name.len().checked_sub(segment.len())?)
-        .find(|&at| name.as_bytes()[at..].starts_with(segment.as_bytes()))
+    let (name, segment) = (name.as_bytes(), segment.as_bytes());
+    let Some(&first) = segment.first() else {
+        return Some(0);
+    };
+    let last = name.len().checked_sub(segment.len())?;
+    (0..=last).find(|&at| name[at] == first && name[at..].starts_with(segment))
 }
 
 #[cfg(test)]

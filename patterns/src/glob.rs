@@ -15,6 +15,7 @@ use unicode_normalization::UnicodeNormalization;
 
 use crate::denylist::denied;
 use crate::path::RelPath;
+use crate::wild::takes;
 
 /// Longest pattern, in characters.
 pub const MAX_PATTERN_CHARS: usize = 200;
@@ -299,7 +300,7 @@ impl PlainGlob {
 
     /// Tells whether a path below the folder with these components could match.
     ///
-    /// Never false wrongly. It may be true wrongly: of a name with wildcards only the literal start and end are compared.
+    /// Exact for the folder itself: what is true of its names; what stands below is not asked.
     pub fn may_match_below<'a>(&self, folder: impl Iterator<Item = &'a str>) -> bool {
         // reachable[i]: the components so far can have been consumed by the first i components of the glob.
         let count = self.components.len();
@@ -317,7 +318,7 @@ impl PlainGlob {
                 match component {
                     Component::Anything => next[at] = true,
                     Component::Literal(literal) => next[at + 1] |= literal == name,
-                    Component::Wild(tokens) => next[at + 1] |= ends_agree(tokens, name),
+                    wild @ Component::Wild(_) => next[at + 1] |= takes(wild, name),
                 }
             }
             reachable = next;
@@ -453,21 +454,6 @@ fn name_of(tokens: &[Token]) -> Name {
 fn without_doubled_stars(mut tokens: Vec<Token>) -> Vec<Token> {
     tokens.dedup_by(|later, earlier| *later == Token::Many && *earlier == Token::Many);
     tokens
-}
-
-/// Compares what is literal at both ends of a name with wildcards.
-fn ends_agree(tokens: &[Token], name: &str) -> bool {
-    fn literal_run<'a>(tokens: impl Iterator<Item = &'a Token>) -> Vec<char> {
-        tokens
-            .map_while(|token| match token {
-                Token::Character(c) => Some(*c),
-                _ => None,
-            })
-            .collect()
-    }
-    let start = literal_run(tokens.iter());
-    let end = literal_run(tokens.iter().rev());
-    name.chars().take(start.len()).eq(start) && name.chars().rev().take(end.len()).eq(end)
 }
 
 /// Splits an alternative into the tokens of its names.

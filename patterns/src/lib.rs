@@ -16,6 +16,7 @@ mod path;
 mod rules;
 mod spelling;
 mod table;
+mod wild;
 
 pub use channel::{Channel, UnknownChannel};
 pub use content::{CONTENT_HEAD_BYTES, DeniedContent, denied_content};
@@ -28,5 +29,6 @@ pub use path::{
     MAX_COMPONENT_BYTES, MAX_COMPONENTS, MAX_PATH_BYTES, PathError, RelPath, fold_key, shown,
 };
 pub use rules::{
-    AdmittedPath, Decision, Explanation, MAX_ALTERNATIVES_IN_ALL, MAX_WEIGHT_IN_ALL, Refusal, Rules,
+    AdmittedPath, Decision, Explanation, MAX_ALTERNATIVES_IN_ALL, MAX_WEIGHT_IN_ALL, Refusal,
+    Rules, Within,
 };

@@ -74,6 +74,9 @@ pub enum PathError {
         /// The bound, [`MAX_PATH_BYTES`].
         limit: usize,
     },
+    /// What should be one name holds a separator.
+    #[error("parse a name: it contains a separator")]
+    Separator,
     /// The path has too many components.
     #[error("parse a path: {components} components, at most {limit} are allowed")]
     TooDeep {
@@ -130,6 +133,23 @@ impl RelPath {
         RelPath::parse(&format!("{}/{rest}", self.0))
     }
 
+    /// Parses one name below this path; what the path itself is made of is not looked at again.
+    ///
+    /// The same verdict as parsing the two together. Errors: [`PathError::Separator`] for what is more than one name.
+    pub fn child(&self, name: &str) -> Result<RelPath, PathError> {
+        check_child(self.0.len(), self.components().count(), name)?;
+        Ok(self.with_checked(name))
+    }
+
+    /// Appends a name that passed [`check_child`].
+    pub(crate) fn with_checked(&self, name: &str) -> RelPath {
+        let mut text = String::with_capacity(self.0.len() + 1 + name.len());
+        text.push_str(&self.0);
+        text.push('/');
+        text.push_str(name);
+        RelPath(Arc::from(text))
+    }
+
     /// Returns what follows the last dot of the file name; none for `.name`, `name` and `name.`.
     pub fn extension(&self) -> Option<&str> {
         match self.file_name().rsplit_once('.') {
@@ -178,6 +198,38 @@ fn check_whole(text: &str) -> Result<(), PathError> {
     Ok(())
 }
 
+/// Checks a name that is to stand below a path of `folder_bytes` bytes and `folder_components` components.
+pub(crate) fn check_child(
+    folder_bytes: usize,
+    folder_components: usize,
+    name: &str,
+) -> Result<(), PathError> {
+    let bytes = folder_bytes + 1 + name.len();
+    if bytes > MAX_PATH_BYTES {
+        return Err(PathError::TooLong {
+            bytes,
+            limit: MAX_PATH_BYTES,
+        });
+    }
+    check_one_name(name)?;
+    if folder_components >= MAX_COMPONENTS {
+        return Err(PathError::TooDeep {
+            components: folder_components + 1,
+            limit: MAX_COMPONENTS,
+        });
+    }
+    check_component(name)
+}
+
+/// Refuses what ends a name on some system: here a NUL or a `/`.
+pub(crate) fn check_one_name(name: &str) -> Result<(), PathError> {
+    match name.bytes().find(|byte| matches!(byte, 0 | b'/')) {
+        None => Ok(()),
+        Some(0) => Err(PathError::Nul),
+        Some(_) => Err(PathError::Separator),
+    }
+}
+
 fn check_component(component: &str) -> Result<(), PathError> {
     if component.is_empty() {
         return Err(PathError::EmptyComponent);
@@ -187,6 +239,10 @@ fn check_component(component: &str) -> Result<(), PathError> {
             bytes: component.len(),
             limit: MAX_COMPONENT_BYTES,
         });
+    }
+    // No reduction takes away a letter or digit, so what has one is not made of dots and spaces.
+    if !component.contains('\\') && component.bytes().any(|byte| byte.is_ascii_alphanumeric()) {
+        return Ok(());
     }
     // A backslash is an ordinary character here and a separator on Windows: no piece may climb there either.
     let climbs = |piece: &str| reduce(piece).chars().all(|c| c == '.' || c == ' ');
@@ -456,6 +512,34 @@ mod tests {
         for rest in ["..", "/etc", "a/../../b", "", "C:x", "\\x"] {
             assert!(base.join(rest).is_err(), "{rest:?}");
         }
+    }
+
+    #[test]
+    fn a_child_gets_the_verdict_of_the_whole_path() {
+        let base = path("data/x");
+        let long = "n".repeat(256);
+        for name in [
+            "a", "", ".", "..", "a\0", "C:x", "\\x", "..\\a", "é", "\u{200b}", "．．", " ", &long,
+        ] {
+            let whole = RelPath::parse(&format!("data/x/{name}"));
+            assert_eq!(base.child(name), whole, "{name:?}");
+        }
+        assert_eq!(base.child("a/b"), Err(PathError::Separator));
+        assert_eq!(base.child("/"), Err(PathError::Separator));
+
+        let deepest = path(&vec!["d"; MAX_COMPONENTS].join("/"));
+        assert!(matches!(
+            deepest.child("d"),
+            Err(PathError::TooDeep {
+                components: 129,
+                ..
+            })
+        ));
+        let longest = path(&vec!["n".repeat(255).as_str(); 16].join("/"));
+        assert!(matches!(
+            longest.child("n"),
+            Err(PathError::TooLong { bytes: 4097, .. })
+        ));
     }
 
     #[test]

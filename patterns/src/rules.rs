@@ -9,6 +9,8 @@
 //! Invariants: only this module makes an [`AdmittedPath`]; `denied(path)` implies it is never made; the order of patterns in a list never
 //! changes a verdict. Knows nothing of what exists on a disk: a pattern without a match is found by the caller, who asks [`Rules::matching`].
 
+mod within;
+
 use std::borrow::Cow;
 use std::fmt;
 
@@ -23,6 +25,8 @@ use crate::lists::{
 };
 use crate::path::RelPath;
 use crate::table::GlobTable;
+
+pub use within::Within;
 
 /// Most globs in all lists together once braces are expanded.
 pub const MAX_ALTERNATIVES_IN_ALL: usize = 4_096;

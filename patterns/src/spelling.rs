@@ -6,6 +6,8 @@
 //!
 //! Look-alikes (a Cyrillic letter for a Latin one) are other names on every file system and stay other names here.
 
+use std::borrow::Cow;
+
 use unicode_normalization::UnicodeNormalization;
 
 /// The spellings of one component that a rule is held against.
@@ -59,6 +61,40 @@ pub(crate) fn spellings(path: &str) -> Vec<Spelling> {
     }
     spellings
 }
+
+/// Returns the one spelling of a component that needs no reduction but of case; none if it might have another.
+///
+/// Plain are graphic ASCII characters and inner spaces, without those that Windows gives a meaning: `\\`, `:`, `~`, a dot or space
+/// at the end.
+pub(crate) fn plain_spelling(component: &str) -> Option<Cow<'_, str>> {
+    let bytes = component.as_bytes();
+    let (first, last) = (bytes.first()?, bytes.last()?);
+    if *first == b' ' || matches!(last, b' ' | b'.') {
+        return None;
+    }
+    let mut has_capital = false;
+    for &byte in bytes {
+        if !IS_PLAIN[usize::from(byte)] {
+            return None;
+        }
+        has_capital |= byte.is_ascii_uppercase();
+    }
+    Some(if has_capital {
+        Cow::Owned(component.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(component)
+    })
+}
+
+static IS_PLAIN: [bool; 256] = {
+    let mut is_plain = [false; 256];
+    let mut byte = b' ';
+    while byte <= b'}' {
+        is_plain[byte as usize] = !matches!(byte, b'/' | b'\\' | b':');
+        byte += 1;
+    }
+    is_plain
+};
 
 fn spelling_of(reduced: String) -> Spelling {
     let trimmed = trim(&reduced);
@@ -182,6 +218,29 @@ mod tests {
     fn a_stream_does_not_hide_its_file() {
         let spellings = spellings(".env ::$DATA");
         assert_eq!(spellings[0].before_stream.as_deref(), Some(".env"));
+    }
+
+    #[test]
+    fn a_plain_spelling_is_the_only_one() {
+        let pieces = [
+            "", "a", "Z", " ", ".", "~", "~1", ":", "\\", "é", "\u{200b}", "\n", "}", "-",
+        ];
+        let longer = |names: Vec<String>| -> Vec<String> {
+            let longer = |name: &String| pieces.map(|piece| format!("{name}{piece}"));
+            names.iter().flat_map(longer).collect()
+        };
+        for name in longer(longer(longer(vec![String::new()]))) {
+            let Some(plain) = plain_spelling(&name) else {
+                continue;
+            };
+            let only = Spelling {
+                whole: plain.clone().into_owned(),
+                before_stream: None,
+                short: None,
+            };
+            assert_eq!(spellings(&name), [only], "{name:?}");
+        }
+        assert_eq!(plain_spelling("ReadMe.md").as_deref(), Some("readme.md"));
     }
 
     #[test]

@@ -588,3 +588,140 @@ fn a_private_key_is_found_after_anything_that_ends_a_line() {
         },
     );
 }
+
+/// Names of every kind that decides something: ordinary, denied, half of a rule of two names, disguised, of two forms, no names at all.
+fn any_name() -> impl Strategy<Value = String> {
+    let telling = vec![
+        ".docker",
+        "config.json",
+        ".claude",
+        "worktrees",
+        ".config",
+        "gcloud",
+        ".DOCKER",
+        "CONFIG~1.JSO",
+        "a.",
+        "b.d.",
+        "",
+        ".",
+        "..",
+        "a\\.docker",
+        "a:b",
+        "e\u{301}",
+        "\u{301}",
+        ".env ",
+        "ok.tmp.1",
+        "note.md",
+        "note.json",
+        "[x]",
+        "a\nb",
+        "C:x",
+        "..\\a",
+    ];
+    prop_oneof![
+        4 => folder_name(),
+        3 => select(telling).prop_map(str::to_owned),
+        1 => (denied_name(), vec(disguise(), 0..3)).prop_map(|(name, disguises)| {
+            let name = name.split('/').next_back().unwrap_or_default().to_owned();
+            disguises.iter().fold(name, |name, disguise| disguise.apply(&name))
+        }),
+        1 => "[a-dA-D.~*?\\[\\]é ]{1,6}",
+        1 => any::<String>(),
+    ]
+}
+
+/// Patterns as [`pattern`] and with wildcards of every kind in any place.
+fn any_lists() -> impl Strategy<Value = PatternLists> {
+    let wild = (
+        any::<bool>(),
+        "(\\*\\*/)?([a-d.*?é]|\\[!?a-c\\]|/){1,8}(/\\*\\*|\\*\\.json|\\*\\.md)?",
+    )
+        .prop_map(|(excludes, text)| format!("{}{text}", if excludes { "!" } else { "" }));
+    let usable = |text: &String| {
+        let one = PatternLists {
+            shared: vec![text.clone()],
+            ..PatternLists::default()
+        };
+        Rules::compile(&one).is_ok()
+    };
+    let list = move || {
+        let one = prop_oneof![
+            pattern(),
+            wild.clone(),
+            Just("**".to_owned()),
+            Just("data/**".to_owned())
+        ];
+        vec(one.prop_filter("a pattern", usable), 0..5)
+    };
+    (list(), list(), list()).prop_map(|(shared, private, archive)| PatternLists {
+        shared,
+        private,
+        archive,
+    })
+}
+
+#[test]
+fn inside_a_folder_every_name_gets_the_verdict_of_its_whole_path() {
+    let tried = std::cell::Cell::new((0u32, 0u32));
+    law(
+        800,
+        (any_lists(), vec(any_name(), 0..5), vec(any_name(), 1..12)),
+        |(lists, folders, names)| {
+            let rules = compile(&lists);
+            let mut within = rules.within(None);
+            for folder in folders {
+                let Ok(below) = within.enter(&folder) else {
+                    continue;
+                };
+                within = below;
+            }
+            let prefix = within
+                .folder()
+                .map_or(String::new(), |folder| format!("{folder}/"));
+            let anew = rules.within(within.folder());
+            for name in &names {
+                let parsed = match name.contains('/') {
+                    false => RelPath::parse(&format!("{prefix}{name}")),
+                    true => within.child(name),
+                };
+                assert_eq!(within.child(name), parsed, "{prefix:?} {name:?}");
+                let admitted = parsed.clone().map(|path| rules.admit(&path).ok());
+                let (all, some) = tried.get();
+                tried.set((all + 1, some + u32::from(matches!(admitted, Ok(Some(_))))));
+                assert_eq!(
+                    within.admit(name),
+                    admitted,
+                    "{lists:?}: {prefix:?} {name:?}"
+                );
+                assert_eq!(anew.admit(name), admitted, "{lists:?}: {prefix:?} {name:?}");
+                let entered = parsed.map(|path| rules.may_contain(&path).then_some(path));
+                assert_eq!(
+                    within.may_contain(name),
+                    entered,
+                    "{lists:?}: {prefix:?} {name:?}"
+                );
+            }
+        },
+    );
+    let (all, some) = tried.get();
+    assert!(some > all / 20, "{some} of {all} admitted: too few to tell");
+}
+
+#[test]
+fn very_many_patterns_change_no_verdict_inside_a_folder() {
+    let lists = PatternLists {
+        shared: (0..200)
+            .map(|at| format!("data/**/*{at}.json"))
+            .chain(["!data/**/13.json".to_owned()])
+            .collect(),
+        ..PatternLists::default()
+    };
+    let rules = compile(&lists);
+    let folder = RelPath::parse("data/x").expect("a path");
+    let within = rules.within(Some(&folder));
+    for at in 0..250 {
+        let name = format!("{at}.json");
+        let path = folder.child(&name).expect("a name");
+        assert_eq!(within.admit(&name), Ok(rules.admit(&path).ok()), "{name}");
+    }
+}

@@ -34,10 +34,7 @@ impl<'a> AppendPlan<'a> {
     /// `None` if they do not belong together, or there is nothing to save.
     pub fn new(previous: &'a Manifest, resume: &'a ResumeState) -> Option<AppendPlan<'a>> {
         let last = previous.segments.len().checked_sub(1)?;
-        let bounded = previous
-            .segments
-            .iter()
-            .all(|segment| segment.1 as usize <= LINE_MAX_BYTES);
+        let bounded = previous.segments.iter().all(|segment| segment.1 as usize <= LINE_MAX_BYTES);
         if !bounded || resume.size() != previous.size {
             return None;
         }
@@ -48,12 +45,7 @@ impl<'a> AppendPlan<'a> {
             from -= 1;
             from_offset -= u64::from(previous.segments[from].1);
         }
-        Some(AppendPlan {
-            previous,
-            resume,
-            from,
-            from_offset,
-        })
+        Some(AppendPlan { previous, resume, from, from_offset })
     }
 
     /// The first byte that is read again, but for the first segment.
@@ -64,26 +56,18 @@ impl<'a> AppendPlan<'a> {
     /// The segments that are compared with the file before it counts as appended to: offset and segment.
     pub fn verified(&self) -> impl Iterator<Item = (u64, SegmentRef)> {
         let first = (self.from > 0).then(|| (0, self.previous.segments[0]));
-        let region =
-            self.previous.segments[self.from..]
-                .iter()
-                .scan(self.from_offset, |offset, segment| {
-                    let at = *offset;
-                    *offset += u64::from(segment.1);
-                    Some((at, *segment))
-                });
+        let region = self.previous.segments[self.from..].iter().scan(self.from_offset, |offset, segment| {
+            let at = *offset;
+            *offset += u64::from(segment.1);
+            Some((at, *segment))
+        });
         first.into_iter().chain(region)
     }
 
     /// Reads the region and what was added, and hands every segment from the old tail's start on to `sink`.
     ///
     /// Nothing is handed out before the old bytes are proven. Errors: what the reader or the sink reports.
-    pub fn run<R, E, F>(
-        self,
-        chunker: &mut Chunker,
-        mut reader: R,
-        sink: F,
-    ) -> Result<Result<Split, NotAppended>, E>
+    pub fn run<R, E, F>(self, chunker: &mut Chunker, mut reader: R, sink: F) -> Result<Result<Split, NotAppended>, E>
     where
         R: Read + Seek,
         E: From<io::Error>,
@@ -110,13 +94,7 @@ impl<'a> AppendPlan<'a> {
                 feed(&mut hasher, offset, &tail);
             }
         }
-        let start = Start {
-            segments: self.previous.segments[..last].to_vec(),
-            size: tail_offset,
-            hasher,
-        };
-        chunker
-            .split_from(start, tail.as_slice().chain(reader), CutKind::Lines, sink)
-            .map(Ok)
+        let start = Start { segments: self.previous.segments[..last].to_vec(), size: tail_offset, hasher };
+        chunker.split_from(start, tail.as_slice().chain(reader), CutKind::Lines, sink).map(Ok)
     }
 }

@@ -34,11 +34,7 @@ pub enum CutKind {
 impl CutKind {
     /// The rule for the file at `path`.
     pub fn of(path: &RelPath) -> CutKind {
-        if is_line_file(path) {
-            CutKind::Lines
-        } else {
-            CutKind::Binary
-        }
+        if is_line_file(path) { CutKind::Lines } else { CutKind::Binary }
     }
 }
 
@@ -60,11 +56,7 @@ pub fn cuts(kind: CutKind, bytes: &[u8]) -> Vec<usize> {
     let mut start = 0;
     while start < bytes.len() {
         let rest = &bytes[start..];
-        start += if whole {
-            rest.len()
-        } else {
-            next_cut(kind, rest)
-        };
+        start += if whole { rest.len() } else { next_cut(kind, rest) };
         ends.push(start);
     }
     ends
@@ -78,14 +70,7 @@ pub(super) fn next_cut(kind: CutKind, window: &[u8]) -> usize {
     match kind {
         CutKind::Lines => line_cut(window),
         CutKind::Binary => {
-            FastCDC::new(
-                window,
-                BINARY_MIN_BYTES,
-                BINARY_AVERAGE_BYTES,
-                BINARY_MAX_BYTES,
-            )
-            .cut(0, window.len())
-            .1
+            FastCDC::new(window, BINARY_MIN_BYTES, BINARY_AVERAGE_BYTES, BINARY_MAX_BYTES).cut(0, window.len()).1
         }
     }
 }

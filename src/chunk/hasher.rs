@@ -5,9 +5,7 @@
 //! whole, whatever the sizes and the splits. Believes the state it resumes from: the caller proves the bytes before it.
 
 use blake3::Hasher;
-use blake3::hazmat::{
-    ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root,
-};
+use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 
 use crate::model::{ContentHash, Hash};
 
@@ -50,33 +48,22 @@ impl ResumeState {
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(8 + 32 * self.stack.len());
         bytes.extend_from_slice(&self.size.to_le_bytes());
-        self.stack
-            .iter()
-            .for_each(|subtree| bytes.extend_from_slice(subtree));
+        self.stack.iter().for_each(|subtree| bytes.extend_from_slice(subtree));
         bytes
     }
 
     /// Reads the compact form. Errors: a length that does not belong to its size.
     pub fn from_bytes(bytes: &[u8]) -> Result<ResumeState, ResumeError> {
         let Some((size, subtrees)) = bytes.split_first_chunk::<8>() else {
-            return Err(ResumeError {
-                bytes: bytes.len(),
-                size: 0,
-            });
+            return Err(ResumeError { bytes: bytes.len(), size: 0 });
         };
         let size = u64::from_le_bytes(*size);
         let (stack, rest) = subtrees.as_chunks::<32>();
         let wanted = units_before_tail(size).count_ones() as usize;
         if !rest.is_empty() || stack.len() != wanted || size > MAX_SIZE_BYTES {
-            return Err(ResumeError {
-                bytes: bytes.len(),
-                size,
-            });
+            return Err(ResumeError { bytes: bytes.len(), size });
         }
-        Ok(ResumeState {
-            size,
-            stack: stack.to_vec(),
-        })
+        Ok(ResumeState { size, stack: stack.to_vec() })
     }
 }
 
@@ -103,23 +90,13 @@ impl Default for ContentHasher {
 impl ContentHasher {
     /// Begins at the first byte.
     pub fn new() -> ContentHasher {
-        ContentHasher {
-            stack: Vec::new(),
-            units: 0,
-            tail: Hasher::new(),
-            tail_len: 0,
-        }
+        ContentHasher { stack: Vec::new(), units: 0, tail: Hasher::new(), tail_len: 0 }
     }
 
     /// Carries on: the next byte fed must be the one at `state.offset()`.
     pub fn resume(state: &ResumeState) -> ContentHasher {
         let units = units_before_tail(state.size);
-        ContentHasher {
-            stack: state.stack.clone(),
-            units,
-            tail: hasher_at(units),
-            tail_len: 0,
-        }
+        ContentHasher { stack: state.stack.clone(), units, tail: hasher_at(units), tail_len: 0 }
     }
 
     /// Bytes covered so far.
@@ -147,10 +124,7 @@ impl ContentHasher {
         self.units += 1;
         // Like a binary counter: two subtrees of one height become one of the next.
         for _ in 0..self.units.trailing_zeros() {
-            let left = self
-                .stack
-                .pop()
-                .expect("a counter with a carry has a subtree of that height");
+            let left = self.stack.pop().expect("a counter with a carry has a subtree of that height");
             subtree = merge_subtrees_non_root(&left, &subtree, Mode::Hash);
         }
         self.stack.push(subtree);
@@ -160,10 +134,7 @@ impl ContentHasher {
 
     /// What to keep in order to carry on later.
     pub fn state(&self) -> ResumeState {
-        ResumeState {
-            size: self.size(),
-            stack: self.stack.clone(),
-        }
+        ResumeState { size: self.size(), stack: self.stack.clone() }
     }
 
     /// The hash of everything so far.

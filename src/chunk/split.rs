@@ -40,11 +40,7 @@ impl Chunker {
         E: From<io::Error>,
         F: FnMut(SegmentRef, &[u8]) -> Result<(), E>,
     {
-        let start = Start {
-            segments: Vec::new(),
-            size: 0,
-            hasher: ContentHasher::new(),
-        };
+        let start = Start { segments: Vec::new(), size: 0, hasher: ContentHasher::new() };
         self.split_from(start, reader, kind, sink)
     }
 
@@ -62,11 +58,7 @@ impl Chunker {
         F: FnMut(SegmentRef, &[u8]) -> Result<(), E>,
     {
         self.buffer.resize(BUFFER_BYTES, 0);
-        let Start {
-            mut segments,
-            mut size,
-            mut hasher,
-        } = start;
+        let Start { mut segments, mut size, mut hasher } = start;
         let fresh = segments.is_empty();
         let (mut filled, mut at, mut ended) = (0, 0, false);
         loop {
@@ -80,16 +72,8 @@ impl Chunker {
             if window.is_empty() {
                 break;
             }
-            let whole = fresh
-                && size == 0
-                && ended
-                && kind == CutKind::Binary
-                && window.len() <= WHOLE_MAX_BYTES;
-            let len = if whole {
-                window.len()
-            } else {
-                next_cut(kind, window)
-            };
+            let whole = fresh && size == 0 && ended && kind == CutKind::Binary && window.len() <= WHOLE_MAX_BYTES;
+            let len = if whole { window.len() } else { next_cut(kind, window) };
             let segment = &window[..len];
             let hash = if size == 0 && ended && len == window.len() {
                 // One segment is the whole content: one hash names both.
@@ -109,14 +93,7 @@ impl Chunker {
             [only] => ContentHash(only.0.0),
             _ => hasher.finish(),
         };
-        Ok(Split {
-            manifest: Manifest {
-                content,
-                size,
-                segments,
-            },
-            resume: hasher.state(),
-        })
+        Ok(Split { manifest: Manifest { content, size, segments }, resume: hasher.state() })
     }
 }
 
@@ -132,10 +109,7 @@ pub(super) struct Start {
 /// Feeds the part of `segment` (which begins at `offset`) that the hasher has not covered.
 pub(super) fn feed(hasher: &mut ContentHasher, offset: u64, segment: &[u8]) {
     debug_assert!(offset <= hasher.size(), "a gap before the bytes to hash");
-    let covered = hasher
-        .size()
-        .saturating_sub(offset)
-        .min(segment.len() as u64);
+    let covered = hasher.size().saturating_sub(offset).min(segment.len() as u64);
     hasher.update(&segment[covered as usize..]);
 }
 
@@ -166,9 +140,5 @@ pub fn split_bytes(kind: CutKind, bytes: &[u8]) -> Manifest {
         [only] => ContentHash(only.0.0),
         _ => ContentHash::of(bytes),
     };
-    Manifest {
-        content,
-        size: bytes.len() as u64,
-        segments,
-    }
+    Manifest { content, size: bytes.len() as u64, segments }
 }

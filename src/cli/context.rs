@@ -11,7 +11,7 @@ use super::progress::Bars;
 use crate::config::Settings;
 use crate::env::Env;
 use crate::model::RelPath;
-use crate::node::{Glance, Node, NodeError, OpenOptions};
+use crate::node::{Glance, NodeError, OpenOptions};
 use crate::sync::{NoProgress, Progress};
 
 /// What every command gets.
@@ -29,7 +29,7 @@ impl Context {
     pub fn new(env: Env, global: &Global, out: Out) -> Context {
         let start_dir = global.project.clone().unwrap_or_else(|| PathBuf::from("."));
         let flags = global.settings.to_flags();
-        let open = OpenOptions { start_dir, config: global.config.clone(), flags, trust: false, adapter: None };
+        let open = OpenOptions { start_dir, config: global.config.clone(), flags, ..OpenOptions::default() };
         Context { env, open, out }
     }
 
@@ -41,11 +41,6 @@ impl Context {
     /// Opens the project for reading.
     pub fn glance(&self) -> Result<Glance, NodeError> {
         Glance::open(&self.env, &self.open)
-    }
-
-    /// Opens the project for writing.
-    pub fn node(&self) -> Result<Node, NodeError> {
-        Node::open(&self.env, &self.open, self.progress())
     }
 
     /// The same, with what a flag of the command says about trust.

@@ -4,6 +4,7 @@
 //! sentence and a hint on stderr (and in the object), and the exit code tells its kind. Names from outside are printed
 //! escaped, secrets never. Decides nothing about files: that is `node`.
 
+mod act;
 mod args;
 mod commands;
 mod context;

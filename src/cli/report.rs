@@ -55,19 +55,22 @@ fn summary(report: &Report, dry_run: bool) -> String {
     let waits = report.waiting.len() as u64;
     let problems = report.problems.len() as u64;
     let recorded = (report.recorded.len() + report.recorded_rows.len()) as u64;
-    let parts = [
-        (recorded, if dry_run { "to record" } else { "recorded" }),
-        (report.written.len() as u64, if dry_run { "to write" } else { "written" }),
-        (report.rows_written, if dry_run { "rows to mirror" } else { "rows mirrored" }),
-        (report.rows_deleted, if dry_run { "rows to delete" } else { "rows deleted" }),
-        (report.pushed, "artifacts sent"),
-        (report.pulled, "artifacts received"),
-        (waits, "waiting"),
-    ];
-    let mut said: Vec<String> = parts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
-    if problems > 0 {
-        said.push(count(problems, "problem"));
-    }
+    let done = |what: &'static str, planned: &'static str| if dry_run { planned } else { what };
+    let mut said = Vec::new();
+    let mut say = |number: u64, text: String| {
+        if number > 0 {
+            said.push(text);
+        }
+    };
+    say(recorded, format!("{recorded} {}", done("recorded", "to record")));
+    let written = report.written.len() as u64;
+    say(written, format!("{written} {}", done("written", "to write")));
+    say(report.rows_written, format!("{} {}", count(report.rows_written, "row"), done("mirrored", "to mirror")));
+    say(report.rows_deleted, format!("{} {}", count(report.rows_deleted, "row"), done("deleted", "to delete")));
+    say(report.pushed, format!("{} sent", count(report.pushed, "artifact")));
+    say(report.pulled, format!("{} received", count(report.pulled, "artifact")));
+    say(waits, format!("{waits} waiting"));
+    say(problems, count(problems, "problem"));
     let nothing = if dry_run { "nothing to do" } else { "everything is up to date" };
     if said.is_empty() { nothing.to_owned() } else { said.join(", ") }
 }

@@ -9,7 +9,7 @@ use larder_adapters::Subscription;
 use super::up::{LONGEST_SLEEP, MountedView, Note, config_path, subscribe};
 use crate::chunk::is_line_file;
 use crate::model::RelPath;
-use crate::node::{Node, NodeError, RunOptions};
+use crate::node::{ChangeRequest, Node, NodeError, RunOptions};
 use crate::scan::{self, EntryKind};
 use crate::sync::{Report, Scope};
 use crate::watch::{Debounce, Hint, Observed, Patience, Settled, Watcher, Writer};
@@ -208,6 +208,15 @@ impl Cycle {
                 Err(error)
             }
         }
+    }
+
+    /// What a person asked for, done at once.
+    pub fn change(&mut self, change: &ChangeRequest) -> Result<Report, NodeError> {
+        let report = self.node.change(change)?;
+        if !change.is_dry_run() {
+            self.refresh_view();
+        }
+        Ok(report)
     }
 
     fn after(&mut self, report: &Report, say: &dyn Fn(&str)) {

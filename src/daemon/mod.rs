@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::node::OpenOptions;
+use crate::node::{ChangeRequest, OpenOptions};
 
 pub use socket::ask;
 pub use up::up;
@@ -33,6 +33,8 @@ pub enum Request {
     Sync,
     /// What is known without looking at the disk.
     Status,
+    /// A change that a person wants; answered when it is done.
+    Change(ChangeRequest),
     /// End in good order.
     Stop,
 }

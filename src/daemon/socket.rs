@@ -100,11 +100,19 @@ fn write_line(mut stream: &UnixStream, value: &impl serde::Serialize) {
     let _ = stream.write_all(&line);
 }
 
+/// What works on files may take long; what only asks may not.
+fn patience(request: &Request) -> Duration {
+    match request {
+        Request::Sync | Request::Change(_) => RUN_TIMEOUT,
+        Request::Status | Request::Stop => CLIENT_TIMEOUT,
+    }
+}
+
 /// Asks a running daemon; `None` if none answers on this socket.
 pub fn ask(socket: &Path, request: &Request) -> Option<Reply> {
     let stream = with_short_path(socket, |path| UnixStream::connect(path)).ok()?;
     stream.set_write_timeout(Some(CLIENT_TIMEOUT)).ok()?;
-    stream.set_read_timeout(Some(if *request == Request::Sync { RUN_TIMEOUT } else { CLIENT_TIMEOUT })).ok()?;
+    stream.set_read_timeout(Some(patience(request))).ok()?;
     write_line(&stream, request);
     let mut line = String::new();
     BufReader::new((&stream).take(MAX_REPLY_BYTES)).read_line(&mut line).ok()?;

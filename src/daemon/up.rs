@@ -87,6 +87,13 @@ fn serve(cycle: &mut Cycle, inbox: &Receiver<Note>, say: &dyn Fn(&str)) -> Resul
                     body: serde_json::to_value(report).unwrap_or_default(),
                     error: cycle.remains(report.as_ref()),
                 },
+                (Request::Change(change), _) => match cycle.change(change) {
+                    Ok(report) => Reply {
+                        body: serde_json::to_value(&report).unwrap_or_default(),
+                        error: cycle.remains(Some(&report)),
+                    },
+                    Err(error) => Reply { body: serde_json::Value::Null, error: Some((error.kind.exit_code(), error.message)) },
+                },
                 (Request::Sync, Err(error)) => {
                     Reply { body: serde_json::Value::Null, error: Some((error.kind.exit_code(), error.message.clone())) }
                 }

@@ -211,6 +211,12 @@ impl Reader {
         Ok(Some(OwnVersion { id: own.id, dot: Dot { lane, n: own.n } }))
     }
 
+    /// True if a person approved this deletion, on any machine.
+    pub fn is_approved(&self, tombstone: &VersionId) -> Result<bool, IndexError> {
+        let mut statement = self.conn.prepare_cached("SELECT 1 FROM approved WHERE id = ?1")?;
+        Ok(statement.exists([tombstone.as_bytes()])?)
+    }
+
     /// True if the segment's bytes stand in an applied artifact.
     pub fn has_segment(&self, segment: &SegmentHash) -> Result<bool, IndexError> {
         let mut statement = self.conn.prepare_cached("SELECT 1 FROM segments WHERE hash = ?1")?;

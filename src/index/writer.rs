@@ -15,7 +15,7 @@ use super::reader::find_versions;
 use super::row::{SlotRow, VersionRow, state};
 use super::schema::ROOT_DIR;
 use super::{IndexError, manifest};
-use crate::model::{Chain, Channel, RelPath, State, Version, VersionId};
+use crate::model::{Chain, Channel, Record, RelPath, State, Version, VersionId};
 
 const OTHER_CHAIN: &str = "its dot names another chain than the one it stands in";
 const SPACE: &str = "its channel does not belong to this space";
@@ -67,12 +67,25 @@ impl<'b, 'a> Writer<'b, 'a> {
         for item in items {
             let chain = self.chain(&item.chain)?;
             for record in &item.records {
-                if let crate::model::Record::Version(id, version) = record {
-                    self.version(&chain, *id, version)?;
-                    self.release()?;
+                match record {
+                    Record::Version(id, version) => {
+                        self.version(&chain, *id, version)?;
+                        self.release()?;
+                    }
+                    Record::Meta(event) => self.approve(&event.approved_deletes())?,
+                    Record::Manifest(_) | Record::Uses(_) | Record::Unknown { .. } => {}
                 }
             }
             self.batch.advance(chain.cid, item)?;
+        }
+        Ok(())
+    }
+
+    /// Deletions that a person approved; a set, so order and repetition mean nothing.
+    fn approve(&mut self, tombstones: &[VersionId]) -> Result<(), IndexError> {
+        let mut insert = self.batch.conn.prepare_cached("INSERT OR IGNORE INTO approved VALUES(?1)")?;
+        for id in tombstones {
+            insert.execute([id.as_bytes()])?;
         }
         Ok(())
     }

@@ -7,19 +7,18 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::checkpoint::{
-    Checkpoint, CheckpointBody, CheckpointKind, INLINE_BYTES, Inline, InlineBlock, PackRef,
-    RecordsRef, Seen, Snapshot, Tip,
+    Checkpoint, CheckpointBody, CheckpointKind, INLINE_BYTES, Inline, InlineBlock, PackRef, RecordsRef, Seen, Snapshot,
 };
+use super::cursor::Tip;
 use super::disk::{StagedFile, io_error};
 use super::error::LedgerError;
 use super::identity::Identity;
 use super::name::{ArtifactName, Place, ShortHash};
-use super::pack::{FinishedPack, PackBuilder};
+use super::pack_builder::{FinishedPack, PackBuilder};
 use super::records::RecordsBuilder;
 use super::store::Ledger;
 use crate::model::{
-    ArtifactHash, Chain, Hlc, MAX_JSON_INTEGER, RecordLine, SegmentHash, SegmentRef, Space,
-    Version, VersionId,
+    ArtifactHash, Chain, Hlc, MAX_JSON_INTEGER, RecordLine, SegmentHash, SegmentRef, Space, Version, VersionId,
 };
 
 /// Base64 makes four of three.
@@ -71,28 +70,19 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    pub fn close_pack(
-        &mut self,
-        ledger: &Ledger,
-        packs: &mut PackBuilder,
-    ) -> Result<(), LedgerError> {
+    pub fn close_pack(&mut self, ledger: &Ledger, packs: &mut PackBuilder) -> Result<(), LedgerError> {
         let pack = packs.finish(ledger)?;
         self.bytes += pack.bytes;
         self.packs.push(pack);
         Ok(())
     }
 
-    pub fn close_records(
-        &mut self,
-        ledger: &Ledger,
-        records: &mut RecordsBuilder,
-    ) -> Result<(), LedgerError> {
+    pub fn close_records(&mut self, ledger: &Ledger, records: &mut RecordsBuilder) -> Result<(), LedgerError> {
         let finished = records.finish(ledger)?;
         let mut staged = ledger.disk().stage(&ledger.staging())?;
         ledger.disk().write(&mut staged, &finished.stored)?;
         self.bytes += finished.stored.len() as u64;
-        self.records
-            .push((staged, RecordsRef(finished.hash, finished.raw_len)));
+        self.records.push((staged, RecordsRef(finished.hash, finished.raw_len)));
         Ok(())
     }
 
@@ -101,23 +91,14 @@ impl Waiting {
         let mut named = Named::default();
         let mut staged = Vec::with_capacity(self.packs.len() + self.records.len());
         for pack in self.packs {
-            let name = ArtifactName::Pack {
-                chain: chain.clone(),
-                hash: pack.hash,
-            };
+            let name = ArtifactName::Pack { chain: chain.clone(), hash: pack.hash };
             named.places.extend(pack.index.places(&name));
             named.packs.push(PackRef(pack.hash, pack.bytes));
             staged.push((name, pack.staged));
         }
         for (file, records) in self.records {
             named.records.push(records);
-            staged.push((
-                ArtifactName::Records {
-                    chain: chain.clone(),
-                    hash: records.0,
-                },
-                file,
-            ));
+            staged.push((ArtifactName::Records { chain: chain.clone(), hash: records.0 }, file));
         }
         ledger.publish_staged(staged)?;
         Ok(named)
@@ -147,11 +128,7 @@ pub struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     /// Begins after `tip`, the last checkpoint of the writer's chain (`None` before the first).
-    pub fn new(
-        ledger: &'a Ledger,
-        writer: Writer<'a>,
-        tip: Option<Tip>,
-    ) -> Result<Batch<'a>, LedgerError> {
+    pub fn new(ledger: &'a Ledger, writer: Writer<'a>, tip: Option<Tip>) -> Result<Batch<'a>, LedgerError> {
         Ok(Batch {
             ledger,
             writer,
@@ -183,38 +160,25 @@ impl<'a> Batch<'a> {
 
     /// Stores a segment, unless this batch has it. `bytes` hash to `segment`: 1 byte to 16 MiB.
     pub fn segment(&mut self, segment: SegmentHash, bytes: &[u8]) -> Result<(), LedgerError> {
-        debug_assert_eq!(
-            SegmentHash::of(bytes),
-            segment,
-            "a segment is named by its bytes"
-        );
+        debug_assert_eq!(SegmentHash::of(bytes), segment, "a segment is named by its bytes");
         if !self.known.insert(segment) {
             return Ok(());
         }
         self.packs.segment(self.ledger, segment, bytes)?;
-        if self.packs.is_full() {
-            self.waiting.close_pack(self.ledger, &mut self.packs)
-        } else {
-            Ok(())
-        }
+        if self.packs.is_full() { self.waiting.close_pack(self.ledger, &mut self.packs) } else { Ok(()) }
     }
 
     /// Adds a version. Its dot must be of this chain and carry `next_n`.
     pub fn version(&mut self, version: Version) -> Result<VersionId, LedgerError> {
         let (dot, n) = (&version.dot, self.next_n());
-        let own =
-            dot.lane.origin == self.chain.origin && dot.lane.generation == self.chain.generation;
+        let own = dot.lane.origin == self.chain.origin && dot.lane.generation == self.chain.generation;
         let rules = [
             (own, "its dot belongs to another chain"),
             (dot.n == n, "its number is not the next"),
             (n <= MAX_JSON_INTEGER, "numbers end at 2^53"),
         ];
         if let Some((_, why)) = rules.iter().find(|(holds, _)| !holds) {
-            return Err(LedgerError::Publish {
-                chain: self.chain.to_string(),
-                n: dot.n,
-                why,
-            });
+            return Err(LedgerError::Publish { chain: self.chain.to_string(), n: dot.n, why });
         }
         let (id, line) = version.to_line();
         self.line(&line)?;
@@ -232,24 +196,15 @@ impl<'a> Batch<'a> {
 
     fn line(&mut self, line: &[u8]) -> Result<(), LedgerError> {
         self.records.line(self.ledger, line)?;
-        if self.records.is_full() {
-            self.waiting.close_records(self.ledger, &mut self.records)
-        } else {
-            Ok(())
-        }
+        if self.records.is_full() { self.waiting.close_records(self.ledger, &mut self.records) } else { Ok(()) }
     }
 
     /// Publishes the checkpoint; durable when it returns. `None`, and nothing written, if there is nothing to say.
     ///
     /// Errors leave the chain at its old tip, or (when only the last sync failed) possibly at the new one: the caller
     /// reads the tip again.
-    pub fn finish(
-        mut self,
-        hlc: Hlc,
-        seen: BTreeMap<Chain, Seen>,
-    ) -> Result<Option<Published>, LedgerError> {
-        let empty =
-            self.known.is_empty() && self.records.is_empty() && self.waiting.records.is_empty();
+    pub fn finish(mut self, hlc: Hlc, seen: BTreeMap<Chain, Seen>) -> Result<Option<Published>, LedgerError> {
+        let empty = self.known.is_empty() && self.records.is_empty() && self.waiting.records.is_empty();
         if empty && seen.is_empty() {
             return Ok(None);
         }
@@ -274,9 +229,7 @@ impl<'a> Batch<'a> {
         };
         let checkpoint = publish_checkpoint(self.ledger, &self.writer, self.tip, draft)?;
         let inline_places = checkpoint.inline_places();
-        named.places.extend(
-            inline_places.map_err(|damage| LedgerError::damaged(&checkpoint.name, damage))?,
-        );
+        named.places.extend(inline_places.map_err(|damage| LedgerError::damaged(&checkpoint.name, damage))?);
         Ok(Some(Published {
             tip: checkpoint.tip(),
             bytes_written: waiting_bytes + checkpoint.bytes,
@@ -290,31 +243,20 @@ impl<'a> Batch<'a> {
     /// What fits into the checkpoint itself: everything, or the records alone, or nothing.
     fn take_inline(&mut self) -> (Option<Inline>, Inlined) {
         // Quotes are escaped: a line grows by about a quarter, which this counts as a third.
-        let records = self
-            .records
-            .in_memory()
-            .filter(|_| self.waiting.records.is_empty());
+        let records = self.records.in_memory().filter(|_| self.waiting.records.is_empty());
         let records_len = records.map(|lines| lines.len() * BASE64_GROUP.0 / BASE64_GROUP.1);
-        let blocks_len = self
-            .packs
-            .in_memory()
-            .filter(|_| self.waiting.packs.is_empty())
-            .map(|blocks| {
-                let text = |(stored, segments): (&[u8], &[(SegmentHash, u32)])| {
-                    stored.len() * BASE64_GROUP.0 / BASE64_GROUP.1
-                        + SEGMENT_TEXT_BYTES * segments.len()
-                        + 32
-                };
-                blocks.map(text).sum::<usize>()
-            });
+        let blocks_len = self.packs.in_memory().filter(|_| self.waiting.packs.is_empty()).map(|blocks| {
+            let text = |(stored, segments): (&[u8], &[(SegmentHash, u32)])| {
+                stored.len() * BASE64_GROUP.0 / BASE64_GROUP.1 + SEGMENT_TEXT_BYTES * segments.len() + 32
+            };
+            blocks.map(text).sum::<usize>()
+        });
         // What the signature, certificate and names take.
         const FRAME_BYTES: usize = 8 << 10;
         let fits = |len: usize| len + FRAME_BYTES <= INLINE_BYTES;
         let inlined = Inlined {
             records: records_len.is_some_and(fits),
-            segments: records_len
-                .zip(blocks_len)
-                .is_some_and(|(records, blocks)| fits(records + blocks)),
+            segments: records_len.zip(blocks_len).is_some_and(|(records, blocks)| fits(records + blocks)),
         };
         let mut inline = Inline::default();
         if inlined.records {
@@ -322,13 +264,7 @@ impl<'a> Batch<'a> {
             inline.records = String::from_utf8(lines).expect("canonical JSON is UTF-8");
         }
         if inlined.segments {
-            inline.blocks = self
-                .packs
-                .in_memory()
-                .into_iter()
-                .flatten()
-                .map(inline_block)
-                .collect();
+            inline.blocks = self.packs.in_memory().into_iter().flatten().map(inline_block).collect();
         }
         ((inline != Inline::default()).then_some(inline), inlined)
     }
@@ -340,14 +276,8 @@ struct Inlined {
 }
 
 fn inline_block((stored, segments): (&[u8], &[(SegmentHash, u32)])) -> InlineBlock {
-    let segments = segments
-        .iter()
-        .map(|(hash, len)| SegmentRef(*hash, *len))
-        .collect();
-    InlineBlock {
-        data: data_encoding::BASE64.encode(stored),
-        segments,
-    }
+    let segments = segments.iter().map(|(hash, len)| SegmentRef(*hash, *len)).collect();
+    InlineBlock { data: data_encoding::BASE64.encode(stored), segments }
 }
 
 /// The parts of a checkpoint that differ from one to the next.
@@ -391,25 +321,12 @@ pub(crate) fn publish_checkpoint(
     let (body, bytes) = body.sign(identity.signing_key());
     let limit = super::checkpoint::MAX_CHECKPOINT_BYTES;
     if bytes.len() as u64 > limit {
-        return Err(LedgerError::TooLarge {
-            what: "publish checkpoint",
-            bytes: bytes.len() as u64,
-            limit,
-        });
+        return Err(LedgerError::TooLarge { what: "publish checkpoint", bytes: bytes.len() as u64, limit });
     }
     let hash = ArtifactHash::of(&bytes);
-    let name = ArtifactName::Checkpoint {
-        chain: body.chain.clone(),
-        seq: body.seq,
-        hash: ShortHash::of(&hash),
-    };
+    let name = ArtifactName::Checkpoint { chain: body.chain.clone(), seq: body.seq, hash: ShortHash::of(&hash) };
     let mut staged = ledger.disk().stage(&ledger.staging())?;
     ledger.disk().write(&mut staged, &bytes)?;
     ledger.publish_staged(vec![(name.clone(), staged)])?;
-    Ok(Checkpoint {
-        name,
-        hash,
-        bytes: bytes.len() as u64,
-        body,
-    })
+    Ok(Checkpoint { name, hash, bytes: bytes.len() as u64, body })
 }

@@ -15,7 +15,7 @@ pub const BLOCK_RAW_BYTES: usize = 128 << 10;
 /// No segment, and so no block, is longer.
 pub const MAX_BLOCK_RAW_BYTES: usize = 16 << 20;
 /// Level 3 compresses JSON and Markdown about fourfold at several hundred megabytes a second.
-pub(crate) const ZSTD_LEVEL: i32 = 3;
+const ZSTD_LEVEL: i32 = 3;
 
 /// Compresses blocks with one context.
 pub(crate) struct BlockEncoder {
@@ -25,10 +25,7 @@ pub(crate) struct BlockEncoder {
 
 impl BlockEncoder {
     pub fn new() -> io::Result<BlockEncoder> {
-        Ok(BlockEncoder {
-            compressor: Compressor::new(ZSTD_LEVEL)?,
-            scratch: Vec::new(),
-        })
+        Ok(BlockEncoder { compressor: Compressor::new(ZSTD_LEVEL)?, scratch: Vec::new() })
     }
 
     /// The stored form of `raw`: compressed if that is shorter.
@@ -37,14 +34,8 @@ impl BlockEncoder {
         if self.scratch.len() < bound {
             self.scratch.resize(bound, 0);
         }
-        let len = self
-            .compressor
-            .compress_to_buffer(raw, &mut self.scratch[..])?;
-        Ok(if len < raw.len() {
-            &self.scratch[..len]
-        } else {
-            raw
-        })
+        let len = self.compressor.compress_to_buffer(raw, &mut self.scratch[..])?;
+        Ok(if len < raw.len() { &self.scratch[..len] } else { raw })
     }
 }
 
@@ -52,16 +43,10 @@ impl BlockEncoder {
 pub(crate) fn check_lengths(stored_len: u64, raw_len: u64) -> Result<(), Damage> {
     let limit = MAX_BLOCK_RAW_BYTES as u64;
     if raw_len > limit {
-        return Err(Damage::Bound {
-            what: "a block's bytes",
-            actual: raw_len,
-            limit,
-        });
+        return Err(Damage::Bound { what: "a block's bytes", actual: raw_len, limit });
     }
     if raw_len == 0 || stored_len == 0 || stored_len > raw_len {
-        return Err(Damage::Form(
-            "a block has 1 to as many stored bytes as it has bytes",
-        ));
+        return Err(Damage::Form("a block has 1 to as many stored bytes as it has bytes"));
     }
     Ok(())
 }
@@ -81,12 +66,6 @@ pub(crate) fn decode(stored: Vec<u8>, block: &BlockAddress) -> Result<Vec<u8>, D
 /// Decompresses to exactly `raw_len` bytes, a length that was checked against a bound.
 pub(crate) fn inflate(stored: &[u8], raw_len: usize) -> Result<Vec<u8>, Damage> {
     let mut decompressor = Decompressor::new().map_err(Damage::Zstd)?;
-    let raw = decompressor
-        .decompress(stored, raw_len)
-        .map_err(Damage::Zstd)?;
-    if raw.len() == raw_len {
-        Ok(raw)
-    } else {
-        Err(Damage::Form("a block decompresses to another length"))
-    }
+    let raw = decompressor.decompress(stored, raw_len).map_err(Damage::Zstd)?;
+    if raw.len() == raw_len { Ok(raw) } else { Err(Damage::Form("a block decompresses to another length")) }
 }

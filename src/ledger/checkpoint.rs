@@ -7,15 +7,14 @@
 use std::collections::BTreeMap;
 
 use ed25519_dalek::SigningKey;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::block::{self};
-use super::error::{Damage, LedgerError, OrderProblem};
+use super::cursor::Tip;
+use super::error::Damage;
 use super::key::{Certificate, PublicKey, Signature};
 use super::name::{ArtifactName, BlockAddress, Place, ShortHash};
-use crate::model::{
-    ArtifactHash, Chain, Hlc, MAX_JSON_INTEGER, SegmentHash, SegmentRef, require_canonical,
-};
+use crate::model::{ArtifactHash, Chain, Hlc, MAX_JSON_INTEGER, SegmentHash, SegmentRef, require_canonical};
 
 /// A writer keeps a checkpoint with inline content below this.
 pub const INLINE_BYTES: usize = 256 << 10;
@@ -61,10 +60,7 @@ pub struct InlineBlock {
 
 impl InlineBlock {
     fn raw_len(&self) -> u64 {
-        self.segments
-            .iter()
-            .map(|segment| u64::from(segment.1))
-            .sum()
+        self.segments.iter().map(|segment| u64::from(segment.1)).sum()
     }
 
     pub(crate) fn stored(&self) -> Result<Vec<u8>, Damage> {
@@ -74,23 +70,11 @@ impl InlineBlock {
 
     /// Its address if it is the `ordinal`th block of its checkpoint, from 0.
     fn address(&self, ordinal: usize) -> Result<BlockAddress, Damage> {
-        let stored_len = data_encoding::BASE64
-            .decode_len(self.data.len())
-            .unwrap_or(0);
-        let padding = self
-            .data
-            .bytes()
-            .rev()
-            .take(2)
-            .filter(|byte| *byte == b'=')
-            .count();
+        let stored_len = data_encoding::BASE64.decode_len(self.data.len()).unwrap_or(0);
+        let padding = self.data.bytes().rev().take(2).filter(|byte| *byte == b'=').count();
         let stored_len = stored_len.saturating_sub(padding) as u64;
         block::check_lengths(stored_len, self.raw_len())?;
-        Ok(BlockAddress {
-            offset: ordinal as u64,
-            stored_len: stored_len as u32,
-            raw_len: self.raw_len() as u32,
-        })
+        Ok(BlockAddress { offset: ordinal as u64, stored_len: stored_len as u32, raw_len: self.raw_len() as u32 })
     }
 }
 
@@ -145,7 +129,7 @@ pub struct CheckpointBody {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub records: Vec<RecordsRef>,
     /// What changed since the last one in what the writer holds of other chains.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", serialize_with = "in_text_order")]
     pub seen: BTreeMap<Chain, Seen>,
     /// Counts from 1 without gaps.
     pub seq: u64,
@@ -157,6 +141,12 @@ pub struct CheckpointBody {
     pub(crate) v: u32,
     /// How many versions came with this checkpoint.
     pub versions: u64,
+}
+
+/// Canonical keys stand in the order of their text, which for chains is not that of their parts (`a-b~1` before `a~1`).
+fn in_text_order<S: Serializer>(seen: &BTreeMap<Chain, Seen>, serializer: S) -> Result<S::Ok, S::Error> {
+    let by_text: BTreeMap<String, &Seen> = seen.iter().map(|(chain, seen)| (chain.to_string(), seen)).collect();
+    by_text.serialize(serializer)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -187,11 +177,7 @@ impl CheckpointBody {
     /// The bytes that are signed: the canonical form without the signature, unknown fields included.
     fn signed_bytes(&self, bytes: &[u8]) -> Result<Vec<u8>, Damage> {
         if self.to_bytes() == bytes {
-            return Ok(CheckpointBody {
-                signature: None,
-                ..self.clone()
-            }
-            .to_bytes());
+            return Ok(CheckpointBody { signature: None, ..self.clone() }.to_bytes());
         }
         require_canonical(bytes)?;
         let mut value: serde_json::Value = serde_json::from_slice(bytes)?;
@@ -203,24 +189,12 @@ impl CheckpointBody {
 
     fn check_rules(&self) -> Result<(), Damage> {
         let first = self.seq == 1;
-        let highest = [self.seq, self.last_n, self.versions]
-            .into_iter()
-            .max()
-            .unwrap_or(0);
+        let highest = [self.seq, self.last_n, self.versions].into_iter().max().unwrap_or(0);
         let rules = [
-            (
-                self.prev.is_none() == first,
-                "names a predecessor exactly unless it is the first",
-            ),
-            (
-                self.versions <= self.last_n,
-                "counts more versions than its chain has",
-            ),
+            (self.prev.is_none() == first, "names a predecessor exactly unless it is the first"),
+            (self.versions <= self.last_n, "counts more versions than its chain has"),
             (highest <= MAX_JSON_INTEGER, "has a number that passes 2^53"),
-            (
-                self.app.len() <= MAX_APP_BYTES,
-                "has an app of more than 200 bytes",
-            ),
+            (self.app.len() <= MAX_APP_BYTES, "has an app of more than 200 bytes"),
         ];
         match rules.iter().find(|(holds, _)| !holds) {
             Some((_, why)) => Err(Damage::Form(why)),
@@ -245,28 +219,16 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// Reads and verifies `bytes` as the checkpoint called `name`.
     pub fn parse(name: &ArtifactName, bytes: &[u8]) -> Result<Checkpoint, Damage> {
-        let ArtifactName::Checkpoint {
-            chain,
-            seq,
-            hash: short,
-        } = name
-        else {
+        let ArtifactName::Checkpoint { chain, seq, hash: short } = name else {
             return Err(Damage::OtherName { what: "kind" });
         };
         let size = bytes.len() as u64;
         if size > MAX_CHECKPOINT_BYTES {
-            return Err(Damage::Bound {
-                what: "a checkpoint's bytes",
-                actual: size,
-                limit: MAX_CHECKPOINT_BYTES,
-            });
+            return Err(Damage::Bound { what: "a checkpoint's bytes", actual: size, limit: MAX_CHECKPOINT_BYTES });
         }
         let hash = ArtifactHash::of(bytes);
         if ShortHash::of(&hash) != *short {
-            return Err(Damage::Hash {
-                expected: short.to_string(),
-                actual: hash.0,
-            });
+            return Err(Damage::Hash { expected: short.to_string(), actual: hash.0 });
         }
         let Head { v } = serde_json::from_slice(bytes)?;
         if v != 1 {
@@ -274,36 +236,21 @@ impl Checkpoint {
         }
         let body: CheckpointBody = serde_json::from_slice(bytes)?;
         if body.chain != *chain || body.seq != *seq {
-            return Err(Damage::OtherName {
-                what: "chain or number",
-            });
+            return Err(Damage::OtherName { what: "chain or number" });
         }
         body.check_rules()?;
         let signed = body.signed_bytes(bytes)?;
-        let valid = body
-            .signature
-            .is_some_and(|signature| body.key.verifies(&signed, &signature));
+        let valid = body.signature.is_some_and(|signature| body.key.verifies(&signed, &signature));
         if !valid {
-            return Err(Damage::Signature {
-                key: body.key.to_string(),
-            });
+            return Err(Damage::Signature { key: body.key.to_string() });
         }
         body.cert.check(body.key, chain)?;
-        Ok(Checkpoint {
-            name: name.clone(),
-            hash,
-            bytes: size,
-            body,
-        })
+        Ok(Checkpoint { name: name.clone(), hash, bytes: size, body })
     }
 
     /// Where the chain stands after this checkpoint.
     pub fn tip(&self) -> Tip {
-        Tip {
-            seq: self.body.seq,
-            hash: self.hash,
-            last_n: self.body.last_n,
-        }
+        Tip { seq: self.body.seq, hash: self.hash, last_n: self.body.last_n }
     }
 
     /// The inline segments with their places.
@@ -314,15 +261,7 @@ impl Checkpoint {
             let block = inline.address(ordinal)?;
             let mut start = 0;
             for SegmentRef(hash, len) in &inline.segments {
-                places.push((
-                    *hash,
-                    Place {
-                        artifact: self.name.clone(),
-                        block,
-                        start,
-                        len: *len,
-                    },
-                ));
+                places.push((*hash, Place { artifact: self.name.clone(), block, start, len: *len }));
                 start += len;
             }
         }
@@ -332,122 +271,18 @@ impl Checkpoint {
     /// The names of the packs and records artifacts that came with it.
     pub fn artifacts(&self) -> impl Iterator<Item = ArtifactName> {
         let chain = &self.body.chain;
-        let packs = self.body.packs.iter().map(|pack| ArtifactName::Pack {
-            chain: chain.clone(),
-            hash: pack.0,
-        });
+        let packs = self.body.packs.iter().map(|pack| ArtifactName::Pack { chain: chain.clone(), hash: pack.0 });
         let records = &self.body.records;
-        packs.chain(records.iter().map(|r| ArtifactName::Records {
-            chain: chain.clone(),
-            hash: r.0,
-        }))
+        packs.chain(records.iter().map(|r| ArtifactName::Records { chain: chain.clone(), hash: r.0 }))
     }
 
     /// The names of the packs and records artifacts that a snapshot lists.
     pub fn listed(&self) -> impl Iterator<Item = ArtifactName> {
         let chain = &self.body.chain;
         self.body.snapshot.iter().flat_map(move |snapshot| {
-            let packs = snapshot.packs.iter().map(|pack| ArtifactName::Pack {
-                chain: chain.clone(),
-                hash: pack.0,
-            });
+            let packs = snapshot.packs.iter().map(|pack| ArtifactName::Pack { chain: chain.clone(), hash: pack.0 });
             let records = &snapshot.records;
-            packs.chain(records.iter().map(|r| ArtifactName::Records {
-                chain: chain.clone(),
-                hash: r.0,
-            }))
-        })
-    }
-}
-
-/// The end of a chain as far as it is known.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Tip {
-    /// The number of the last checkpoint.
-    pub seq: u64,
-    /// Its hash.
-    pub hash: ArtifactHash,
-    /// The number of the chain's last version.
-    pub last_n: u64,
-}
-
-/// Walks a chain and refuses what does not follow.
-#[derive(Clone, Debug)]
-pub struct ChainCursor {
-    chain: Chain,
-    tip: Option<Tip>,
-    key: Option<PublicKey>,
-}
-
-impl ChainCursor {
-    /// Begins before the first checkpoint.
-    pub fn start(chain: Chain) -> ChainCursor {
-        ChainCursor {
-            chain,
-            tip: None,
-            key: None,
-        }
-    }
-
-    /// Begins after a checkpoint that was accepted before, `key` being the chain's device key if it is known.
-    pub fn after(chain: Chain, tip: Tip, key: Option<PublicKey>) -> ChainCursor {
-        ChainCursor {
-            chain,
-            tip: Some(tip),
-            key,
-        }
-    }
-
-    /// The last accepted checkpoint.
-    pub fn tip(&self) -> Option<Tip> {
-        self.tip
-    }
-
-    /// The chain's device key, once a checkpoint was accepted.
-    pub fn key(&self) -> Option<PublicKey> {
-        self.key
-    }
-
-    /// Moves on to `next`. Errors: it does not follow; the cursor stays.
-    pub fn accept(&mut self, next: &Checkpoint) -> Result<(), LedgerError> {
-        match self.problem(next) {
-            Some(problem) => Err(LedgerError::Order {
-                name: next.name.clone(),
-                problem,
-            }),
-            None => {
-                (self.tip, self.key) = (Some(next.tip()), Some(next.body.key));
-                Ok(())
-            }
-        }
-    }
-
-    fn problem(&self, next: &Checkpoint) -> Option<OrderProblem> {
-        let body = &next.body;
-        if body.chain != self.chain {
-            return Some(OrderProblem::Chain);
-        }
-        let expected = self.tip.map_or(1, |tip| tip.seq + 1);
-        if body.seq != expected {
-            return Some(OrderProblem::Gap {
-                expected,
-                actual: body.seq,
-            });
-        }
-        let expected = self.tip.map(|tip| tip.hash);
-        if body.prev != expected {
-            return Some(OrderProblem::Predecessor {
-                expected,
-                actual: body.prev,
-            });
-        }
-        if self.key.is_some_and(|key| key != body.key) {
-            return Some(OrderProblem::Key);
-        }
-        let expected = self.tip.map_or(0, |tip| tip.last_n) + body.versions;
-        (body.last_n != expected).then_some(OrderProblem::Count {
-            expected,
-            actual: body.last_n,
+            packs.chain(records.iter().map(|r| ArtifactName::Records { chain: chain.clone(), hash: r.0 }))
         })
     }
 }

@@ -12,10 +12,7 @@ pub(crate) struct Crash {
 
 impl Default for Crash {
     fn default() -> Crash {
-        Crash {
-            steps: AtomicU64::new(0),
-            limit: AtomicU64::new(u64::MAX),
-        }
+        Crash { steps: AtomicU64::new(0), limit: AtomicU64::new(u64::MAX) }
     }
 }
 
@@ -33,10 +30,6 @@ impl Crash {
 
     pub fn step(&self) -> io::Result<()> {
         let step = self.steps.fetch_add(1, Ordering::SeqCst);
-        if step < self.limit.load(Ordering::SeqCst) {
-            Ok(())
-        } else {
-            Err(io::Error::other("the machine died"))
-        }
+        if step < self.limit.load(Ordering::SeqCst) { Ok(()) } else { Err(io::Error::other("the machine died")) }
     }
 }

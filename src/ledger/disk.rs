@@ -13,15 +13,17 @@ use rustix::fs::{CWD, RenameFlags};
 
 use super::error::LedgerError;
 
-/// More files than this are synced by one call for the whole file system.
-const MAX_SINGLE_SYNCS: usize = 8;
-
 pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LedgerError {
-    move |source| LedgerError::Io {
-        action,
-        path: path.to_owned(),
-        source,
-    }
+    move |source| LedgerError::Io { action, path: path.to_owned(), source }
+}
+
+/// When what is done must survive a power cut.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Durability {
+    /// When the call returns.
+    Now,
+    /// When the caller has synced the file system, which it does next.
+    Later,
 }
 
 /// The file system, with a count of the syncs.
@@ -58,14 +60,20 @@ impl Disk {
 
     /// Makes the folder and its missing parents (0700), each durable; nothing if it is there.
     pub fn create_folder(&self, path: &Path) -> Result<(), LedgerError> {
+        self.make_folder(path, Durability::Now)
+    }
+
+    /// Makes the folder and its missing parents (0700); nothing if it is there.
+    pub fn make_folder(&self, path: &Path, durability: Durability) -> Result<(), LedgerError> {
         if path.is_dir() {
             return Ok(());
         }
         if let Some(parent) = path.parent() {
-            self.create_folder(parent)?;
+            self.make_folder(parent, durability)?;
             self.step("create folder", path)?;
             match DirBuilder::new().mode(0o700).create(path) {
-                Ok(()) => self.sync_folder(parent)?,
+                Ok(()) if durability == Durability::Now => self.sync_folder(parent)?,
+                Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(io_error("create folder", path)(error)),
             }
@@ -80,12 +88,7 @@ impl Disk {
             let serial = self.serial.fetch_add(1, Ordering::Relaxed);
             let path = staging.join(format!("{}-{serial}", std::process::id()));
             self.step("create", &path)?;
-            match OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&path)
-            {
+            match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
                 Ok(file) => return Ok(StagedFile { file, path }),
                 // Left over from a process that had the same number: take the next.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -101,33 +104,13 @@ impl Disk {
             let _ = staged.file.write_all(&bytes[..bytes.len() / 2]);
             return Err(error);
         }
-        staged
-            .file
-            .write_all(bytes)
-            .map_err(io_error("write", &staged.path))
+        staged.file.write_all(bytes).map_err(io_error("write", &staged.path))
     }
 
-    /// Syncs staged files, one by one or all at once.
-    pub fn sync_staged<'a>(
-        &self,
-        staged: impl ExactSizeIterator<Item = &'a StagedFile>,
-    ) -> Result<(), LedgerError> {
-        let many = staged.len() > MAX_SINGLE_SYNCS;
-        for staged in staged {
-            if many {
-                return self.sync_all(staged);
-            }
-            let StagedFile { file, path } = staged;
-            self.step("sync", path)?;
-            file.sync_data().map_err(io_error("sync", path))?;
-            self.syncs.fetch_add(1, Ordering::Relaxed);
-        }
-        Ok(())
-    }
-
-    fn sync_all(&self, staged: &StagedFile) -> Result<(), LedgerError> {
+    /// Makes the bytes of a staged file durable.
+    pub fn sync_staged(&self, staged: &StagedFile) -> Result<(), LedgerError> {
         self.step("sync", &staged.path)?;
-        sync_file_system(&staged.file).map_err(io_error("sync", &staged.path))?;
+        staged.file.sync_data().map_err(io_error("sync", &staged.path))?;
         self.syncs.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
@@ -135,9 +118,7 @@ impl Disk {
     /// Makes everything on the file system of `folder` durable.
     pub fn sync_everything(&self, folder: &Path) -> Result<(), LedgerError> {
         self.step("sync", folder)?;
-        File::open(folder)
-            .and_then(|folder| sync_file_system(&folder))
-            .map_err(io_error("sync", folder))?;
+        File::open(folder).and_then(|folder| sync_file_system(&folder)).map_err(io_error("sync", folder))?;
         self.syncs.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
@@ -145,15 +126,12 @@ impl Disk {
     /// Gives a synced file its name. Returns false, and drops the file, if the name is taken.
     pub fn publish(&self, staged: StagedFile, path: &Path) -> Result<bool, LedgerError> {
         self.step("rename", path)?;
-        let failed =
-            match rustix::fs::renameat_with(CWD, &staged.path, CWD, path, RenameFlags::NOREPLACE) {
-                Ok(()) => return Ok(true),
-                Err(error) => error,
-            };
-        let unsupported = matches!(
-            failed,
-            rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP
-        );
+        let failed = match rustix::fs::renameat_with(CWD, &staged.path, CWD, path, RenameFlags::NOREPLACE) {
+            Ok(()) => return Ok(true),
+            Err(error) => error,
+        };
+        let unsupported =
+            matches!(failed, rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP);
         if unsupported && !path.exists() {
             // Only one process publishes at a time, so looking first is enough where the kernel cannot.
             fs::rename(&staged.path, path).map_err(io_error("rename", path))?;
@@ -169,9 +147,7 @@ impl Disk {
     /// Makes the names in a folder durable.
     pub fn sync_folder(&self, path: &Path) -> Result<(), LedgerError> {
         self.step("sync folder", path)?;
-        File::open(path)
-            .and_then(|folder| folder.sync_all())
-            .map_err(io_error("sync folder", path))?;
+        File::open(path).and_then(|folder| folder.sync_all()).map_err(io_error("sync folder", path))?;
         self.syncs.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
@@ -180,9 +156,7 @@ impl Disk {
     pub fn remove(&self, path: &Path) -> Result<(), LedgerError> {
         self.step("remove", path)?;
         match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(io_error("remove", path)(error))
-            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path)(error)),
             _ => Ok(()),
         }
     }

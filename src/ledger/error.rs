@@ -70,10 +70,7 @@ pub enum LedgerError {
 
 impl LedgerError {
     pub(crate) fn damaged(name: &ArtifactName, damage: impl Into<Damage>) -> LedgerError {
-        LedgerError::Damaged {
-            name: name.clone(),
-            damage: damage.into(),
-        }
+        LedgerError::Damaged { name: name.clone(), damage: damage.into() }
     }
 }
 

@@ -74,11 +74,7 @@ pub enum IdentityError {
 }
 
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> IdentityError {
-    move |source| IdentityError::Io {
-        action,
-        path: path.to_owned(),
-        source,
-    }
+    move |source| IdentityError::Io { action, path: path.to_owned(), source }
 }
 
 /// Which folder on which machine an identity was made in.
@@ -99,10 +95,7 @@ impl Fingerprint {
         let metadata = fs::metadata(larder).map_err(failed)?;
         let path = fs::canonicalize(larder).map_err(failed)?;
         // Not every file system tells a birth; then the inode has to do.
-        let birth = metadata
-            .created()
-            .ok()
-            .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        let birth = metadata.created().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
         let machine = match env.var(MACHINE_ID_VARIABLE) {
             Some(id) => id.to_owned(),
             None => fs::read_to_string(MACHINE_ID_FILE).unwrap_or_default(),
@@ -117,11 +110,7 @@ impl Fingerprint {
 
     fn standing(&self, now: &Fingerprint) -> Standing {
         let same_folder = self.inode == now.inode && self.birth == now.birth;
-        match (
-            self.machine == now.machine,
-            same_folder,
-            self.path == now.path,
-        ) {
+        match (self.machine == now.machine, same_folder, self.path == now.path) {
             (false, _, _) => Standing::OtherMachine,
             (true, true, true) => Standing::Same,
             (true, true, false) => Standing::Moved,
@@ -186,26 +175,15 @@ impl Identity {
         Disk::default().create_folder(larder)?;
         if !larder.join(ORIGIN_FILE).exists() {
             let identity = Identity::create(larder, env, owner)?;
-            return Ok(Opened {
-                identity,
-                standing: Standing::Same,
-                created: true,
-            });
+            return Ok(Opened { identity, standing: Standing::Same, created: true });
         }
         let identity = Identity::load(larder)?;
         let standing = if is_known(env, identity.public_key()) {
-            identity
-                .fields
-                .fingerprint
-                .standing(&Fingerprint::of(larder, env)?)
+            identity.fields.fingerprint.standing(&Fingerprint::of(larder, env)?)
         } else {
             Standing::Unknown
         };
-        Ok(Opened {
-            identity,
-            standing,
-            created: false,
-        })
+        Ok(Opened { identity, standing, created: false })
     }
 
     /// Makes a new identity, in place of one that may be there: a new origin name, a new key, generation 1.
@@ -219,22 +197,10 @@ impl Identity {
         let cert = Certificate::issue(&owner_key, owner, key, &origin);
         cert.private_space()?;
         let fingerprint = Fingerprint::of(larder, env)?;
-        let fields = Fields {
-            cert,
-            fingerprint,
-            generation: 1,
-            key,
-            kind: "origin".to_owned(),
-            origin,
-            v: 1,
-        };
+        let fields = Fields { cert, fingerprint, generation: 1, key, kind: "origin".to_owned(), origin, v: 1 };
         // The key first: a key without an origin is made anew, an origin without its key would be lost.
         write_key(&larder.join(DEVICE_KEY_FILE), &device_key)?;
-        let identity = Identity {
-            device_key,
-            owner_key: fields.cert.key,
-            fields,
-        };
+        let identity = Identity { device_key, owner_key: fields.cert.key, fields };
         remember(env, key)?;
         identity.save(larder)?;
         Ok(identity)
@@ -243,17 +209,10 @@ impl Identity {
     /// Reads an identity without asking where it came from.
     pub fn load(larder: &Path) -> Result<Identity, IdentityError> {
         let path = larder.join(ORIGIN_FILE);
-        let wrong = |source| IdentityError::Form {
-            path: path.clone(),
-            source,
-        };
+        let wrong = |source| IdentityError::Form { path: path.clone(), source };
         let size = fs::metadata(&path).map_err(io_error("read", &path))?.len();
         if size > MAX_ORIGIN_FILE_BYTES {
-            return Err(wrong(Damage::Bound {
-                what: "its bytes",
-                actual: size,
-                limit: MAX_ORIGIN_FILE_BYTES,
-            }));
+            return Err(wrong(Damage::Bound { what: "its bytes", actual: size, limit: MAX_ORIGIN_FILE_BYTES }));
         }
         let bytes = fs::read(&path).map_err(io_error("read", &path))?;
         let fields: Fields = serde_json::from_slice(&bytes).map_err(|error| wrong(error.into()))?;
@@ -263,25 +222,14 @@ impl Identity {
         if fields.kind != "origin" || fields.generation == 0 {
             return Err(wrong(Damage::Form("is no origin with a generation from 1")));
         }
-        let chain = Chain {
-            space: Space::shared(),
-            origin: fields.origin.clone(),
-            generation: fields.generation,
-        };
+        let chain = Chain { space: Space::shared(), origin: fields.origin.clone(), generation: fields.generation };
         fields.cert.check(fields.key, &chain).map_err(wrong)?;
         let key_path = larder.join(DEVICE_KEY_FILE);
         let device_key = read_key(&key_path)?;
         if PublicKey::of(&device_key) != fields.key {
-            return Err(IdentityError::OtherKey {
-                path: key_path,
-                origin: fields.origin,
-            });
+            return Err(IdentityError::OtherKey { path: key_path, origin: fields.origin });
         }
-        Ok(Identity {
-            device_key,
-            owner_key: fields.cert.key,
-            fields,
-        })
+        Ok(Identity { device_key, owner_key: fields.cert.key, fields })
     }
 
     /// Declares this folder on this machine to be the identity's own from now on.
@@ -298,8 +246,7 @@ impl Identity {
     }
 
     fn save(&self, larder: &Path) -> Result<(), IdentityError> {
-        let bytes = serde_json::to_vec(&self.fields)
-            .expect("structs of strings and integers always serialise");
+        let bytes = serde_json::to_vec(&self.fields).expect("structs of strings and integers always serialise");
         write_durably(&larder.join(ORIGIN_FILE), &bytes)
     }
 
@@ -315,11 +262,7 @@ impl Identity {
 
     /// Its chain in a space.
     pub fn chain(&self, space: Space) -> Chain {
-        Chain {
-            space,
-            origin: self.fields.origin.clone(),
-            generation: self.fields.generation,
-        }
+        Chain { space, origin: self.fields.origin.clone(), generation: self.fields.generation }
     }
 
     /// The device's public key.
@@ -339,10 +282,7 @@ impl Identity {
 
     /// The owner's private space.
     pub fn private_space(&self) -> Space {
-        self.fields
-            .cert
-            .private_space()
-            .expect("checked when the identity was made or loaded")
+        self.fields.cert.private_space().expect("checked when the identity was made or loaded")
     }
 
     pub(crate) fn signing_key(&self) -> &SigningKey {
@@ -367,18 +307,13 @@ fn open_owner_key(env: &Env) -> Result<SigningKey, IdentityError> {
     let key = new_key(env);
     // Two projects may start at once: whoever comes second takes the first one's key.
     match write_new_key(&path, &key) {
-        Err(IdentityError::Io { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {
-            read_key(&path)
-        }
+        Err(IdentityError::Io { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => read_key(&path),
         written => written.map(|()| key),
     }
 }
 
 fn is_known(env: &Env, key: PublicKey) -> bool {
-    env.state_home
-        .join(DEVICES_FOLDER)
-        .join(key.to_string())
-        .exists()
+    env.state_home.join(DEVICES_FOLDER).join(key.to_string()).exists()
 }
 
 fn remember(env: &Env, key: PublicKey) -> Result<(), IdentityError> {
@@ -396,14 +331,9 @@ fn key_text(key: &SigningKey) -> String {
 
 fn read_key(path: &Path) -> Result<SigningKey, IdentityError> {
     let text = fs::read_to_string(path).map_err(io_error("read", path))?;
-    let bytes = data_encoding::HEXLOWER
-        .decode(text.trim_end().as_bytes())
-        .ok();
+    let bytes = data_encoding::HEXLOWER.decode(text.trim_end().as_bytes()).ok();
     let seed: Option<[u8; 32]> = bytes.and_then(|bytes| bytes.try_into().ok());
-    seed.map(|seed| SigningKey::from_bytes(&seed))
-        .ok_or_else(|| IdentityError::Key {
-            path: path.to_owned(),
-        })
+    seed.map(|seed| SigningKey::from_bytes(&seed)).ok_or_else(|| IdentityError::Key { path: path.to_owned() })
 }
 
 fn write_key(path: &Path, key: &SigningKey) -> Result<(), IdentityError> {
@@ -417,8 +347,7 @@ fn write_new_key(path: &Path, key: &SigningKey) -> Result<(), IdentityError> {
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
     file.write_all(key_text(key).as_bytes()).map_err(failed)?;
     file.as_file().sync_all().map_err(failed)?;
-    file.persist_noclobber(path)
-        .map_err(|error| failed(error.error))?;
+    file.persist_noclobber(path).map_err(|error| failed(error.error))?;
     sync_folder(folder)
 }
 
@@ -435,11 +364,6 @@ fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
 }
 
 fn sync_folder(folder: &Path) -> Result<(), IdentityError> {
-    let options = fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(0)
-        .open(folder);
-    options
-        .and_then(|folder| folder.sync_all())
-        .map_err(io_error("sync", folder))
+    let options = fs::OpenOptions::new().read(true).custom_flags(0).open(folder);
+    options.and_then(|folder| folder.sync_all()).map_err(io_error("sync", folder))
 }

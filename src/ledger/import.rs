@@ -3,10 +3,13 @@
 //! Invariant: bytes get a name only after they were proven to be that artifact; a name that is taken keeps its bytes
 //! unless they are damaged. Does not judge whether a chain is trusted or a checkpoint follows.
 
-use super::disk::StagedFile;
+use super::disk::{Durability, StagedFile};
 use super::error::LedgerError;
 use super::name::{ArtifactName, FOLDERS};
 use super::store::{Ledger, read_names, verify_bytes};
+
+/// Up to so many files of one folder are synced by themselves, more by syncing the file system as a whole.
+const MAX_SINGLE_SYNCS: usize = 2;
 
 /// What became of an artifact that was put.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,7 +29,7 @@ impl Ledger {
         results.pop().expect("one result for one artifact")
     }
 
-    /// Takes several artifacts in, with at most two syncs for files and two for folders however many there are.
+    /// Takes several artifacts in, with at most three syncs however many there are.
     ///
     /// One result for each artifact, in order; a bad one stops no other. Errors: the file system failed as a whole;
     /// what was already named stays.
@@ -57,9 +60,7 @@ impl Ledger {
             return Ok(Put::New);
         }
         match self.read_whole(name) {
-            Ok(present) if present == bytes || verify_bytes(name, &present).is_ok() => {
-                Ok(Put::Present)
-            }
+            Ok(present) if present == bytes || verify_bytes(name, &present).is_ok() => Ok(Put::Present),
             Ok(_) | Err(LedgerError::Damaged { .. }) => {
                 self.quarantine(name)?;
                 Ok(Put::Healed)
@@ -68,51 +69,38 @@ impl Ledger {
         }
     }
 
-    /// Syncs staged artifacts, names them in the order given, and syncs their folders.
-    pub(crate) fn publish_staged(
-        &self,
-        staged: Vec<(ArtifactName, StagedFile)>,
-    ) -> Result<(), LedgerError> {
-        self.disk()
-            .sync_staged(staged.iter().map(|(_, file)| file))?;
-        let mut folders = Vec::new();
-        for (name, file) in staged {
-            let folder = self.folder(name.chain(), name.folder());
-            self.disk().create_folder(&folder)?;
-            self.disk().publish(file, &self.path(&name))?;
-            if !folders.contains(&folder) {
-                folders.push(folder);
-            }
-        }
+    /// Makes staged artifacts durable and names them in the order given: at most three syncs.
+    pub(crate) fn publish_staged(&self, staged: Vec<(ArtifactName, StagedFile)>) -> Result<(), LedgerError> {
+        let mut folders: Vec<_> = staged.iter().map(|(name, _)| self.folder(name.chain(), name.folder())).collect();
+        folders.dedup();
         match &folders[..] {
             [] => Ok(()),
-            few if few.len() <= 2 => few
-                .iter()
-                .try_for_each(|folder| self.disk().sync_folder(folder)),
-            [first, ..] => self.disk().sync_everything(first),
+            [folder] if staged.len() <= MAX_SINGLE_SYNCS => {
+                staged.iter().try_for_each(|(_, file)| self.disk().sync_staged(file))?;
+                self.disk().create_folder(folder)?;
+                self.name_staged(staged)?;
+                self.disk().sync_folder(folder)
+            }
+            _ => {
+                self.disk().sync_everything(self.root())?;
+                for folder in &folders {
+                    self.disk().make_folder(folder, Durability::Later)?;
+                }
+                self.name_staged(staged)?;
+                self.disk().sync_everything(self.root())
+            }
         }
+    }
+
+    fn name_staged(&self, staged: Vec<(ArtifactName, StagedFile)>) -> Result<(), LedgerError> {
+        staged.into_iter().try_for_each(|(name, file)| self.disk().publish(file, &self.path(&name)).map(|_| ()))
     }
 
     /// The names of artifacts that begin with `prefix` and stand after `after`, in the order of their text, at most
     /// `limit`.
-    pub fn list(
-        &self,
-        prefix: &str,
-        after: &str,
-        limit: usize,
-    ) -> Result<Vec<String>, LedgerError> {
+    pub fn list(&self, prefix: &str, after: &str, limit: usize) -> Result<Vec<String>, LedgerError> {
         let mut found = Vec::new();
-        self.list_below(
-            self.root(),
-            "",
-            0,
-            &Span {
-                prefix,
-                after,
-                limit,
-            },
-            &mut found,
-        )?;
+        self.list_below(self.root(), "", 0, &Span { prefix, after, limit }, &mut found)?;
         Ok(found)
     }
 

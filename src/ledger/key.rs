@@ -37,8 +37,7 @@ impl PublicKey {
     /// True if `signature` is this key's over `message`; weak keys and malleable signatures are refused.
     pub fn verifies(&self, message: &[u8], signature: &Signature) -> bool {
         let signature = ed25519_dalek::Signature::from_bytes(&signature.0);
-        VerifyingKey::from_bytes(self.as_bytes())
-            .is_ok_and(|key| key.verify_strict(message, &signature).is_ok())
+        VerifyingKey::from_bytes(self.as_bytes()).is_ok_and(|key| key.verify_strict(message, &signature).is_ok())
     }
 }
 
@@ -80,13 +79,8 @@ impl Serialize for Signature {
 impl<'de> Deserialize<'de> for Signature {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Signature, D::Error> {
         let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        let bytes = data_encoding::HEXLOWER
-            .decode(text.as_bytes())
-            .ok()
-            .and_then(|bytes| bytes.try_into().ok());
-        bytes
-            .map(Signature)
-            .ok_or_else(|| serde::de::Error::custom("a signature has 128 lower-case hex digits"))
+        let bytes = data_encoding::HEXLOWER.decode(text.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Signature).ok_or_else(|| serde::de::Error::custom("a signature has 128 lower-case hex digits"))
     }
 }
 
@@ -111,30 +105,15 @@ struct Statement<'a> {
 }
 
 fn statement(device: PublicKey, origin: &OriginName, owner: &str) -> Vec<u8> {
-    let statement = Statement {
-        key: device,
-        kind: "certificate",
-        origin,
-        owner,
-        v: 1,
-    };
+    let statement = Statement { key: device, kind: "certificate", origin, owner, v: 1 };
     serde_json::to_vec(&statement).expect("strings and integers always serialise")
 }
 
 impl Certificate {
     /// Certifies a device.
-    pub fn issue(
-        owner_key: &SigningKey,
-        owner: &str,
-        device: PublicKey,
-        origin: &OriginName,
-    ) -> Certificate {
+    pub fn issue(owner_key: &SigningKey, owner: &str, device: PublicKey, origin: &OriginName) -> Certificate {
         let signature = Signature::make(owner_key, &statement(device, origin, owner));
-        Certificate {
-            key: PublicKey::of(owner_key),
-            owner: owner.to_owned(),
-            signature,
-        }
+        Certificate { key: PublicKey::of(owner_key), owner: owner.to_owned(), signature }
     }
 
     /// The owner's private space.
@@ -145,22 +124,13 @@ impl Certificate {
     /// Checks that the owner certifies `device` to write `chain`; a private chain must be in the owner's own space.
     pub fn check(&self, device: PublicKey, chain: &Chain) -> Result<(), Damage> {
         if self.owner.len() > MAX_OWNER_BYTES {
-            return Err(Damage::Certificate {
-                why: "has a name of more than 200 bytes",
-            });
+            return Err(Damage::Certificate { why: "has a name of more than 200 bytes" });
         }
-        if !self.key.verifies(
-            &statement(device, &chain.origin, &self.owner),
-            &self.signature,
-        ) {
-            return Err(Damage::Certificate {
-                why: "is not signed by the owner for this device and origin",
-            });
+        if !self.key.verifies(&statement(device, &chain.origin, &self.owner), &self.signature) {
+            return Err(Damage::Certificate { why: "is not signed by the owner for this device and origin" });
         }
         if !chain.space.is_shared() && self.private_space()? != chain.space {
-            return Err(Damage::Certificate {
-                why: "is another owner's than the private space's",
-            });
+            return Err(Damage::Certificate { why: "is another owner's than the private space's" });
         }
         Ok(())
     }

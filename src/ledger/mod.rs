@@ -9,6 +9,7 @@ mod block;
 mod checkpoint;
 #[cfg(test)]
 mod crash;
+mod cursor;
 mod disk;
 mod error;
 mod identity;
@@ -16,6 +17,7 @@ mod import;
 mod key;
 mod name;
 mod pack;
+mod pack_builder;
 mod records;
 mod snapshot;
 mod store;
@@ -26,9 +28,10 @@ mod verify;
 pub use batch::{Batch, Published, Writer};
 pub use block::{BLOCK_RAW_BYTES, MAX_BLOCK_RAW_BYTES};
 pub use checkpoint::{
-    ChainCursor, Checkpoint, CheckpointBody, INLINE_BYTES, Inline, InlineBlock, Listed,
-    MAX_CHECKPOINT_BYTES, PackRef, RecordsRef, Seen, Snapshot, Tip,
+    Checkpoint, CheckpointBody, INLINE_BYTES, Inline, InlineBlock, Listed, MAX_CHECKPOINT_BYTES, PackRef, RecordsRef,
+    Seen, Snapshot,
 };
+pub use cursor::{ChainCursor, Tip};
 pub use error::{Damage, LedgerError, OrderProblem};
 pub use identity::{Identity, IdentityError, Opened, Standing};
 pub use import::Put;

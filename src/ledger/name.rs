@@ -30,10 +30,7 @@ pub struct ShortHash(u64);
 impl ShortHash {
     /// Shortens a hash.
     pub fn of(hash: &ArtifactHash) -> ShortHash {
-        let (first, _) = hash
-            .as_bytes()
-            .split_first_chunk::<8>()
-            .expect("a hash has 32 bytes");
+        let (first, _) = hash.as_bytes().split_first_chunk::<8>().expect("a hash has 32 bytes");
         ShortHash(u64::from_be_bytes(*first))
     }
 }
@@ -54,8 +51,7 @@ impl FromStr for ShortHash {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<ShortHash, NameError> {
-        let plain =
-            text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let plain = text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         match u64::from_str_radix(text, 16) {
             Ok(digits) if plain => Ok(ShortHash(digits)),
             _ => Err(refuse(text)),
@@ -153,19 +149,12 @@ impl ArtifactName {
     }
 
     /// Reads a file's name within `folder` of `chain`.
-    pub(crate) fn from_file(
-        chain: &Chain,
-        folder: &str,
-        file: &str,
-    ) -> Result<ArtifactName, NameError> {
+    pub(crate) fn from_file(chain: &Chain, folder: &str, file: &str) -> Result<ArtifactName, NameError> {
         let fail = || refuse(file);
         let chain = || chain.clone();
         match folder {
             "checkpoints" => {
-                let rest = file
-                    .strip_prefix("cp-")
-                    .and_then(|rest| rest.strip_suffix(".json"))
-                    .ok_or_else(fail)?;
+                let rest = file.strip_prefix("cp-").and_then(|rest| rest.strip_suffix(".json")).ok_or_else(fail)?;
                 let (seq, hash) = rest.split_once('-').ok_or_else(fail)?;
                 Ok(ArtifactName::Checkpoint {
                     chain: chain(),
@@ -174,24 +163,13 @@ impl ArtifactName {
                 })
             }
             "packs" => {
-                let hash: Hash = file
-                    .strip_suffix(".pack")
-                    .and_then(|hash| hash.parse().ok())
-                    .ok_or_else(fail)?;
-                Ok(ArtifactName::Pack {
-                    chain: chain(),
-                    hash: ArtifactHash(hash),
-                })
+                let hash: Hash = file.strip_suffix(".pack").and_then(|hash| hash.parse().ok()).ok_or_else(fail)?;
+                Ok(ArtifactName::Pack { chain: chain(), hash: ArtifactHash(hash) })
             }
             "records" => {
-                let hash: Hash = file
-                    .strip_suffix(".ndjson.zst")
-                    .and_then(|hash| hash.parse().ok())
-                    .ok_or_else(fail)?;
-                Ok(ArtifactName::Records {
-                    chain: chain(),
-                    hash: ArtifactHash(hash),
-                })
+                let hash: Hash =
+                    file.strip_suffix(".ndjson.zst").and_then(|hash| hash.parse().ok()).ok_or_else(fail)?;
+                Ok(ArtifactName::Records { chain: chain(), hash: ArtifactHash(hash) })
             }
             _ => Err(fail()),
         }
@@ -205,9 +183,7 @@ fn parse_seq(text: &str) -> Option<u64> {
 }
 
 fn refuse(text: &str) -> NameError {
-    NameError {
-        text: text.chars().take(120).collect(),
-    }
+    NameError { text: text.chars().take(120).collect() }
 }
 
 impl fmt::Display for ArtifactName {

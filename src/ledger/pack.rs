@@ -9,12 +9,10 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::block::{self, BLOCK_RAW_BYTES, BlockEncoder, MAX_BLOCK_RAW_BYTES};
-use super::disk::{Disk, StagedFile};
-use super::error::{Damage, LedgerError};
+use super::block;
+use super::error::Damage;
 use super::name::{ArtifactName, BlockAddress, Place};
-use super::store::Ledger;
-use crate::model::{ArtifactHash, Hash, SegmentHash};
+use crate::model::{Hash, SegmentHash};
 
 /// A pack is closed when its blocks have this many stored bytes.
 pub const PACK_BYTES: u64 = 16 << 20;
@@ -23,14 +21,12 @@ pub const PACK_SEGMENTS: usize = 1 << 16;
 /// No pack is longer: the target, one segment beyond it, the index.
 pub const MAX_PACK_BYTES: u64 = 64 << 20;
 
-const MAGIC: &[u8; 8] = b"LARDPK\x00\x01";
-const INDEX_MAGIC: &[u8; 8] = b"LARDIX\x00\x01";
-const FOOTER_BYTES: u64 = 16;
+pub(super) const MAGIC: &[u8; 8] = b"LARDPK\x00\x01";
+pub(super) const INDEX_MAGIC: &[u8; 8] = b"LARDIX\x00\x01";
+pub(super) const FOOTER_BYTES: u64 = 16;
 const BLOCK_ENTRY_BYTES: usize = 16;
 const SEGMENT_ENTRY_BYTES: usize = 36;
-const MAX_INDEX_BYTES: u64 =
-    8 + ((BLOCK_ENTRY_BYTES + SEGMENT_ENTRY_BYTES) * 2 * PACK_SEGMENTS) as u64;
-const SPILL_BYTES: usize = 1 << 20;
+const MAX_INDEX_BYTES: u64 = 8 + ((BLOCK_ENTRY_BYTES + SEGMENT_ENTRY_BYTES) * 2 * PACK_SEGMENTS) as u64;
 
 /// One block of a pack.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,32 +50,18 @@ impl PackIndex {
     }
 
     /// Every segment with its place, in the pack's order. `artifact` is the pack's name.
-    pub fn places<'a>(
-        &'a self,
-        artifact: &'a ArtifactName,
-    ) -> impl Iterator<Item = (SegmentHash, Place)> + 'a {
-        self.blocks_with_segments()
-            .flat_map(move |(address, segments)| {
-                segments.iter().scan(0u32, move |offset, (hash, len)| {
-                    let start = *offset;
-                    *offset += len;
-                    Some((
-                        *hash,
-                        Place {
-                            artifact: artifact.clone(),
-                            block: address,
-                            start,
-                            len: *len,
-                        },
-                    ))
-                })
+    pub fn places<'a>(&'a self, artifact: &'a ArtifactName) -> impl Iterator<Item = (SegmentHash, Place)> + 'a {
+        self.blocks_with_segments().flat_map(move |(address, segments)| {
+            segments.iter().scan(0u32, move |offset, (hash, len)| {
+                let start = *offset;
+                *offset += len;
+                Some((*hash, Place { artifact: artifact.clone(), block: address, start, len: *len }))
             })
+        })
     }
 
     /// The blocks in order, each with its segments.
-    pub(crate) fn blocks_with_segments(
-        &self,
-    ) -> impl Iterator<Item = (BlockAddress, &[(SegmentHash, u32)])> {
+    pub(crate) fn blocks_with_segments(&self) -> impl Iterator<Item = (BlockAddress, &[(SegmentHash, u32)])> {
         self.blocks.iter().scan(0usize, |at, block| {
             let segments = &self.segments[*at..*at + block.count as usize];
             *at += block.count as usize;
@@ -87,22 +69,14 @@ impl PackIndex {
         })
     }
 
-    fn to_bytes(&self) -> Vec<u8> {
-        let len =
-            8 + BLOCK_ENTRY_BYTES * self.blocks.len() + SEGMENT_ENTRY_BYTES * self.segments.len();
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let len = 8 + BLOCK_ENTRY_BYTES * self.blocks.len() + SEGMENT_ENTRY_BYTES * self.segments.len();
         let mut bytes = Vec::with_capacity(len);
         let mut number = |n: u32| bytes.extend_from_slice(&n.to_le_bytes());
         number(self.blocks.len() as u32);
         number(self.segments.len() as u32);
         for IndexBlock { address, count } in &self.blocks {
-            [
-                address.offset as u32,
-                address.stored_len,
-                address.raw_len,
-                *count,
-            ]
-            .into_iter()
-            .for_each(&mut number);
+            [address.offset as u32, address.stored_len, address.raw_len, *count].into_iter().for_each(&mut number);
         }
         for (hash, len) in &self.segments {
             bytes.extend_from_slice(hash.as_bytes());
@@ -114,8 +88,7 @@ impl PackIndex {
     /// Reads an index whose pack has its blocks between the magic and `blocks_end`.
     fn parse(bytes: &[u8], blocks_end: u64) -> Result<PackIndex, Damage> {
         let wrong_len = || Damage::Form("the index has another length than its counts say");
-        let ([block_count, segment_count], entries) =
-            read_numbers::<2>(bytes).ok_or_else(wrong_len)?;
+        let ([block_count, segment_count], entries) = read_numbers::<2>(bytes).ok_or_else(wrong_len)?;
         let blocks_len = u64::from(block_count) * BLOCK_ENTRY_BYTES as u64;
         let wanted = blocks_len + u64::from(segment_count) * SEGMENT_ENTRY_BYTES as u64;
         // The counts are believed only once the bytes for them are here.
@@ -124,18 +97,8 @@ impl PackIndex {
         }
         let (blocks, segments) = entries.split_at(blocks_len as usize);
         let index = PackIndex {
-            blocks: blocks
-                .as_chunks::<BLOCK_ENTRY_BYTES>()
-                .0
-                .iter()
-                .map(read_block_entry)
-                .collect(),
-            segments: segments
-                .as_chunks::<SEGMENT_ENTRY_BYTES>()
-                .0
-                .iter()
-                .map(read_segment_entry)
-                .collect(),
+            blocks: blocks.as_chunks::<BLOCK_ENTRY_BYTES>().0.iter().map(read_block_entry).collect(),
+            segments: segments.as_chunks::<SEGMENT_ENTRY_BYTES>().0.iter().map(read_segment_entry).collect(),
         };
         index.check(blocks_end)?;
         Ok(index)
@@ -144,9 +107,7 @@ impl PackIndex {
     fn check(&self, blocks_end: u64) -> Result<(), Damage> {
         let total: u64 = self.blocks.iter().map(|block| u64::from(block.count)).sum();
         if total != self.segments.len() as u64 {
-            return Err(Damage::Form(
-                "the blocks hold another number of segments than the index",
-            ));
+            return Err(Damage::Form("the blocks hold another number of segments than the index"));
         }
         let mut offset = MAGIC.len() as u64;
         for (address, segments) in self.blocks_with_segments() {
@@ -160,11 +121,7 @@ impl PackIndex {
                 return Err(Damage::Form("segments do not fill their block"));
             }
         }
-        if offset == blocks_end {
-            Ok(())
-        } else {
-            Err(Damage::Form("the blocks do not end at the index"))
-        }
+        if offset == blocks_end { Ok(()) } else { Err(Damage::Form("the blocks do not end at the index")) }
     }
 
     /// Reads the index at the end of an open pack.
@@ -172,12 +129,7 @@ impl PackIndex {
         let file_len = file.metadata()?.len();
         let least = MAGIC.len() as u64 + FOOTER_BYTES;
         if file_len > MAX_PACK_BYTES {
-            return Err(Damage::Bound {
-                what: "a pack's bytes",
-                actual: file_len,
-                limit: MAX_PACK_BYTES,
-            }
-            .into());
+            return Err(Damage::Bound { what: "a pack's bytes", actual: file_len, limit: MAX_PACK_BYTES }.into());
         }
         if file_len < least {
             return Err(Damage::Form("is too short for a pack").into());
@@ -186,19 +138,13 @@ impl PackIndex {
         file.read_exact_at(&mut magic, 0)?;
         let mut footer = [0; FOOTER_BYTES as usize];
         file.read_exact_at(&mut footer, file_len - FOOTER_BYTES)?;
-        let ([stored_len, raw_len], end_magic) =
-            read_numbers::<2>(&footer).expect("a footer has 16 bytes");
+        let ([stored_len, raw_len], end_magic) = read_numbers::<2>(&footer).expect("a footer has 16 bytes");
         if &magic != MAGIC || end_magic != INDEX_MAGIC {
             return Err(Damage::Form("does not begin and end like a pack of format 1").into());
         }
         if u64::from(raw_len) > MAX_INDEX_BYTES {
             let actual = u64::from(raw_len);
-            return Err(Damage::Bound {
-                what: "an index's bytes",
-                actual,
-                limit: MAX_INDEX_BYTES,
-            }
-            .into());
+            return Err(Damage::Bound { what: "an index's bytes", actual, limit: MAX_INDEX_BYTES }.into());
         }
         if stored_len > raw_len || u64::from(stored_len) > file_len - least {
             return Err(Damage::Form("the index does not lie in the pack").into());
@@ -206,11 +152,7 @@ impl PackIndex {
         let blocks_end = file_len - FOOTER_BYTES - u64::from(stored_len);
         let mut stored = vec![0; stored_len as usize];
         file.read_exact_at(&mut stored, blocks_end)?;
-        let raw = if stored_len == raw_len {
-            stored
-        } else {
-            block::inflate(&stored, raw_len as usize)?
-        };
+        let raw = if stored_len == raw_len { stored } else { block::inflate(&stored, raw_len as usize)? };
         Ok(PackIndex::parse(&raw, blocks_end)?)
     }
 }
@@ -247,215 +189,12 @@ fn read_numbers<const N: usize>(bytes: &[u8]) -> Option<([u32; N], &[u8])> {
 }
 
 fn read_block_entry(bytes: &[u8; BLOCK_ENTRY_BYTES]) -> IndexBlock {
-    let ([offset, stored_len, raw_len, count], _) =
-        read_numbers::<4>(bytes).expect("an entry has 16 bytes");
-    IndexBlock {
-        address: BlockAddress {
-            offset: u64::from(offset),
-            stored_len,
-            raw_len,
-        },
-        count,
-    }
+    let ([offset, stored_len, raw_len, count], _) = read_numbers::<4>(bytes).expect("an entry has 16 bytes");
+    IndexBlock { address: BlockAddress { offset: u64::from(offset), stored_len, raw_len }, count }
 }
 
 fn read_segment_entry(bytes: &[u8; SEGMENT_ENTRY_BYTES]) -> (SegmentHash, u32) {
-    let (hash, len) = bytes
-        .split_first_chunk::<32>()
-        .expect("an entry has 36 bytes");
+    let (hash, len) = bytes.split_first_chunk::<32>().expect("an entry has 36 bytes");
     let ([len], _) = read_numbers::<1>(len).expect("an entry has 36 bytes");
     (SegmentHash(Hash::from_bytes(*hash)), len)
-}
-
-/// A complete pack that waits for its name.
-#[derive(Debug)]
-pub(crate) struct FinishedPack {
-    pub staged: StagedFile,
-    pub hash: ArtifactHash,
-    pub bytes: u64,
-    pub index: PackIndex,
-}
-
-/// Builds one pack after the other; at most a mebibyte and a block are in memory.
-pub(crate) struct PackBuilder {
-    encoder: BlockEncoder,
-    block: Vec<u8>,
-    block_segments: u32,
-    index: PackIndex,
-    pending: Vec<u8>,
-    spilled: Option<StagedFile>,
-    hasher: blake3::Hasher,
-    stored_len: u64,
-}
-
-impl PackBuilder {
-    pub fn new() -> io::Result<PackBuilder> {
-        let mut builder = PackBuilder {
-            encoder: BlockEncoder::new()?,
-            block: Vec::new(),
-            block_segments: 0,
-            index: PackIndex::default(),
-            pending: Vec::new(),
-            spilled: None,
-            hasher: blake3::Hasher::new(),
-            stored_len: 0,
-        };
-        builder.reset();
-        Ok(builder)
-    }
-
-    fn reset(&mut self) {
-        self.hasher.reset();
-        self.pending.clear();
-        self.pending.extend_from_slice(MAGIC);
-        self.stored_len = MAGIC.len() as u64;
-        self.index = PackIndex::default();
-    }
-
-    /// True if the pack has reached its size or count.
-    pub fn is_full(&self) -> bool {
-        self.stored_len >= PACK_BYTES || self.index.segments.len() >= PACK_SEGMENTS
-    }
-
-    /// True if nothing was added since the last pack.
-    pub fn is_empty(&self) -> bool {
-        self.index.segments.is_empty()
-    }
-
-    /// Adds a segment after the others. Its bytes are `bytes`, 1 to 16 MiB.
-    pub fn segment(
-        &mut self,
-        ledger: &Ledger,
-        hash: SegmentHash,
-        bytes: &[u8],
-    ) -> Result<(), LedgerError> {
-        if bytes.is_empty() || bytes.len() > MAX_BLOCK_RAW_BYTES {
-            let (bytes, limit) = (bytes.len() as u64, MAX_BLOCK_RAW_BYTES as u64);
-            return Err(LedgerError::TooLarge {
-                what: "a segment",
-                bytes,
-                limit,
-            });
-        }
-        if !self.block.is_empty() && self.block.len() + bytes.len() > BLOCK_RAW_BYTES {
-            self.close_block(ledger)?;
-        }
-        self.block.extend_from_slice(bytes);
-        self.block_segments += 1;
-        self.index.segments.push((hash, bytes.len() as u32));
-        Ok(())
-    }
-
-    /// Compresses what has gathered into a block.
-    pub fn close_block(&mut self, ledger: &Ledger) -> Result<(), LedgerError> {
-        if self.block.is_empty() {
-            return Ok(());
-        }
-        let stored = self
-            .encoder
-            .encode(&self.block)
-            .map_err(super::disk::io_error("compress for", ledger.root()))?;
-        self.pending.extend_from_slice(stored);
-        let (stored_len, raw_len) = (stored.len() as u32, self.block.len() as u32);
-        let address = BlockAddress {
-            offset: self.stored_len,
-            stored_len,
-            raw_len,
-        };
-        self.index.blocks.push(IndexBlock {
-            address,
-            count: std::mem::take(&mut self.block_segments),
-        });
-        self.stored_len += u64::from(stored_len);
-        self.block.clear();
-        self.spill_if_large(ledger)
-    }
-
-    /// Copies a block of another artifact as it is stored. No segment may be waiting for its block.
-    pub fn stored_block(
-        &mut self,
-        ledger: &Ledger,
-        stored: &[u8],
-        segments: &[(SegmentHash, u32)],
-    ) -> Result<(), LedgerError> {
-        debug_assert!(
-            self.block.is_empty(),
-            "a waiting segment would change its block"
-        );
-        let raw_len = segments.iter().map(|(_, len)| len).sum();
-        let address = BlockAddress {
-            offset: self.stored_len,
-            stored_len: stored.len() as u32,
-            raw_len,
-        };
-        self.index.blocks.push(IndexBlock {
-            address,
-            count: segments.len() as u32,
-        });
-        self.index.segments.extend_from_slice(segments);
-        self.pending.extend_from_slice(stored);
-        self.stored_len += stored.len() as u64;
-        self.spill_if_large(ledger)
-    }
-
-    fn spill_if_large(&mut self, ledger: &Ledger) -> Result<(), LedgerError> {
-        if self.pending.len() < SPILL_BYTES {
-            Ok(())
-        } else {
-            self.spill(ledger)
-        }
-    }
-
-    fn spill(&mut self, ledger: &Ledger) -> Result<(), LedgerError> {
-        let disk: &Disk = ledger.disk();
-        let staged = match &mut self.spilled {
-            Some(staged) => staged,
-            none => none.insert(disk.stage(&ledger.staging())?),
-        };
-        self.hasher.update(&self.pending);
-        disk.write(staged, &self.pending)?;
-        self.pending.clear();
-        Ok(())
-    }
-
-    /// The closed blocks, if they are all still in memory: index and stored bytes of each.
-    pub fn in_memory(&self) -> Option<impl Iterator<Item = (&[u8], &[(SegmentHash, u32)])>> {
-        debug_assert!(self.block.is_empty(), "the last block is closed first");
-        let stored = |address: BlockAddress| {
-            let start = address.offset as usize;
-            &self.pending[start..start + address.stored_len as usize]
-        };
-        let blocks = self.index.blocks_with_segments();
-        self.spilled
-            .is_none()
-            .then(|| blocks.map(move |(address, segments)| (stored(address), segments)))
-    }
-
-    /// Writes index and footer; the builder begins the next pack.
-    pub fn finish(&mut self, ledger: &Ledger) -> Result<FinishedPack, LedgerError> {
-        self.close_block(ledger)?;
-        let raw = self.index.to_bytes();
-        let stored = self
-            .encoder
-            .encode(&raw)
-            .map_err(super::disk::io_error("compress for", ledger.root()))?;
-        self.pending.extend_from_slice(stored);
-        self.pending
-            .extend_from_slice(&(stored.len() as u32).to_le_bytes());
-        self.pending
-            .extend_from_slice(&(raw.len() as u32).to_le_bytes());
-        self.pending.extend_from_slice(INDEX_MAGIC);
-        let bytes = self.stored_len + stored.len() as u64 + FOOTER_BYTES;
-        self.spill(ledger)?;
-        let hash = ArtifactHash(Hash::from_bytes(*self.hasher.finalize().as_bytes()));
-        let staged = self.spilled.take().expect("spilled just above");
-        let index = std::mem::take(&mut self.index);
-        self.reset();
-        Ok(FinishedPack {
-            staged,
-            hash,
-            bytes,
-            index,
-        })
-    }
 }

@@ -6,11 +6,13 @@
 //! from the first yields. Nothing is removed.
 
 use super::batch::{Draft, Published, Waiting, Writer, publish_checkpoint};
-use super::checkpoint::{Checkpoint, Listed, PackRef, RecordsRef, Snapshot, Tip};
+use super::checkpoint::{Checkpoint, Listed, PackRef, RecordsRef, Snapshot};
+use super::cursor::Tip;
 use super::disk::io_error;
 use super::error::LedgerError;
 use super::name::{ArtifactName, Place, ShortHash};
-use super::pack::{PACK_BYTES, PackBuilder};
+use super::pack::PACK_BYTES;
+use super::pack_builder::PackBuilder;
 use super::records::{RECORDS_RAW_BYTES, RecordsBuilder};
 use super::store::Ledger;
 use crate::model::{ArtifactHash, Chain, Hlc};
@@ -65,59 +67,31 @@ impl Ledger {
     }
 
     /// The checkpoint with that number and hash.
-    pub fn checkpoint_at(
-        &self,
-        chain: &Chain,
-        seq: u64,
-        hash: ArtifactHash,
-    ) -> Result<Checkpoint, LedgerError> {
-        let name = ArtifactName::Checkpoint {
-            chain: chain.clone(),
-            seq,
-            hash: ShortHash::of(&hash),
-        };
+    pub fn checkpoint_at(&self, chain: &Chain, seq: u64, hash: ArtifactHash) -> Result<Checkpoint, LedgerError> {
+        let name = ArtifactName::Checkpoint { chain: chain.clone(), seq, hash: ShortHash::of(&hash) };
         self.read_checkpoint(&name)
     }
 
     /// Writes a snapshot after `tip`, which must be the chain's last checkpoint. Durable when it returns.
     ///
     /// The result has no versions; its places are where the copied segments stand now, besides where they stood.
-    pub fn snapshot(
-        &self,
-        writer: Writer<'_>,
-        tip: Tip,
-        hlc: Hlc,
-    ) -> Result<Published, LedgerError> {
+    pub fn snapshot(&self, writer: Writer<'_>, tip: Tip, hlc: Hlc) -> Result<Published, LedgerError> {
         let syncs_before = self.disk().syncs();
         let chain = writer.chain();
         let (since, base) = self.since_snapshot(&chain, tip)?;
-        let mut making = Making {
-            ledger: self,
-            chain: &chain,
-            list: Lists::default(),
-            places: Vec::new(),
-            bytes: 0,
-        };
+        let mut making = Making { ledger: self, chain: &chain, list: Lists::default(), places: Vec::new(), bytes: 0 };
         if let Some(base) = &base {
             making.list.take_over(base);
         }
         making.gather(&since)?;
         making.merge_levels()?;
-        let Making {
-            list,
-            places,
-            bytes,
-            ..
-        } = making;
+        let Making { list, places, bytes, .. } = making;
         let snapshot = Snapshot {
             dropped: base
                 .as_ref()
                 .and_then(|base| base.body.snapshot.as_ref())
                 .map_or(Vec::new(), |s| s.dropped.clone()),
-            floor: base
-                .as_ref()
-                .and_then(|base| base.body.snapshot.as_ref())
-                .map_or(1, |s| s.floor),
+            floor: base.as_ref().and_then(|base| base.body.snapshot.as_ref()).map_or(1, |s| s.floor),
             packs: list.packs,
             previous: base.map(|base| base.hash),
             records: list.records,
@@ -194,29 +168,15 @@ impl Making<'_> {
         let mut merger = Merger::new(ledger)?;
         for (seq, hash) in since {
             let checkpoint = ledger.checkpoint_at(self.chain, *seq, *hash)?;
-            self.list.records.extend(
-                checkpoint
-                    .body
-                    .records
-                    .iter()
-                    .map(|RecordsRef(hash, raw)| Listed(*hash, *raw, 0)),
-            );
-            self.list.packs.extend(
-                checkpoint
-                    .body
-                    .packs
-                    .iter()
-                    .map(|PackRef(hash, bytes)| Listed(*hash, *bytes, 0)),
-            );
+            self.list
+                .records
+                .extend(checkpoint.body.records.iter().map(|RecordsRef(hash, raw)| Listed(*hash, *raw, 0)));
+            self.list.packs.extend(checkpoint.body.packs.iter().map(|PackRef(hash, bytes)| Listed(*hash, *bytes, 0)));
             let inline = checkpoint.body.inline.unwrap_or_default();
             merger.lines(inline.records.as_bytes())?;
             for block in &inline.blocks {
                 let wrong = |damage| LedgerError::damaged(&checkpoint.name, damage);
-                let segments: Vec<_> = block
-                    .segments
-                    .iter()
-                    .map(|segment| (segment.0, segment.1))
-                    .collect();
+                let segments: Vec<_> = block.segments.iter().map(|segment| (segment.0, segment.1)).collect();
                 merger.block(&block.stored().map_err(wrong)?, &segments)?;
             }
         }
@@ -230,17 +190,11 @@ impl Making<'_> {
             let packs = take_ten(&mut self.list.packs, level, PACK_BYTES / 2);
             let mut merger = Merger::new(self.ledger)?;
             for Listed(hash, raw_len, _) in records {
-                let name = ArtifactName::Records {
-                    chain: self.chain.clone(),
-                    hash,
-                };
+                let name = ArtifactName::Records { chain: self.chain.clone(), hash };
                 merger.lines(&self.ledger.read_records(&name, raw_len)?)?;
             }
             for Listed(hash, ..) in packs {
-                let name = ArtifactName::Pack {
-                    chain: self.chain.clone(),
-                    hash,
-                };
+                let name = ArtifactName::Pack { chain: self.chain.clone(), hash };
                 merger.pack(&name)?;
             }
             self.publish(merger, level + 1)?;
@@ -290,18 +244,12 @@ struct Merger<'a> {
 impl<'a> Merger<'a> {
     fn new(ledger: &'a Ledger) -> Result<Merger<'a>, LedgerError> {
         let packs = PackBuilder::new().map_err(io_error("compress for", ledger.root()))?;
-        Ok(Merger {
-            ledger,
-            records: RecordsBuilder::default(),
-            packs,
-            waiting: Waiting::default(),
-        })
+        Ok(Merger { ledger, records: RecordsBuilder::default(), packs, waiting: Waiting::default() })
     }
 
     fn lines(&mut self, raw: &[u8]) -> Result<(), LedgerError> {
         for line in raw.split_inclusive(|byte| *byte == b'\n') {
-            self.records
-                .line(self.ledger, line.strip_suffix(b"\n").unwrap_or(line))?;
+            self.records.line(self.ledger, line.strip_suffix(b"\n").unwrap_or(line))?;
             if self.records.is_full() {
                 self.waiting.close_records(self.ledger, &mut self.records)?;
             }
@@ -309,28 +257,15 @@ impl<'a> Merger<'a> {
         Ok(())
     }
 
-    fn block(
-        &mut self,
-        stored: &[u8],
-        segments: &[(crate::model::SegmentHash, u32)],
-    ) -> Result<(), LedgerError> {
+    fn block(&mut self, stored: &[u8], segments: &[(crate::model::SegmentHash, u32)]) -> Result<(), LedgerError> {
         self.packs.stored_block(self.ledger, stored, segments)?;
-        if self.packs.is_full() {
-            self.waiting.close_pack(self.ledger, &mut self.packs)
-        } else {
-            Ok(())
-        }
+        if self.packs.is_full() { self.waiting.close_pack(self.ledger, &mut self.packs) } else { Ok(()) }
     }
 
     fn pack(&mut self, name: &ArtifactName) -> Result<(), LedgerError> {
         let index = self.ledger.pack_index(name)?;
         for (block, segments) in index.blocks_with_segments() {
-            let place = Place {
-                artifact: name.clone(),
-                block,
-                start: 0,
-                len: block.raw_len,
-            };
+            let place = Place { artifact: name.clone(), block, start: 0, len: block.raw_len };
             self.block(&self.ledger.stored_block(&place)?, segments)?;
         }
         Ok(())

@@ -33,11 +33,8 @@ pub struct Ledger {
 impl Ledger {
     /// Opens the ledger below `larder` (the project's `.larder` folder), making its folders if need be.
     pub fn open(larder: &Path) -> Result<Ledger, LedgerError> {
-        let ledger = Ledger {
-            root: larder.join("ledger"),
-            quarantine: larder.join("quarantine"),
-            disk: Disk::default(),
-        };
+        let ledger =
+            Ledger { root: larder.join("ledger"), quarantine: larder.join("quarantine"), disk: Disk::default() };
         ledger.disk.create_folder(&ledger.root)?;
         Ok(ledger)
     }
@@ -71,10 +68,7 @@ impl Ledger {
     }
 
     pub(crate) fn folder(&self, chain: &Chain, folder: &str) -> PathBuf {
-        self.root
-            .join(chain.space.as_str())
-            .join(chain.folder())
-            .join(folder)
+        self.root.join(chain.space.as_str()).join(chain.folder()).join(folder)
     }
 
     /// True if a file has that name, whatever its bytes.
@@ -95,29 +89,17 @@ impl Ledger {
     }
 
     /// The checkpoints of a chain with a number above `after_seq`, by number; two on one number are a fork.
-    pub fn checkpoint_names(
-        &self,
-        chain: &Chain,
-        after_seq: u64,
-    ) -> Result<Vec<ArtifactName>, LedgerError> {
+    pub fn checkpoint_names(&self, chain: &Chain, after_seq: u64) -> Result<Vec<ArtifactName>, LedgerError> {
         let mut names = self.names(chain, "checkpoints")?;
-        names.retain(
-            |name| matches!(name, ArtifactName::Checkpoint { seq, .. } if *seq > after_seq),
-        );
+        names.retain(|name| matches!(name, ArtifactName::Checkpoint { seq, .. } if *seq > after_seq));
         Ok(names)
     }
 
     /// The artifacts in one folder of a chain, in order; files with other names are passed over.
-    pub(crate) fn names(
-        &self,
-        chain: &Chain,
-        folder: &str,
-    ) -> Result<Vec<ArtifactName>, LedgerError> {
+    pub(crate) fn names(&self, chain: &Chain, folder: &str) -> Result<Vec<ArtifactName>, LedgerError> {
         let files = read_names(&self.folder(chain, folder))?;
-        let mut names: Vec<ArtifactName> = files
-            .iter()
-            .filter_map(|file| ArtifactName::from_file(chain, folder, file).ok())
-            .collect();
+        let mut names: Vec<ArtifactName> =
+            files.iter().filter_map(|file| ArtifactName::from_file(chain, folder, file).ok()).collect();
         names.sort();
         Ok(names)
     }
@@ -133,19 +115,10 @@ impl Ledger {
         let limit = max_bytes(name.kind());
         let (path, file) = self.open_file(name)?;
         let mut bytes = Vec::new();
-        file.take(limit + 1)
-            .read_to_end(&mut bytes)
-            .map_err(io_error("read", &path))?;
+        file.take(limit + 1).read_to_end(&mut bytes).map_err(io_error("read", &path))?;
         if bytes.len() as u64 > limit {
             let actual = bytes.len() as u64;
-            return Err(LedgerError::damaged(
-                name,
-                Damage::Bound {
-                    what: "an artifact's bytes",
-                    actual,
-                    limit,
-                },
-            ));
+            return Err(LedgerError::damaged(name, Damage::Bound { what: "an artifact's bytes", actual, limit }));
         }
         Ok(bytes)
     }
@@ -153,15 +126,10 @@ impl Ledger {
     /// A part of an artifact's stored bytes, for a transport; shorter if the artifact ends before the range does.
     pub fn read_raw(&self, name: &ArtifactName, range: Range<u64>) -> Result<Vec<u8>, LedgerError> {
         let (path, file) = self.open_file(name)?;
-        let size = file
-            .metadata()
-            .map_err(io_error("read", &path))?
-            .len()
-            .min(max_bytes(name.kind()));
+        let size = file.metadata().map_err(io_error("read", &path))?.len().min(max_bytes(name.kind()));
         let len = range.end.min(size).saturating_sub(range.start);
         let mut bytes = vec![0; len as usize];
-        file.read_exact_at(&mut bytes, range.start)
-            .map_err(io_error("read", &path))?;
+        file.read_exact_at(&mut bytes, range.start).map_err(io_error("read", &path))?;
         Ok(bytes)
     }
 
@@ -174,15 +142,9 @@ impl Ledger {
     fn open_file(&self, name: &ArtifactName) -> Result<(PathBuf, File), LedgerError> {
         let path = self.path(name);
         let no_follow = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
-        match OpenOptions::new()
-            .read(true)
-            .custom_flags(no_follow)
-            .open(&path)
-        {
+        match OpenOptions::new().read(true).custom_flags(no_follow).open(&path) {
             Ok(file) => Ok((path, file)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(LedgerError::Missing { name: name.clone() })
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(LedgerError::Missing { name: name.clone() }),
             Err(error) => Err(io_error("open", &path)(error)),
         }
     }
@@ -200,10 +162,7 @@ impl Ledger {
             records::each_line(inline.records.as_bytes(), wrong, &mut visit)?;
         }
         for records in &checkpoint.body.records {
-            let name = ArtifactName::Records {
-                chain: checkpoint.body.chain.clone(),
-                hash: records.0,
-            };
+            let name = ArtifactName::Records { chain: checkpoint.body.chain.clone(), hash: records.0 };
             self.each_record_of(&name, records.1, &mut visit)?;
         }
         Ok(())
@@ -215,16 +174,8 @@ impl Ledger {
         checkpoint: &Checkpoint,
         mut visit: impl FnMut(&[u8], Record) -> Result<(), E>,
     ) -> Result<(), E> {
-        for listed in checkpoint
-            .body
-            .snapshot
-            .iter()
-            .flat_map(|snapshot| &snapshot.records)
-        {
-            let name = ArtifactName::Records {
-                chain: checkpoint.body.chain.clone(),
-                hash: listed.0,
-            };
+        for listed in checkpoint.body.snapshot.iter().flat_map(|snapshot| &snapshot.records) {
+            let name = ArtifactName::Records { chain: checkpoint.body.chain.clone(), hash: listed.0 };
             self.each_record_of(&name, listed.1, &mut visit)?;
         }
         Ok(())
@@ -241,16 +192,9 @@ impl Ledger {
     }
 
     /// The verified lines of a records artifact, at most `limit` bytes.
-    pub(crate) fn read_records(
-        &self,
-        name: &ArtifactName,
-        limit: u64,
-    ) -> Result<Vec<u8>, LedgerError> {
+    pub(crate) fn read_records(&self, name: &ArtifactName, limit: u64) -> Result<Vec<u8>, LedgerError> {
         let ArtifactName::Records { hash, .. } = name else {
-            return Err(LedgerError::damaged(
-                name,
-                Damage::OtherName { what: "kind" },
-            ));
+            return Err(LedgerError::damaged(name, Damage::OtherName { what: "kind" }));
         };
         let stored = self.read_whole(name)?;
         records::open(&stored, *hash, limit).map_err(|damage| LedgerError::damaged(name, damage))
@@ -267,10 +211,7 @@ impl Ledger {
     }
 
     /// Where the segments stand that came with `checkpoint`: in itself and in its packs.
-    pub fn segment_places(
-        &self,
-        checkpoint: &Checkpoint,
-    ) -> Result<Vec<(SegmentHash, Place)>, LedgerError> {
+    pub fn segment_places(&self, checkpoint: &Checkpoint) -> Result<Vec<(SegmentHash, Place)>, LedgerError> {
         let inline = checkpoint.inline_places();
         let mut places = inline.map_err(|damage| LedgerError::damaged(&checkpoint.name, damage))?;
         for pack in &checkpoint.body.packs {
@@ -280,17 +221,9 @@ impl Ledger {
     }
 
     /// Where the segments stand that a snapshot lists.
-    pub fn listed_places(
-        &self,
-        checkpoint: &Checkpoint,
-    ) -> Result<Vec<(SegmentHash, Place)>, LedgerError> {
+    pub fn listed_places(&self, checkpoint: &Checkpoint) -> Result<Vec<(SegmentHash, Place)>, LedgerError> {
         let mut places = Vec::new();
-        for pack in checkpoint
-            .body
-            .snapshot
-            .iter()
-            .flat_map(|snapshot| &snapshot.packs)
-        {
+        for pack in checkpoint.body.snapshot.iter().flat_map(|snapshot| &snapshot.packs) {
             self.add_pack_places(&mut places, &checkpoint.body.chain, pack.0)?;
         }
         Ok(places)
@@ -302,10 +235,7 @@ impl Ledger {
         chain: &Chain,
         hash: crate::model::ArtifactHash,
     ) -> Result<(), LedgerError> {
-        let name = ArtifactName::Pack {
-            chain: chain.clone(),
-            hash,
-        };
+        let name = ArtifactName::Pack { chain: chain.clone(), hash };
         places.extend(self.pack_index(&name)?.places(&name));
         Ok(())
     }
@@ -320,19 +250,11 @@ impl Ledger {
     }
 
     /// The bytes of one segment, verified.
-    pub fn read_segment(
-        &self,
-        segment: SegmentHash,
-        place: &Place,
-    ) -> Result<Vec<u8>, LedgerError> {
+    pub fn read_segment(&self, segment: SegmentHash, place: &Place) -> Result<Vec<u8>, LedgerError> {
         let raw = self.read_raw_block(place)?;
-        let span = slice_segment(&raw, segment, place)
-            .map_err(|damage| LedgerError::damaged(&place.artifact, damage))?;
-        Ok(if span.len() == raw.len() {
-            raw
-        } else {
-            span.to_vec()
-        })
+        let span =
+            slice_segment(&raw, segment, place).map_err(|damage| LedgerError::damaged(&place.artifact, damage))?;
+        Ok(if span.len() == raw.len() { raw } else { span.to_vec() })
     }
 
     /// The decompressed block at a place, for readers that want several of its segments; unverified, see
@@ -351,8 +273,7 @@ impl Ledger {
     pub(crate) fn stored_block(&self, place: &Place) -> Result<Vec<u8>, LedgerError> {
         let (name, address) = (&place.artifact, &place.block);
         let wrong = |damage| LedgerError::damaged(name, damage);
-        block::check_lengths(u64::from(address.stored_len), u64::from(address.raw_len))
-            .map_err(wrong)?;
+        block::check_lengths(u64::from(address.stored_len), u64::from(address.raw_len)).map_err(wrong)?;
         match name.kind() {
             ArtifactKind::Pack => {
                 let (path, file) = self.open_file(name)?;
@@ -369,13 +290,8 @@ impl Ledger {
                 let bytes = self.read_whole(name)?;
                 let checkpoint = Checkpoint::parse(name, &bytes).map_err(wrong)?;
                 let inline = checkpoint.body.inline.unwrap_or_default();
-                let block = usize::try_from(address.offset)
-                    .ok()
-                    .and_then(|ordinal| inline.blocks.get(ordinal));
-                block
-                    .ok_or_else(|| wrong(Damage::Form("has no such block")))?
-                    .stored()
-                    .map_err(wrong)
+                let block = usize::try_from(address.offset).ok().and_then(|ordinal| inline.blocks.get(ordinal));
+                block.ok_or_else(|| wrong(Damage::Form("has no such block")))?.stored().map_err(wrong)
             }
             ArtifactKind::Records => Err(wrong(Damage::Form("holds no segments"))),
         }
@@ -386,32 +302,21 @@ impl Ledger {
         self.disk.create_folder(&self.quarantine)?;
         let flat = name.to_string().replace('/', "!");
         // At most as many attempts as a person would ever make on one name.
-        let target = (0..10_000)
-            .map(|n| self.quarantine.join(format!("{flat}.{n}")))
-            .find(|path| !path.exists());
+        let target = (0..10_000).map(|n| self.quarantine.join(format!("{flat}.{n}"))).find(|path| !path.exists());
         let target = target.unwrap_or_else(|| self.quarantine.join(&flat));
         self.disk.move_aside(&self.path(name), &target)?;
-        self.disk
-            .sync_folder(&self.folder(name.chain(), name.folder()))?;
+        self.disk.sync_folder(&self.folder(name.chain(), name.folder()))?;
         Ok(target)
     }
 }
 
 /// The span of a segment in its decompressed block, verified by its hash.
-pub fn slice_segment<'a>(
-    block: &'a [u8],
-    segment: SegmentHash,
-    place: &Place,
-) -> Result<&'a [u8], Damage> {
+pub fn slice_segment<'a>(block: &'a [u8], segment: SegmentHash, place: &Place) -> Result<&'a [u8], Damage> {
     let (start, len) = (place.start as usize, place.len as usize);
     let span = block.get(start..).and_then(|rest| rest.get(..len));
     let span = span.ok_or(Damage::Form("the segment passes its block"))?;
     let actual = Hash::of(span);
-    if actual == segment.0 {
-        Ok(span)
-    } else {
-        Err(Damage::Segment { segment, actual })
-    }
+    if actual == segment.0 { Ok(span) } else { Err(Damage::Segment { segment, actual }) }
 }
 
 /// The largest artifact of a kind.
@@ -427,27 +332,14 @@ pub(crate) fn max_bytes(kind: ArtifactKind) -> u64 {
 pub fn verify_bytes(name: &ArtifactName, bytes: &[u8]) -> Result<(), Damage> {
     let (actual, limit) = (bytes.len() as u64, max_bytes(name.kind()));
     if actual > limit {
-        return Err(Damage::Bound {
-            what: "an artifact's bytes",
-            actual,
-            limit,
-        });
+        return Err(Damage::Bound { what: "an artifact's bytes", actual, limit });
     }
     match name {
         ArtifactName::Checkpoint { .. } => Checkpoint::parse(name, bytes).map(|_| ()),
-        ArtifactName::Records { hash, .. } => {
-            records::open(bytes, *hash, MAX_RECORDS_RAW_BYTES).map(|_| ())
-        }
+        ArtifactName::Records { hash, .. } => records::open(bytes, *hash, MAX_RECORDS_RAW_BYTES).map(|_| ()),
         ArtifactName::Pack { hash, .. } => {
             let actual = Hash::of(bytes);
-            if actual == hash.0 {
-                Ok(())
-            } else {
-                Err(Damage::Hash {
-                    expected: hash.to_string(),
-                    actual,
-                })
-            }
+            if actual == hash.0 { Ok(()) } else { Err(Damage::Hash { expected: hash.to_string(), actual }) }
         }
     }
 }
@@ -457,12 +349,7 @@ pub(crate) fn read_names(folder: &Path) -> Result<Vec<String>, LedgerError> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         // A file beside the spaces is not a space.
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-            ) =>
-        {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Ok(Vec::new());
         }
         Err(error) => return Err(io_error("list", folder)(error)),

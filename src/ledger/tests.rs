@@ -1,1 +1,11 @@
+//! Laws of the ledger.
 
+mod fixture;
+
+mod canonical;
+mod crash;
+mod damage;
+mod golden;
+mod identity;
+mod publish;
+mod snapshot;

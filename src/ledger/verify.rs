@@ -5,7 +5,8 @@
 
 use std::collections::HashSet;
 
-use super::checkpoint::{ChainCursor, Checkpoint};
+use super::checkpoint::Checkpoint;
+use super::cursor::ChainCursor;
 use super::error::{Damage, LedgerError, OrderProblem};
 use super::name::{ArtifactKind, ArtifactName, FOLDERS, Place};
 use super::store::{Ledger, read_names, slice_segment, verify_bytes};
@@ -68,18 +69,10 @@ impl Finding {
     /// What repairs it, as a sentence for people.
     pub fn repair(&self) -> &'static str {
         match self.problem {
-            Problem::Missing | Problem::Gap { .. } => {
-                "`larder sync` fetches it from any store that holds it"
-            }
-            Problem::Damaged(_) => {
-                "`larder repair` sets it aside; any holder of the good bytes heals it"
-            }
-            Problem::Fork => {
-                "`larder origin fork` on the machine that wrote it starts a new generation"
-            }
-            Problem::Order(_) => {
-                "the machine that wrote it starts a new generation with `larder origin fork`"
-            }
+            Problem::Missing | Problem::Gap { .. } => "`larder sync` fetches it from any store that holds it",
+            Problem::Damaged(_) => "`larder repair` sets it aside; any holder of the good bytes heals it",
+            Problem::Fork => "`larder origin fork` on the machine that wrote it starts a new generation",
+            Problem::Order(_) => "the machine that wrote it starts a new generation with `larder origin fork`",
             Problem::Unreadable(_) => "check the disk and the folder's permissions",
             Problem::Stray => "it can be removed: nothing reads it",
         }
@@ -98,13 +91,7 @@ impl Ledger {
 
     /// Verifies one chain.
     pub fn verify_chain(&self, chain: &Chain, depth: Depth) -> Result<Vec<Finding>, LedgerError> {
-        let mut check = Check {
-            ledger: self,
-            chain,
-            depth,
-            done: HashSet::new(),
-            findings: Vec::new(),
-        };
+        let mut check = Check { ledger: self, chain, depth, done: HashSet::new(), findings: Vec::new() };
         check.strays()?;
         check.walk()?;
         check.unnamed()?;
@@ -122,12 +109,7 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn report(&mut self, seq: Option<u64>, artifact: String, problem: Problem) {
-        self.findings.push(Finding {
-            chain: self.chain.clone(),
-            seq,
-            artifact,
-            problem,
-        });
+        self.findings.push(Finding { chain: self.chain.clone(), seq, artifact, problem });
     }
 
     fn report_error(&mut self, seq: Option<u64>, name: &ArtifactName, error: LedgerError) {
@@ -144,11 +126,7 @@ impl Check<'_> {
         for folder in FOLDERS {
             for file in read_names(&self.ledger.folder(self.chain, folder))? {
                 if ArtifactName::from_file(self.chain, folder, &file).is_err() {
-                    self.report(
-                        None,
-                        format!("{}/{folder}/{file}", self.chain),
-                        Problem::Stray,
-                    );
+                    self.report(None, format!("{}/{folder}/{file}", self.chain), Problem::Stray);
                 }
             }
         }
@@ -162,17 +140,12 @@ impl Check<'_> {
         for same_seq in names.chunk_by(|a, b| seq_of(a) == seq_of(b)) {
             let seq = seq_of(&same_seq[0]);
             if seq > expected {
-                let gap = Problem::Gap {
-                    from: expected,
-                    to: seq - 1,
-                };
+                let gap = Problem::Gap { from: expected, to: seq - 1 };
                 self.report(Some(expected), format!("{}/checkpoints", self.chain), gap);
             }
             expected = seq + 1;
             if same_seq.len() > 1 {
-                same_seq
-                    .iter()
-                    .for_each(|name| self.report(Some(seq), name.to_string(), Problem::Fork));
+                same_seq.iter().for_each(|name| self.report(Some(seq), name.to_string(), Problem::Fork));
             }
             let before = cursor.tip().filter(|tip| tip.seq + 1 == seq);
             let mut followed = None;
@@ -190,13 +163,7 @@ impl Check<'_> {
                     }
                 }
                 // After a gap, a fork or damage the chain is followed from here.
-                let from_here = || {
-                    ChainCursor::after(
-                        self.chain.clone(),
-                        checkpoint.tip(),
-                        Some(checkpoint.body.key),
-                    )
-                };
+                let from_here = || ChainCursor::after(self.chain.clone(), checkpoint.tip(), Some(checkpoint.body.key));
                 followed = Some(followed.unwrap_or_else(from_here));
             }
             cursor = followed.unwrap_or(cursor);
@@ -205,11 +172,7 @@ impl Check<'_> {
     }
 
     fn forked_at(&self, names: &[ArtifactName], seq: u64) -> bool {
-        names
-            .iter()
-            .filter(|name| seq_of(name) == seq)
-            .nth(1)
-            .is_some()
+        names.iter().filter(|name| seq_of(name) == seq).nth(1).is_some()
     }
 
     /// Verifies a checkpoint alone and everything it names.
@@ -231,9 +194,7 @@ impl Check<'_> {
                 self.report_error(seq, &artifact, error);
             }
         }
-        let content = self
-            .inline_segments(&checkpoint)
-            .and_then(|()| self.lines(&checkpoint, whole));
+        let content = self.inline_segments(&checkpoint).and_then(|()| self.lines(&checkpoint, whole));
         if let Err(error) = content {
             self.report_error(seq, name, error);
         }
@@ -260,32 +221,22 @@ impl Check<'_> {
         verify_bytes(name, &bytes).map_err(|damage| LedgerError::damaged(name, damage))
     }
 
-    fn segments(
-        &self,
-        places: impl Iterator<Item = (SegmentHash, Place)>,
-    ) -> Result<(), LedgerError> {
+    fn segments(&self, places: impl Iterator<Item = (SegmentHash, Place)>) -> Result<(), LedgerError> {
         let mut current: Option<(Place, std::sync::Arc<[u8]>)> = None;
         for (segment, place) in places {
             let block = match &current {
                 Some((other, block)) if other.block == place.block => block.clone(),
                 _ => self.ledger.read_block(&place)?,
             };
-            slice_segment(&block, segment, &place)
-                .map_err(|damage| LedgerError::damaged(&place.artifact, damage))?;
+            slice_segment(&block, segment, &place).map_err(|damage| LedgerError::damaged(&place.artifact, damage))?;
             current = Some((place, block));
         }
         Ok(())
     }
 
     fn inline_segments(&self, checkpoint: &Checkpoint) -> Result<(), LedgerError> {
-        let places = checkpoint
-            .inline_places()
-            .map_err(|damage| LedgerError::damaged(&checkpoint.name, damage))?;
-        if self.depth == Depth::Bytes {
-            self.segments(places.into_iter())
-        } else {
-            Ok(())
-        }
+        let places = checkpoint.inline_places().map_err(|damage| LedgerError::damaged(&checkpoint.name, damage))?;
+        if self.depth == Depth::Bytes { self.segments(places.into_iter()) } else { Ok(()) }
     }
 
     /// Every line is a record, and the versions are numbered as the checkpoint says (unless a part is missing).
@@ -300,21 +251,14 @@ impl Check<'_> {
             if let Record::Version(_, version) = record {
                 n += 1;
                 let lane = &version.dot.lane;
-                let own =
-                    lane.origin == body.chain.origin && lane.generation == body.chain.generation;
+                let own = lane.origin == body.chain.origin && lane.generation == body.chain.generation;
                 if !own || version.dot.n != n {
-                    return Err(wrong(
-                        "holds a version whose number is not the next of its chain",
-                    ));
+                    return Err(wrong("holds a version whose number is not the next of its chain"));
                 }
             }
             Ok(())
         })?;
-        if n == body.last_n {
-            Ok(())
-        } else {
-            Err(wrong("holds another number of versions than it counts"))
-        }
+        if n == body.last_n { Ok(()) } else { Err(wrong("holds another number of versions than it counts")) }
     }
 
     /// Artifacts that no checkpoint names are harmless, but damaged ones would be handed on.

@@ -4,7 +4,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ManifestDelta, ManifestError, SegmentHash, Version, VersionError, VersionId, canonical};
+use super::{
+    Hash, Hlc, ManifestDelta, ManifestError, SegmentHash, Version, VersionError, VersionId, canonical, require_canonical,
+};
 
 /// Longest line accepted, in bytes.
 pub const MAX_LINE_BYTES: usize = 64 << 20;
@@ -53,6 +55,52 @@ impl Uses {
     }
 }
 
+/// A fact about versions that is no version: an event that supersedes those in its `prev`.
+///
+/// `deletes` names tombstones that a person approved in its value, a list of version ids. Fields of other kinds are kept.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct MetaEvent {
+    /// What is set.
+    pub field: String,
+    /// When, among heads.
+    pub hlc: Hlc,
+    kind: MetaKind,
+    /// The hashes of the events it supersedes, sorted.
+    pub prev: Vec<Hash>,
+    /// What it is about: a path, a version, or the chain's name.
+    pub target: String,
+    v: u32,
+    /// The value; its form depends on the field.
+    pub value: serde_json::Value,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum MetaKind {
+    Meta,
+}
+
+/// The field of an event that approves deletions.
+pub const APPROVED_DELETES: &str = "deletes";
+/// Most deletions one event may approve.
+pub const MAX_APPROVED: usize = 1_000_000;
+
+impl MetaEvent {
+    /// Approves deletions by the ids of their tombstones.
+    pub fn approve_deletes(chain: String, hlc: Hlc, tombstones: &[VersionId]) -> MetaEvent {
+        let ids: Vec<serde_json::Value> = tombstones.iter().map(|id| id.to_string().into()).collect();
+        let (field, kind) = (APPROVED_DELETES.to_owned(), MetaKind::Meta);
+        MetaEvent { field, hlc, kind, prev: Vec::new(), target: chain, v: 1, value: ids.into() }
+    }
+
+    /// The tombstones that this event approves; empty for every other event.
+    pub fn approved_deletes(&self) -> Vec<VersionId> {
+        let values = self.value.as_array().filter(|_| self.field == APPROVED_DELETES);
+        let texts = values.into_iter().flatten().take(MAX_APPROVED).filter_map(serde_json::Value::as_str);
+        texts.filter_map(|text| text.parse().ok()).collect()
+    }
+}
+
 /// One line, understood.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Record {
@@ -62,6 +110,8 @@ pub enum Record {
     Manifest(ManifestDelta),
     /// Where segments of another chain stand.
     Uses(Uses),
+    /// A fact that is no version.
+    Meta(MetaEvent),
     /// A kind this release does not know, kept as it is.
     Unknown {
         /// Its `kind`.
@@ -86,6 +136,10 @@ impl Record {
             "version" => Version::parse(line).map(|(id, v)| Record::Version(id, Box::new(v))).map_err(Into::into),
             "manifest" => Ok(Record::Manifest(ManifestDelta::parse(line)?)),
             "uses" => Ok(Record::Uses(serde_json::from_slice(line)?)),
+            "meta" => {
+                require_canonical(line).map_err(VersionError::from)?;
+                Ok(Record::Meta(serde_json::from_slice(line)?))
+            }
             other => Ok(Record::Unknown { kind: other.to_owned() }),
         }
     }
@@ -100,6 +154,8 @@ pub enum RecordLine {
     Manifest(ManifestDelta),
     /// Where segments of another chain stand.
     Uses(Uses),
+    /// A fact that is no version.
+    Meta(MetaEvent),
 }
 
 impl RecordLine {
@@ -109,6 +165,7 @@ impl RecordLine {
             RecordLine::Version(version) => version.to_line().1,
             RecordLine::Manifest(manifest) => manifest.to_line(),
             RecordLine::Uses(uses) => canonical::sorted_struct_bytes(uses),
+            RecordLine::Meta(meta) => canonical::sorted_struct_bytes(meta),
         }
     }
 }

@@ -2,11 +2,82 @@
 //!
 //! Invariant: each is a new version on top of what is there, so it travels like any edit and can itself be undone.
 
-use super::{Node, NodeError};
+use serde::{Deserialize, Serialize};
+
+use super::{Node, NodeError, RunOptions, Way};
 use crate::model::{RelPath, VersionId};
 use crate::sync::Report;
 
+/// What can be asked of an open project, by a command or, over the socket, by a command beside the daemon.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "kebab-case")]
+pub enum ChangeRequest {
+    /// One run.
+    Run {
+        /// Which way.
+        way: Way,
+        /// Only list it.
+        dry_run: bool,
+    },
+    /// An earlier version becomes the newest.
+    Restore {
+        /// Of which path.
+        path: RelPath,
+        /// Which one.
+        version: VersionId,
+        /// Only list it.
+        dry_run: bool,
+    },
+    /// What the last run changed is taken back.
+    Undo {
+        /// Only list it.
+        dry_run: bool,
+    },
+    /// A conflict is settled.
+    ResolveConflict {
+        /// Of which path.
+        path: RelPath,
+        /// Which version wins; what is shown now if there is none.
+        pick: Option<VersionId>,
+        /// Only list it.
+        dry_run: bool,
+    },
+    /// Held deletions happen.
+    ApproveDeletions,
+    /// Held deletions are taken back.
+    RestoreDeletions,
+}
+
+impl ChangeRequest {
+    /// True if nothing is to be changed.
+    pub fn is_dry_run(&self) -> bool {
+        match self {
+            ChangeRequest::Run { dry_run, .. }
+            | ChangeRequest::Restore { dry_run, .. }
+            | ChangeRequest::Undo { dry_run }
+            | ChangeRequest::ResolveConflict { dry_run, .. } => *dry_run,
+            ChangeRequest::ApproveDeletions | ChangeRequest::RestoreDeletions => false,
+        }
+    }
+}
+
 impl Node {
+    /// Does what was asked.
+    pub fn change(&mut self, request: &ChangeRequest) -> Result<Report, NodeError> {
+        match request {
+            ChangeRequest::Run { way, dry_run } => {
+                self.run(&RunOptions { way: *way, dry_run: *dry_run, ..RunOptions::default() })
+            }
+            ChangeRequest::Restore { path, version, dry_run } => self.restore(path, version, *dry_run),
+            ChangeRequest::Undo { dry_run } => self.undo(*dry_run),
+            ChangeRequest::ResolveConflict { path, pick, dry_run } => {
+                self.resolve_conflict(path, pick.as_ref(), *dry_run)
+            }
+            ChangeRequest::ApproveDeletions => Ok(self.approve_deletions()?.1),
+            ChangeRequest::RestoreDeletions => self.restore_deletions(),
+        }
+    }
+
     /// Makes an earlier version of a path the newest, here and everywhere.
     pub fn restore(&mut self, path: &RelPath, version: &VersionId, dry_run: bool) -> Result<Report, NodeError> {
         let mut report = Report::default();
@@ -24,7 +95,12 @@ impl Node {
     }
 
     /// Settles a conflict: `pick` wins, or what is shown now if it is `None`.
-    pub fn resolve_conflict(&mut self, path: &RelPath, pick: Option<&VersionId>, dry_run: bool) -> Result<Report, NodeError> {
+    pub fn resolve_conflict(
+        &mut self,
+        path: &RelPath,
+        pick: Option<&VersionId>,
+        dry_run: bool,
+    ) -> Result<Report, NodeError> {
         let mut report = Report::default();
         self.engine.resolve_conflict(path, pick, dry_run, &mut report)?;
         self.finish_change(dry_run, &mut report)?;

@@ -13,6 +13,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 
+pub use change::ChangeRequest;
 pub use check::{Found, Rebuilt, Verified, rebuild, verify};
 pub use error::{Kind, NodeError};
 pub use history::DiskChange;

@@ -231,14 +231,14 @@ impl Glance {
     /// The process id of the daemon or command that holds the project, if one does.
     pub fn holder(&self) -> Option<u32> {
         let mut file = File::open(self.dirs.lock()).ok()?;
-        match file.try_lock_shared() {
-            Ok(()) => None,
-            Err(_) => {
-                let mut text = String::new();
-                file.read_to_string(&mut text).ok()?;
-                text.trim().parse().ok()
-            }
-        }
+        let mut text = String::new();
+        file.read_to_string(&mut text).ok()?;
+        let holder: u32 = text.trim().parse().ok()?;
+        // Only a process that lives may hold it. The lock is not touched otherwise: whoever takes it at this moment
+        // must not find it taken by somebody who only looks.
+        let pid = i32::try_from(holder).ok().and_then(rustix::process::Pid::from_raw)?;
+        let lives = !matches!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH));
+        (lives && file.try_lock_shared().is_err()).then_some(holder)
     }
 }
 

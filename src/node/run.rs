@@ -3,12 +3,14 @@
 //! Invariant: an exchange precedes the first look at the disk, so that a first contact knows what others have; a backend
 //! that fails does not stop what can be done without it, and is named in the report.
 
+use super::status::{conflicts_remain, held_remain};
 use super::{Kind, Node, NodeError};
 use crate::sync::exchange::Direction;
 use crate::sync::{Report, Scope, SyncError};
 
 /// Which way a run goes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Way {
     /// Both.
     #[default]
@@ -45,38 +47,47 @@ impl Node {
         let mut report = Report::default();
         if let Some(error) = &self.backend_error {
             report.backend_error = Some(error.message.clone());
-            let now = self.env.clock.wall_ms() as i64;
-            self.engine.note_backend_failure(&error.message, now)?;
         }
         self.engine.begin_run();
+        let mut steps = Steps(std::time::Instant::now());
         let mut rows = None;
         if options.exchange {
             rows = soften(self.engine.read_rows(), &mut report)?.flatten();
             let pulled = self.engine.exchange_backend(Direction::Pull, &mut report);
             soften(pulled, &mut report)?;
         }
+        steps.done("exchange in");
         self.engine.record(&options.scope, options.dry_run, &mut report)?;
+        steps.done("record");
         if let Some(rows) = rows {
             let recorded = self.engine.record_rows_read(&rows, options.dry_run, &mut report);
             soften(recorded, &mut report)?;
         }
+        if !options.dry_run {
+            self.engine.release_approved()?;
+        }
         if options.way != Way::Push {
             self.engine.materialise(options.dry_run, &mut report)?;
         }
+        steps.done("materialise");
         let published = report.ledger_bytes > 0;
         if options.way != Way::Pull && !options.dry_run && (options.exchange || published) {
             let pushed = self.engine.exchange_backend(Direction::Push, &mut report);
             soften(pushed, &mut report)?;
         }
+        steps.done("exchange out");
         if options.way != Way::Pull {
             let mirrored = self.engine.mirror(options.dry_run, &mut report);
             soften(mirrored, &mut report)?;
         }
+        steps.done("mirror");
         if options.dry_run {
             self.engine.plan_rows_of_recorded(&mut report);
         } else {
             self.engine.sweep_displaced(&mut report)?;
         }
+        let now = self.env.clock.wall_ms() as i64;
+        self.engine.note_backend(report.backend_error.as_deref(), now)?;
         Ok(report)
     }
 
@@ -86,24 +97,21 @@ impl Node {
             let kind = self.backend_error.as_ref().map_or(Kind::Unavailable, |error| error.kind);
             return Ok(Some(NodeError::new(kind, format!("the backend could not be reached: {error}"))));
         }
-        let held = self.engine.held_deletions()?.len();
-        if held > 0 {
-            let message = format!("{held} deletions wait for you");
-            return Ok(Some(NodeError {
-                kind: Kind::Conflicts,
-                message,
-                hint: Some("see `larder deletes list`, then `larder deletes approve` or `restore`".to_owned()),
-            }));
+        let held = held_remain(self.engine.held_deletions()?.len());
+        if held.is_some() {
+            return Ok(held);
         }
-        let conflicts = self.engine.conflict_count()?;
-        if conflicts > 0 {
-            return Ok(Some(NodeError {
-                kind: Kind::Conflicts,
-                message: format!("{conflicts} files have edits that could not both be kept in place"),
-                hint: Some("see `larder conflicts`".to_owned()),
-            }));
-        }
-        Ok(None)
+        Ok(conflicts_remain(self.engine.conflict_count()?))
+    }
+}
+
+/// Tells the log how long each step of a run took.
+struct Steps(std::time::Instant);
+
+impl Steps {
+    fn done(&mut self, step: &'static str) {
+        tracing::debug!(step, ms = self.0.elapsed().as_millis() as u64, "step");
+        self.0 = std::time::Instant::now();
     }
 }
 

@@ -14,6 +14,9 @@ use crate::sync::resolve::resolve;
 /// Conflicts, pending paths and problems listed; more are counted.
 pub const MAX_LISTED: usize = 1_000;
 
+/// The journal's line of the backend as a whole: opened and asked, whatever was exchanged.
+const WHOLE_RUN: &str = "backend";
+
 /// What is known of a project. The JSON form is stable.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Status {
@@ -160,7 +163,8 @@ impl Glance {
             status.read_journal(state)?;
         }
         status.counts = self.counts()?;
-        status.conflicts = self.conflicts()?.into_iter().take(MAX_LISTED).map(|found| found.slot.path.shown()).collect();
+        status.conflicts =
+            self.conflicts()?.into_iter().take(MAX_LISTED).map(|found| found.slot.path.shown()).collect();
         Ok(status)
     }
 
@@ -211,14 +215,21 @@ pub struct OpenConflict {
 impl Status {
     fn read_journal(&mut self, state: &State) -> Result<(), NodeError> {
         let lines = state.peer_lines()?;
-        self.backend.lines = lines.iter().filter(|line| !is_overtaken(line, &lines)).map(ContactStatus::from).collect();
-        let succeeded = self.backend.lines.iter().any(|line| line.success_ms.is_some());
+        // The line of whole runs says nothing new unless the last one failed.
+        let told = |line: &&PeerLine| line.store != WHOLE_RUN || line.failure_ms.is_some();
+        self.backend.lines = lines.iter().filter(told).map(ContactStatus::from).collect();
+        let succeeded = lines.iter().any(|line| line.success_ms.is_some());
         self.backend.ok = succeeded && self.backend.lines.iter().all(|line| line.failure_ms.is_none());
         self.pending = state.pending()?.into_iter().take(MAX_LISTED).map(PendingStatus::from).collect();
         let held = state.held()?;
         self.held_deletions = held.iter().take(MAX_LISTED).map(|(_, path, _)| path.shown()).collect();
         for (_, path, attempts, next_ms, error) in state.outbox()?.into_iter().take(MAX_LISTED) {
-            self.outbox.push(OutboxStatus { path: path.shown(), attempts, next_ms, error: larder_patterns::shown(&error) });
+            self.outbox.push(OutboxStatus {
+                path: path.shown(),
+                attempts,
+                next_ms,
+                error: larder_patterns::shown(&error),
+            });
         }
         for (source, problem) in state.problems()?.into_iter().take(MAX_LISTED) {
             let what = larder_patterns::shown(&problem.what);
@@ -237,11 +248,19 @@ impl Status {
         let with_hint = |kind, message: String, hint: &str| NodeError { kind, message, hint: Some(hint.to_owned()) };
         if self.problems.iter().any(|problem| problem.source == "ledger") {
             let message = "damage was found in the ledger".to_owned();
-            return Some(with_hint(Kind::Damage, message, "run `larder verify`: it names what is damaged and what repairs it"));
+            return Some(with_hint(
+                Kind::Damage,
+                message,
+                "run `larder verify`: it names what is damaged and what repairs it",
+            ));
         }
         if self.is_new() {
             let message = "nothing was kept yet, the backend was never reached".to_owned();
-            return Some(with_hint(Kind::Unavailable, message, "run `larder sync` once, or `larder up` to keep it running"));
+            return Some(with_hint(
+                Kind::Unavailable,
+                message,
+                "run `larder sync` once, or `larder up` to keep it running",
+            ));
         }
         if !self.backend.ok {
             let failed = self.backend.lines.iter().find_map(|line| line.error.clone());
@@ -249,25 +268,35 @@ impl Status {
                 Some(error) => format!("the last contact with the backend failed: {error}"),
                 None => "the backend was never reached".to_owned(),
             };
-            return Some(with_hint(Kind::Unavailable, message, "files are kept here meanwhile; `larder sync` tries again"));
+            return Some(with_hint(
+                Kind::Unavailable,
+                message,
+                "files are kept here meanwhile; `larder sync` tries again",
+            ));
         }
-        if !self.held_deletions.is_empty() {
-            let message = format!("{} deletions wait for you", self.held_deletions.len());
-            return Some(with_hint(Kind::Conflicts, message, "see `larder deletes list`, then `larder deletes approve` or `restore`"));
-        }
-        if !self.conflicts.is_empty() {
-            let message = format!("{} files have edits that could not both be kept in place", self.conflicts.len());
-            return Some(with_hint(Kind::Conflicts, message, "see `larder conflicts`"));
-        }
-        None
+        held_remain(self.held_deletions.len()).or_else(|| conflicts_remain(self.conflicts.len()))
     }
 }
 
-/// The line `backend` tells of a failure to open; any later success of another line says that it opened since.
-fn is_overtaken(line: &PeerLine, lines: &[PeerLine]) -> bool {
-    let Some(failure_ms) = line.failure_ms else { return false };
-    let later = |other: &PeerLine| other.success_ms.is_some_and(|success_ms| success_ms > failure_ms);
-    line.store == "backend" && lines.iter().any(later)
+/// That deletions wait for a person.
+pub(super) fn held_remain(count: usize) -> Option<NodeError> {
+    let message = match count {
+        0 => return None,
+        1 => "1 deletion waits for you".to_owned(),
+        _ => format!("{count} deletions wait for you"),
+    };
+    let hint = Some("see `larder deletes list`, then `larder deletes approve` or `restore`".to_owned());
+    Some(NodeError { kind: Kind::Conflicts, message, hint })
+}
+
+/// That conflicts wait for a person.
+pub(super) fn conflicts_remain(count: usize) -> Option<NodeError> {
+    let message = match count {
+        0 => return None,
+        1 => "1 file has edits that could not both be kept in place".to_owned(),
+        _ => format!("{count} files have edits that could not both be kept in place"),
+    };
+    Some(NodeError { kind: Kind::Conflicts, message, hint: Some("see `larder conflicts`".to_owned()) })
 }
 
 impl From<&PeerLine> for ContactStatus {

@@ -306,6 +306,26 @@ fn approved_deletions_happen_on_disk_and_in_rows() {
 }
 
 #[test]
+fn one_approval_satisfies_every_receiver() {
+    let backend = backend();
+    let (mut a, mut b) = (Machine::new("a", &backend), Machine::new("b", &backend));
+    for i in 0..60 {
+        a.write(&format!("d/{i}.md"), &format!("file {i}"));
+    }
+    converge(&mut [&mut a, &mut b]);
+    std::fs::remove_dir_all(a.path("d")).expect("removes");
+    a.run();
+    b.run();
+    assert!(b.read("d/7.md").is_some());
+
+    a.node().approve_deletions().expect("approves");
+    converge(&mut [&mut b, &mut a]);
+
+    assert_eq!(b.read("d/7.md"), None);
+    assert!(b.node().engine.held_deletions().expect("lists").is_empty());
+}
+
+#[test]
 fn archive_files_never_land_in_another_tree() {
     let backend = backend();
     let (mut a, mut b) = (Machine::new("a", &backend), Machine::new("b", &backend));

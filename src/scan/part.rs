@@ -24,6 +24,12 @@ pub(super) enum Item {
     Folder(usize),
 }
 
+impl Item {
+    pub(super) fn is_entry(&self) -> bool {
+        matches!(self, Item::Entry(_))
+    }
+}
+
 pub(super) fn part_of_closed(path: &RelPath, error: FolderError) -> Part {
     match error {
         FolderError::Gone => Part::default(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use larder_patterns::RelPath;
+use larder_patterns::{AdmittedPath, PathError, RelPath, Within};
 use rustix::io::Errno;
 
 use super::entry::{Entry, EntryKind};
@@ -18,61 +18,56 @@ use super::walk::{Source, Task, Walk};
 /// The surroundings of the names of one folder.
 pub(super) struct Scene<'s, 'w> {
     pub(super) walk: &'s Walk<'w>,
+    pub(super) within: &'s Arc<Within<'w>>,
     pub(super) folder: &'s Arc<Folder>,
     pub(super) ignores: &'s IgnoreStack,
 }
 
-impl Scene<'_, '_> {
-    pub(super) fn take_all(
-        &self,
-        folder: Option<&RelPath>,
-        names: &Names,
-        part: &mut Part,
-        tasks: &mut Vec<Task>,
-    ) {
-        let mut text = folder.map_or(String::new(), |folder| format!("{folder}/"));
-        let prefix_bytes = text.len();
+impl<'w> Scene<'_, 'w> {
+    pub(super) fn take_all(&self, names: &Names, part: &mut Part, tasks: &mut Vec<Task<'w>>) {
         for (name, kind) in names.iter() {
-            text.truncate(prefix_bytes);
-            let Ok(name) = std::str::from_utf8(name) else {
-                part.problems
-                    .push(unnameable(&text, name, ProblemKind::NotUtf8));
-                continue;
+            let what = match std::str::from_utf8(name) {
+                Err(_) => ProblemKind::NotUtf8,
+                Ok(text) => match self.take(text, kind, part, tasks) {
+                    Ok(()) => continue,
+                    Err(error) => ProblemKind::Name(error),
+                },
             };
-            text.push_str(name);
-            match RelPath::parse(&text) {
-                Ok(path) => self.take(name, path, kind, part, tasks),
-                Err(error) => {
-                    let problem = unnameable(
-                        &text[..prefix_bytes],
-                        name.as_bytes(),
-                        ProblemKind::Name(error),
-                    );
-                    part.problems.push(problem);
-                }
-            }
+            let prefix = self
+                .within
+                .folder()
+                .map_or(String::new(), |folder| format!("{folder}/"));
+            part.problems.push(unnameable(&prefix, name, what));
         }
     }
 
+    /// Judges one name. Errors: what makes it no path inside a project.
     pub(super) fn take(
         &self,
         name: &str,
-        path: RelPath,
         kind: NameKind,
         part: &mut Part,
-        tasks: &mut Vec<Task>,
-    ) {
-        if kind == NameKind::Folder {
-            self.take_folder(path, part, tasks);
-        } else {
-            self.take_name(name, path, kind, part);
+        tasks: &mut Vec<Task<'w>>,
+    ) -> Result<(), PathError> {
+        match kind {
+            NameKind::Folder => {
+                if let Some(path) = self.within.may_contain(name)? {
+                    self.take_folder(path, part, tasks);
+                }
+            }
+            NameKind::Link => {
+                if let Some(path) = self.within.may_contain(name)? {
+                    part.silent
+                        .push((path.as_str().to_owned(), Silence::Linked));
+                }
+                self.take_name(name, part)?;
+            }
+            NameKind::File | NameKind::Other(_) => self.take_name(name, part)?,
         }
+        Ok(())
     }
 
-    fn take_folder(&self, path: RelPath, part: &mut Part, tasks: &mut Vec<Task>) {
-        if !self.walk.rules.may_contain(&path) {
-            return;
-        }
+    fn take_folder(&self, path: RelPath, part: &mut Part, tasks: &mut Vec<Task<'w>>) {
         if self.ignores.ignores(path.as_str(), true) {
             part.silent
                 .push((path.as_str().to_owned(), Silence::GitIgnored));
@@ -82,20 +77,24 @@ impl Scene<'_, '_> {
         part.items.push(Item::Folder(slot));
         tasks.push(Task {
             slot,
-            path: Some(path),
             ignores: self.ignores.clone(),
-            source: Source::In(Arc::clone(self.folder)),
+            source: Source::In {
+                parent: Arc::clone(self.folder),
+                above: Arc::clone(self.within),
+                path,
+            },
         });
     }
 
-    fn take_name(&self, name: &str, path: RelPath, kind: NameKind, part: &mut Part) {
-        if kind == NameKind::Link && self.walk.rules.may_contain(&path) {
-            part.silent
-                .push((path.as_str().to_owned(), Silence::Linked));
+    fn take_name(&self, name: &str, part: &mut Part) -> Result<(), PathError> {
+        if let Some(admitted) = self.within.admit(name)? {
+            self.take_admitted(name, admitted, part);
         }
-        let Ok(admitted) = self.walk.rules.admit(&path) else {
-            return;
-        };
+        Ok(())
+    }
+
+    fn take_admitted(&self, name: &str, admitted: AdmittedPath, part: &mut Part) {
+        let path = admitted.path();
         if self.ignores.ignores(path.as_str(), false) {
             part.silent
                 .push((path.as_str().to_owned(), Silence::GitIgnored));
@@ -105,19 +104,19 @@ impl Scene<'_, '_> {
             Ok(stat) => stat,
             // Gone since it was listed.
             Err(Errno::NOENT) => return,
-            Err(errno) => return part.problems.push(unreadable(&path, errno)),
+            Err(errno) => return part.problems.push(unreadable(path, errno)),
         };
         let problem = match EntryKind::of(&stat) {
-            Some(EntryKind::Link) => self.link_problem(name, &path),
+            Some(EntryKind::Link) => self.link_problem(name, path),
             Some(EntryKind::File { .. }) => self.size_problem(stat.size),
             None => Some(ProblemKind::NotAFile(not_a_file(stat.file_type()))),
         };
         if let Some(what) = problem {
-            return part.problems.push(problem_at(&path, what));
+            return part.problems.push(problem_at(path, what));
         }
         let kind = EntryKind::of(&stat).expect("what is neither file nor link has a problem");
         if self.walk.options.pattern_hits {
-            let named = self.walk.rules.matching(&path);
+            let named = self.walk.rules.matching(path);
             part.hits
                 .extend(named.into_iter().filter(|pattern| !pattern.is_exclusion()));
             part.hits.sort_unstable();

@@ -7,7 +7,7 @@
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use larder_patterns::{RelPath, Rules};
+use larder_patterns::{RelPath, Rules, Within};
 use rustix::io::Errno;
 
 use super::error::ScanError;
@@ -71,31 +71,35 @@ pub fn walk(root: &Root, rules: &Rules, options: &WalkOptions) -> Result<Listing
 }
 
 /// A folder to list.
-pub(super) struct Task {
+pub(super) struct Task<'w> {
     pub(super) slot: usize,
-    pub(super) path: Option<RelPath>,
     pub(super) ignores: IgnoreStack,
-    pub(super) source: Source,
+    pub(super) source: Source<'w>,
 }
 
-pub(super) enum Source {
-    Opened(Folder),
-    In(Arc<Folder>),
+pub(super) enum Source<'w> {
+    Root(Folder),
+    /// Opened, and its rules found, when its turn comes: the folders that wait are many, those above them few.
+    In {
+        parent: Arc<Folder>,
+        above: Arc<Within<'w>>,
+        path: RelPath,
+    },
 }
 
 pub(super) struct Walk<'w> {
     root: &'w Root,
     pub(super) rules: &'w Rules,
     pub(super) options: &'w WalkOptions,
-    queue: Mutex<Queue>,
+    queue: Mutex<Queue<'w>>,
     changed: Condvar,
     parts: Mutex<Vec<(usize, Part)>>,
     pub(super) next_slot: AtomicUsize,
 }
 
 #[derive(Default)]
-struct Queue {
-    tasks: Vec<Task>,
+struct Queue<'w> {
+    tasks: Vec<Task<'w>>,
     busy: usize,
 }
 
@@ -118,9 +122,8 @@ impl<'w> Walk<'w> {
         let folder = self.open_root()?;
         self.enqueue(vec![Task {
             slot: TOP,
-            path: None,
             ignores: self.repository_ignores(),
-            source: Source::Opened(folder),
+            source: Source::Root(folder),
         }]);
         Ok(())
     }
@@ -156,12 +159,16 @@ impl<'w> Walk<'w> {
             Ok(stat) => {
                 let kind = NameKind::of(stat.file_type());
                 let mut tasks = Vec::new();
+                let above = path.ancestors().last();
                 let scene = Scene {
                     walk: self,
+                    within: &Arc::new(self.rules.within(above.as_ref())),
                     folder: &folder,
                     ignores: &ignores,
                 };
-                scene.take(name, path.clone(), kind, &mut part, &mut tasks);
+                scene
+                    .take(name, kind, &mut part, &mut tasks)
+                    .expect("the name of a path is a name");
                 self.enqueue(tasks);
             }
             Err(Errno::NOENT | Errno::NOTDIR) => {}
@@ -235,7 +242,7 @@ impl<'w> Walk<'w> {
         }
     }
 
-    fn next_task(&self) -> Option<Task> {
+    fn next_task(&self) -> Option<Task<'w>> {
         let mut queue = lock(&self.queue);
         loop {
             if let Some(task) = queue.tasks.pop() {
@@ -252,7 +259,7 @@ impl<'w> Walk<'w> {
         }
     }
 
-    fn enqueue(&self, tasks: Vec<Task>) {
+    fn enqueue(&self, tasks: Vec<Task<'w>>) {
         lock(&self.queue).tasks.extend(tasks);
     }
 
@@ -261,47 +268,40 @@ impl<'w> Walk<'w> {
     }
 
     /// Lists one folder.
-    fn list(&self, task: Task, tasks: &mut Vec<Task>) -> Part {
-        let Task {
-            path,
-            ignores,
-            source,
-            ..
-        } = task;
-        let folder = match source {
-            Source::Opened(folder) => folder,
-            Source::In(parent) => {
-                let path = path
-                    .as_ref()
-                    .expect("only the root has no path, and it is opened");
-                match parent.open_in(self.root, path.file_name()) {
-                    Ok(folder) => folder,
-                    Err(error) => return part_of_closed(path, error),
-                }
-            }
+    fn list(&self, task: Task<'w>, tasks: &mut Vec<Task<'w>>) -> Part {
+        let (folder, within) = match task.source {
+            Source::Root(folder) => (folder, self.rules.within(None)),
+            Source::In {
+                parent,
+                above,
+                path,
+            } => match parent.open_in(self.root, path.file_name()) {
+                Ok(folder) => (folder, within_at(&above, path.file_name())),
+                Err(error) => return part_of_closed(&path, error),
+            },
         };
+        let path = within.folder();
         let (names, cut) = folder.names();
         let mut part = Part {
             listed: true,
             ..Part::default()
         };
         if cut.is_some() {
-            let place = path
-                .as_ref()
-                .map_or(String::new(), |path| path.as_str().to_owned());
+            let place = path.map_or(String::new(), |path| path.as_str().to_owned());
             part.silent.push((place, Silence::Unreadable));
         }
-        let ignores = if names.has_file(GITIGNORE) {
-            self.ignores_in(&ignores, path.as_ref(), &folder)
+        let ignores = if self.options.respect_gitignore && names.has_file(GITIGNORE) {
+            task.ignores.entering(path, &folder)
         } else {
-            ignores
+            task.ignores
         };
         let scene = Scene {
             walk: self,
+            within: &Arc::new(within),
             folder: &Arc::new(folder),
             ignores: &ignores,
         };
-        scene.take_all(path.as_ref(), &names, &mut part, tasks);
+        scene.take_all(&names, &mut part, tasks);
         part
     }
 
@@ -325,6 +325,8 @@ impl<'w> Walk<'w> {
             // The top can have several parts: what was met on the way down, and the folder itself.
             items[slot].extend(part.items);
         }
+        let count = items.iter().flatten().filter(|item| item.is_entry());
+        listing.entries.reserve_exact(count.count());
         put_together(&mut items, TOP, &mut listing.entries);
         debug_assert!(
             listing
@@ -337,6 +339,12 @@ impl<'w> Walk<'w> {
         listing.sort();
         listing
     }
+}
+
+fn within_at<'w>(above: &Within<'w>, name: &str) -> Within<'w> {
+    above
+        .enter(name)
+        .expect("its path was made when it was queued")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

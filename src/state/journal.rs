@@ -198,16 +198,6 @@ impl State {
         self.exists("SELECT 1 FROM held WHERE version = ?1", [version.as_bytes()])
     }
 
-    /// Remembers that a person approved a deletion.
-    pub fn approve(&self, version: &VersionId) -> Result<()> {
-        self.run("approve deletion", "INSERT OR IGNORE INTO approved(version) VALUES(?1)", [version.as_bytes()]).map(drop)
-    }
-
-    /// True if a person approved it.
-    pub fn is_approved(&self, version: &VersionId) -> Result<bool> {
-        self.exists("SELECT 1 FROM approved WHERE version = ?1", [version.as_bytes()])
-    }
-
     fn exists(&self, sql: &str, params: impl rusqlite::Params) -> Result<bool> {
         self.connection
             .prepare_cached(sql)
@@ -229,11 +219,6 @@ impl State {
             }
         }
         Ok(())
-    }
-
-    /// True if the path has an open intent.
-    pub fn has_intent(&self, path: &RelPath) -> Result<bool> {
-        self.exists("SELECT 1 FROM intents WHERE path = ?1", [path.as_str()])
     }
 
     /// Every held deletion: (version, path, origin).

@@ -15,6 +15,7 @@ impl Engine {
     /// A new run begins: the undo list is that of this run.
     pub fn begin_run(&mut self) {
         self.undo_open = false;
+        self.folders.forget();
     }
 
     /// Uses another backend from here on.
@@ -24,9 +25,13 @@ impl Engine {
         self.mirrored = 0;
     }
 
-    /// Notes that the backend could not even be opened.
-    pub fn note_backend_failure(&self, why: &str, now_ms: i64) -> Result<()> {
-        Ok(self.state.note_failure("backend", crate::state::Direction::Push, now_ms, why)?)
+    /// Notes how the last run fared with the backend as a whole: opening it, asking it, writing to it.
+    pub fn note_backend(&self, failure: Option<&str>, now_ms: i64) -> Result<()> {
+        let way = crate::state::Direction::Push;
+        match failure {
+            Some(why) => Ok(self.state.note_failure("backend", way, now_ms, why)?),
+            None => Ok(self.state.note_success("backend", way, now_ms)?),
+        }
     }
 
     /// The slot of a path by today's rules.

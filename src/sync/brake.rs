@@ -9,7 +9,7 @@ use super::materialise::Step;
 use super::resolve::{Outcome, Resolution};
 use super::{Engine, Result};
 use crate::index::Stored;
-use crate::model::{Reason, RelPath, State as VersionState, VersionId};
+use crate::model::{Reason, RelPath, Space, State as VersionState, VersionId};
 
 /// Fewer deletions than this never wait.
 const FEW_DELETIONS: u64 = 25;
@@ -62,7 +62,7 @@ impl Engine {
                 continue;
             }
             for (path, stored) in members {
-                if !self.state.is_approved(&stored.id)? {
+                if !self.index.is_approved(&stored.id)? {
                     self.state.hold(&stored.id, path, &origin, now)?;
                 }
             }
@@ -75,23 +75,42 @@ impl Engine {
         Ok(self.state.held()?)
     }
 
-    /// Lets held deletions happen from the next run on.
+    /// Lets held deletions happen, here from the next run on and everywhere by an event that names them.
     pub fn approve_deletions(&mut self) -> Result<Vec<RelPath>> {
         let held = self.state.held()?;
-        self.state.transaction(|state| {
-            for (version, path, _) in &held {
-                state.release(version)?;
-                state.approve(version)?;
-                state.set_pending(path, "write", "deletion approved", 0)?;
-            }
-            Ok::<(), super::SyncError>(())
-        })?;
-        for (_, path, _) in &held {
-            if let Ok(admitted) = self.policy.rules.admit(path) {
-                self.state.set_outbox(admitted.channel(), path, 0, 0, "deletion approved")?;
+        let mut by_space: BTreeMap<Space, Vec<VersionId>> = BTreeMap::new();
+        for (version, path, _) in &held {
+            by_space.entry(self.slot_by_rules(path)?.space).or_default().push(*version);
+        }
+        for (space, tombstones) in by_space {
+            self.publish_approval(&space, &tombstones)?;
+        }
+        self.release_approved()?;
+        Ok(held.into_iter().map(|(_, path, _)| path).collect())
+    }
+
+    /// Held deletions that somebody approved meanwhile are due on disk and in the rows.
+    pub fn release_approved(&mut self) -> Result<()> {
+        let mut approved = Vec::new();
+        for (version, path, _) in self.state.held()? {
+            if self.index.is_approved(&version)? {
+                approved.push((version, path));
             }
         }
-        Ok(held.into_iter().map(|(_, path, _)| path).collect())
+        if approved.is_empty() {
+            return Ok(());
+        }
+        let rules = self.policy.rules.clone();
+        self.state.transaction(|state| {
+            for (version, path) in &approved {
+                state.release(version)?;
+                state.set_pending(path, "write", "deletion approved", 0)?;
+                if let Ok(admitted) = rules.admit(path) {
+                    state.set_outbox(admitted.channel(), path, 0, 0, "deletion approved")?;
+                }
+            }
+            Ok::<(), super::SyncError>(())
+        })
     }
 }
 

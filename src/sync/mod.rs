@@ -214,7 +214,6 @@ struct OwnChain {
 pub struct Engine {
     pub(crate) env: Env,
     pub(crate) policy: Policy,
-    pub(crate) larder_dir: PathBuf,
     pub(crate) root: Arc<Root>,
     pub(crate) stage: Stage,
     pub(crate) state: State,
@@ -237,6 +236,8 @@ pub struct Engine {
     whole_exchange_ms: Option<u64>,
     /// Somebody else goes on with our chain: nothing is published until that is settled.
     publishing_stopped: bool,
+    /// The folder that was read in last.
+    folders: place::Folders,
     /// Line files that are recorded while they grow.
     growing: std::collections::BTreeSet<RelPath>,
     /// The undo list of this run has been begun.
@@ -283,7 +284,6 @@ impl Engine {
             clock: HlcClock::new(crate::model::Hlc::from_u64(floor)),
             env: parts.env,
             policy: parts.policy,
-            larder_dir: parts.larder_dir,
             root: parts.root,
             stage,
             state: parts.state,
@@ -301,6 +301,7 @@ impl Engine {
             transport: None,
             whole_exchange_ms: None,
             publishing_stopped: false,
+            folders: place::Folders::default(),
             growing: std::collections::BTreeSet::new(),
             undo_open: false,
             planned_rows: std::collections::BTreeSet::new(),

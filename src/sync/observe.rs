@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use super::{Engine, Report, Result};
-use crate::model::{Channel, ContentKind, RelPath};
+use crate::model::{ContentKind, RelPath};
 use crate::scan::{self, Entry, EntryKind, Listing, Stat, WalkOptions};
 use crate::state::{BaseStat, Problem, StateError};
 
@@ -239,9 +239,4 @@ fn problems_of(listing: &Listing) -> Vec<Problem> {
         problems.push(Problem { path: "(more)".to_owned(), what });
     }
     problems
-}
-
-/// Which channel a base's path has today; `None` if it is not admitted.
-pub(super) fn channel_today(engine: &Engine, path: &RelPath) -> Option<Channel> {
-    engine.policy.rules.admit(path).ok().map(|admitted| admitted.channel())
 }

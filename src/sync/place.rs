@@ -249,12 +249,6 @@ impl Spot {
         &self.name
     }
 
-    /// Opens the regular file that stands here for reading; never follows a link nor blocks on a pipe.
-    pub fn open_file(&self) -> io::Result<File> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        Ok(File::from(fs::openat(&self.folder, self.name.as_str(), flags, Mode::empty())?))
-    }
-
     /// Reads the target of the link that stands here.
     pub fn read_link(&self) -> Result<Vec<u8>> {
         Ok(fs::readlinkat(&self.folder, self.name.as_str(), Vec::new())?.into_bytes())
@@ -263,6 +257,31 @@ impl Spot {
     /// Makes the folder's entries durable.
     pub fn sync(&self) -> Result<()> {
         Ok(fs::fsync(&self.folder)?)
+    }
+}
+
+/// The folder opened last: files come in the order of their paths, so the next one is usually in it.
+#[derive(Default)]
+pub struct Folders {
+    last: Option<(String, OwnedFd)>,
+}
+
+impl Folders {
+    /// Opens a file for reading; never follows a link nor blocks on a pipe. `Ok(None)` if a folder is missing; the inner error is the file's.
+    pub fn open(&mut self, root: BorrowedFd<'_>, path: &RelPath) -> Result<Option<io::Result<File>>> {
+        let parent = path.parent().unwrap_or("");
+        if self.last.as_ref().is_none_or(|(name, _)| name != parent) {
+            let Some(spot) = Spot::open(root, path, false)? else { return Ok(None) };
+            self.last = Some((parent.to_owned(), spot.folder));
+        }
+        let Some((_, folder)) = &self.last else { return Ok(None) };
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        Ok(Some(fs::openat(folder, path.file_name(), flags, Mode::empty()).map(File::from).map_err(Into::into)))
+    }
+
+    /// Forgets it; at the start of a run, as folders may have been replaced.
+    pub fn forget(&mut self) {
+        self.last = None;
     }
 }
 

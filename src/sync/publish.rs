@@ -10,7 +10,7 @@ use super::{Change, Engine, OwnChain, Report, Result};
 use crate::index::{Item, Slot, Stored};
 use crate::ledger::{Batch, Identity, Ledger, Tip, Writer};
 use crate::model::{
-    Channel, ContentHash, Dot, Hlc, Lane, MAX_DELTA_DEPTH, Manifest, ManifestDelta, Record, RecordLine, RelPath,
+    Channel, ContentHash, Dot, Hlc, Lane, MAX_DELTA_DEPTH, Manifest, ManifestDelta, MetaEvent, Record, RecordLine, RelPath,
     SegmentHash, SegmentRef, Space, State as VersionState, Uses, Vector, Version, VersionId,
 };
 
@@ -84,6 +84,12 @@ impl Engine {
 
     /// Places a draft in its chain.
     pub(super) fn version_of(&mut self, draft: Draft) -> Result<Version> {
+        let fresh = draft.parents.is_empty() && self.index.heads(&draft.slot)?.is_empty();
+        self.version_in(draft, fresh)
+    }
+
+    /// Places a draft in its chain; `fresh` if its slot never had a version.
+    pub(super) fn version_in(&mut self, draft: Draft, fresh: bool) -> Result<Version> {
         let wall_ms = self.now_ms();
         let newest_parent = draft.parents.iter().map(|parent| parent.version.hlc).max();
         let hlc = self.clock.tick(wall_ms, newest_parent);
@@ -92,9 +98,8 @@ impl Engine {
             vector.join(&parent.version.full_vector());
         }
         let born = born_of(&draft, hlc);
-        let slot_is_known = !draft.parents.is_empty() || !self.index.heads(&draft.slot)?.is_empty();
         let chain = self.own_chain(&draft.slot.space)?.chain.clone();
-        let last_own = if slot_is_known { self.index.lane_of(&chain, &draft.slot)? } else { None };
+        let last_own = if fresh { None } else { self.index.lane_of(&chain, &draft.slot)? };
         let own = self.own_chain(&draft.slot.space)?;
         let n = own.next_n;
         own.next_n += 1;
@@ -202,6 +207,23 @@ impl Engine {
         self.index.apply(&[item])?;
         self.snapshot_if_due(space, report)?;
         Ok(versions)
+    }
+
+    /// Publishes that a person approved some deletions.
+    pub(super) fn publish_approval(&mut self, space: &Space, tombstones: &[VersionId]) -> Result<()> {
+        let pen = self.pen();
+        let wall_ms = self.now_ms();
+        let hlc = self.clock.tick(wall_ms, None);
+        let chain = self.own_chain(space)?.chain.clone();
+        let event = MetaEvent::approve_deletes(chain.to_string(), hlc, tombstones);
+        let mut open = self.open_batch(&pen, space)?;
+        open.batch.record(RecordLine::Meta(event.clone()))?;
+        let Some(published) = open.batch.finish(hlc, BTreeMap::new())? else { return Ok(()) };
+        let tip = published.tip;
+        self.own_chain(space)?.tip = Some(tip);
+        let records = vec![Record::Meta(event)];
+        self.index.apply(&[Item { chain, seq: tip.seq, hash: tip.hash, records, places: published.places }])?;
+        Ok(())
     }
 
     /// Gathers small checkpoints into a snapshot when enough have come together.

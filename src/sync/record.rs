@@ -10,7 +10,7 @@ use std::io::{Read, Seek, SeekFrom};
 use larder_patterns::{AdmittedPath, CONTENT_HEAD_BYTES, denied_content};
 
 use super::observe::{Observation, Scope, base_stat, kind_of};
-use super::place::{Spot, stat_of};
+use super::place::stat_of;
 use super::publish::{Draft, OpenBatch, Pen, change_of};
 use super::{Change, Engine, QUIET_MS, Report, Result, SyncError, io};
 use crate::chunk::{AppendPlan, Chunker, CutKind, ResumeState, is_line_file};
@@ -58,6 +58,8 @@ struct Gathered<'p> {
     bases: Vec<(Base, Option<VersionId>)>,
     forget: Vec<RelPath>,
     deletions: Vec<(RelPath, Stored)>,
+    /// Paths whose replace is open: what stands there is not judged.
+    intents: BTreeSet<RelPath>,
     linear: bool,
 }
 
@@ -116,7 +118,8 @@ impl Engine {
     ) -> Result<()> {
         let mut moves = self.moves_from(&gone)?;
         let pen = self.pen();
-        let mut gathered = Gathered { linear: true, ..Gathered::default() };
+        let intents = self.state.intents()?.into_iter().map(|intent| intent.path).collect();
+        let mut gathered = Gathered { linear: true, intents, ..Gathered::default() };
         let mut chunker = Chunker::new();
         let total = observation.changed.len() as u64;
         for (done, entry) in observation.changed.iter().enumerate() {
@@ -163,7 +166,7 @@ impl Engine {
         let path = entry.path.path();
         let slot = self.slot_of(entry.path.channel(), path);
         let base = self.state.base(path)?.filter(|base| base.channel == entry.path.channel());
-        if self.state.has_intent(path)? {
+        if gathered.intents.contains(path) {
             return Ok(());
         }
         let mut open = match gathered.open.remove(&slot.space) {
@@ -239,7 +242,7 @@ impl Engine {
         let state = VersionState::Content(taken.content);
         let channel = entry.path.channel();
         let draft = Draft { slot, channel, parents: all_parents, state, moved_from, via: None, adopted };
-        let version = self.version_of(draft)?;
+        let version = self.version_in(draft, heads.is_empty() && base.is_none())?;
         report.recorded.push((path.shown(), change_of(&version, had_content)));
         let id = open.batch.version(version)?;
         open.versions += 1;
@@ -297,7 +300,7 @@ impl Engine {
         report: &mut Report,
     ) -> Result<()> {
         let Some(base) = self.state.base(path)? else { return Ok(()) };
-        if self.state.has_intent(path)? {
+        if gathered.intents.contains(path) {
             return Ok(());
         }
         let slot = self.slot_of(base.channel, path);
@@ -337,7 +340,9 @@ impl Engine {
 
     /// Makes the gathered versions durable, then their bases.
     fn close_gathered(&mut self, gathered: &mut Gathered<'_>, dry_run: bool, report: &mut Report) -> Result<()> {
-        let gathered = std::mem::replace(gathered, Gathered { linear: true, ..Gathered::default() });
+        let intents = std::mem::take(&mut gathered.intents);
+        let next = Gathered { linear: true, intents, ..Gathered::default() };
+        let gathered = std::mem::replace(gathered, next);
         if dry_run {
             self.chains.clear();
             return Ok(());
@@ -446,13 +451,13 @@ impl Engine {
     }
 
     /// Opens a file if it is still the one that was seen. The other answer is what to report.
-    fn open_expected(&self, path: &RelPath, expected: &Stat) -> std::result::Result<File, Box<Reading>> {
-        let spot = match Spot::open(self.root.handle(), path, false) {
-            Ok(Some(spot)) => spot,
+    fn open_expected(&mut self, path: &RelPath, expected: &Stat) -> std::result::Result<File, Box<Reading>> {
+        let opened = match self.folders.open(self.root.handle(), path) {
+            Ok(Some(opened)) => opened,
             Ok(None) => return Err(Box::new(Reading::Vanished)),
             Err(error) => return Err(Box::new(Reading::Refused(error.to_string()))),
         };
-        let file = match spot.open_file() {
+        let file = match opened {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(Box::new(Reading::Vanished)),
             Err(error) => return Err(Box::new(Reading::Refused(format!("cannot be read: {error}")))),

@@ -6,7 +6,7 @@
 
 use super::content::shape_of;
 use super::materialise::{hash_displaced, open_displaced};
-use super::place::{BESIDE_PREFIX, Spot, Standing};
+use super::place::{Spot, Standing};
 use super::publish::Draft;
 use super::{Change, Engine, Report, Result, SyncError};
 use crate::chunk::{Chunker, CutKind};
@@ -233,9 +233,4 @@ fn hash_if_there(dir: std::os::fd::BorrowedFd<'_>, name: &str) -> Option<(Conten
     let kind = if is_link { ContentKind::Link } else { ContentKind::File { exec: false } };
     let size = u64::try_from(stat.st_size).unwrap_or(0);
     hash_displaced(dir, name, Some(kind)).ok().map(|hash| (hash, size))
-}
-
-/// The name of a file staged beside its target, if it is one.
-pub fn is_staged_beside(name: &str) -> bool {
-    name.starts_with(BESIDE_PREFIX)
 }

@@ -41,17 +41,9 @@ impl Scene {
         let lab = Lab::new();
         let live = lab.path("live");
         let [a, b] = ["a", "b"].map(|name| {
-            lab.project(&format!("live/{name}"), crate::support::CONFIG)
-                .with_backend(&live.join("shared.db"))
+            lab.project(&format!("live/{name}"), crate::support::CONFIG).with_backend(&live.join("shared.db"))
         });
-        for name in [
-            "edited",
-            "deleted",
-            "renamed",
-            "theirs",
-            "their-deleted",
-            "both",
-        ] {
+        for name in ["edited", "deleted", "renamed", "theirs", "their-deleted", "both"] {
             a.write(format!("shared/{name}.md"), format!("{name}\n"));
         }
         a.write("shared/log.jsonl", "{\"n\":0}\n");
@@ -68,13 +60,7 @@ impl Scene {
         fs::rename(a.path("shared/renamed.md"), a.path("shared/renamed-to.md")).expect("rename");
         let template = lab.path("template");
         restore(&live, &template);
-        Scene {
-            _lab: lab,
-            template,
-            live,
-            a,
-            b,
-        }
+        Scene { _lab: lab, template, live, a, b }
     }
 
     fn reset(&self) {
@@ -92,15 +78,7 @@ impl Scene {
             ("theirs.md", "theirs, edited by b\n"),
         ];
         files
-            .map(|(name, text)| {
-                (
-                    name.as_bytes().to_vec(),
-                    Leaf::File {
-                        exec: false,
-                        bytes: text.as_bytes().to_vec(),
-                    },
-                )
-            })
+            .map(|(name, text)| (name.as_bytes().to_vec(), Leaf::File { exec: false, bytes: text.as_bytes().to_vec() }))
             .into()
     }
 
@@ -115,30 +93,18 @@ impl Scene {
                 || name.windows(5).any(|part| part == b"_tmp-");
             // An append on its way may be there in part; it is finished at the next start.
             let is_tail = name == b"log.jsonl";
-            assert!(
-                is_whole || is_tail,
-                "{moment}: torn {}: {leaf:?}",
-                String::from_utf8_lossy(&name)
-            );
+            assert!(is_whole || is_tail, "{moment}: torn {}: {leaf:?}", String::from_utf8_lossy(&name));
         }
 
         for project in [&self.a, &self.b, &self.a] {
             expect_sync(project, moment);
         }
         for project in [&self.a, &self.b] {
-            assert_eq!(
-                project.tree("shared"),
-                wanted,
-                "{moment}: {:?}",
-                project.dir
-            );
+            assert_eq!(project.tree("shared"), wanted, "{moment}: {:?}", project.dir);
             let verified = project.run(["verify"]);
             assert_eq!(verified.code, Some(0), "{moment}: {verified:#?}");
             let conflicts = project.run(["conflicts"]);
-            assert!(
-                !conflicts.said().contains(".md"),
-                "{moment}: {conflicts:#?}"
-            );
+            assert!(!conflicts.said().contains(".md"), "{moment}: {conflicts:#?}");
         }
         // Three versions of the log at most, one of each edit: nothing was recorded twice.
         let log = self.a.run(["log", "shared/edited.md", "--json"]).expect(0);
@@ -150,21 +116,13 @@ impl Scene {
 fn count_versions(log: &Outcome) -> usize {
     let json = log.json();
     let versions = json.get("versions").unwrap_or(&json);
-    versions
-        .as_array()
-        .unwrap_or_else(|| panic!("a list of versions: {log:#?}"))
-        .len()
+    versions.as_array().unwrap_or_else(|| panic!("a list of versions: {log:#?}")).len()
 }
 
 #[track_caller]
 fn expect_sync(project: &Project, moment: &str) {
     let outcome = project.run(["sync"]);
-    assert_eq!(
-        outcome.code,
-        Some(0),
-        "{moment}: {:?}: {outcome:#?}",
-        project.dir
-    );
+    assert_eq!(outcome.code, Some(0), "{moment}: {:?}: {outcome:#?}", project.dir);
 }
 
 /// Tries `kill_at` = first, first + stride, .. until a run ends by itself, on several scenes beside each other.
@@ -175,11 +133,7 @@ fn kill_everywhere(test: &str, args: &[&str]) -> io::Result<()> {
         other => panic!("{args:?} without a kill: {other:?}"),
     };
     scenes[0].check("without a kill");
-    let stride = if is_full() {
-        1
-    } else {
-        total.div_ceil(MAX_KILLS)
-    };
+    let stride = if is_full() { 1 } else { total.div_ceil(MAX_KILLS) };
     let first = 1 + Dice::new(seed(test)).below(stride);
     println!("{test}: {total} calls, every {stride} from {first}");
 
@@ -190,19 +144,13 @@ fn kill_everywhere(test: &str, args: &[&str]) -> io::Result<()> {
                 loop {
                     let kill_at = next.fetch_add(stride, Ordering::SeqCst);
                     scene.reset();
-                    let ended =
-                        tracer::run(scene.a.command(args), kill_at).expect("ptrace worked before");
+                    let ended = tracer::run(scene.a.command(args), kill_at).expect("ptrace worked before");
                     let Ended::Killed = ended else {
                         // Threads make the count differ a little between runs; beyond it there is nothing to kill.
-                        assert!(
-                            kill_at + stride + 50 > total,
-                            "ended by itself: {ended:?} of {total}"
-                        );
+                        assert!(kill_at + stride + 50 > total, "ended by itself: {ended:?} of {total}");
                         return;
                     };
-                    scene.check(&format!(
-                        "killed before call {kill_at} of {total} of {args:?}"
-                    ));
+                    scene.check(&format!("killed before call {kill_at} of {total} of {args:?}"));
                 }
             });
         }
@@ -214,10 +162,7 @@ fn kill_everywhere(test: &str, args: &[&str]) -> io::Result<()> {
 fn killed_at_every_call_of_a_sync_nothing_is_lost_torn_or_doubled() {
     const TEST: &str = "killed_at_every_call_of_a_sync_nothing_is_lost_torn_or_doubled";
     if let Err(error) = kill_everywhere(TEST, &["sync"]) {
-        skip(
-            TEST,
-            &format!("ptrace or seccomp is not permitted here ({error}); the random kills remain"),
-        );
+        skip(TEST, &format!("ptrace or seccomp is not permitted here ({error}); the random kills remain"));
     }
 }
 
@@ -225,11 +170,8 @@ fn killed_at_every_call_of_a_sync_nothing_is_lost_torn_or_doubled() {
 fn killed_at_every_call_of_the_first_sync_it_starts_over() {
     const TEST: &str = "killed_at_every_call_of_the_first_sync_it_starts_over";
     let place = |lab: &Lab, number: u64| {
-        let (a, b) = lab.pair();
-        let (a, b) = (
-            a.at(&lab.path(format!("{number}/a"))),
-            b.at(&lab.path(format!("{number}/b"))),
-        );
+        let (a, b) = lab.fresh_pair();
+        let (a, b) = (a.at(&lab.path(format!("{number}/a"))), b.at(&lab.path(format!("{number}/b"))));
         let database = lab.path(format!("{number}/shared.db"));
         for project in [&a, &b] {
             project.write("sync-config.json", crate::support::CONFIG);
@@ -243,17 +185,10 @@ fn killed_at_every_call_of_the_first_sync_it_starts_over() {
         Ok(Ended::ByItself { code: 0, calls }) => calls,
         Ok(other) => panic!("without a kill: {other:?}"),
         Err(error) => {
-            return skip(
-                TEST,
-                &format!("ptrace or seccomp is not permitted here ({error})"),
-            );
+            return skip(TEST, &format!("ptrace or seccomp is not permitted here ({error})"));
         }
     };
-    let stride = if is_full() {
-        1
-    } else {
-        total.div_ceil(MAX_KILLS / 2)
-    };
+    let stride = if is_full() { 1 } else { total.div_ceil(MAX_KILLS / 2) };
     let first = 1 + Dice::new(seed(TEST)).below(stride);
     println!("{TEST}: {total} calls, every {stride} from {first}");
 
@@ -264,13 +199,10 @@ fn killed_at_every_call_of_the_first_sync_it_starts_over() {
                 loop {
                     let kill_at = next.fetch_add(stride, Ordering::SeqCst);
                     let (a, b) = place(&lab, kill_at);
-                    let Ended::Killed =
-                        tracer::run(a.command(["sync"]), kill_at).expect("ptrace worked before")
-                    else {
+                    let Ended::Killed = tracer::run(a.command(["sync"]), kill_at).expect("ptrace worked before") else {
                         return;
                     };
-                    let moment =
-                        format!("killed before call {kill_at} of {total} of the first sync");
+                    let moment = format!("killed before call {kill_at} of {total} of the first sync");
                     for project in [&a, &b] {
                         expect_sync(project, &moment);
                         let verified = project.run(["verify"]);
@@ -299,19 +231,12 @@ impl Victim {
 
     fn set(lab: &Lab, number: usize, seed: u64) -> Victim {
         let database = lab.path(format!("{number}.db"));
-        let [a, b] = ["a", "b"].map(|name| {
-            lab.project(&format!("{number}-{name}"), crate::support::CONFIG)
-                .with_backend(&database)
-        });
+        let [a, b] = ["a", "b"]
+            .map(|name| lab.project(&format!("{number}-{name}"), crate::support::CONFIG).with_backend(&database));
         a.write("shared/marker.md", "marker\n");
         a.sync();
         b.sync();
-        Victim {
-            a,
-            b,
-            dice: Dice::new(seed),
-            last: BTreeMap::new(),
-        }
+        Victim { a, b, dice: Dice::new(seed), last: BTreeMap::new() }
     }
 
     /// One life: start, change files for a random while, die.
@@ -340,9 +265,7 @@ impl Victim {
             1 if exists => {
                 let line = format!("{life} {edit} more\n");
                 self.a.append(&path, &line);
-                self.last
-                    .entry(number)
-                    .and_modify(|text| text.as_mut().expect("it exists").push_str(&line));
+                self.last.entry(number).and_modify(|text| text.as_mut().expect("it exists").push_str(&line));
             }
             2 => {
                 // As an editor saves: a new file over the old name.
@@ -352,8 +275,8 @@ impl Victim {
                 self.last.insert(number, Some(text));
             }
             _ => {
-                let text = format!("{life} {edit} written\n")
-                    .repeat(1 + usize::try_from(self.dice.below(40)).expect("small"));
+                let text =
+                    format!("{life} {edit} written\n").repeat(1 + usize::try_from(self.dice.below(40)).expect("small"));
                 self.a.write(&path, &text);
                 self.last.insert(number, Some(text));
             }
@@ -362,10 +285,8 @@ impl Victim {
 
     fn check(&self, moment: &str) {
         for (number, text) in &self.last {
-            let found = self
-                .a
-                .read(format!("shared/{number}.md"))
-                .map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+            let found =
+                self.a.read(format!("shared/{number}.md")).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
             assert_eq!(found, *text, "{moment}: file {number}");
         }
         let verified = self.a.run(["verify"]);
@@ -382,11 +303,7 @@ impl Victim {
         // No file differs, so a further sync must record nothing.
         let before = self.a.tree(".larder/ledger").len();
         expect_sync(&self.a, moment);
-        assert_eq!(
-            self.a.tree(".larder/ledger").len(),
-            before,
-            "{moment}: something was recorded again"
-        );
+        assert_eq!(self.a.tree(".larder/ledger").len(), before, "{moment}: something was recorded again");
     }
 }
 

@@ -8,15 +8,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use crate::support::{
-    CONFIG, DAEMON_DEADLINE, Lab, Leaf, Project, Rows, has_program, is_root, seed, skip, until,
-};
+use crate::support::{CONFIG, DAEMON_DEADLINE, Lab, Leaf, Project, Rows, has_program, is_root, seed, skip, until};
 
 /// Syncs until nothing more can be under way between the two: A to B, B to A, and A's answer.
 fn converge(a: &Project, b: &Project) {
     for project in [a, b, a, b] {
-        let code = project.run(["sync"]);
-        assert!(matches!(code.code, Some(0 | 3)), "{code:#?}");
+        project.sync_any();
     }
 }
 
@@ -24,17 +21,11 @@ fn converge(a: &Project, b: &Project) {
 fn assert_same(a: &Project, b: &Project) {
     let (left, right) = (a.tree("shared"), b.tree("shared"));
     let names = |tree: &std::collections::BTreeMap<Vec<u8>, Leaf>| {
-        tree.keys()
-            .map(|name| String::from_utf8_lossy(name).into_owned())
-            .collect::<Vec<_>>()
+        tree.keys().map(|name| String::from_utf8_lossy(name).into_owned()).collect::<Vec<_>>()
     };
     assert_eq!(names(&left), names(&right));
     for (name, leaf) in &left {
-        assert!(
-            right[name] == *leaf,
-            "differs: {}",
-            String::from_utf8_lossy(name)
-        );
+        assert!(right[name] == *leaf, "differs: {}", String::from_utf8_lossy(name));
     }
 }
 
@@ -47,9 +38,7 @@ fn close(lab: &Lab, projects: &[&Project]) {
 }
 
 fn text(project: &Project, path: &str) -> Option<String> {
-    project
-        .read(path)
-        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    project.read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[test]
@@ -58,21 +47,12 @@ fn files_of_every_kind_arrive_byte_for_byte() {
     let (a, b) = lab.pair();
     a.write("shared/plain.md", "# plain\n");
     a.write("shared/empty.json", "");
-    a.write(
-        "shared/binary.bin",
-        (0..=255).cycle().take(3 << 20).collect::<Vec<u8>>(),
-    );
-    a.write(
-        "shared/one-line.json",
-        format!("\"{}\"", "x".repeat(600_000)),
-    );
+    a.write("shared/binary.bin", (0..=255).cycle().take(3 << 20).collect::<Vec<u8>>());
+    a.write("shared/one-line.json", format!("\"{}\"", "x".repeat(600_000)));
     a.write("shared/latin-1.txt", b"caf\xe9\n");
     a.write("shared/gr\u{fc}n/\u{65e5}\u{672c}/\u{1f33f}.md", "leaf\n");
     a.write(format!("shared/{}", "n".repeat(255)), "255 bytes of name\n");
-    a.write(
-        "shared/new\nline and \x1b[31mred\x1b[0m.md",
-        "hostile name\n",
-    );
+    a.write("shared/new\nline and \x1b[31mred\x1b[0m.md", "hostile name\n");
     a.write("shared/ leading and trailing ", "spaces\n");
     a.write(format!("shared/{}leaf.md", "deep/".repeat(60)), "deep\n");
     a.write("shared/.hidden/.dot", "dot files count\n");
@@ -85,14 +65,8 @@ fn files_of_every_kind_arrive_byte_for_byte() {
 
     assert_same(&a, &b);
     assert_eq!(b.tree("shared").len(), 14);
-    assert_eq!(
-        b.tree("shared")[b"link.md".as_slice()],
-        Leaf::Link(b"plain.md".to_vec())
-    );
-    assert_eq!(
-        lab.rows().content("shared/plain.md").as_deref(),
-        Some("# plain\n")
-    );
+    assert_eq!(b.tree("shared")[b"link.md".as_slice()], Leaf::Link(b"plain.md".to_vec()));
+    assert_eq!(lab.rows().content("shared/plain.md").as_deref(), Some("# plain\n"));
     close(&lab, &[&a, &b]);
 }
 
@@ -100,14 +74,7 @@ fn files_of_every_kind_arrive_byte_for_byte() {
 fn changes_of_every_kind_arrive() {
     let lab = Lab::new();
     let (a, b) = lab.pair();
-    for name in [
-        "edited",
-        "emptied",
-        "deleted",
-        "renamed",
-        "mode",
-        "to-folder",
-    ] {
+    for name in ["edited", "emptied", "deleted", "renamed", "mode", "to-folder"] {
         a.write(format!("shared/{name}"), format!("{name}\n"));
     }
     a.write("shared/folder/leaf", "leaf\n");
@@ -129,14 +96,8 @@ fn changes_of_every_kind_arrive() {
     assert_same(&a, &b);
     assert_eq!(text(&a, "shared/edited").as_deref(), Some("edited again\n"));
     assert_eq!(text(&a, "shared/emptied").as_deref(), Some(""));
-    assert_eq!(
-        text(&a, "shared/log.jsonl").as_deref(),
-        Some("{\"n\":1}\n{\"n\":2}\n")
-    );
-    assert_eq!(
-        text(&a, "shared/to-folder/leaf").as_deref(),
-        Some("a folder now\n")
-    );
+    assert_eq!(text(&a, "shared/log.jsonl").as_deref(), Some("{\"n\":1}\n{\"n\":2}\n"));
+    assert_eq!(text(&a, "shared/to-folder/leaf").as_deref(), Some("a folder now\n"));
     assert_eq!(text(&a, "shared/folder").as_deref(), Some("a file now\n"));
     assert!(!a.path("shared/deleted").exists() && !a.path("shared/renamed").exists());
     assert!(lab.rows().content("shared/deleted").is_none());
@@ -160,7 +121,7 @@ fn nothing_to_do_changes_nothing() {
 }
 
 #[test]
-fn concurrent_edits_converge_and_the_loser_is_listed_until_an_edit_settles_it() {
+fn concurrent_edits_converge_and_the_loser_is_listed_until_somebody_settles_it() {
     let lab = Lab::new();
     let (a, b) = lab.pair();
     a.write("shared/plan.md", "plan\n");
@@ -177,21 +138,16 @@ fn concurrent_edits_converge_and_the_loser_is_listed_until_an_edit_settles_it() 
         project.run(["status"]).says("shared/plan.md");
     }
     // Both sides are still readable on both machines.
-    let shown = a.run(["conflicts", "show", "shared/plan.md"]).said()
-        + &text(&a, "shared/plan.md").unwrap_or_default();
-    assert!(
-        shown.contains("plan of a") && shown.contains("plan of b"),
-        "{shown}"
-    );
+    let shown = a.run(["conflicts", "show", "shared/plan.md"]).said() + &text(&a, "shared/plan.md").unwrap_or_default();
+    assert!(shown.contains("plan of a") && shown.contains("plan of b"), "{shown}");
 
     a.write("shared/plan.md", "plan of both\n");
+    a.sync_any();
+    a.run(["conflicts", "resolve", "shared/plan.md"]).expect(0);
     converge(&a, &b);
     for project in [&a, &b] {
         project.sync();
-        assert_eq!(
-            text(project, "shared/plan.md").as_deref(),
-            Some("plan of both\n")
-        );
+        assert_eq!(text(project, "shared/plan.md").as_deref(), Some("plan of both\n"));
         assert!(!project.run(["conflicts"]).said().contains("plan.md"));
     }
     close(&lab, &[&a, &b]);
@@ -229,10 +185,7 @@ fn an_edit_outlives_a_concurrent_deletion() {
     b.write("shared/kept.md", "edited meanwhile\n");
     converge(&a, &b);
 
-    assert_eq!(
-        text(&a, "shared/kept.md").as_deref(),
-        Some("edited meanwhile\n")
-    );
+    assert_eq!(text(&a, "shared/kept.md").as_deref(), Some("edited meanwhile\n"));
     assert_same(&a, &b);
     close(&lab, &[&a, &b]);
 }
@@ -246,19 +199,13 @@ fn plain_sql_reaches_the_disk() {
     converge(&a, &b);
     let rows = lab.rows();
 
-    rows.execute(
-        "UPDATE files SET content = 'new' || char(10) WHERE path = 'shared/edited.md'",
-        [],
-    );
+    rows.execute("UPDATE files SET content = 'new' || char(10) WHERE path = 'shared/edited.md'", []);
     rows.execute("DELETE FROM files WHERE path = 'shared/deleted.md'", []);
     insert(&rows, "shared/inserted.md", "made by SQL\n");
     converge(&a, &b);
 
     assert_eq!(text(&a, "shared/edited.md").as_deref(), Some("new\n"));
-    assert_eq!(
-        text(&b, "shared/inserted.md").as_deref(),
-        Some("made by SQL\n")
-    );
+    assert_eq!(text(&b, "shared/inserted.md").as_deref(), Some("made by SQL\n"));
     assert!(!a.path("shared/deleted.md").exists());
     assert_same(&a, &b);
     a.run(["log", "shared/edited.md"]).expect(0).says("backend");
@@ -275,10 +222,7 @@ fn insert(rows: &Rows, path: &str, content: &str) {
 #[test]
 fn the_sqlite3_program_is_a_writer_like_any_other() {
     if !has_program("sqlite3") {
-        return skip(
-            "the_sqlite3_program_is_a_writer_like_any_other",
-            "the program sqlite3 is not installed",
-        );
+        return skip("the_sqlite3_program_is_a_writer_like_any_other", "the program sqlite3 is not installed");
     }
     let lab = Lab::new();
     let (a, _) = lab.pair();
@@ -293,10 +237,7 @@ fn the_sqlite3_program_is_a_writer_like_any_other() {
     assert!(status.success());
     a.sync();
 
-    assert_eq!(
-        text(&a, "shared/note.md").as_deref(),
-        Some("from the shell")
-    );
+    assert_eq!(text(&a, "shared/note.md").as_deref(), Some("from the shell"));
     close(&lab, &[&a]);
 }
 
@@ -315,34 +256,21 @@ fn sql_that_meets_an_unsent_edit_loses_neither() {
     for name in ["edited", "deleted", "inserted"] {
         a.write(format!("shared/{name}.md"), "unsent edit\n");
     }
-    rows.execute(
-        "UPDATE files SET content = 'row edit' || char(10) WHERE path = 'shared/edited.md'",
-        [],
-    );
+    rows.execute("UPDATE files SET content = 'row edit' || char(10) WHERE path = 'shared/edited.md'", []);
     rows.execute("DELETE FROM files WHERE path = 'shared/deleted.md'", []);
     insert(&rows, "shared/inserted.md", "row edit\n");
     converge(&a, &b);
 
     assert_same(&a, &b);
     // An edit outlives the deletion; of two edits one stands on disk and the other is listed.
-    assert_eq!(
-        text(&a, "shared/deleted.md").as_deref(),
-        Some("unsent edit\n")
-    );
+    assert_eq!(text(&a, "shared/deleted.md").as_deref(), Some("unsent edit\n"));
     for name in ["edited", "inserted"] {
         let path = format!("shared/{name}.md");
         let listed = a.run(["conflicts", "show", &path]).said();
         let all = listed + &text(&a, &path).expect("the file");
-        assert!(
-            all.contains("unsent edit") && all.contains("row edit"),
-            "{name}: {all}"
-        );
+        assert!(all.contains("unsent edit") && all.contains("row edit"), "{name}: {all}");
         let row = rows.content(&path).expect("a row");
-        assert_eq!(
-            Some(row),
-            text(&a, &path),
-            "the row shows what the disk shows"
-        );
+        assert_eq!(Some(row), text(&a, &path), "the row shows what the disk shows");
     }
     close(&lab, &[&a, &b]);
 }
@@ -372,14 +300,9 @@ fn daemons_keep_two_folders_the_same_and_catch_up_after_a_pause() {
     arrives(&b, "shared/created.md", "while down\n");
     arrives(&b, "shared/first.md", "edited while down\n");
     arrives(&a, "shared/other.md", "meanwhile\n");
-    until("the deletion arrives", DAEMON_DEADLINE, || {
-        !b.path("shared/gone.md").exists()
-    });
+    until("the deletion arrives", DAEMON_DEADLINE, || !b.path("shared/gone.md").exists());
 
-    lab.rows().execute(
-        "UPDATE files SET content = 'by SQL' WHERE path = 'shared/other.md'",
-        [],
-    );
+    lab.rows().execute("UPDATE files SET content = 'by SQL' WHERE path = 'shared/other.md'", []);
     arrives(&a, "shared/other.md", "by SQL");
     arrives(&b, "shared/other.md", "by SQL");
 
@@ -391,11 +314,9 @@ fn daemons_keep_two_folders_the_same_and_catch_up_after_a_pause() {
 
 #[track_caller]
 fn arrives(project: &Project, path: &str, content: &str) {
-    until(
-        &format!("{path} is {content:?} in {:?}", project.dir),
-        DAEMON_DEADLINE,
-        || text(project, path).as_deref() == Some(content),
-    );
+    until(&format!("{path} is {content:?} in {:?}", project.dir), DAEMON_DEADLINE, || {
+        text(project, path).as_deref() == Some(content)
+    });
 }
 
 #[test]
@@ -409,13 +330,12 @@ fn ten_partial_writes_become_one_version() {
         a.append("shared/slow.md", format!("part {part}\n"));
     }
     let whole = text(&a, "shared/slow.md");
-    until("the row is there", DAEMON_DEADLINE, || {
-        lab.rows().content("shared/slow.md") == whole
-    });
+    until("the row is there", DAEMON_DEADLINE, || lab.rows().content("shared/slow.md") == whole);
     daemon.stop();
 
-    let log = a.run(["log", "shared/slow.md", "--json"]).expect(0);
-    assert_eq!(log.out.matches("\"hlc\"").count().max(1), 1, "{log:#?}");
+    let log = a.run(["log", "shared/slow.md", "--json"]).expect(0).json();
+    let versions = log["versions"].as_array().expect("a list of versions");
+    assert_eq!(versions.len(), 1, "{log:#}");
     close(&lab, &[&a]);
 }
 
@@ -423,10 +343,8 @@ fn ten_partial_writes_become_one_version() {
 fn private_files_stay_among_ones_own_machines_and_archive_files_at_home() {
     let lab = Lab::new();
     let (a, b) = lab.pair();
-    let stranger = lab
-        .project("stranger", CONFIG)
-        .with_backend(&lab.path("shared.db"))
-        .with_home(&lab.path("strangers-home"));
+    let stranger =
+        lab.project("stranger", CONFIG).with_backend(&lab.path("shared.db")).with_home(&lab.path("strangers-home"));
     for project in [&a, &b, &stranger] {
         let name = project.dir.file_name().expect("a name").to_string_lossy();
         project.write(format!("shared/{name}.md"), format!("{name}\n"));
@@ -440,18 +358,9 @@ fn private_files_stay_among_ones_own_machines_and_archive_files_at_home() {
 
     for project in [&a, &b, &stranger] {
         assert_eq!(project.tree("shared").len(), 3, "{:?}", project.dir);
-        let name = project
-            .dir
-            .file_name()
-            .expect("a name")
-            .to_string_lossy()
-            .into_owned();
+        let name = project.dir.file_name().expect("a name").to_string_lossy().into_owned();
         let log = text(project, "logs/run.jsonl");
-        assert_eq!(
-            log,
-            Some(format!("{{\"of\":\"{name}\"}}\n")),
-            "archive files of others do not land"
-        );
+        assert_eq!(log, Some(format!("{{\"of\":\"{name}\"}}\n")), "archive files of others do not land");
     }
     assert!(!stranger.path("mine/a.md").exists() && !a.path("mine/stranger.md").exists());
     close(&lab, &[&a, &b, &stranger]);
@@ -460,7 +369,7 @@ fn private_files_stay_among_ones_own_machines_and_archive_files_at_home() {
 #[test]
 fn a_machine_that_joins_late_gets_everything_and_its_stale_copy_does_not_win() {
     let lab = Lab::new();
-    let (a, b) = lab.pair();
+    let (a, b) = lab.fresh_pair();
     a.write("shared/plan.md", "version 1\n");
     a.sync();
     a.write("shared/plan.md", "version 2\n");
@@ -485,17 +394,11 @@ fn a_narrowed_pattern_deletes_nothing() {
     a.write("shared/dropped.txt", "dropped\n");
     converge(&a, &b);
 
-    a.write(
-        "sync-config.json",
-        CONFIG.replace("\"shared/**\"", "\"shared/**\", \"!**/*.txt\""),
-    );
+    a.write("sync-config.json", CONFIG.replace("\"shared/**\"", "\"shared/**\", \"!**/*.txt\""));
     converge(&a, &b);
 
     for project in [&a, &b] {
-        assert_eq!(
-            text(project, "shared/dropped.txt").as_deref(),
-            Some("dropped\n")
-        );
+        assert_eq!(text(project, "shared/dropped.txt").as_deref(), Some("dropped\n"));
     }
     assert!(lab.rows().content("shared/dropped.txt").is_some());
     close(&lab, &[&a, &b]);
@@ -514,11 +417,7 @@ fn an_emptied_folder_is_held_back_until_somebody_approves() {
     fs::create_dir(a.path("shared")).expect("make");
     converge(&a, &b);
 
-    assert_eq!(
-        b.tree("shared").len(),
-        40,
-        "nothing is deleted before it is approved"
-    );
+    assert_eq!(b.tree("shared").len(), 40, "nothing is deleted before it is approved");
     assert_eq!(lab.rows().count(), 40);
     a.run(["sync"]).expect(3);
     a.run(["status"]).says("held");
@@ -595,19 +494,15 @@ fn a_rebuilt_index_tells_the_same() {
     }
     b.write("shared/1.md", "by b\n");
     converge(&b, &a);
-    let told = |project: &Project| {
-        (
-            project.run(["log", "--json"]).expect(0).out,
-            project.run(["conflicts", "--json"]).out,
-        )
-    };
+    let told =
+        |project: &Project| (project.run(["log", "--json"]).expect(0).out, project.run(["conflicts", "--json"]).out);
     let before = told(&a);
 
     a.run(["rebuild"]).expect(0);
 
     assert_eq!(told(&a), before);
     fs::remove_file(a.path(".larder/index.db")).expect("throw the index away");
-    a.sync();
+    a.sync_any();
     assert_eq!(told(&a), before);
     assert_same(&a, &b);
     close(&lab, &[&a, &b]);
@@ -641,19 +536,10 @@ fn init_writes_a_config_that_works() {
     a.run(["init"]).expect(0);
     a.sync();
 
-    assert_eq!(
-        Rows::open(&a.path("sync.db"))
-            .content("notes/one.md")
-            .as_deref(),
-        Some("one\n")
-    );
+    assert_eq!(Rows::open(&a.path("sync.db")).content("notes/one.md").as_deref(), Some("one\n"));
     a.run(["explain", "notes/one.md"]).expect(0).says("notes/");
     a.run(["config"]).expect(0).says("syncFilePatterns");
-    assert_eq!(
-        a.run(["init"]).code,
-        Some(1),
-        "an existing config is not overwritten"
-    );
+    assert_eq!(a.run(["init"]).code, Some(1), "an existing config is not overwritten");
     a.verify();
 }
 
@@ -663,22 +549,10 @@ fn every_command_speaks_json_and_answers_without_a_daemon() {
     let (a, _) = lab.pair();
     a.write("shared/one.md", "one\n");
     a.sync();
-    for command in [
-        "status",
-        "log",
-        "diff",
-        "conflicts",
-        "deletes",
-        "verify",
-        "config",
-        "doctor",
-        "sync",
-    ] {
+    for command in ["status", "log", "diff", "conflicts", "deletes", "verify", "config", "doctor", "sync"] {
         a.run([command, "--json"]).expect(0).json();
     }
-    a.run(["explain", "shared/one.md", "--json"])
-        .expect(0)
-        .json();
+    a.run(["explain", "shared/one.md", "--json"]).expect(0).json();
     for shell in ["bash", "zsh", "fish"] {
         a.run(["completions", shell]).expect(0).says("larder");
     }
@@ -706,30 +580,18 @@ fn the_view_shows_all_machines_and_follows_them() {
 
     let daemon = a.up_with([OsStr::new("--mount"), view.as_os_str()]);
     let shown = |path: &str| fs::read_to_string(view.join(path)).ok();
-    until("the view is there", DAEMON_DEADLINE, || {
-        shown("merged/shared/one.md").as_deref() == Some("one\n")
-    });
+    until("the view is there", DAEMON_DEADLINE, || shown("merged/shared/one.md").as_deref() == Some("one\n"));
     until("b's log is shown", DAEMON_DEADLINE, || {
         shown("merged/logs/run.jsonl").as_deref() == Some("{\"of\":\"b\"}\n")
     });
     a.write("shared/one.md", "two\n");
-    until("the view follows", DAEMON_DEADLINE, || {
-        shown("merged/shared/one.md").as_deref() == Some("two\n")
-    });
-    assert!(
-        fs::write(view.join("merged/shared/one.md"), "no").is_err(),
-        "read-only"
-    );
-    let history = fs::read_dir(view.join("history/shared/one.md"))
-        .expect("list")
-        .count();
+    until("the view follows", DAEMON_DEADLINE, || shown("merged/shared/one.md").as_deref() == Some("two\n"));
+    assert!(fs::write(view.join("merged/shared/one.md"), "no").is_err(), "read-only");
+    let history = fs::read_dir(view.join("history/shared/one.md")).expect("list").count();
     assert_eq!(history, 2);
 
     daemon.stop();
-    assert!(
-        fs::read_dir(&view).is_ok_and(|mut entries| entries.next().is_none()),
-        "unmounted at the end"
-    );
+    assert!(fs::read_dir(&view).is_ok_and(|mut entries| entries.next().is_none()), "unmounted at the end");
     close(&lab, &[&a, &b]);
 }
 
@@ -758,9 +620,7 @@ fn random_edits_on_three_machines_converge() {
     const ROUNDS: u64 = 12;
     let lab = Lab::new();
     let (a, b) = lab.pair();
-    let c = lab
-        .project("c", CONFIG)
-        .with_backend(&lab.path("shared.db"));
+    let c = lab.project("c", CONFIG).with_backend(&lab.path("shared.db"));
     let projects = [&a, &b, &c];
     let mut dice = crate::support::Dice::new(seed("random_edits_on_three_machines_converge"));
 
@@ -774,12 +634,12 @@ fn random_edits_on_three_machines_converge() {
                 }
             }
             if dice.below(3) > 0 {
-                assert!(matches!(project.run(["sync"]).code, Some(0 | 3)));
+                project.sync_any();
             }
         }
     }
     for project in projects.into_iter().cycle().take(9) {
-        assert!(matches!(project.run(["sync"]).code, Some(0 | 3)));
+        project.sync_any();
     }
 
     assert_same(&a, &b);

@@ -16,12 +16,7 @@ fn root() -> &'static Path {
 fn files(extensions: &[&str]) -> Vec<PathBuf> {
     let walk = ignore::WalkBuilder::new(root())
         .hidden(false)
-        .filter_entry(|entry| {
-            !matches!(
-                entry.file_name().to_str(),
-                Some(".git" | "target" | ".larder")
-            )
-        })
+        .filter_entry(|entry| !matches!(entry.file_name().to_str(), Some(".git" | "target" | ".larder")))
         .build();
     let mut found: Vec<PathBuf> = walk
         .map(|entry| entry.expect("list the repository").into_path())
@@ -32,10 +27,7 @@ fn files(extensions: &[&str]) -> Vec<PathBuf> {
 }
 
 fn has_extension(path: &Path, extensions: &[&str]) -> bool {
-    let extension = path
-        .extension()
-        .and_then(|extension| extension.to_str())
-        .unwrap_or("");
+    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or("");
     extensions.contains(&extension)
 }
 
@@ -44,10 +36,7 @@ fn read(path: &Path) -> String {
 }
 
 fn shown(path: &Path) -> String {
-    path.strip_prefix(root())
-        .unwrap_or(path)
-        .display()
-        .to_string()
+    path.strip_prefix(root()).unwrap_or(path).display().to_string()
 }
 
 #[track_caller]
@@ -99,9 +88,7 @@ fn imports(source: &str) -> BTreeSet<(usize, String)> {
 }
 
 fn first_name(path: &str) -> String {
-    path.chars()
-        .take_while(|c| c.is_alphanumeric() || *c == '_')
-        .collect()
+    path.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
 }
 
 /// `src/ledger/pack.rs` and `src/ledger.rs` -> `ledger`.
@@ -114,10 +101,7 @@ fn module_of(path: &Path) -> Option<String> {
 #[test]
 fn modules_import_downward_only() {
     let layers = layers();
-    assert!(
-        layers.len() > 10,
-        "the table of ARCHITECTURE.md was not understood: {layers:?}"
-    );
+    assert!(layers.len() > 10, "the table of ARCHITECTURE.md was not understood: {layers:?}");
     let mut wrong = Vec::new();
     for path in files(&["rs"]) {
         let Some(module) = module_of(&path) else {
@@ -127,10 +111,7 @@ fn modules_import_downward_only() {
             continue;
         }
         let Some(own) = layers.get(&module) else {
-            wrong.push(format!(
-                "{}: `{module}` has no line in ARCHITECTURE.md",
-                shown(&path)
-            ));
+            wrong.push(format!("{}: `{module}` has no line in ARCHITECTURE.md", shown(&path)));
             continue;
         };
         for (line, import) in imports(&read(&path)) {
@@ -138,10 +119,7 @@ fn modules_import_downward_only() {
                 continue;
             };
             if import != module && other >= own {
-                wrong.push(format!(
-                    "{}:{line}: `{module}` names `{import}`, which stands after it",
-                    shown(&path)
-                ));
+                wrong.push(format!("{}:{line}: `{module}` names `{import}`, which stands after it", shown(&path)));
             }
         }
     }
@@ -150,39 +128,27 @@ fn modules_import_downward_only() {
 
 #[test]
 fn the_walled_crates_import_nothing_from_above() {
-    for (package, refused) in [
-        ("patterns", &["larder-adapters", "larder."][..]),
-        ("adapters", &["larder."]),
-    ] {
+    for (package, refused) in [("patterns", &["larder-adapters", "larder."][..]), ("adapters", &["larder."])] {
         let manifest = read(&root().join(package).join("Cargo.toml"));
         for name in refused {
-            assert!(
-                !manifest.lines().any(|line| line.starts_with(name)),
-                "{package} depends on {name}"
-            );
+            assert!(!manifest.lines().any(|line| line.starts_with(name)), "{package} depends on {name}");
         }
     }
 }
 
 #[test]
 fn every_source_opens_with_what_it_is() {
-    let silent: Vec<String> = files(&["rs"])
-        .iter()
-        .filter(|path| !read(path).starts_with("//! "))
-        .map(|path| shown(path))
-        .collect();
+    let silent: Vec<String> =
+        files(&["rs"]).iter().filter(|path| !read(path).starts_with("//! ")).map(|path| shown(path)).collect();
     assert_none("does not open with `//! `", &silent);
 }
 
 #[test]
 fn no_file_names_a_machine() {
     // In two halves, so that this file does not name them either.
-    let places =
-        [("/wo", "rk/"), ("/home/run", "ner"), ("/Us", "ers/")].map(|(a, b)| format!("{a}{b}"));
+    let places = [("/wo", "rk/"), ("/home/run", "ner"), ("/Us", "ers/")].map(|(a, b)| format!("{a}{b}"));
     let mut found = Vec::new();
-    for path in files(&[
-        "rs", "md", "toml", "json", "sh", "yml", "yaml", "example", "",
-    ]) {
+    for path in files(&["rs", "md", "toml", "json", "sh", "yml", "yaml", "example", ""]) {
         let Ok(text) = fs::read_to_string(&path) else {
             continue;
         };
@@ -204,10 +170,7 @@ fn nothing_is_left_for_later_without_an_issue() {
             continue;
         };
         for (number, line) in text.lines().enumerate() {
-            let says = words.iter().any(|word| {
-                line.split(|c: char| !c.is_alphanumeric())
-                    .any(|part| part == word)
-            });
+            let says = words.iter().any(|word| line.split(|c: char| !c.is_alphanumeric()).any(|part| part == word));
             if says && !line.contains("issue ") && !line.contains('#') {
                 found.push(format!("{}:{}: {}", shown(&path), number + 1, line.trim()));
             }
@@ -219,13 +182,8 @@ fn nothing_is_left_for_later_without_an_issue() {
 /// The part of a source that is only built for tests.
 fn test_part<'a>(path: &Path, text: &'a str) -> &'a str {
     let name = shown(path);
-    let is_test =
-        name.starts_with("tests/") || name.contains("/tests/") || name.ends_with("tests.rs");
-    if is_test {
-        text
-    } else {
-        text.find("#[cfg(test)]").map_or("", |at| &text[at..])
-    }
+    let is_test = name.starts_with("tests/") || name.contains("/tests/") || name.ends_with("tests.rs");
+    if is_test { text } else { text.find("#[cfg(test)]").map_or("", |at| &text[at..]) }
 }
 
 #[test]
@@ -246,15 +204,9 @@ fn no_test_is_ignored_or_sleeps() {
 
 /// The commands that `larder --help` lists.
 fn commands() -> BTreeSet<String> {
-    let output = Command::new(env!("CARGO_BIN_EXE_larder"))
-        .arg("--help")
-        .output()
-        .expect("run larder");
+    let output = Command::new(env!("CARGO_BIN_EXE_larder")).arg("--help").output().expect("run larder");
     let help = String::from_utf8_lossy(&output.stdout).into_owned();
-    let listed = help
-        .lines()
-        .skip_while(|line| !line.starts_with("Commands:"))
-        .skip(1);
+    let listed = help.lines().skip_while(|line| !line.starts_with("Commands:")).skip(1);
     listed
         .take_while(|line| !line.trim().is_empty())
         .filter(|line| line.starts_with("  ") && !line.starts_with("     "))
@@ -266,15 +218,9 @@ fn commands() -> BTreeSet<String> {
 #[test]
 fn documents_name_only_commands_that_exist() {
     let commands = commands();
-    assert!(
-        commands.contains("sync"),
-        "the help was not understood: {commands:?}"
-    );
+    assert!(commands.contains("sync"), "the help was not understood: {commands:?}");
     let mut wrong = Vec::new();
-    for path in files(&["md"])
-        .iter()
-        .filter(|path| !shown(path).starts_with("examples/"))
-    {
+    for path in files(&["md"]).iter().filter(|path| !shown(path).starts_with("examples/")) {
         for (number, line) in read(path).lines().enumerate() {
             for name in named_commands(line) {
                 if !commands.contains(&name) {
@@ -291,11 +237,7 @@ fn named_commands(line: &str) -> Vec<String> {
     let mut names = Vec::new();
     for start in ["`larder ", "$ larder "] {
         for (at, _) in line.match_indices(start) {
-            let words = line[at + start.len()..]
-                .split(['`', ';', '&', '|'])
-                .next()
-                .unwrap_or("")
-                .split_whitespace();
+            let words = line[at + start.len()..].split(['`', ';', '&', '|']).next().unwrap_or("").split_whitespace();
             let mut skip_value = false;
             let name = words.into_iter().find(|word| {
                 let is_flag = word.starts_with("--");
@@ -309,35 +251,23 @@ fn named_commands(line: &str) -> Vec<String> {
 }
 
 fn first_word(word: &str) -> String {
-    word.chars()
-        .take_while(|c| c.is_ascii_lowercase() || *c == '-')
-        .collect()
+    word.chars().take_while(|c| c.is_ascii_lowercase() || *c == '-').collect()
 }
 
 #[test]
 fn the_change_log_has_a_line_for_this_version() {
     let log = read(&root().join("CHANGELOG.md"));
-    assert!(
-        log.contains(env!("CARGO_PKG_VERSION")),
-        "CHANGELOG.md does not name {}",
-        env!("CARGO_PKG_VERSION")
-    );
+    assert!(log.contains(env!("CARGO_PKG_VERSION")), "CHANGELOG.md does not name {}", env!("CARGO_PKG_VERSION"));
 }
 
 #[test]
 fn links_between_documents_lead_somewhere() {
     let mut broken = Vec::new();
-    for path in files(&["md"])
-        .iter()
-        .filter(|path| !shown(path).starts_with("examples/"))
-    {
+    for path in files(&["md"]).iter().filter(|path| !shown(path).starts_with("examples/")) {
         let folder = path.parent().expect("below the root");
         for (number, line) in read(path).lines().enumerate() {
             for (at, open) in line.match_indices("](") {
-                let target = line[at + open.len()..]
-                    .split([')', '#'])
-                    .next()
-                    .unwrap_or("");
+                let target = line[at + open.len()..].split([')', '#']).next().unwrap_or("");
                 if !target.is_empty() && !target.contains("://") && !folder.join(target).exists() {
                     broken.push(format!("{}:{}: {target}", shown(path), number + 1));
                 }

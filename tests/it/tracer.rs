@@ -78,10 +78,7 @@ const CHANGING: &[libc::c_long] = &[
 ///
 /// Errors: ptrace or seccomp is not permitted here.
 pub fn run(mut command: Command, kill_at: u64) -> io::Result<Ended> {
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let filter = filter();
     // SAFETY: between fork and exec only system calls are made, on memory that was allocated before the fork.
     unsafe { command.pre_exec(move || trace_me(&filter)) };
@@ -110,56 +107,27 @@ fn trace_me(filter: &[libc::sock_filter]) -> io::Result<()> {
     unsafe {
         check(libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0))?;
         check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).into())?;
-        check(
-            libc::prctl(
-                libc::PR_SET_SECCOMP,
-                libc::SECCOMP_MODE_FILTER,
-                &raw const program,
-                0,
-                0,
-            )
-            .into(),
-        )
+        check(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program, 0, 0).into())
     }
 }
 
 fn check(result: libc::c_long) -> io::Result<()> {
-    if result == -1 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 // Loads a number, compares it with each call's, and asks the tracer about those that change something.
 fn filter() -> Vec<libc::sock_filter> {
-    let load = |offset: usize| {
-        op(
-            libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
-            0,
-            0,
-            u32::try_from(offset).expect("small"),
-        )
-    };
+    let load =
+        |offset: usize| op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, u32::try_from(offset).expect("small"));
     let result = |value: u32| op(libc::BPF_RET | libc::BPF_K, 0, 0, value);
-    let equal = |value: u32, then: u8, otherwise: u8| {
-        op(
-            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
-            then,
-            otherwise,
-            value,
-        )
-    };
+    let equal =
+        |value: u32, then: u8, otherwise: u8| op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, then, otherwise, value);
     let number = |call: libc::c_long| u32::try_from(call).expect("call numbers are small");
     let (allow, ask) = (libc::SECCOMP_RET_ALLOW, libc::SECCOMP_RET_TRACE);
     // The low half of an argument: both architectures are little-endian.
     let argument = |n: usize| offset_of!(libc::seccomp_data, args) + 8 * n;
 
-    let mut filter = vec![
-        load(offset_of!(libc::seccomp_data, arch)),
-        equal(ARCHITECTURE, 1, 0),
-        result(allow),
-    ];
+    let mut filter = vec![load(offset_of!(libc::seccomp_data, arch)), equal(ARCHITECTURE, 1, 0), result(allow)];
     filter.push(load(offset_of!(libc::seccomp_data, nr)));
     // write(fd > 2): what is said on standard output or error changes nothing.
     filter.push(equal(number(libc::SYS_write), 0, 4));
@@ -170,12 +138,7 @@ fn filter() -> Vec<libc::sock_filter> {
     let creates = u32::try_from(libc::O_CREAT).expect("a flag");
     filter.push(equal(number(libc::SYS_openat), 0, 4));
     filter.push(load(argument(2)));
-    filter.push(op(
-        libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K,
-        1,
-        0,
-        creates,
-    ));
+    filter.push(op(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 1, 0, creates));
     filter.extend([result(allow), result(ask)]);
     for call in CHANGING {
         filter.extend([equal(number(*call), 0, 1), result(ask)]);
@@ -185,12 +148,7 @@ fn filter() -> Vec<libc::sock_filter> {
 }
 
 fn op(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
-    libc::sock_filter {
-        code: u16::try_from(code).expect("BPF codes are small"),
-        jt,
-        jf,
-        k,
-    }
+    libc::sock_filter { code: u16::try_from(code).expect("BPF codes are small"), jt, jf, k }
 }
 
 const OPTIONS: i32 = libc::PTRACE_O_TRACESECCOMP
@@ -214,17 +172,10 @@ fn follow(leader: i32, kill_at: u64) -> io::Result<Ended> {
                 continue;
             }
             let ended = if is_killed || libc::WIFSIGNALED(status) {
-                assert!(
-                    is_killed,
-                    "died by signal {}, perhaps after {COMMAND_DEADLINE:?}",
-                    libc::WTERMSIG(status)
-                );
+                assert!(is_killed, "died by signal {}, perhaps after {COMMAND_DEADLINE:?}", libc::WTERMSIG(status));
                 Ended::Killed
             } else {
-                Ended::ByItself {
-                    code: libc::WEXITSTATUS(status),
-                    calls,
-                }
+                Ended::ByItself { code: libc::WEXITSTATUS(status), calls }
             };
             return Ok(ended);
         }
@@ -265,32 +216,18 @@ fn the_call_that_is_asked_for_is_the_first_that_does_not_happen() {
             let _ = std::fs::remove_file(folder.path().join(name));
         }
         let mut command = Command::new("sh");
-        command
-            .args(["-c", ": >1; : >2; : >3"])
-            .current_dir(folder.path());
+        command.args(["-c", ": >1; : >2; : >3"]).current_dir(folder.path());
         let ended = run(command, kill_at);
-        (
-            ended,
-            std::fs::read_dir(folder.path()).expect("list").count(),
-        )
+        (ended, std::fs::read_dir(folder.path()).expect("list").count())
     };
     if let (Err(error), _) = three_files(0) {
-        return crate::support::skip(
-            "the tracer",
-            &format!("ptrace or seccomp is not permitted here ({error})"),
-        );
+        return crate::support::skip("the tracer", &format!("ptrace or seccomp is not permitted here ({error})"));
     }
 
     for kill_at in 1..=3 {
         let (ended, count) = three_files(kill_at);
-        assert_eq!(
-            (ended.expect("traced before"), count as u64),
-            (Ended::Killed, kill_at - 1)
-        );
+        assert_eq!((ended.expect("traced before"), count as u64), (Ended::Killed, kill_at - 1));
     }
     let (ended, count) = three_files(4);
-    assert_eq!(
-        (ended.expect("traced before"), count),
-        (Ended::ByItself { code: 0, calls: 3 }, 3)
-    );
+    assert_eq!((ended.expect("traced before"), count), (Ended::ByItself { code: 0, calls: 3 }, 3));
 }

@@ -6,13 +6,13 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::log;
+use crate::cli::act::act;
 use crate::cli::args::Dry;
 use crate::cli::context::Context;
 use crate::cli::out::Answer;
-use crate::cli::report;
 use crate::index::Stored;
 use crate::model::RelPath;
-use crate::node::{Glance, Kind, NodeError, OpenConflict};
+use crate::node::{ChangeRequest, Glance, Kind, NodeError, OpenConflict};
 
 /// Longer contents are not printed by `show`, in bytes.
 const MAX_SHOWN_BYTES: usize = 256 << 10;
@@ -78,7 +78,10 @@ fn list(context: &Context) -> Result<Answer, NodeError> {
     let remains = (!conflicts.is_empty()).then(|| NodeError {
         kind: Kind::Conflicts,
         message: format!("{} files have edits that could not both be kept in place", conflicts.len()),
-        hint: Some("`larder conflicts show PATH` prints both, `larder conflicts resolve PATH [--pick ID]` settles it".to_owned()),
+        hint: Some(
+            "`larder conflicts show PATH` prints both, `larder conflicts resolve PATH [--pick ID]` settles it"
+                .to_owned(),
+        ),
     });
     Ok(Answer::new(lines, json!({ "conflicts": objects })).with_remains(remains))
 }
@@ -129,10 +132,7 @@ fn resolve(context: &Context, typed: &std::path::Path, pick: Option<&str>, dry_r
     let path = context.file_path(&glance.settings, typed)?;
     let pick = pick.map(|id| glance.version_of(&path, id)).transpose()?;
     drop(glance);
-    let mut node = context.node()?;
-    let report = node.resolve_conflict(&path, pick.as_ref().map(|stored| &stored.id), dry_run)?;
-    let remains = node.remains(&report)?;
-    Ok(report::answer(&report, dry_run).with_remains(remains))
+    act(context, &ChangeRequest::ResolveConflict { path, pick: pick.map(|stored| stored.id), dry_run })
 }
 
 fn undo(context: &Context, typed: &std::path::Path, dry_run: bool) -> Result<Answer, NodeError> {
@@ -140,8 +140,5 @@ fn undo(context: &Context, typed: &std::path::Path, dry_run: bool) -> Result<Ans
     let path = context.file_path(&glance.settings, typed)?;
     let before = glance.before_settlement(&path)?;
     drop(glance);
-    let mut node = context.node()?;
-    let report = node.restore(&path, &before, dry_run)?;
-    let remains = node.remains(&report)?;
-    Ok(report::answer(&report, dry_run).with_remains(remains))
+    act(context, &ChangeRequest::Restore { path, version: before, dry_run })
 }

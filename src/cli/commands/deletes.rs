@@ -3,14 +3,13 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use crate::cli::act::act;
 use crate::cli::args::Dry;
 use crate::cli::context::Context;
 use crate::cli::out::Answer;
-use crate::cli::report;
 use crate::cli::text::count;
 use crate::model::{RelPath, VersionId};
-use crate::node::NodeError;
-use crate::sync::Report;
+use crate::node::{ChangeRequest, NodeError};
 
 /// What `larder deletes` takes.
 #[derive(Args, Debug)]
@@ -37,14 +36,8 @@ pub fn run(context: &Context, args: &DeletesArgs) -> Result<Answer, NodeError> {
         None | Some(What::List) => listed(&held(context)?, "waits: deletion of"),
         Some(What::Approve(Dry { dry_run: true })) => listed(&held(context)?, "would delete"),
         Some(What::Restore(Dry { dry_run: true })) => listed(&held(context)?, "would bring back"),
-        Some(What::Approve(Dry { dry_run: false })) => {
-            let held = held(context)?;
-            settle(context, &held, "approved", |node| Ok(node.approve_deletions()?.1))
-        }
-        Some(What::Restore(Dry { dry_run: false })) => {
-            let held = held(context)?;
-            settle(context, &held, "brought back", crate::node::Node::restore_deletions)
-        }
+        Some(What::Approve(Dry { dry_run: false })) => settle(context, "approved", &ChangeRequest::ApproveDeletions),
+        Some(What::Restore(Dry { dry_run: false })) => settle(context, "took back", &ChangeRequest::RestoreDeletions),
     }
 }
 
@@ -54,7 +47,8 @@ fn held(context: &Context) -> Result<Held, NodeError> {
 }
 
 fn listed(held: &Held, verb: &str) -> Result<Answer, NodeError> {
-    let mut lines: Vec<String> = held.iter().map(|(_, path, origin)| format!("{verb} {} (by {origin})", path.shown())).collect();
+    let mut lines: Vec<String> =
+        held.iter().map(|(_, path, origin)| format!("{verb} {} (by {origin})", path.shown())).collect();
     if held.is_empty() {
         lines.push("no deletions wait".to_owned());
     }
@@ -62,26 +56,17 @@ fn listed(held: &Held, verb: &str) -> Result<Answer, NodeError> {
 }
 
 fn objects(held: &Held) -> Vec<Value> {
-    let object = |(version, path, origin): &(VersionId, RelPath, String)| {
-        json!({ "path": path.shown(), "origin": origin, "version": version.to_string() })
-    };
+    let object = |(version, path, origin): &(VersionId, RelPath, String)| json!({ "path": path.shown(), "origin": origin, "version": version.to_string() });
     held.iter().map(object).collect()
 }
 
-fn settle(
-    context: &Context,
-    held: &Held,
-    verb: &str,
-    act: impl FnOnce(&mut crate::node::Node) -> Result<Report, NodeError>,
-) -> Result<Answer, NodeError> {
+fn settle(context: &Context, verb: &str, change: &ChangeRequest) -> Result<Answer, NodeError> {
+    let held = held(context)?;
     if held.is_empty() {
-        return listed(held, verb);
+        return listed(&held, verb);
     }
-    let mut node = context.node()?;
-    let report = act(&mut node)?;
-    let remains = node.remains(&report)?;
-    let mut answer = report::answer(&report, false).with_remains(remains);
+    let mut answer = act(context, change)?;
     answer.lines.insert(0, format!("{verb} {}", count(held.len() as u64, "deletion")));
-    answer.object.insert("deletions".to_owned(), Value::Array(objects(held)));
+    answer.object.insert("deletions".to_owned(), Value::Array(objects(&held)));
     Ok(answer)
 }

@@ -32,7 +32,8 @@ pub fn run(context: &Context, args: &InitArgs) -> Result<Answer, NodeError> {
     if listing.truncated {
         lines.push("  (the project is large: not everything was looked at)".to_owned());
     }
-    let name = larder_patterns::shown(&folder.join(file.file_name().unwrap_or_default()).to_string_lossy());
+    let file = folder.join(file.file_name().unwrap_or_default());
+    let name = larder_patterns::shown(&file.to_string_lossy());
     if args.dry.dry_run {
         refuse_existing(&file)?;
         lines.push(format!("would write {name}:"));

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
+use crate::cli::act::act;
 use crate::cli::args::Dry;
 use crate::cli::context::Context;
 use crate::cli::out::Answer;
-use crate::cli::report;
-use crate::node::NodeError;
+use crate::node::{ChangeRequest, NodeError};
 
 /// What `larder restore` takes.
 #[derive(Args, Debug)]
@@ -35,10 +35,8 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Answer, NodeError> {
         None => glance.version_before(&path, args.at)?,
     };
     drop(glance);
-    let mut node = context.node()?;
-    let report = node.restore(&path, &chosen.id, args.dry.dry_run)?;
-    let remains = node.remains(&report)?;
-    let mut answer = report::answer(&report, args.dry.dry_run).with_remains(remains);
+    let change = ChangeRequest::Restore { path, version: chosen.id, dry_run: args.dry.dry_run };
+    let mut answer = act(context, &change)?;
     answer.object.insert("version".to_owned(), json!(chosen.id.to_string()));
     Ok(answer)
 }

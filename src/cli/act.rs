@@ -1,0 +1,89 @@
+//! Carrying out a change: by the daemon that holds the project, or here.
+//!
+//! Invariant: whoever does it, the answer and the exit code are the same.
+
+use serde_json::Value;
+
+use super::context::Context;
+use super::out::Answer;
+use super::report;
+use crate::config::Flags;
+use crate::daemon::{self, Reply, Request};
+use crate::node::{ChangeRequest, Glance, Kind, Node, NodeError};
+use crate::sync::Report;
+
+/// Does what was asked and words it.
+pub fn act(context: &Context, change: &ChangeRequest) -> Result<Answer, NodeError> {
+    act_trusting(context, change, false)
+}
+
+/// As `act`; `trust` agrees to what the config reaches beyond its folder.
+pub fn act_trusting(context: &Context, change: &ChangeRequest, trust: bool) -> Result<Answer, NodeError> {
+    let request = Request::Change(change.clone());
+    if let Some(reply) = ask_daemon(context, &request)? {
+        return by_daemon(reply, change.is_dry_run());
+    }
+    let open = context.trusting(trust);
+    let progress = context.progress();
+    let mut node = Node::open(&context.env, &open, progress.clone())?;
+    let report = node.change(change)?;
+    let remains = node.remains(&report)?;
+    // The last owners of a bar clear it before the answer is printed.
+    drop((node, progress));
+    Ok(worded(&report, change.is_dry_run(), "command").with_remains(remains))
+}
+
+/// The daemon's report in this command's words.
+pub fn by_daemon(reply: Reply, dry_run: bool) -> Result<Answer, NodeError> {
+    let Reply { body, error } = reply;
+    let remains = error.map(|(code, message)| NodeError { kind: kind_of(code), message, hint: hint_of(code) });
+    if body.is_null() {
+        return match remains {
+            Some(error) => Err(error),
+            None => Ok(worded(&Report::default(), dry_run, "daemon")),
+        };
+    }
+    let report = serde_json::from_value(body).map_err(|error| NodeError {
+        kind: Kind::Internal,
+        message: format!("the running larder answered something unknown: {error}"),
+        hint: Some("it may be of another release: stop it and start it again".to_owned()),
+    })?;
+    Ok(worded(&report, dry_run, "daemon").with_remains(remains))
+}
+
+fn worded(report: &Report, dry_run: bool, by: &str) -> Answer {
+    let mut answer = report::answer(report, dry_run);
+    answer.object.insert("by".to_owned(), Value::from(by));
+    answer
+}
+
+/// Asks the daemon that holds the project; `None` if none does.
+///
+/// A daemon works with its own settings: what is named by flags is only ever used here.
+pub fn ask_daemon(context: &Context, request: &Request) -> Result<Option<Reply>, NodeError> {
+    if context.open.flags != Flags::default() {
+        return Ok(None);
+    }
+    let glance = match Glance::open(&context.env, &context.open) {
+        Ok(glance) => glance,
+        Err(error) if error.kind == Kind::User => return Err(error),
+        // What is wrong with the project is said by the run itself.
+        Err(_) => return Ok(None),
+    };
+    Ok(glance.holder().and_then(|_| daemon::ask(&glance.dirs.socket(), request)))
+}
+
+fn kind_of(code: u8) -> Kind {
+    let kinds = [Kind::User, Kind::Unavailable, Kind::Conflicts, Kind::Damage];
+    kinds.into_iter().find(|kind| kind.exit_code() == code).unwrap_or(Kind::Internal)
+}
+
+fn hint_of(code: u8) -> Option<String> {
+    let hint = match kind_of(code) {
+        Kind::Conflicts => "see `larder status`, `larder conflicts` and `larder deletes`",
+        Kind::Unavailable => "files are kept here meanwhile; it is tried again by itself",
+        Kind::Damage => "run `larder verify`: it names what is damaged and what repairs it",
+        Kind::User | Kind::Internal => return None,
+    };
+    Some(hint.to_owned())
+}

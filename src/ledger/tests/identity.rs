@@ -1,0 +1,110 @@
+//! Who an install is, and what copies of its folder are.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use super::fixture::*;
+use crate::env::Env;
+use crate::ledger::*;
+use crate::model::Space;
+
+fn standing(larder: &std::path::Path, env: &Env) -> Standing {
+    Identity::open(larder, env, "anna").expect("an identity").standing
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    fs::create_dir(to).expect("a folder");
+    for file in ["origin.json", "device.key"] {
+        fs::copy(from.join(file), to.join(file)).expect("copied");
+    }
+}
+
+#[test]
+fn an_identity_is_made_once_and_keeps_its_keys_private() {
+    let house = House::new(61);
+
+    let opened = Identity::open(&house.larder(), &house.env, "other").expect("an identity");
+
+    assert!(!opened.created);
+    assert_eq!(opened.standing, Standing::Same);
+    assert_eq!(opened.identity.public_key(), house.identity.public_key());
+    assert_eq!(opened.identity.certificate(), house.identity.certificate());
+    for key in [house.larder().join("device.key"), house.env.state_home.join("owner.key")] {
+        assert_eq!(fs::metadata(&key).expect("a key").permissions().mode() & 0o777, 0o600, "{key:?}");
+    }
+    assert_eq!(fs::metadata(house.larder()).expect("a folder").permissions().mode() & 0o777, 0o700);
+    assert!(house.identity.origin().as_str().starts_with("house-"));
+}
+
+#[test]
+fn two_projects_of_one_person_share_the_owner_and_the_private_space() {
+    let house = House::new(62);
+
+    let other = Identity::open(&house.folder.path().join("other/.larder"), &house.env, "anna").expect("an identity");
+
+    assert_eq!(other.identity.owner_key(), house.identity.owner_key());
+    assert_eq!(other.identity.private_space(), house.identity.private_space());
+    assert_ne!(other.identity.public_key(), house.identity.public_key());
+    assert_ne!(other.identity.origin(), house.identity.origin());
+}
+
+#[test]
+fn copies_moves_and_other_machines_are_told_apart() {
+    let mut house = House::new(63);
+    let at = |name: &str| house.folder.path().join(name);
+    copy(&house.larder(), &at("copy"));
+    assert_eq!(standing(&at("copy"), &house.env), Standing::Copied);
+
+    fs::rename(house.larder(), at("moved")).expect("moved");
+    assert_eq!(standing(&at("moved"), &house.env), Standing::Moved);
+    house.identity.settle(&at("moved"), &house.env).expect("settled");
+    assert_eq!(standing(&at("moved"), &house.env), Standing::Same);
+
+    let aside = at("aside");
+    fs::rename(at("moved"), &aside).expect("moved");
+    copy(&aside, &at("moved"));
+    assert_eq!(standing(&at("moved"), &house.env), Standing::Restored);
+
+    let mut elsewhere = house.env.clone();
+    elsewhere.vars.insert("LARDER_MACHINE_ID".to_owned(), "other".to_owned());
+    assert_eq!(standing(&aside, &elsewhere), Standing::OtherMachine);
+
+    let stranger = House::new(64);
+    assert_eq!(standing(&aside, &stranger.env), Standing::Unknown);
+}
+
+#[test]
+fn the_next_generation_is_another_chain() {
+    let mut house = House::new(65);
+    let before = house.chain();
+
+    house.identity.next_generation(&house.larder(), &house.env).expect("saved");
+
+    let loaded = Identity::load(&house.larder()).expect("an identity");
+    assert_eq!(loaded.chain(Space::shared()).generation, before.generation + 1);
+    assert_eq!(loaded.origin(), &before.origin);
+}
+
+#[test]
+fn damaged_identities_are_refused_with_the_file() {
+    type Change = fn(&str) -> String;
+    let table: [(&str, &str, Change); 6] = [
+        ("origin.json", "origin.json", |_| "{}".to_owned()),
+        ("origin.json", "certificate", |text| text.replace("\"owner\":\"anna\"", "\"owner\":\"eve\"")),
+        ("origin.json", "upgrade", |text| text.replace("\"v\":1", "\"v\":2")),
+        ("origin.json", "generation", |text| text.replace("\"generation\":1", "\"generation\":0")),
+        ("device.key", "64 hex digits", |text| text[1..].to_owned()),
+        ("device.key", "not the key", |text| {
+            let first = if text.starts_with('0') { "1" } else { "0" };
+            format!("{first}{}", &text[1..])
+        }),
+    ];
+
+    for (file, expected, change) in table {
+        let house = House::new(66);
+        let path = house.larder().join(file);
+        fs::write(&path, change(&fs::read_to_string(&path).expect("text"))).expect("written");
+        let error = Identity::open(&house.larder(), &house.env, "anna").expect_err(expected).to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}

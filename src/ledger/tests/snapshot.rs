@@ -1,0 +1,105 @@
+//! Snapshots list exactly what their chain holds.
+
+use std::collections::BTreeSet;
+
+use super::fixture::*;
+use crate::ledger::*;
+use crate::model::SegmentHash;
+
+fn listed_lines(house: &House, snapshot: &Checkpoint) -> Vec<Vec<u8>> {
+    let mut lines = Vec::new();
+    let visited = house.ledger.each_listed_record(snapshot, |line, _| {
+        lines.push(line.to_vec());
+        Ok::<(), LedgerError>(())
+    });
+    visited.expect("listed records");
+    lines.sort();
+    lines
+}
+
+fn segments(places: Vec<(SegmentHash, Place)>) -> BTreeSet<SegmentHash> {
+    places.into_iter().map(|(segment, _)| segment).collect()
+}
+
+fn check(house: &House) -> Checkpoint {
+    let snapshot = house.checkpoints().pop().expect("a snapshot");
+    assert_eq!(listed_lines(house, &snapshot), all_lines(house));
+    let own = house.checkpoints().iter().flat_map(|c| house.ledger.segment_places(c).expect("places")).collect();
+    let listed = house.ledger.listed_places(&snapshot).expect("places");
+    for (segment, place) in &listed {
+        house.ledger.read_segment(*segment, place).expect("a listed segment");
+    }
+    assert_eq!(segments(listed), segments(own));
+    assert_eq!(house.findings(Depth::Bytes), Vec::<String>::new());
+    snapshot
+}
+
+#[test]
+fn readers_that_begin_at_a_snapshot_get_the_same() {
+    let mut house = House::new(21);
+    for i in 0..12 {
+        house.publish(&[("log.jsonl", prose(i, 3_000)), ("same", b"same".to_vec())]);
+    }
+    house.publish(&[("big", noise(1, 2 << 20))]);
+
+    house.snapshot();
+
+    let snapshot = check(&house);
+    let listed = snapshot.body.snapshot.expect("a list");
+    assert_eq!(listed.since.len(), 13);
+    assert_eq!((listed.records.len(), listed.packs.len()), (1, 2));
+    assert_eq!((listed.previous, listed.floor), (None, 1));
+}
+
+#[test]
+fn ten_snapshots_are_merged_into_one_level_up() {
+    let mut house = House::new(22);
+
+    for i in 0..23 {
+        house.publish(&[("a", prose(i, 2_000)), ("b", prose(i + 100, 50))]);
+        house.snapshot();
+    }
+
+    let snapshot = check(&house);
+    let listed = snapshot.body.snapshot.expect("a list");
+    let levels: Vec<u32> = listed.records.iter().map(|listed| listed.2).collect();
+    assert_eq!(levels.iter().filter(|level| **level == 1).count(), 2, "{levels:?}");
+    assert_eq!(listed.records.len(), 5, "{levels:?}");
+    assert_eq!(listed.packs.len(), 5);
+    assert_eq!(listed.since.len(), 1);
+    assert!(listed.previous.is_some());
+}
+
+#[test]
+fn a_snapshot_is_due_after_enough_small_checkpoints() {
+    let mut house = House::new(23);
+    house.publish(&[("a", noise(1, 150_000))]);
+    let few = house.ledger.gathered(&house.chain(), house.tip.expect("a tip")).expect("a count");
+    for i in 0..60 {
+        house.publish(&[("a", noise(i, 150_000))]);
+    }
+
+    let many = house.ledger.gathered(&house.chain(), house.tip.expect("a tip")).expect("a count");
+    house.snapshot();
+    let after = house.ledger.gathered(&house.chain(), house.tip.expect("a tip")).expect("a count");
+
+    assert!((few.checkpoints, few.is_due()) == (1, false));
+    assert!(many.is_due(), "{many:?}");
+    assert_eq!(after, Gathered::default());
+}
+
+#[test]
+fn a_chain_goes_on_after_a_snapshot() {
+    let mut house = House::new(24);
+    house.publish(&[("a", prose(1, 10))]);
+    house.snapshot();
+    house.publish(&[("a", prose(2, 10))]);
+
+    let mut cursor = ChainCursor::start(house.chain());
+    for checkpoint in house.checkpoints() {
+        cursor.accept(&checkpoint).expect("it follows");
+    }
+
+    assert_eq!(cursor.tip(), house.tip);
+    assert_eq!(house.tip.map(|tip| (tip.seq, tip.last_n)), Some((3, 2)));
+}
