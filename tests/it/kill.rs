@@ -47,8 +47,9 @@ impl Scene {
             a.write(format!("shared/{name}.md"), format!("{name}\n"));
         }
         a.write("shared/log.jsonl", "{\"n\":0}\n");
-        a.sync();
-        b.sync();
+        for project in [&a, &b, &a, &b] {
+            project.sync();
+        }
         b.write("shared/theirs.md", "theirs, edited by b\n");
         b.write("shared/their-new.md", "new by b\n");
         b.remove("shared/their-deleted.md");
@@ -203,7 +204,7 @@ fn killed_at_every_call_of_the_first_sync_it_starts_over() {
                         return;
                     };
                     let moment = format!("killed before call {kill_at} of {total} of the first sync");
-                    for project in [&a, &b] {
+                    for project in [&a, &b, &a, &b] {
                         expect_sync(project, &moment);
                         let verified = project.run(["verify"]);
                         assert_eq!(verified.code, Some(0), "{moment}: {verified:#?}");
@@ -234,8 +235,9 @@ impl Victim {
         let [a, b] = ["a", "b"]
             .map(|name| lab.project(&format!("{number}-{name}"), crate::support::CONFIG).with_backend(&database));
         a.write("shared/marker.md", "marker\n");
-        a.sync();
-        b.sync();
+        for project in [&a, &b, &a, &b] {
+            project.sync();
+        }
         Victim { a, b, dice: Dice::new(seed), last: BTreeMap::new() }
     }
 
