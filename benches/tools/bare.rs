@@ -16,15 +16,10 @@ pub fn mirror(tree: &Path, database: &Path) {
         .expect("make the table");
     let transaction = connection.transaction().expect("begin");
     {
-        let mut insert = transaction
-            .prepare("INSERT INTO files VALUES (?1, ?2, ?3)")
-            .expect("prepare");
+        let mut insert = transaction.prepare("INSERT INTO files VALUES (?1, ?2, ?3)").expect("prepare");
         let mut folders = vec![tree.to_owned()];
         while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(&folder)
-                .expect("list")
-                .map(|entry| entry.expect("list"))
-            {
+            for entry in fs::read_dir(&folder).expect("list").map(|entry| entry.expect("list")) {
                 if entry.file_type().expect("look").is_dir() {
                     folders.push(entry.path());
                     continue;
@@ -33,13 +28,8 @@ pub fn mirror(tree: &Path, database: &Path) {
                 let hash = blake3::hash(&bytes);
                 let text = String::from_utf8(bytes).expect("the tree is text");
                 let path = entry.path();
-                let id = path
-                    .strip_prefix(tree)
-                    .expect("below the tree")
-                    .to_string_lossy();
-                insert
-                    .execute((id.as_ref(), text, hash.as_bytes()))
-                    .expect("insert");
+                let id = path.strip_prefix(tree).expect("below the tree").to_string_lossy();
+                insert.execute((id.as_ref(), text, hash.as_bytes())).expect("insert");
             }
         }
     }

@@ -21,21 +21,14 @@ const LATENCY_EDITS: usize = 200;
 
 /// Runs all parts, or the one that was asked for.
 pub fn compare(options: &Options) {
-    let counts = if options.large {
-        &[SMALL_COUNT, LARGE_COUNT][..]
-    } else {
-        &[SMALL_COUNT]
-    };
+    let counts = if options.large { &[SMALL_COUNT, LARGE_COUNT][..] } else { &[SMALL_COUNT] };
     let wants = |name: &str| options.only.as_deref().is_none_or(|only| only == name);
     describe_machine();
     for &count in counts {
         if wants("mirror") {
             first_mirror(options, count);
         }
-        if ["noop", "edit", "rename", "idle"]
-            .iter()
-            .any(|name| wants(name))
-        {
+        if ["noop", "edit", "rename", "idle"].iter().any(|name| wants(name)) {
             settled_tree(options, count, &wants);
         }
     }
@@ -50,10 +43,7 @@ pub fn compare(options: &Options) {
 fn describe_machine() {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    println!(
-        "{cores} cores, Linux {}; medians; ratios are larder / other, less is better",
-        kernel.trim()
-    );
+    println!("{cores} cores, Linux {}; medians; ratios are larder / other, less is better", kernel.trim());
 }
 
 fn has(program: &str) -> bool {
@@ -100,10 +90,7 @@ fn first_mirror(options: &Options, count: usize) {
             fs::remove_dir_all(&copy).expect("remove");
             // As many syncs as files: once is enough to know.
             if round == 0 {
-                costs[3].push(run(command(
-                    "rsync",
-                    &["-a", "--fsync", &from, text(&copy)],
-                )));
+                costs[3].push(run(command("rsync", &["-a", "--fsync", &from, text(&copy)])));
                 fs::remove_dir_all(&copy).expect("remove");
             }
         }
@@ -116,85 +103,31 @@ fn first_mirror(options: &Options, count: usize) {
     let ours = &costs[0];
     let wall = |costs: &[Cost]| median(costs, |cost| cost.wall_ms);
     let cpu = |costs: &[Cost]| median(costs, |cost| cost.cpu_ms);
-    table.ratio(
-        "wall / bare loop",
-        wall(ours),
-        wall(&costs[1]),
-        "ms",
-        Goal::AtMost(2.0),
-    );
-    table.ratio(
-        "CPU / bare loop",
-        cpu(ours),
-        cpu(&costs[1]),
-        "ms",
-        Goal::None,
-    );
+    table.ratio("wall / bare loop", wall(ours), wall(&costs[1]), "ms", Goal::AtMost(2.0));
+    table.ratio("CPU / bare loop", cpu(ours), cpu(&costs[1]), "ms", Goal::None);
     if costs[2].is_empty() {
         table.absent("/ rsync -a", "rsync is not installed");
     } else {
-        table.ratio(
-            "wall / rsync -a",
-            wall(ours),
-            wall(&costs[2]),
-            "ms",
-            Goal::AtMost(1.0),
-        );
-        table.ratio(
-            "CPU / rsync -a",
-            cpu(ours),
-            cpu(&costs[2]),
-            "ms",
-            Goal::AtMost(1.0),
-        );
-        table.ratio(
-            "wall / rsync -a --fsync",
-            wall(ours),
-            wall(&costs[3]),
-            "ms",
-            Goal::AtMost(0.35),
-        );
+        table.ratio("wall / rsync -a", wall(ours), wall(&costs[2]), "ms", Goal::AtMost(1.0));
+        table.ratio("CPU / rsync -a", cpu(ours), cpu(&costs[2]), "ms", Goal::AtMost(1.0));
+        table.ratio("wall / rsync -a --fsync", wall(ours), wall(&costs[3]), "ms", Goal::AtMost(0.35));
     }
     if costs[4].is_empty() {
         table.absent("/ git add, commit", "git is not installed");
     } else {
-        table.ratio(
-            "wall / git add, commit",
-            wall(ours),
-            wall(&costs[4]),
-            "ms",
-            Goal::None,
-        );
+        table.ratio("wall / git add, commit", wall(ours), wall(&costs[4]), "ms", Goal::None);
     }
     syncthing(&table, &place, &source, wall(ours), count);
     let bound_kib = 40.0 * 1024.0 + 200.0 * count as f64 / 1024.0;
     let peak = median(ours, |cost| cost.peak_kib);
-    table.ratio(
-        "peak memory / (40 MiB + 200 B a file)",
-        peak,
-        bound_kib,
-        "KiB",
-        Goal::AtMost(1.0),
-    );
+    table.ratio("peak memory / (40 MiB + 200 B a file)", peak, bound_kib, "KiB", Goal::AtMost(1.0));
 }
 
 fn git_first_commit(place: &Place, source: &Path) -> Cost {
     let store = place.path("store.git");
     let git = |args: &[&str]| {
-        let mut command = command(
-            "git",
-            &["--git-dir", text(&store), "--work-tree", text(source)],
-        );
-        command
-            .args([
-                "-c",
-                "user.name=bench",
-                "-c",
-                "user.email=bench@localhost",
-                "-c",
-                "gc.auto=0",
-            ])
-            .args(args);
+        let mut command = command("git", &["--git-dir", text(&store), "--work-tree", text(source)]);
+        command.args(["-c", "user.name=bench", "-c", "user.email=bench@localhost", "-c", "gc.auto=0"]).args(args);
         command
     };
     run(git(&["init", "-q"]));
@@ -215,32 +148,18 @@ fn syncthing(table: &Table, place: &Place, source: &Path, ours_ms: f64, count: u
         return table.absent("/ syncthing, first scan", "syncthing is not installed");
     }
     let home = place.path("syncthing");
-    run(command(
-        "syncthing",
-        &["generate", "--home", text(&home), "--no-default-folder"],
-    ));
+    run(command("syncthing", &["generate", "--home", text(&home), "--no-default-folder"]));
     let config = home.join("config.xml");
     let folder = format!(
         "<folder id=\"bench\" path=\"{}\" type=\"sendonly\" rescanIntervalS=\"0\" fsWatcherEnabled=\"false\"><markerName>.</markerName></folder></configuration>",
         source.display()
     );
-    let edited = fs::read_to_string(&config)
-        .expect("read")
-        .replace("</configuration>", &folder);
+    let edited = fs::read_to_string(&config).expect("read").replace("</configuration>", &folder);
     fs::write(&config, edited).expect("write");
     let log = place.path("syncthing.log");
     let start = Instant::now();
-    let mut serve = command(
-        "syncthing",
-        &[
-            "serve",
-            "--home",
-            text(&home),
-            "--no-browser",
-            "--no-upgrade",
-            "--no-restart",
-        ],
-    );
+    let mut serve =
+        command("syncthing", &["serve", "--home", text(&home), "--no-browser", "--no-upgrade", "--no-restart"]);
     serve.env("STNOUPGRADE", "1").env("STTRACE", "model");
     serve.stdout(fs::File::create(&log).expect("make the log"));
     let mut child = serve.spawn().expect("start syncthing");
@@ -250,13 +169,7 @@ fn syncthing(table: &Table, place: &Place, source: &Path, ours_ms: f64, count: u
     let theirs_ms = start.elapsed().as_secs_f64() * 1000.0;
     let _ = child.kill();
     let _ = child.wait();
-    table.ratio(
-        &format!("wall / syncthing, first scan of {count}"),
-        ours_ms,
-        theirs_ms,
-        "ms",
-        Goal::None,
-    );
+    table.ratio(&format!("wall / syncthing, first scan of {count}"), ours_ms, theirs_ms, "ms", Goal::None);
 }
 
 /// What stands after the first mirror: nothing to do, one edit, a renamed folder, a daemon at rest.
@@ -269,9 +182,7 @@ fn settled_tree(options: &Options, count: usize, wants: &dyn Fn(&str) -> bool) {
     run(place.larder(&project, None, &["sync"]));
     run(place.larder(&project, None, &["sync"]));
 
-    let table = Table::begin(&format!(
-        "With {count} files mirrored and {count} ignored ones beside them"
-    ));
+    let table = Table::begin(&format!("With {count} files mirrored and {count} ignored ones beside them"));
     let noop = nothing_to_do(&table, &place, &project, wants("noop"));
     if wants("edit") {
         one_edit(&table, &place, &project, noop);
@@ -296,21 +207,8 @@ fn nothing_to_do(table: &Table, place: &Place, project: &Path, is_printed: bool)
         if !is_printed {
             continue;
         }
-        let mut find = command(
-            "find",
-            &[
-                ".",
-                "-name",
-                "node_modules",
-                "-prune",
-                "-o",
-                "-name",
-                ".larder",
-                "-prune",
-            ],
-        );
-        find.args(["-o", "-type", "f", "-printf", "%s %T@ %i %p\\n"])
-            .current_dir(project);
+        let mut find = command("find", &[".", "-name", "node_modules", "-prune", "-o", "-name", ".larder", "-prune"]);
+        find.args(["-o", "-type", "f", "-printf", "%s %T@ %i %p\\n"]).current_dir(project);
         costs[1].push(run(find));
         if has("rsync") {
             costs[2].push(run(command("rsync", &["-a", &from, text(&copy)])));
@@ -320,13 +218,7 @@ fn nothing_to_do(table: &Table, place: &Place, project: &Path, is_printed: bool)
     let wall = |costs: &[Cost]| median(costs, |cost| cost.wall_ms);
     let noop = wall(&costs[0]);
     if is_printed {
-        table.ratio(
-            "nothing to do, one-shot / find -printf",
-            noop,
-            wall(&costs[1]),
-            "ms",
-            Goal::AtMost(1.5),
-        );
+        table.ratio("nothing to do, one-shot / find -printf", noop, wall(&costs[1]), "ms", Goal::AtMost(1.5));
         table.ratio(
             "the same, CPU",
             median(&costs[0], |c| c.cpu_ms),
@@ -337,26 +229,10 @@ fn nothing_to_do(table: &Table, place: &Place, project: &Path, is_printed: bool)
         if costs[2].is_empty() {
             table.absent("/ rsync -a with nothing to do", "rsync is not installed");
         } else {
-            table.ratio(
-                "nothing to do / rsync -a",
-                noop,
-                wall(&costs[2]),
-                "ms",
-                Goal::None,
-            );
+            table.ratio("nothing to do / rsync -a", noop, wall(&costs[2]), "ms", Goal::None);
         }
-        table.figure(
-            "start of the program alone",
-            wall(&costs[3]),
-            "ms",
-            Goal::None,
-        );
-        table.figure(
-            "written by doing nothing",
-            median(&costs[0], |c| c.written_bytes) / 1024.0,
-            "KiB",
-            Goal::None,
-        );
+        table.figure("start of the program alone", wall(&costs[3]), "ms", Goal::None);
+        table.figure("written by doing nothing", median(&costs[0], |c| c.written_bytes) / 1024.0, "KiB", Goal::None);
         let _ = fs::remove_dir_all(copy);
     }
     noop
@@ -369,19 +245,8 @@ fn one_edit(table: &Table, place: &Place, project: &Path, noop_ms: f64) {
         fs::write(&file, format!("edited {round}\n")).expect("write");
         costs.push(run(place.larder(project, None, &["sync"])));
     }
-    table.ratio(
-        "one edit, one-shot / nothing to do",
-        median(&costs, |c| c.wall_ms),
-        noop_ms,
-        "ms",
-        Goal::AtMost(1.2),
-    );
-    table.figure(
-        "one edit, written",
-        median(&costs, |c| c.written_bytes) / 1024.0,
-        "KiB",
-        Goal::AtMost(256.0),
-    );
+    table.ratio("one edit, one-shot / nothing to do", median(&costs, |c| c.wall_ms), noop_ms, "ms", Goal::AtMost(1.2));
+    table.figure("one edit, written", median(&costs, |c| c.written_bytes) / 1024.0, "KiB", Goal::AtMost(256.0));
 }
 
 fn renamed_folder(table: &Table, place: &Place, project: &Path, noop_ms: f64, count: usize) {
@@ -393,26 +258,15 @@ fn renamed_folder(table: &Table, place: &Place, project: &Path, noop_ms: f64, co
     fill(&one, FOLDER_COUNT);
     for n in 0..FOLDER_COUNT {
         // Names of their own: the fill above has the contents of the first thousand files.
-        let path = one.join(format!(
-            "000/{:03}/note-{n:06}.{}",
-            n / 20,
-            if n.is_multiple_of(3) { "jsonl" } else { "md" }
-        ));
-        fs::File::options()
-            .append(true)
-            .open(path)
-            .and_then(|mut file| file.write_all(b"own\n"))
-            .expect("append");
+        let path =
+            one.join(format!("000/{:03}/note-{n:06}.{}", n / 20, if n.is_multiple_of(3) { "jsonl" } else { "md" }));
+        fs::File::options().append(true).open(path).and_then(|mut file| file.write_all(b"own\n")).expect("append");
     }
     run(place.larder(project, None, &["sync"]));
     let packs_before = packs_bytes(project);
     let mut costs = Vec::new();
     for round in 0..5 {
-        let (from, to) = if round % 2 == 0 {
-            (&one, &other)
-        } else {
-            (&other, &one)
-        };
+        let (from, to) = if round % 2 == 0 { (&one, &other) } else { (&other, &one) };
         fs::rename(from, to).expect("rename");
         costs.push(run(place.larder(project, None, &["sync"])));
     }
@@ -424,38 +278,21 @@ fn renamed_folder(table: &Table, place: &Place, project: &Path, noop_ms: f64, co
         Goal::AtMost(2.0),
     );
     let grown = packs_bytes(project).saturating_sub(packs_before) as f64;
-    table.figure(
-        "content bytes of five such renames",
-        grown,
-        "B",
-        Goal::AtMost(0.0),
-    );
+    table.figure("content bytes of five such renames", grown, "B", Goal::AtMost(0.0));
 }
 
 fn packs_bytes(project: &Path) -> u64 {
     let mut chains = Vec::new();
-    for space in fs::read_dir(project.join(".larder/ledger"))
-        .expect("a ledger")
-        .flatten()
-    {
+    for space in fs::read_dir(project.join(".larder/ledger")).expect("a ledger").flatten() {
         chains.extend(fs::read_dir(space.path()).into_iter().flatten().flatten());
     }
-    chains
-        .iter()
-        .map(|chain| size_bytes(&chain.path().join("packs")))
-        .sum()
+    chains.iter().map(|chain| size_bytes(&chain.path().join("packs"))).sum()
 }
 
 fn at_rest(table: &Table, place: &Place, project: &Path, count: usize) {
     const REST: Duration = Duration::from_secs(30);
-    let index = fs::metadata(project.join(".larder/index.db"))
-        .map_or(f64::NAN, |metadata| metadata.len() as f64);
-    table.figure(
-        "index, a file",
-        index / count as f64,
-        "B",
-        Goal::AtMost(600.0),
-    );
+    let index = fs::metadata(project.join(".larder/index.db")).map_or(f64::NAN, |metadata| metadata.len() as f64);
+    table.figure("index, a file", index / count as f64, "B", Goal::AtMost(600.0));
     let daemon = place.up(project, None);
     // What the start leaves behind has to settle first.
     std::thread::park_timeout(Duration::from_secs(5));
@@ -474,24 +311,10 @@ fn at_rest(table: &Table, place: &Place, project: &Path, count: usize) {
     );
     let share = (after.cpu_ms - before.cpu_ms) / (seconds * 1000.0) * 100.0;
     table.figure("daemon at rest, CPU", share, "%", Goal::AtMost(0.05));
-    table.figure(
-        "daemon at rest, memory",
-        after.resident_kib / 1024.0,
-        "MiB",
-        Goal::AtMost(30.0),
-    );
-    let asked: Vec<Cost> = (0..9)
-        .map(|_| run(place.larder(project, None, &["status"])))
-        .collect();
-    table.figure(
-        "status of a running daemon",
-        median(&asked, |cost| cost.wall_ms),
-        "ms",
-        Goal::AtMost(20.0),
-    );
-    let synced: Vec<Cost> = (0..9)
-        .map(|_| run(place.larder(project, None, &["sync"])))
-        .collect();
+    table.figure("daemon at rest, memory", after.resident_kib / 1024.0, "MiB", Goal::AtMost(30.0));
+    let asked: Vec<Cost> = (0..9).map(|_| run(place.larder(project, None, &["status"]))).collect();
+    table.figure("status of a running daemon", median(&asked, |cost| cost.wall_ms), "ms", Goal::AtMost(20.0));
+    let synced: Vec<Cost> = (0..9).map(|_| run(place.larder(project, None, &["sync"]))).collect();
     table.figure(
         "sync through a running daemon, nothing to do",
         median(&synced, |cost| cost.wall_ms),
@@ -508,16 +331,11 @@ fn daemon_latency(options: &Options) {
     fill(&a.join("files"), 1000);
     let (_up_a, _up_b) = (place.up(&a, Some(&database)), place.up(&b, Some(&database)));
     let rows = rusqlite::Connection::open(&database).expect("open the database");
-    rows.busy_timeout(Duration::from_secs(60))
-        .expect("set the time to wait");
-    until("b has what a has", || {
-        size_bytes(&b.join("files")) == size_bytes(&a.join("files"))
-    });
+    rows.busy_timeout(Duration::from_secs(60)).expect("set the time to wait");
+    until("b has what a has", || size_bytes(&b.join("files")) == size_bytes(&a.join("files")));
 
     let (mut to_row, mut to_disk) = (Vec::new(), Vec::new());
-    let mut row = rows
-        .prepare("SELECT content FROM files WHERE path = ?1")
-        .expect("prepare");
+    let mut row = rows.prepare("SELECT content FROM files WHERE path = ?1").expect("prepare");
     for edit in 0..LATENCY_EDITS {
         let path = format!("files/000/000/note-{:06}.md", 1 + edit % 2);
         let wanted = format!("edit {edit}\n");
@@ -527,49 +345,23 @@ fn daemon_latency(options: &Options) {
         until("the edit arrives", || {
             let now_ms = start.elapsed().as_secs_f64() * 1000.0;
             if row_ms.is_none() {
-                let content: Option<String> = row
-                    .query_row([&path], |row| row.get(0))
-                    .optional()
-                    .expect("read the row");
+                let content: Option<String> =
+                    row.query_row([&path], |row| row.get(0)).optional().expect("read the row");
                 row_ms = (content.as_deref() == Some(&wanted)).then_some(now_ms);
             }
             if disk_ms.is_none() {
-                disk_ms = fs::read(b.join(&path))
-                    .is_ok_and(|bytes| bytes == wanted.as_bytes())
-                    .then_some(now_ms);
+                disk_ms = fs::read(b.join(&path)).is_ok_and(|bytes| bytes == wanted.as_bytes()).then_some(now_ms);
             }
             row_ms.is_some() && disk_ms.is_some()
         });
         to_row.extend(row_ms);
         to_disk.extend(disk_ms);
     }
-    let table = Table::begin(&format!(
-        "Running daemons, {LATENCY_EDITS} edits one after the other"
-    ));
-    table.figure(
-        "edit to row, p50",
-        percentile(to_row.clone(), 0.5),
-        "ms",
-        Goal::AtMost(25.0),
-    );
-    table.figure(
-        "edit to row, p99",
-        percentile(to_row, 0.99),
-        "ms",
-        Goal::AtMost(100.0),
-    );
-    table.figure(
-        "edit in A to bytes in B, p50",
-        percentile(to_disk.clone(), 0.5),
-        "ms",
-        Goal::AtMost(60.0),
-    );
-    table.figure(
-        "edit in A to bytes in B, p99",
-        percentile(to_disk, 0.99),
-        "ms",
-        Goal::AtMost(200.0),
-    );
+    let table = Table::begin(&format!("Running daemons, {LATENCY_EDITS} edits one after the other"));
+    table.figure("edit to row, p50", percentile(to_row.clone(), 0.5), "ms", Goal::AtMost(25.0));
+    table.figure("edit to row, p99", percentile(to_row, 0.99), "ms", Goal::AtMost(100.0));
+    table.figure("edit in A to bytes in B, p50", percentile(to_disk.clone(), 0.5), "ms", Goal::AtMost(60.0));
+    table.figure("edit in A to bytes in B, p99", percentile(to_disk, 0.99), "ms", Goal::AtMost(200.0));
 }
 
 /// 1 KB more at the end of a JSONL file of 100 MB, seen by a running daemon.
@@ -579,10 +371,7 @@ fn append_to_a_long_log(options: &Options) {
     let database = place.path("shared.db");
     let (a, b) = (place.project("a"), place.project("b"));
     let log: PathBuf = a.join("files/session.jsonl");
-    let line = format!(
-        "{{\"role\":\"assistant\",\"text\":\"{}\"}}\n",
-        "word ".repeat(194)
-    );
+    let line = format!("{{\"role\":\"assistant\",\"text\":\"{}\"}}\n", "word ".repeat(194));
     {
         let mut file = std::io::BufWriter::new(fs::File::create(&log).expect("make the log"));
         for n in 0..100_000 {
@@ -590,18 +379,13 @@ fn append_to_a_long_log(options: &Options) {
         }
     }
     let (up_a, up_b) = (place.up(&a, Some(&database)), place.up(&b, Some(&database)));
-    let size = |project: &Path| {
-        fs::metadata(project.join("files/session.jsonl")).map_or(0, |metadata| metadata.len())
-    };
+    let size = |project: &Path| fs::metadata(project.join("files/session.jsonl")).map_or(0, |metadata| metadata.len());
     until("b has the log", || size(&b) == size(&a));
 
     let before = [usage(up_a.pid()), usage(up_b.pid())];
     let mut arrived_ms = Vec::new();
     for _ in 0..APPENDS {
-        let mut file = fs::File::options()
-            .append(true)
-            .open(&log)
-            .expect("open the log");
+        let mut file = fs::File::options().append(true).open(&log).expect("open the log");
         file.write_all(line.as_bytes()).expect("append");
         let start = Instant::now();
         until("the line arrives", || size(&b) == size(&a));
@@ -618,30 +402,10 @@ fn append_to_a_long_log(options: &Options) {
         "KiB",
         Goal::AtMost(64.0),
     );
-    table.figure(
-        "CPU of the sender, an append",
-        per_append(0, |u| u.cpu_ms),
-        "ms",
-        Goal::None,
-    );
-    table.figure(
-        "written by the receiver, an append",
-        per_append(1, |u| u.written_bytes) / 1024.0,
-        "KiB",
-        Goal::None,
-    );
-    table.figure(
-        "CPU of the receiver, an append",
-        per_append(1, |u| u.cpu_ms),
-        "ms",
-        Goal::None,
-    );
-    table.figure(
-        "append in A to bytes in B, p50",
-        percentile(arrived_ms, 0.5),
-        "ms",
-        Goal::None,
-    );
+    table.figure("CPU of the sender, an append", per_append(0, |u| u.cpu_ms), "ms", Goal::None);
+    table.figure("written by the receiver, an append", per_append(1, |u| u.written_bytes) / 1024.0, "KiB", Goal::None);
+    table.figure("CPU of the receiver, an append", per_append(1, |u| u.cpu_ms), "ms", Goal::None);
+    table.figure("append in A to bytes in B, p50", percentile(arrived_ms, 0.5), "ms", Goal::None);
     if has("rsync") {
         let copy = place.path("copy");
         run(command("rsync", &["-a", text(&log), text(&copy)]));
@@ -651,17 +415,7 @@ fn append_to_a_long_log(options: &Options) {
             .and_then(|mut file| file.write_all(line.as_bytes()))
             .expect("append");
         let whole = run(command("rsync", &["-a", text(&log), text(&copy)]));
-        table.figure(
-            "rsync -a for comparison: written",
-            whole.written_bytes / 1024.0,
-            "KiB",
-            Goal::None,
-        );
-        table.figure(
-            "rsync -a for comparison: CPU",
-            whole.cpu_ms,
-            "ms",
-            Goal::None,
-        );
+        table.figure("rsync -a for comparison: written", whole.written_bytes / 1024.0, "KiB", Goal::None);
+        table.figure("rsync -a for comparison: CPU", whole.cpu_ms, "ms", Goal::None);
     }
 }

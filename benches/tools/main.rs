@@ -39,11 +39,7 @@ pub struct Options {
 }
 
 fn options(args: &[String]) -> Result<Options, String> {
-    let mut options = Options {
-        larder: PathBuf::new(),
-        large: false,
-        only: None,
-    };
+    let mut options = Options { larder: PathBuf::new(), large: false, only: None };
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         match arg.as_str() {

@@ -21,29 +21,20 @@ pub struct Cost {
 }
 
 /// Runs a command to its end. Exit code 0 is expected.
-#[expect(
-    clippy::zombie_processes,
-    reason = "it is waited for by wait4, which also tells what it used"
-)]
+#[expect(clippy::zombie_processes, reason = "it is waited for by wait4, which also tells what it used")]
 pub fn run(mut command: Command) -> Cost {
     let mut said = tempfile::tempfile().expect("make a temporary file");
     command.stdin(Stdio::null()).stdout(Stdio::null());
     command.stderr(said.try_clone().expect("share the file"));
     let start = Instant::now();
-    let child = command
-        .spawn()
-        .unwrap_or_else(|error| panic!("start {command:?}: {error}"));
+    let child = command.spawn().unwrap_or_else(|error| panic!("start {command:?}: {error}"));
     let pid = i32::try_from(child.id()).expect("a pid fits");
     let mut status = 0;
     // SAFETY: rusage is plain numbers, for which zero is a value; both pointers live through the call, and nobody else
     // waits for this child.
     let usage = unsafe {
         let mut usage: libc::rusage = std::mem::zeroed();
-        assert_eq!(
-            libc::wait4(pid, &raw mut status, 0, &raw mut usage),
-            pid,
-            "wait for a child of our own"
-        );
+        assert_eq!(libc::wait4(pid, &raw mut status, 0, &raw mut usage), pid, "wait for a child of our own");
         usage
     };
     let wall_ms = start.elapsed().as_secs_f64() * 1000.0;
@@ -71,10 +62,7 @@ pub fn median(costs: &[Cost], figure: impl Fn(&Cost) -> f64) -> f64 {
 pub fn percentile(mut values: Vec<f64>, share: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     let last = values.len().saturating_sub(1);
-    values
-        .get(((last as f64) * share).round() as usize)
-        .copied()
-        .unwrap_or(f64::NAN)
+    values.get(((last as f64) * share).round() as usize).copied().unwrap_or(f64::NAN)
 }
 
 /// What a running process has used so far.
@@ -94,30 +82,15 @@ pub struct Usage {
 pub fn usage(pid: u32) -> Usage {
     let number = |file: &str, key: &str| {
         let text = fs::read_to_string(file).unwrap_or_default();
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix(key))
-            .unwrap_or("");
-        line.split_whitespace()
-            .find_map(|word| word.parse::<f64>().ok())
-            .unwrap_or(f64::NAN)
+        let line = text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or("");
+        line.split_whitespace().find_map(|word| word.parse::<f64>().ok()).unwrap_or(f64::NAN)
     };
     let (mut cpu_ns, mut wakeups) = (0.0, 0.0);
-    for task in fs::read_dir(format!("/proc/{pid}/task"))
-        .expect("the process runs")
-        .flatten()
-    {
+    for task in fs::read_dir(format!("/proc/{pid}/task")).expect("the process runs").flatten() {
         let task = task.path();
         let schedule = fs::read_to_string(task.join("schedstat")).unwrap_or_default();
-        cpu_ns += schedule
-            .split_whitespace()
-            .next()
-            .and_then(|word| word.parse::<f64>().ok())
-            .unwrap_or(0.0);
-        wakeups += number(
-            &task.join("status").to_string_lossy(),
-            "voluntary_ctxt_switches:",
-        );
+        cpu_ns += schedule.split_whitespace().next().and_then(|word| word.parse::<f64>().ok()).unwrap_or(0.0);
+        wakeups += number(&task.join("status").to_string_lossy(), "voluntary_ctxt_switches:");
     }
     Usage {
         cpu_ms: cpu_ns / 1e6,

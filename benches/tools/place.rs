@@ -23,14 +23,8 @@ pub struct Place {
 impl Place {
     /// Makes one; `larder` is the program to measure.
     pub fn new(larder: &Path) -> Place {
-        let dir = tempfile::Builder::new()
-            .prefix("larder-compare-")
-            .tempdir()
-            .expect("make a temporary folder");
-        Place {
-            dir,
-            larder: larder.to_owned(),
-        }
+        let dir = tempfile::Builder::new().prefix("larder-compare-").tempdir().expect("make a temporary folder");
+        Place { dir, larder: larder.to_owned() }
     }
 
     /// A path in it.
@@ -42,8 +36,7 @@ impl Place {
     pub fn project(&self, name: &str) -> PathBuf {
         let project = self.path(name);
         fs::create_dir_all(project.join("files")).expect("make the project");
-        let config =
-            r#"{ "appId": "bench", "syncFilePatterns": ["files/**"], "intervalSecs": 30 }"#;
+        let config = r#"{ "appId": "bench", "syncFilePatterns": ["files/**"], "intervalSecs": 30 }"#;
         fs::write(project.join("sync-config.json"), config).expect("write the config");
         project
     }
@@ -51,14 +44,9 @@ impl Place {
     /// `larder --project PROJECT ARGS`, mirrored into `database` if one is named.
     pub fn larder(&self, project: &Path, database: Option<&Path>, args: &[&str]) -> Command {
         let mut command = Command::new(&self.larder);
-        command
-            .env("XDG_STATE_HOME", self.path("state"))
-            .env_remove("FILE_SYNC_BACKEND");
+        command.env("XDG_STATE_HOME", self.path("state")).env_remove("FILE_SYNC_BACKEND");
         if let Some(database) = database {
-            command.env(
-                "FILE_SYNC_BACKEND",
-                format!("sqlite:{}", database.display()),
-            );
+            command.env("FILE_SYNC_BACKEND", format!("sqlite:{}", database.display()));
         }
         command.arg("--project").arg(project).args(args);
         command
@@ -69,14 +57,9 @@ impl Place {
         let log = project.join("up.log");
         let said = fs::File::create(&log).expect("make the log");
         let mut command = self.larder(project, database, &["up"]);
-        command
-            .stdin(Stdio::null())
-            .stdout(said.try_clone().expect("share"))
-            .stderr(said);
+        command.stdin(Stdio::null()).stdout(said.try_clone().expect("share")).stderr(said);
         let running = Running(command.spawn().expect("start larder up"));
-        until("larder up is ready", || {
-            fs::read_to_string(&log).is_ok_and(|text| text.contains("ready"))
-        });
+        until("larder up is ready", || fs::read_to_string(&log).is_ok_and(|text| text.contains("ready")));
         running
     }
 }
@@ -111,11 +94,7 @@ pub fn until(what: &str, mut done: impl FnMut() -> bool) {
 /// Fills a folder with `count` text files of 200 bytes to 8 KiB, 20 a folder, the same ones each time.
 pub fn fill(folder: &Path, count: usize) {
     for n in 0..count {
-        let parent = folder.join(format!(
-            "{:03}/{:03}",
-            n / FOLDER_FILES / 100,
-            n / FOLDER_FILES % 100
-        ));
+        let parent = folder.join(format!("{:03}/{:03}", n / FOLDER_FILES / 100, n / FOLDER_FILES % 100));
         if n % FOLDER_FILES == 0 {
             fs::create_dir_all(&parent).expect("make a folder");
         }
@@ -127,8 +106,8 @@ pub fn fill(folder: &Path, count: usize) {
 // Like what agents write: some JSON, some prose, no two alike.
 fn content(n: usize) -> (&'static str, String) {
     const WORDS: [&str; 12] = [
-        "customer", "decided", "valve", "report", "because", "figure", "unknown", "weekly",
-        "agent", "summary", "ask", "source",
+        "customer", "decided", "valve", "report", "because", "figure", "unknown", "weekly", "agent", "summary", "ask",
+        "source",
     ];
     let mut state = (n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = move || {

@@ -23,11 +23,7 @@ impl Table {
     /// A ratio of two measured figures of one unit.
     pub fn ratio(&self, what: &str, ours: f64, theirs: f64, unit: &str, goal: Goal) {
         let ratio = ours / theirs;
-        let shown = [
-            shown(ours, unit),
-            shown(theirs, unit),
-            format!("{ratio:.2} x"),
-        ];
+        let shown = [shown(ours, unit), shown(theirs, unit), format!("{ratio:.2} x")];
         self.line(what, &shown, ratio, &goal, " x");
     }
 
@@ -44,16 +40,10 @@ impl Table {
 
     fn line(&self, what: &str, shown: &[String; 3], value: f64, goal: &Goal, unit: &str) {
         let (goal, met) = match goal {
-            Goal::AtMost(limit) => (
-                format!("<= {limit}{unit}"),
-                if value <= *limit { "yes" } else { "**no**" },
-            ),
+            Goal::AtMost(limit) => (format!("<= {limit}{unit}"), if value <= *limit { "yes" } else { "**no**" }),
             Goal::None => ("-".to_owned(), "-"),
         };
-        println!(
-            "| {what} | {} | {} | {} | {goal} | {met} |",
-            shown[0], shown[1], shown[2]
-        );
+        println!("| {what} | {} | {} | {} | {goal} | {met} |", shown[0], shown[1], shown[2]);
     }
 }
 

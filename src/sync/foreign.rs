@@ -44,7 +44,12 @@ impl Engine {
     pub fn read_rows(&self) -> Result<Option<RowsRead>> {
         let Some(adapter) = &self.adapter else { return Ok(None) };
         let stored = self.state.meta_text("row_cursor")?;
-        let mut read = RowsRead { rows: Vec::new(), awaited: 0, cursor: Cursor::from_text(stored.unwrap_or_default()), more: false };
+        let mut read = RowsRead {
+            rows: Vec::new(),
+            awaited: 0,
+            cursor: Cursor::from_text(stored.unwrap_or_default()),
+            more: false,
+        };
         loop {
             let page = adapter.query(&Query::changes(&self.policy.app, None, read.cursor.clone(), PAGE_ROWS))?;
             for row in page.rows {
@@ -186,12 +191,20 @@ impl Engine {
         }
         let path = match RelPath::parse(&row.path) {
             Ok(path) => path,
-            Err(error) => return Ok(Verdict::Refused(format!("a row of another program has a path no file can have: {error}"))),
+            Err(error) => {
+                return Ok(Verdict::Refused(format!("a row of another program has a path no file can have: {error}")));
+            }
         };
         match self.policy.rules.admit_from_outside(&path) {
-            Err(refusal) => return Ok(Verdict::Refused(format!("a row of another program is not taken in: {refusal}"))),
+            Err(refusal) => {
+                return Ok(Verdict::Refused(format!("a row of another program is not taken in: {refusal}")));
+            }
             Ok(admitted) if admitted.channel() != channel => {
-                let what = format!("a row of another program has owner {:?}, but the path is {}", row.owner, admitted.channel());
+                let what = format!(
+                    "a row of another program has owner {:?}, but the path is {}",
+                    row.owner,
+                    admitted.channel()
+                );
                 return Ok(Verdict::Refused(what));
             }
             Ok(_) => {}
@@ -212,14 +225,7 @@ impl Engine {
         }
     }
 
-    fn judge_text(
-        &self,
-        slot: Slot,
-        channel: Channel,
-        row: &Row,
-        text: &str,
-        parents: Vec<Stored>,
-    ) -> Result<Verdict> {
+    fn judge_text(&self, slot: Slot, channel: Channel, row: &Row, text: &str, parents: Vec<Stored>) -> Result<Verdict> {
         let bytes = text.as_bytes();
         if let Some(denied) = denied_content(&bytes[..bytes.len().min(larder_patterns::CONTENT_HEAD_BYTES)]) {
             return Ok(Verdict::Refused(format!("a row of another program is not taken in: {denied}")));
@@ -279,7 +285,9 @@ impl Engine {
         let mut parents = Vec::new();
         for text in entry.version.split(',').filter(|text| !text.is_empty()) {
             let Ok(id) = text.parse::<VersionId>() else {
-                return Ok(Err("its mirror entry names no version; delete the entry to have the row taken as new".to_owned()));
+                return Ok(Err(
+                    "its mirror entry names no version; delete the entry to have the row taken as new".to_owned()
+                ));
             };
             match self.index.version(&id)? {
                 Some(stored) if stored.version.path == slot.path => parents.push(stored),

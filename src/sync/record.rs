@@ -462,7 +462,8 @@ impl Engine {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(Box::new(Reading::Vanished)),
             Err(error) => return Err(Box::new(Reading::Refused(format!("cannot be read: {error}")))),
         };
-        let grows = |stat: &BaseStat| self.growing.contains(path) && stat.inode == expected.inode && stat.size >= expected.size;
+        let grows =
+            |stat: &BaseStat| self.growing.contains(path) && stat.inode == expected.inode && stat.size >= expected.size;
         match stat_of(&file) {
             Ok(stat) if stat == base_stat(expected) || grows(&stat) => Ok(file),
             Ok(_) => Err(Box::new(Reading::Busy)),
@@ -470,7 +471,12 @@ impl Engine {
         }
     }
 
-    fn take_small(&self, path: &RelPath, bytes: &[u8], open: &mut OpenBatch<'_>) -> Result<(Manifest, Option<Vec<u8>>)> {
+    fn take_small(
+        &self,
+        path: &RelPath,
+        bytes: &[u8],
+        open: &mut OpenBatch<'_>,
+    ) -> Result<(Manifest, Option<Vec<u8>>)> {
         let manifest = Manifest::implied(ContentHash::of(bytes), bytes.len() as u64);
         for segment in &manifest.segments {
             self.add_segment(open, segment.0, bytes)?;
@@ -556,7 +562,8 @@ impl Seek for Limited {
 fn last_line_end(file: &mut File, size: u64) -> Result<u64> {
     let window = size.min(LINE_WINDOW_BYTES);
     let mut bytes = vec![0; window as usize];
-    let filled = rustix::io::pread(&*file, &mut bytes, size - window).map_err(|errno| io("read a file")(errno.into()))?;
+    let filled =
+        rustix::io::pread(&*file, &mut bytes, size - window).map_err(|errno| io("read a file")(errno.into()))?;
     let end = bytes[..filled].iter().rposition(|byte| *byte == b'\n');
     Ok(end.map_or(size, |at| size - window + at as u64 + 1))
 }
