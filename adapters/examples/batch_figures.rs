@@ -7,8 +7,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use larder_adapters::{
-    Body, Cursor, Expected, FileSyncAdapter, MirrorEntry, OpenContext, Query, Record,
-    SqliteAdapter, Write,
+    Body, Cursor, Expected, FileSyncAdapter, MirrorEntry, OpenContext, Query, Record, SqliteAdapter, Write,
 };
 use rusqlite::{Connection, params};
 
@@ -16,23 +15,13 @@ const ROUNDS: usize = 5;
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
-    let rows: usize = arguments
-        .next()
-        .and_then(|rows| rows.parse().ok())
-        .unwrap_or(100_000);
-    let folder = arguments
-        .next()
-        .map(std::path::PathBuf::from)
-        .unwrap_or_else(std::env::temp_dir);
+    let rows: usize = arguments.next().and_then(|rows| rows.parse().ok()).unwrap_or(100_000);
+    let folder = arguments.next().map(std::path::PathBuf::from).unwrap_or_else(std::env::temp_dir);
     let writes: Vec<Write> = (0..rows).map(write).collect();
-    let (mut bare, mut batch, mut pages, mut edits) =
-        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut bare, mut batch, mut pages, mut edits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut bare_cpu, mut batch_cpu) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
-        let dir = folder.join(format!(
-            "larder-batch-figures-{}-{round}",
-            std::process::id()
-        ));
+        let dir = folder.join(format!("larder-batch-figures-{}-{round}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("the folder can be written");
         let (wall, cpu) = bare_loop(&dir.join("bare.db"), &writes);
         bare.push(wall);
@@ -49,11 +38,7 @@ fn main() {
     println!("rows                  {rows}");
     println!("bare loop             {bare:8.1} ms wall, {bare_cpu:8.1} ms CPU");
     println!("write_batch           {batch:8.1} ms wall, {batch_cpu:8.1} ms CPU");
-    println!(
-        "ratio                 {:8.2} x wall, {:8.2} x CPU",
-        batch / bare,
-        batch_cpu / bare_cpu
-    );
+    println!("ratio                 {:8.2} x wall, {:8.2} x CPU", batch / bare, batch_cpu / bare_cpu);
     println!("read all changes      {:8.1} ms", median(pages));
     println!("one edit, durable     {:8.2} ms", median(edits));
     let (half, most) = wakes(&folder.join(format!("larder-batch-figures-{}", std::process::id())));
@@ -63,23 +48,16 @@ fn main() {
 /// From the return of another handle's durable write to the sink's call, over 200 writes; 0 if the sink was quicker.
 fn wakes(dir: &Path) -> (f64, f64) {
     std::fs::create_dir_all(dir).expect("the folder can be written");
-    let open =
-        || SqliteAdapter::open("sync.db".as_ref(), &OpenContext::new(dir)).expect("it opens");
+    let open = || SqliteAdapter::open("sync.db".as_ref(), &OpenContext::new(dir)).expect("it opens");
     let (reader, writer) = (open(), open());
     let (told, heard) = std::sync::mpsc::channel();
     let sink = Box::new(move |_| told.send(Instant::now()).expect("the figures are read"));
     let query = Query::changes("figures", None, Cursor::start(), 1);
-    let subscription = reader
-        .subscribe(&query, Cursor::start(), sink)
-        .expect("it can be watched");
+    let subscription = reader.subscribe(&query, Cursor::start(), sink).expect("it can be watched");
     let mut waits: Vec<f64> = (0..200)
         .map(|n| {
-            let Write::Set { record, expected } = write(n) else {
-                unreachable!("it makes sets")
-            };
-            writer
-                .set(&record, &expected)
-                .expect("nothing stands there");
+            let Write::Set { record, expected } = write(n) else { unreachable!("it makes sets") };
+            writer.set(&record, &expected).expect("nothing stands there");
             let written = Instant::now();
             let woken = heard.recv().expect("the listener lives");
             woken.saturating_duration_since(written).as_secs_f64() * 1000.0
@@ -92,10 +70,7 @@ fn wakes(dir: &Path) -> (f64, f64) {
 }
 
 fn write(n: usize) -> Write {
-    let text = format!(
-        "# Note {n}\n\n{}\n",
-        "All work and no play makes a dull note. ".repeat(1 + n % 12)
-    );
+    let text = format!("# Note {n}\n\n{}\n", "All work and no play makes a dull note. ".repeat(1 + n % 12));
     let mirror = MirrorEntry {
         version: blake3::hash(&n.to_le_bytes()).to_hex().to_string(),
         content_hash: *blake3::hash(text.as_bytes()).as_bytes(),
@@ -109,21 +84,14 @@ fn write(n: usize) -> Write {
         created_at_ms: 1_700_000_000_000 + n as u64,
         mirror: Some(mirror),
     };
-    Write::Set {
-        record,
-        expected: Expected::Absent,
-    }
+    Write::Set { record, expected: Expected::Absent }
 }
 
 fn bare_loop(path: &Path, writes: &[Write]) -> (f64, f64) {
     let (started, before) = (Instant::now(), cpu_ms());
     let mut connection = Connection::open(path).expect("a new file opens");
-    connection
-        .pragma_update(None, "journal_mode", "WAL")
-        .expect("WAL is to be had");
-    connection
-        .pragma_update(None, "synchronous", "FULL")
-        .expect("a pragma");
+    connection.pragma_update(None, "journal_mode", "WAL").expect("WAL is to be had");
+    connection.pragma_update(None, "synchronous", "FULL").expect("a pragma");
     let table = "CREATE TABLE files (id TEXT PRIMARY KEY, path, content, app, owner_id, last_updated, created_at)";
     connection.execute_batch(table).expect("a new table");
     let transaction = connection.transaction().expect("nobody else is there");
@@ -139,15 +107,7 @@ fn bare_loop(path: &Path, writes: &[Write]) -> (f64, f64) {
             };
             let id = record.id();
             let stamp = "2023-11-14T22:13:20.000Z";
-            let row = params![
-                id.as_str(),
-                record.path,
-                text,
-                record.app,
-                record.owner,
-                stamp,
-                stamp
-            ];
+            let row = params![id.as_str(), record.path, text, record.app, record.owner, stamp, stamp];
             insert.execute(row).expect("ids differ");
         }
     }
@@ -160,11 +120,7 @@ fn bare_loop(path: &Path, writes: &[Write]) -> (f64, f64) {
 fn cpu_ms() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let ticks = after_name
-        .split_whitespace()
-        .skip(11)
-        .take(2)
-        .filter_map(|ticks| ticks.parse::<f64>().ok());
+    let ticks = after_name.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok());
     ticks.sum::<f64>() * 10.0
 }
 
@@ -181,9 +137,7 @@ fn adapter(path: &Path, writes: &[Write]) -> ((f64, f64), f64, f64) {
     let mut after = Cursor::start();
     let mut read = 0;
     loop {
-        let page = adapter
-            .query(&Query::changes("figures", None, after, 10_000))
-            .expect("a page");
+        let page = adapter.query(&Query::changes("figures", None, after, 10_000)).expect("a page");
         read += page.rows.len();
         after = page.cursor;
         if !page.more {
@@ -193,25 +147,13 @@ fn adapter(path: &Path, writes: &[Write]) -> ((f64, f64), f64, f64) {
     assert_eq!(read, writes.len());
     let told = started.elapsed().as_secs_f64() * 1000.0;
 
-    let Write::Set { record, .. } = &writes[writes.len() / 2] else {
-        unreachable!("all are sets")
-    };
-    let mut revision = adapter
-        .get(&record.id())
-        .expect("a row")
-        .expect("it is there")
-        .revision;
+    let Write::Set { record, .. } = &writes[writes.len() / 2] else { unreachable!("all are sets") };
+    let mut revision = adapter.get(&record.id()).expect("a row").expect("it is there").revision;
     let started = Instant::now();
     for _ in 0..20 {
-        revision = adapter
-            .set(record, &Expected::Revision(revision))
-            .expect("nobody else writes");
+        revision = adapter.set(record, &Expected::Revision(revision)).expect("nobody else writes");
     }
-    (
-        written,
-        told,
-        started.elapsed().as_secs_f64() * 1000.0 / 20.0,
-    )
+    (written, told, started.elapsed().as_secs_f64() * 1000.0 / 20.0)
 }
 
 fn median(mut figures: Vec<f64>) -> f64 {

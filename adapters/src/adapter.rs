@@ -5,8 +5,7 @@
 //! Deliberately absent: retries, conflict resolution, paths' admission, ledger formats. Those live once, above the seam.
 
 use crate::{
-    AdapterError, Body, Cursor, ErrorKind, Expected, Page, Query, Record, RecordId, Revision, Row,
-    Wake, Write,
+    AdapterError, Body, Cursor, ErrorKind, Expected, Page, Query, Record, RecordId, Revision, Row, Wake, Write,
 };
 
 /// How a backend learns of rows written by programs that are not Larder.
@@ -52,55 +51,30 @@ impl Capabilities {
 
     /// Refuses a record that no backend with these limits can hold. `TooLarge` or `Unsupported`.
     pub fn check(&self, record: &Record) -> Result<(), AdapterError> {
-        let refuse = |kind, why: String| {
-            Err(AdapterError::new(
-                kind,
-                format!("write {}: {why}", record.id()),
-            ))
-        };
-        for (name, part) in [
-            ("app", &record.app),
-            ("owner", &record.owner),
-            ("path", &record.path),
-        ] {
+        let refuse = |kind, why: String| Err(AdapterError::new(kind, format!("write {}: {why}", record.id())));
+        for (name, part) in [("app", &record.app), ("owner", &record.owner), ("path", &record.path)] {
             if part.is_empty() || part.contains('\0') {
-                return refuse(
-                    ErrorKind::Unsupported,
-                    format!("{name} is empty or holds a NUL"),
-                );
+                return refuse(ErrorKind::Unsupported, format!("{name} is empty or holds a NUL"));
             }
         }
         match &record.body {
             Body::Text(text) if text.len() as u64 > self.text_limit_bytes => {
                 let (size, limit) = (text.len(), self.text_limit_bytes);
-                refuse(
-                    ErrorKind::TooLarge,
-                    format!("text of {size} bytes, the limit is {limit}"),
-                )
+                refuse(ErrorKind::TooLarge, format!("text of {size} bytes, the limit is {limit}"))
             }
-            Body::Text(text) if text.contains('\0') => refuse(
-                ErrorKind::Unsupported,
-                "text holds a NUL; chunks can".to_owned(),
-            ),
+            Body::Text(text) if text.contains('\0') => {
+                refuse(ErrorKind::Unsupported, "text holds a NUL; chunks can".to_owned())
+            }
             Body::Text(_) => Ok(()),
             Body::Chunks { keep, add } => {
                 let limit = self.chunk_limit_bytes;
                 if let Some(chunk) = add.iter().find(|chunk| chunk.len() as u64 > limit) {
                     let size = chunk.len();
-                    return refuse(
-                        ErrorKind::TooLarge,
-                        format!("chunk of {size} bytes, the limit is {limit}"),
-                    );
+                    return refuse(ErrorKind::TooLarge, format!("chunk of {size} bytes, the limit is {limit}"));
                 }
-                match u32::try_from(add.len())
-                    .ok()
-                    .and_then(|added| keep.checked_add(added))
-                {
+                match u32::try_from(add.len()).ok().and_then(|added| keep.checked_add(added)) {
                     Some(_) => Ok(()),
-                    None => refuse(
-                        ErrorKind::TooLarge,
-                        format!("more than {} chunks", u32::MAX),
-                    ),
+                    None => refuse(ErrorKind::TooLarge, format!("more than {} chunks", u32::MAX)),
                 }
             }
         }
@@ -120,9 +94,7 @@ pub struct Subscription {
 impl Subscription {
     /// A subscription that `stop` ends and joins.
     pub fn new(stop: impl FnOnce() + Send + Sync + 'static) -> Self {
-        Self {
-            stop: Some(Box::new(stop)),
-        }
+        Self { stop: Some(Box::new(stop)) }
     }
 }
 
@@ -158,12 +130,7 @@ pub trait FileSyncAdapter: Send + Sync {
     /// Reads chunks `first..first + count` of a chunked record, fewer at its end.
     ///
     /// `NotFound` if the record has no chunks. Not atomic with the row: a caller that read the row before compares the hash.
-    fn read_chunks(
-        &self,
-        id: &RecordId,
-        first: u32,
-        count: u32,
-    ) -> Result<Vec<Vec<u8>>, AdapterError>;
+    fn read_chunks(&self, id: &RecordId, first: u32, count: u32) -> Result<Vec<Vec<u8>>, AdapterError>;
 
     /// Replaces the state `expected` by `record`, its other form (text or chunks) and its mirror entry included.
     ///
@@ -181,12 +148,7 @@ pub trait FileSyncAdapter: Send + Sync {
     ///
     /// A hint: repeated, merged or spurious wakes are allowed, own writes may wake; a missed change is not, unless
     /// `Lost` is told. The caller then queries from its own cursor.
-    fn subscribe(
-        &self,
-        query: &Query,
-        from: Cursor,
-        sink: Sink,
-    ) -> Result<Subscription, AdapterError>;
+    fn subscribe(&self, query: &Query, from: Cursor, sink: Sink) -> Result<Subscription, AdapterError>;
 
     /// Writes many items in order, each as `set` or `delete` would; one that fails does not stop the others.
     ///
@@ -194,9 +156,7 @@ pub trait FileSyncAdapter: Send + Sync {
     fn write_batch(&self, writes: &[Write]) -> Vec<Result<Revision, AdapterError>> {
         let apply = |write: &Write| match write {
             Write::Set { record, expected } => self.set(record, expected),
-            Write::Delete { id, expected } => {
-                self.delete(id, expected).map(|()| batch_delete_revision())
-            }
+            Write::Delete { id, expected } => self.delete(id, expected).map(|()| batch_delete_revision()),
         };
         writes.iter().map(apply).collect()
     }

@@ -10,8 +10,7 @@ use std::sync::Arc;
 use crate::{AdapterError, ErrorKind, FileSyncAdapter};
 
 /// Opens the backend at an address.
-pub type OpenBackend =
-    fn(&BackendUrl, &OpenContext<'_>) -> Result<Arc<dyn FileSyncAdapter>, AdapterError>;
+pub type OpenBackend = fn(&BackendUrl, &OpenContext<'_>) -> Result<Arc<dyn FileSyncAdapter>, AdapterError>;
 
 /// One line of the table.
 pub struct Backend {
@@ -80,11 +79,7 @@ pub const DEFAULT_WAIT_MS: u64 = 10_000;
 impl<'a> OpenContext<'a> {
     /// A context without environment and with the usual wait.
     pub fn new(project_dir: &'a Path) -> Self {
-        Self {
-            project_dir,
-            env: &|_| None,
-            wait_ms: DEFAULT_WAIT_MS,
-        }
+        Self { project_dir, env: &|_| None, wait_ms: DEFAULT_WAIT_MS }
     }
 }
 
@@ -93,34 +88,19 @@ impl<'a> OpenContext<'a> {
 /// Relative file addresses become absolute below `project_dir`. `Unsupported` names the nearest known name and lists all.
 pub fn resolve_backend(value: &str, project_dir: &Path) -> Result<BackendUrl, AdapterError> {
     let value = value.trim();
-    let (name, address) = value
-        .split_once(':')
-        .map_or((value, None), |(name, address)| (name, Some(address)));
+    let (name, address) = value.split_once(':').map_or((value, None), |(name, address)| (name, Some(address)));
     let lower = name.to_ascii_lowercase();
-    let known =
-        |backend: &&Backend| backend.scheme == lower || backend.aliases.contains(&lower.as_str());
+    let known = |backend: &&Backend| backend.scheme == lower || backend.aliases.contains(&lower.as_str());
     let Some(backend) = BACKENDS.iter().find(known) else {
         return Err(unknown_backend(name));
     };
-    let address = address
-        .filter(|address| !address.is_empty())
-        .unwrap_or(backend.default_address);
-    let address = if backend.is_file {
-        file_address(address, project_dir)
-    } else {
-        address.to_owned()
-    };
-    Ok(BackendUrl {
-        scheme: backend.scheme,
-        address,
-    })
+    let address = address.filter(|address| !address.is_empty()).unwrap_or(backend.default_address);
+    let address = if backend.is_file { file_address(address, project_dir) } else { address.to_owned() };
+    Ok(BackendUrl { scheme: backend.scheme, address })
 }
 
 /// Opens the backend that `url` names; `url` may be everything `resolve_backend` takes.
-pub fn open(
-    url: &str,
-    context: &OpenContext<'_>,
-) -> Result<Arc<dyn FileSyncAdapter>, AdapterError> {
+pub fn open(url: &str, context: &OpenContext<'_>) -> Result<Arc<dyn FileSyncAdapter>, AdapterError> {
     let url = resolve_backend(url, context.project_dir)?;
     let Some(backend) = BACKENDS.iter().find(|backend| backend.scheme == url.scheme) else {
         return Err(unknown_backend(url.scheme));
@@ -136,10 +116,7 @@ fn file_address(address: &str, project_dir: &Path) -> String {
 fn unknown_backend(name: &str) -> AdapterError {
     let known: Vec<&str> = BACKENDS.iter().map(|backend| backend.scheme).collect();
     let list = known.join(", ");
-    let nearest = known
-        .into_iter()
-        .min_by_key(|scheme| strsim::osa_distance(name, scheme))
-        .unwrap_or_default();
+    let nearest = known.into_iter().min_by_key(|scheme| strsim::osa_distance(name, scheme)).unwrap_or_default();
     let message = format!("find backend `{name}`: nearest known is `{nearest}`, known are: {list}");
     AdapterError::new(ErrorKind::Unsupported, message)
 }
@@ -148,9 +125,7 @@ fn without_secret(address: &str) -> String {
     let Some((before, host)) = address.rsplit_once('@') else {
         return address.to_owned();
     };
-    let (lead, user) = before
-        .rsplit_once('/')
-        .map_or(("", before), |(lead, user)| (lead, user));
+    let (lead, user) = before.rsplit_once('/').map_or(("", before), |(lead, user)| (lead, user));
     match user.split_once(':') {
         Some((user, _)) if lead.is_empty() => format!("{user}:***@{host}"),
         Some((user, _)) => format!("{lead}/{user}:***@{host}"),

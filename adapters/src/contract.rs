@@ -9,9 +9,8 @@ use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use crate::{
-    AdapterError, Body, Cursor, ErrorKind, Expected, FileSyncAdapter, MirrorEntry, Page, Query,
-    Record, RecordId, Revision, Row, RowContent, SHARED_OWNER, Selection, Subscription, Wake,
-    Write,
+    AdapterError, Body, Cursor, ErrorKind, Expected, FileSyncAdapter, MirrorEntry, Page, Query, Record, RecordId,
+    Revision, Row, RowContent, SHARED_OWNER, Selection, Subscription, Wake, Write,
 };
 
 /// Gives another handle on the store under test.
@@ -99,10 +98,7 @@ macro_rules! contract_law_tests {
 macro_rules! contract_tests {
     ($name:ident, $make:expr) => {
         mod $name {
-            #[allow(
-                unused_imports,
-                reason = "the handle maker may be a path of the outer module"
-            )]
+            #[allow(unused_imports, reason = "the handle maker may be a path of the outer module")]
             use super::*;
             $crate::with_adapter_laws! { $crate::contract_law_tests, [$make] }
         }
@@ -163,10 +159,7 @@ pub fn text_record(app: &str, path: &str, text: &str) -> Record {
 
 fn chunk_record(app: &str, path: &str, keep: u32, add: &[&[u8]]) -> Record {
     let add = add.iter().map(|chunk| chunk.to_vec()).collect();
-    Record {
-        body: Body::Chunks { keep, add },
-        ..text_record(app, path, "")
-    }
+    Record { body: Body::Chunks { keep, add }, ..text_record(app, path, "") }
 }
 
 // No hash is computed here: the seam only carries it. Different contents have different entries.
@@ -175,10 +168,7 @@ fn mirror_of(content: &[u8]) -> MirrorEntry {
     for (n, byte) in content.iter().enumerate() {
         content_hash[n % 32] = content_hash[n % 32].rotate_left(3) ^ byte;
     }
-    MirrorEntry {
-        version: format!("{:02x}{:02x},ab", content_hash[0], content_hash[1]),
-        content_hash,
-    }
+    MirrorEntry { version: format!("{:02x}{:02x},ab", content_hash[0], content_hash[1]), content_hash }
 }
 
 fn row_of(adapter: &dyn FileSyncAdapter, id: &RecordId) -> Row {
@@ -189,9 +179,7 @@ fn row_of(adapter: &dyn FileSyncAdapter, id: &RecordId) -> Row {
 }
 
 fn written(adapter: &dyn FileSyncAdapter, record: &Record, expected: &Expected) -> Revision {
-    adapter
-        .set(record, expected)
-        .unwrap_or_else(|error| panic!("{}: {error}", record.id()))
+    adapter.set(record, expected).unwrap_or_else(|error| panic!("{}: {error}", record.id()))
 }
 
 fn created(adapter: &dyn FileSyncAdapter, record: &Record) -> Revision {
@@ -207,27 +195,16 @@ fn refused<T: std::fmt::Debug>(answer: Result<T, AdapterError>, kind: ErrorKind)
 }
 
 fn page(adapter: &dyn FileSyncAdapter, query: &Query) -> Page {
-    adapter
-        .query(query)
-        .unwrap_or_else(|error| panic!("{query:?}: {error}"))
+    adapter.query(query).unwrap_or_else(|error| panic!("{query:?}: {error}"))
 }
 
 /// Follows the feed to its end. Also checks that no page is longer than asked for and that a page that says `more` is not empty.
-fn feed(
-    adapter: &dyn FileSyncAdapter,
-    app: &str,
-    after: Cursor,
-    limit: usize,
-) -> (Vec<Row>, Cursor) {
+fn feed(adapter: &dyn FileSyncAdapter, app: &str, after: Cursor, limit: usize) -> (Vec<Row>, Cursor) {
     let mut rows = Vec::new();
     let mut after = after;
     loop {
         let page = page(adapter, &Query::changes(app, None, after, limit));
-        assert!(
-            page.rows.len() <= limit && (!page.more || !page.rows.is_empty()),
-            "{} rows",
-            page.rows.len()
-        );
+        assert!(page.rows.len() <= limit && (!page.more || !page.rows.is_empty()), "{} rows", page.rows.len());
         rows.extend(page.rows);
         after = page.cursor;
         if !page.more {
@@ -236,25 +213,12 @@ fn feed(
     }
 }
 
-fn listed(
-    adapter: &dyn FileSyncAdapter,
-    app: &str,
-    owner: &str,
-    prefix: &str,
-    limit: usize,
-) -> Vec<String> {
+fn listed(adapter: &dyn FileSyncAdapter, app: &str, owner: &str, prefix: &str, limit: usize) -> Vec<String> {
     let mut paths: Vec<String> = Vec::new();
     loop {
         let after = paths.last().cloned();
-        let page = page(
-            adapter,
-            &Query::paths(app, owner, prefix, after.as_deref(), limit),
-        );
-        assert!(
-            page.rows.len() <= limit && (!page.more || !page.rows.is_empty()),
-            "{} rows",
-            page.rows.len()
-        );
+        let page = page(adapter, &Query::paths(app, owner, prefix, after.as_deref(), limit));
+        assert!(page.rows.len() <= limit && (!page.more || !page.rows.is_empty()), "{} rows", page.rows.len());
         paths.extend(page.rows.into_iter().map(|row| row.path));
         if !page.more {
             return paths;
@@ -266,23 +230,14 @@ fn paths_of(rows: &[Row]) -> Vec<&str> {
     rows.iter().map(|row| row.path.as_str()).collect()
 }
 
-fn listen(
-    adapter: &dyn FileSyncAdapter,
-    app: &str,
-    from: Cursor,
-) -> (Subscription, Receiver<Wake>) {
+fn listen(adapter: &dyn FileSyncAdapter, app: &str, from: Cursor) -> (Subscription, Receiver<Wake>) {
     let (told, heard) = channel();
     let sink = Box::new(move |wake| {
         // The listening law may have ended already.
         let _ = told.send(wake);
     });
     let query = Query::changes(app, None, Cursor::start(), 1);
-    (
-        adapter
-            .subscribe(&query, from, sink)
-            .unwrap_or_else(|error| panic!("subscribe: {error}")),
-        heard,
-    )
+    (adapter.subscribe(&query, from, sink).unwrap_or_else(|error| panic!("subscribe: {error}")), heard)
 }
 
 /// What is set is what is read, every field of it.
@@ -293,15 +248,9 @@ pub fn set_then_get_returns_the_same_record(make: Make<'_>) {
     let revision = created(&*adapter, &record);
 
     let row = row_of(&*make(), &record.id());
-    assert_eq!(
-        (row.id, row.app, row.owner, row.path),
-        (record.id(), record.app, record.owner, record.path)
-    );
+    assert_eq!((row.id, row.app, row.owner, row.path), (record.id(), record.app, record.owner, record.path));
     assert_eq!(row.content, RowContent::Text("eins\n".to_owned()));
-    assert_eq!(
-        (row.revision.clone(), row.mirrored_revision),
-        (revision.clone(), Some(revision))
-    );
+    assert_eq!((row.revision.clone(), row.mirrored_revision), (revision.clone(), Some(revision)));
     assert_eq!(
         (row.mirror, row.last_updated_ms, row.created_at_ms),
         (record.mirror, 1_700_000_000_123, 1_600_000_000_456)
@@ -318,33 +267,18 @@ pub fn absent_is_none_and_its_chunks_are_not_found(make: Make<'_>) {
     assert!(matches!(adapter.get(&nowhere), Ok(None)));
     refused(adapter.read_chunks(&nowhere, 0, 1), ErrorKind::NotFound);
     refused(adapter.read_chunks(&record.id(), 0, 1), ErrorKind::NotFound);
-    refused(
-        adapter.query(&Query::changes("absent", None, Cursor::start(), 0)),
-        ErrorKind::Unsupported,
-    );
+    refused(adapter.query(&Query::changes("absent", None, Cursor::start(), 0)), ErrorKind::Unsupported);
 }
 
 /// `Expected::Absent` never overwrites.
 pub fn creating_twice_is_a_conflict(make: Make<'_>) {
     let adapter = make();
-    for first in [
-        text_record("twice", "a", "one"),
-        chunk_record("twice", "b", 0, &[b"one"]),
-    ] {
+    for first in [text_record("twice", "a", "one"), chunk_record("twice", "b", 0, &[b"one"])] {
         created(&*adapter, &first);
         let before = row_of(&*adapter, &first.id());
 
-        refused(
-            make().set(&text_record("twice", &first.path, "two"), &Expected::Absent),
-            ErrorKind::Conflict,
-        );
-        refused(
-            make().set(
-                &chunk_record("twice", &first.path, 0, &[b"two"]),
-                &Expected::Absent,
-            ),
-            ErrorKind::Conflict,
-        );
+        refused(make().set(&text_record("twice", &first.path, "two"), &Expected::Absent), ErrorKind::Conflict);
+        refused(make().set(&chunk_record("twice", &first.path, 0, &[b"two"]), &Expected::Absent), ErrorKind::Conflict);
 
         assert_eq!(row_of(&*adapter, &first.id()), before);
     }
@@ -354,33 +288,17 @@ pub fn creating_twice_is_a_conflict(make: Make<'_>) {
 pub fn stale_revision_is_refused_and_writes_nothing(make: Make<'_>) {
     let adapter = make();
     let stale = created(&*adapter, &text_record("stale", "a", "one"));
-    let fresh = written(
-        &*adapter,
-        &text_record("stale", "a", "two"),
-        &Expected::Revision(stale.clone()),
-    );
+    let fresh = written(&*adapter, &text_record("stale", "a", "two"), &Expected::Revision(stale.clone()));
     assert_ne!(stale, fresh);
     let (_, cursor) = feed(&*adapter, "stale", Cursor::start(), 10);
 
-    for expected in [
-        Expected::Revision(stale),
-        Expected::Revision(Revision::new("no such revision")),
-    ] {
-        refused(
-            adapter.set(&text_record("stale", "a", "three"), &expected),
-            ErrorKind::Conflict,
-        );
-        refused(
-            adapter.delete(&RecordId::new("stale", SHARED_OWNER, "a"), &expected),
-            ErrorKind::Conflict,
-        );
+    for expected in [Expected::Revision(stale), Expected::Revision(Revision::new("no such revision"))] {
+        refused(adapter.set(&text_record("stale", "a", "three"), &expected), ErrorKind::Conflict);
+        refused(adapter.delete(&RecordId::new("stale", SHARED_OWNER, "a"), &expected), ErrorKind::Conflict);
     }
 
     let row = row_of(&*adapter, &RecordId::new("stale", SHARED_OWNER, "a"));
-    assert_eq!(
-        (row.content, row.revision),
-        (RowContent::Text("two".to_owned()), fresh)
-    );
+    assert_eq!((row.content, row.revision), (RowContent::Text("two".to_owned()), fresh));
     assert!(feed(&*adapter, "stale", cursor, 10).0.is_empty());
 }
 
@@ -402,15 +320,9 @@ pub fn of_32_racing_writers_one_wins(make: Make<'_>) {
         };
         let attempt = &attempt;
         std::thread::scope(|scope| {
-            let threads: Vec<_> = handles
-                .iter()
-                .enumerate()
-                .map(|(n, handle)| scope.spawn(move || attempt(n, handle)))
-                .collect();
-            threads
-                .into_iter()
-                .filter_map(|thread| thread.join().expect("a writer panicked"))
-                .collect()
+            let threads: Vec<_> =
+                handles.iter().enumerate().map(|(n, handle)| scope.spawn(move || attempt(n, handle))).collect();
+            threads.into_iter().filter_map(|thread| thread.join().expect("a writer panicked")).collect()
         })
     };
 
@@ -420,10 +332,7 @@ pub fn of_32_racing_writers_one_wins(make: Make<'_>) {
 
         let row = row_of(&*handles[0], &id);
         assert_eq!(winners.len(), 1, "winners {winners:?}");
-        assert_eq!(
-            row.content,
-            RowContent::Text(format!("writer {}", winners[0]))
-        );
+        assert_eq!(row.content, RowContent::Text(format!("writer {}", winners[0])));
         expected = Expected::Revision(row.revision);
     }
 }
@@ -436,17 +345,10 @@ pub fn deleting_needs_the_seen_state(make: Make<'_>) {
     let id = record.id();
 
     refused(adapter.delete(&id, &Expected::Absent), ErrorKind::Conflict);
-    adapter
-        .delete(&id, &Expected::Revision(revision.clone()))
-        .expect("the state was seen");
+    adapter.delete(&id, &Expected::Revision(revision.clone())).expect("the state was seen");
     assert!(matches!(make().get(&id), Ok(None)));
-    refused(
-        adapter.delete(&id, &Expected::Revision(revision)),
-        ErrorKind::NotFound,
-    );
-    adapter
-        .delete(&id, &Expected::Absent)
-        .expect("nothing is left to delete");
+    refused(adapter.delete(&id, &Expected::Revision(revision)), ErrorKind::NotFound);
+    adapter.delete(&id, &Expected::Absent).expect("nothing is left to delete");
 }
 
 /// A deleted id is free; revisions of its earlier life stay stale.
@@ -454,18 +356,13 @@ pub fn deleted_id_is_created_again(make: Make<'_>) {
     let adapter = make();
     let record = text_record("again", "a", "one");
     let first = created(&*adapter, &record);
-    adapter
-        .delete(&record.id(), &Expected::Revision(first.clone()))
-        .expect("the state was seen");
+    adapter.delete(&record.id(), &Expected::Revision(first.clone())).expect("the state was seen");
     let (_, cursor) = feed(&*adapter, "again", Cursor::start(), 10);
 
     let second = created(&*adapter, &record);
 
     assert_ne!(first, second);
-    refused(
-        adapter.set(&record, &Expected::Revision(first)),
-        ErrorKind::Conflict,
-    );
+    refused(adapter.set(&record, &Expected::Revision(first)), ErrorKind::Conflict);
     for after in [Cursor::start(), cursor] {
         let (rows, _) = feed(&*adapter, "again", after, 10);
         assert_eq!(paths_of(&rows), ["a"]);
@@ -480,16 +377,10 @@ pub fn retry_of_a_lost_answer_conflicts_with_its_own_content(make: Make<'_>) {
     let first = created(&*adapter, &text_record("retry", "a", "before"));
     let lost = written(&*adapter, &record, &Expected::Revision(first.clone()));
 
-    refused(
-        adapter.set(&record, &Expected::Revision(first)),
-        ErrorKind::Conflict,
-    );
+    refused(adapter.set(&record, &Expected::Revision(first)), ErrorKind::Conflict);
 
     let row = row_of(&*adapter, &record.id());
-    assert_eq!(
-        (row.content.clone(), row.mirror.clone()),
-        (RowContent::Text("mine".to_owned()), record.mirror)
-    );
+    assert_eq!((row.content.clone(), row.mirror.clone()), (RowContent::Text("mine".to_owned()), record.mirror));
     assert_eq!(row.revision, lost);
     assert!(!row.is_foreign());
 }
@@ -498,24 +389,16 @@ pub fn retry_of_a_lost_answer_conflicts_with_its_own_content(make: Make<'_>) {
 pub fn owners_never_share_a_row(make: Make<'_>) {
     let adapter = make();
     let owners = [SHARED_OWNER, "u-ann-11111111", "u-bob-22222222"];
-    let record = |owner: &str| Record {
-        owner: owner.to_owned(),
-        ..text_record("owners", "a", &format!("of {owner}"))
-    };
+    let record = |owner: &str| Record { owner: owner.to_owned(), ..text_record("owners", "a", &format!("of {owner}")) };
     for owner in owners {
         created(&*adapter, &record(owner));
     }
 
     let gone = row_of(&*adapter, &record(owners[1]).id());
-    adapter
-        .delete(&gone.id, &Expected::Revision(gone.revision))
-        .expect("the state was seen");
+    adapter.delete(&gone.id, &Expected::Revision(gone.revision)).expect("the state was seen");
 
     for owner in [owners[0], owners[2]] {
-        assert_eq!(
-            row_of(&*adapter, &record(owner).id()).content,
-            RowContent::Text(format!("of {owner}"))
-        );
+        assert_eq!(row_of(&*adapter, &record(owner).id()).content, RowContent::Text(format!("of {owner}")));
         assert_eq!(listed(&*adapter, "owners", owner, "", 10), ["a"]);
     }
     assert!(listed(&*adapter, "owners", owners[1], "", 10).is_empty());
@@ -542,29 +425,14 @@ pub fn colons_never_join_two_records(make: Make<'_>) {
 
     for name in names {
         let row = row_of(&*adapter, &record(name).id());
-        assert_eq!(
-            (row.app.as_str(), row.owner.as_str(), row.path.as_str()),
-            name
-        );
-        assert_eq!(
-            row.content,
-            RowContent::Text(format!("{} {} {}", name.0, name.1, name.2))
-        );
+        assert_eq!((row.app.as_str(), row.owner.as_str(), row.path.as_str()), name);
+        assert_eq!(row.content, RowContent::Text(format!("{} {} {}", name.0, name.1, name.2)));
     }
-    assert_eq!(
-        listed(&*adapter, "colon", SHARED_OWNER, "", 2),
-        ["a", "shared:a", "u-bob-1:a"]
-    );
+    assert_eq!(listed(&*adapter, "colon", SHARED_OWNER, "", 2), ["a", "shared:a", "u-bob-1:a"]);
     assert_eq!(listed(&*adapter, "colon", "u-bob-1", "", 2), ["a"]);
-    assert_eq!(
-        listed(&*adapter, "colon:u-bob-1", SHARED_OWNER, "", 2),
-        ["a"]
-    );
+    assert_eq!(listed(&*adapter, "colon:u-bob-1", SHARED_OWNER, "", 2), ["a"]);
     let query = Query::changes("colon", Some(SHARED_OWNER), Cursor::start(), 10);
-    assert_eq!(
-        paths_of(&page(&*adapter, &query).rows),
-        ["u-bob-1:a", "shared:a", "a"]
-    );
+    assert_eq!(paths_of(&page(&*adapter, &query).rows), ["u-bob-1:a", "shared:a", "a"]);
 }
 
 /// Names and texts that break careless quoting, matching or encoding.
@@ -594,27 +462,18 @@ pub fn hostile_paths_come_back_unchanged(make: Make<'_>) {
         &longest,
     ];
     for path in paths {
-        created(
-            &*adapter,
-            &text_record("hostile", path, &format!("text of {path}\r\n\t'\"")),
-        );
+        created(&*adapter, &text_record("hostile", path, &format!("text of {path}\r\n\t'\"")));
     }
 
     for path in paths {
         let row = row_of(&*adapter, &RecordId::new("hostile", SHARED_OWNER, path));
-        assert_eq!(
-            (row.path.as_str(), row.content),
-            (path, RowContent::Text(format!("text of {path}\r\n\t'\"")))
-        );
+        assert_eq!((row.path.as_str(), row.content), (path, RowContent::Text(format!("text of {path}\r\n\t'\""))));
         assert_eq!(listed(&*adapter, "hostile", SHARED_OWNER, path, 10), [path]);
     }
     let mut sorted = paths.map(str::to_owned);
     sorted.sort();
     assert_eq!(listed(&*adapter, "hostile", SHARED_OWNER, "", 3), sorted);
-    assert_eq!(
-        feed(&*adapter, "hostile", Cursor::start(), 3).0.len(),
-        paths.len()
-    );
+    assert_eq!(feed(&*adapter, "hostile", Cursor::start(), 3).0.len(), paths.len());
 }
 
 /// A prefix has no wildcards, and case matters.
@@ -630,16 +489,9 @@ pub fn prefix_means_its_own_characters(make: Make<'_>) {
         ("a/", &["a/1", "a/1/2"]),
         ("A", &["A/1"]),
         ("a/1/2/3", &[]),
-        (
-            "",
-            &["A/1", "a%b/1", "a/1", "a/1/2", "a_b/1", "ab", "axb/1"],
-        ),
+        ("", &["A/1", "a%b/1", "a/1", "a/1/2", "a_b/1", "ab", "axb/1"]),
     ] {
-        assert_eq!(
-            listed(&*adapter, "prefix", SHARED_OWNER, prefix, 2),
-            paths,
-            "prefix {prefix:?}"
-        );
+        assert_eq!(listed(&*adapter, "prefix", SHARED_OWNER, prefix, 2), paths, "prefix {prefix:?}");
     }
 }
 
@@ -649,48 +501,21 @@ pub fn empty_binary_and_8_mib_contents_come_back(make: Make<'_>) {
     created(&*adapter, &text_record("contents", "empty.md", ""));
     created(&*adapter, &chunk_record("contents", "empty.bin", 0, &[]));
     let every_byte: Vec<u8> = (0..=255).collect();
-    created(
-        &*adapter,
-        &chunk_record("contents", "bytes.bin", 0, &[&every_byte, b"", &every_byte]),
-    );
+    created(&*adapter, &chunk_record("contents", "bytes.bin", 0, &[&every_byte, b"", &every_byte]));
     let large: Vec<Vec<u8>> = (0..64u8).map(|n| vec![n ^ 0xA5; 128 * 1024]).collect();
     let chunks: Vec<&[u8]> = large.iter().map(Vec::as_slice).collect();
     created(&*adapter, &chunk_record("contents", "8mib.bin", 0, &chunks));
 
-    let content =
-        |path: &str| row_of(&*adapter, &RecordId::new("contents", SHARED_OWNER, path)).content;
+    let content = |path: &str| row_of(&*adapter, &RecordId::new("contents", SHARED_OWNER, path)).content;
     let read = |path: &str, first, count| {
-        adapter
-            .read_chunks(&RecordId::new("contents", SHARED_OWNER, path), first, count)
-            .expect("it is chunked")
+        adapter.read_chunks(&RecordId::new("contents", SHARED_OWNER, path), first, count).expect("it is chunked")
     };
     assert_eq!(content("empty.md"), RowContent::Text(String::new()));
-    assert_eq!(
-        content("empty.bin"),
-        RowContent::Chunked {
-            chunk_count: 0,
-            size_bytes: 0
-        }
-    );
+    assert_eq!(content("empty.bin"), RowContent::Chunked { chunk_count: 0, size_bytes: 0 });
     assert!(read("empty.bin", 0, 10).is_empty());
-    assert_eq!(
-        content("bytes.bin"),
-        RowContent::Chunked {
-            chunk_count: 3,
-            size_bytes: 512
-        }
-    );
-    assert_eq!(
-        read("bytes.bin", 0, 3),
-        [every_byte.clone(), Vec::new(), every_byte]
-    );
-    assert_eq!(
-        content("8mib.bin"),
-        RowContent::Chunked {
-            chunk_count: 64,
-            size_bytes: 8 << 20
-        }
-    );
+    assert_eq!(content("bytes.bin"), RowContent::Chunked { chunk_count: 3, size_bytes: 512 });
+    assert_eq!(read("bytes.bin", 0, 3), [every_byte.clone(), Vec::new(), every_byte]);
+    assert_eq!(content("8mib.bin"), RowContent::Chunked { chunk_count: 64, size_bytes: 8 << 20 });
     assert_eq!(read("8mib.bin", 0, u32::MAX), large);
     assert_eq!(read("8mib.bin", 63, 10), large[63..]);
     assert!(read("8mib.bin", 64, 1).is_empty());
@@ -705,27 +530,11 @@ pub fn text_and_chunks_replace_each_other(make: Make<'_>) {
     for round in 0..2u8 {
         let chunks = chunk_record("forms", "a", 0, &[&[round, 0xFF]]);
         revision = written(&*adapter, &chunks, &Expected::Revision(revision));
-        assert_eq!(
-            row_of(&*adapter, &id).content,
-            RowContent::Chunked {
-                chunk_count: 1,
-                size_bytes: 2
-            }
-        );
-        assert_eq!(
-            adapter.read_chunks(&id, 0, 9).expect("it is chunked"),
-            [vec![round, 0xFF]]
-        );
+        assert_eq!(row_of(&*adapter, &id).content, RowContent::Chunked { chunk_count: 1, size_bytes: 2 });
+        assert_eq!(adapter.read_chunks(&id, 0, 9).expect("it is chunked"), [vec![round, 0xFF]]);
 
-        revision = written(
-            &*adapter,
-            &text_record("forms", "a", "text"),
-            &Expected::Revision(revision),
-        );
-        assert_eq!(
-            row_of(&*adapter, &id).content,
-            RowContent::Text("text".to_owned())
-        );
+        revision = written(&*adapter, &text_record("forms", "a", "text"), &Expected::Revision(revision));
+        assert_eq!(row_of(&*adapter, &id).content, RowContent::Text("text".to_owned()));
         refused(adapter.read_chunks(&id, 0, 9), ErrorKind::NotFound);
         assert_eq!(feed(&*adapter, "forms", Cursor::start(), 9).0.len(), 1);
         assert_eq!(listed(&*adapter, "forms", SHARED_OWNER, "", 9), ["a"]);
@@ -736,38 +545,17 @@ pub fn text_and_chunks_replace_each_other(make: Make<'_>) {
 pub fn kept_chunks_stay_and_the_tail_is_replaced(make: Make<'_>) {
     let adapter = make();
     let id = RecordId::new("append", SHARED_OWNER, "log.jsonl");
-    let revision = created(
-        &*adapter,
-        &chunk_record("append", "log.jsonl", 0, &[b"aaaa", b"bbb", b"c"]),
-    );
+    let revision = created(&*adapter, &chunk_record("append", "log.jsonl", 0, &[b"aaaa", b"bbb", b"c"]));
 
     let grown = chunk_record("append", "log.jsonl", 2, &[b"cc", b"d"]);
     let revision = written(&*adapter, &grown, &Expected::Revision(revision));
-    assert_eq!(
-        row_of(&*adapter, &id).content,
-        RowContent::Chunked {
-            chunk_count: 4,
-            size_bytes: 10
-        }
-    );
-    assert_eq!(
-        adapter.read_chunks(&id, 1, 9).expect("it is chunked"),
-        [&b"bbb"[..], b"cc", b"d"]
-    );
+    assert_eq!(row_of(&*adapter, &id).content, RowContent::Chunked { chunk_count: 4, size_bytes: 10 });
+    assert_eq!(adapter.read_chunks(&id, 1, 9).expect("it is chunked"), [&b"bbb"[..], b"cc", b"d"]);
 
     let cut = chunk_record("append", "log.jsonl", 1, &[]);
     written(&*adapter, &cut, &Expected::Revision(revision));
-    assert_eq!(
-        row_of(&*adapter, &id).content,
-        RowContent::Chunked {
-            chunk_count: 1,
-            size_bytes: 4
-        }
-    );
-    assert_eq!(
-        adapter.read_chunks(&id, 0, 9).expect("it is chunked"),
-        [b"aaaa"]
-    );
+    assert_eq!(row_of(&*adapter, &id).content, RowContent::Chunked { chunk_count: 1, size_bytes: 4 });
+    assert_eq!(adapter.read_chunks(&id, 0, 9).expect("it is chunked"), [b"aaaa"]);
 }
 
 /// Keeping what is not there means that another state stands.
@@ -781,26 +569,11 @@ pub fn keeping_chunks_that_are_not_there_conflicts(make: Make<'_>) {
         ("a", 1, Expected::Revision(text)),
         ("b", 2, Expected::Revision(chunked.clone())),
     ] {
-        refused(
-            adapter.set(&chunk_record("keep", path, keep, &[b"2"]), &expected),
-            ErrorKind::Conflict,
-        );
+        refused(adapter.set(&chunk_record("keep", path, keep, &[b"2"]), &expected), ErrorKind::Conflict);
     }
     let row = row_of(&*adapter, &RecordId::new("keep", SHARED_OWNER, "b"));
-    assert_eq!(
-        (row.content, row.revision),
-        (
-            RowContent::Chunked {
-                chunk_count: 1,
-                size_bytes: 1
-            },
-            chunked
-        )
-    );
-    assert!(matches!(
-        adapter.get(&RecordId::new("keep", SHARED_OWNER, "none")),
-        Ok(None)
-    ));
+    assert_eq!((row.content, row.revision), (RowContent::Chunked { chunk_count: 1, size_bytes: 1 }, chunked));
+    assert!(matches!(adapter.get(&RecordId::new("keep", SHARED_OWNER, "none")), Ok(None)));
 }
 
 /// The longest text is taken, one byte more is refused; what no row can hold is refused by name.
@@ -812,34 +585,15 @@ pub fn limits_are_errors_with_the_bound(make: Make<'_>) {
 
     let id = RecordId::new("limits", SHARED_OWNER, "longest");
     assert_eq!(row_of(&*adapter, &id).content, RowContent::Text(longest));
-    let error = adapter.set(
-        &text_record("limits", "longer", &"x".repeat(limit + 1)),
-        &Expected::Absent,
-    );
-    assert!(
-        error
-            .as_ref()
-            .is_err_and(|error| error.message.contains(&limit.to_string())),
-        "{error:?}"
-    );
+    let error = adapter.set(&text_record("limits", "longer", &"x".repeat(limit + 1)), &Expected::Absent);
+    assert!(error.as_ref().is_err_and(|error| error.message.contains(&limit.to_string())), "{error:?}");
     refused(error, ErrorKind::TooLarge);
     let chunk = vec![0; adapter.capabilities().chunk_limit_bytes as usize + 1];
-    refused(
-        adapter.set(
-            &chunk_record("limits", "chunk", 0, &[&chunk]),
-            &Expected::Absent,
-        ),
-        ErrorKind::TooLarge,
-    );
-    for record in [
-        text_record("limits", "nul", "a\0b"),
-        text_record("limits", "nul\0", ""),
-        text_record("limits", "", ""),
-    ] {
-        refused(
-            adapter.set(&record, &Expected::Absent),
-            ErrorKind::Unsupported,
-        );
+    refused(adapter.set(&chunk_record("limits", "chunk", 0, &[&chunk]), &Expected::Absent), ErrorKind::TooLarge);
+    for record in
+        [text_record("limits", "nul", "a\0b"), text_record("limits", "nul\0", ""), text_record("limits", "", "")]
+    {
+        refused(adapter.set(&record, &Expected::Absent), ErrorKind::Unsupported);
     }
     assert_eq!(adapter.capabilities().admits_text(b"a\0b"), None);
     assert_eq!(adapter.capabilities().admits_text(b"\xFF"), None);
@@ -852,26 +606,15 @@ pub fn feed_tells_each_change_once_with_its_newest_state(make: Make<'_>) {
     let first = created(&*adapter, &text_record("feed", "a", "one"));
     created(&*adapter, &text_record("feed", "b", "one"));
     let (_, cursor) = feed(&*adapter, "feed", Cursor::start(), 9);
-    let second = written(
-        &*adapter,
-        &text_record("feed", "a", "two"),
-        &Expected::Revision(first),
-    );
-    let third = written(
-        &*adapter,
-        &text_record("feed", "a", "three"),
-        &Expected::Revision(second),
-    );
+    let second = written(&*adapter, &text_record("feed", "a", "two"), &Expected::Revision(first));
+    let third = written(&*adapter, &text_record("feed", "a", "three"), &Expected::Revision(second));
 
     let (all, end) = feed(&*adapter, "feed", Cursor::start(), 9);
     let (since, _) = feed(&*adapter, "feed", cursor, 9);
 
     assert_eq!(paths_of(&all), ["b", "a"]);
     assert_eq!(paths_of(&since), ["a"]);
-    assert_eq!(
-        (&since[0].content, &since[0].revision),
-        (&RowContent::Text("three".to_owned()), &third)
-    );
+    assert_eq!((&since[0].content, &since[0].revision), (&RowContent::Text("three".to_owned()), &third));
     assert_eq!(all[1], since[0]);
     assert!(feed(&*adapter, "feed", end, 9).0.is_empty());
 }
@@ -888,12 +631,7 @@ pub fn feed_is_complete_over_pages_of_1500_rows(make: Make<'_>) {
     }
     let mut names = Query::changes("pages", None, Cursor::start(), 2);
     names.with_content = false;
-    assert!(
-        page(&*adapter, &names)
-            .rows
-            .iter()
-            .all(|row| row.content == RowContent::Unread)
-    );
+    assert!(page(&*adapter, &names).rows.iter().all(|row| row.content == RowContent::Unread));
 }
 
 fn numbered_path(n: usize) -> String {
@@ -937,17 +675,13 @@ pub fn feed_tells_deletions(make: Make<'_>) {
 
     for (path, revision) in [("a", text), ("b", chunks)] {
         let id = RecordId::new("gone", SHARED_OWNER, path);
-        adapter
-            .delete(&id, &Expected::Revision(revision))
-            .expect("the state was seen");
+        adapter.delete(&id, &Expected::Revision(revision)).expect("the state was seen");
     }
 
     for after in [cursor, Cursor::start()] {
         let (rows, _) = feed(&*make(), "gone", after, 1);
         assert_eq!(paths_of(&rows), ["a", "b"]);
-        assert!(rows.iter().all(|row| row.content == RowContent::Absent
-            && row.mirror.is_none()
-            && !row.is_foreign()));
+        assert!(rows.iter().all(|row| row.content == RowContent::Absent && row.mirror.is_none() && !row.is_foreign()));
     }
     assert!(listed(&*adapter, "gone", SHARED_OWNER, "", 9).is_empty());
 }
@@ -958,13 +692,7 @@ pub fn feed_of_a_space_holds_no_other_space(make: Make<'_>) {
     let apps = ["space", "spac", "space-ledger", "spacf", "Space"];
     for app in apps {
         for owner in [SHARED_OWNER, "u-ann-1", "u-ann-12"] {
-            created(
-                &*adapter,
-                &Record {
-                    owner: owner.to_owned(),
-                    ..text_record(app, &format!("{app}/{owner}"), "")
-                },
-            );
+            created(&*adapter, &Record { owner: owner.to_owned(), ..text_record(app, &format!("{app}/{owner}"), "") });
         }
     }
 
@@ -974,16 +702,9 @@ pub fn feed_of_a_space_holds_no_other_space(make: Make<'_>) {
         (Some("u-ann"), &[]),
         (None, &["space/shared", "space/u-ann-1", "space/u-ann-12"]),
     ] {
-        let found = page(
-            &*adapter,
-            &Query::changes("space", owner, Cursor::start(), 9),
-        );
+        let found = page(&*adapter, &Query::changes("space", owner, Cursor::start(), 9));
         assert_eq!(paths_of(&found.rows), expected, "owner {owner:?}");
-        assert!(
-            page(&*adapter, &Query::changes("space", owner, found.cursor, 9))
-                .rows
-                .is_empty()
-        );
+        assert!(page(&*adapter, &Query::changes("space", owner, found.cursor, 9)).rows.is_empty());
     }
 }
 
@@ -1004,14 +725,8 @@ pub fn paths_page_through_1500_rows_in_order(make: Make<'_>) {
     fill(&*adapter, "listing", 1500);
 
     let expected: Vec<String> = (0..1500).map(numbered_path).collect();
-    assert_eq!(
-        listed(&*adapter, "listing", SHARED_OWNER, "", 1000),
-        expected
-    );
-    assert_eq!(
-        listed(&*adapter, "listing", SHARED_OWNER, "dir07/", 33),
-        expected[700..800]
-    );
+    assert_eq!(listed(&*adapter, "listing", SHARED_OWNER, "", 1000), expected);
+    assert_eq!(listed(&*adapter, "listing", SHARED_OWNER, "dir07/", 33), expected[700..800]);
 }
 
 /// A listing over every owner may be resumed after a path, so one path's rows stand on one page.
@@ -1019,27 +734,14 @@ pub fn paths_over_every_owner_split_no_path(make: Make<'_>) {
     let adapter = make();
     for path in ["a", "b", "c:d"] {
         for owner in [SHARED_OWNER, "u-ann-1", "u-bob-2"] {
-            created(
-                &*adapter,
-                &Record {
-                    owner: owner.to_owned(),
-                    ..text_record("all", path, "")
-                },
-            );
+            created(&*adapter, &Record { owner: owner.to_owned(), ..text_record("all", path, "") });
         }
     }
 
     let (mut found, mut after): (Vec<(String, String)>, _) = (Vec::new(), None);
     loop {
-        let select = Selection::Paths {
-            prefix: String::new(),
-            after,
-        };
-        let query = Query {
-            select,
-            owner: None,
-            ..Query::changes("all", None, Cursor::start(), 2)
-        };
+        let select = Selection::Paths { prefix: String::new(), after };
+        let query = Query { select, owner: None, ..Query::changes("all", None, Cursor::start(), 2) };
         let page = page(&*adapter, &query);
         found.extend(page.rows.into_iter().map(|row| (row.path, row.owner)));
         after = found.last().map(|(path, _)| path.clone());
@@ -1049,52 +751,26 @@ pub fn paths_over_every_owner_split_no_path(make: Make<'_>) {
     }
 
     let owners = [SHARED_OWNER, "u-ann-1", "u-bob-2"];
-    let expected = ["a", "b", "c:d"]
-        .iter()
-        .flat_map(|path| owners.map(|owner| ((*path).to_owned(), owner.to_owned())));
+    let expected = ["a", "b", "c:d"].iter().flat_map(|path| owners.map(|owner| ((*path).to_owned(), owner.to_owned())));
     assert_eq!(found, expected.collect::<Vec<_>>());
 }
 
 /// Ledger artifacts: chunk records without an entry, written once, listed by prefix, apart from the project's rows.
 pub fn artifacts_are_listed_by_prefix_and_write_once(make: Make<'_>) {
     let adapter = make();
-    let names: Vec<String> = (1..=5)
-        .map(|n| format!("shared/ann~1/checkpoints/cp-{n:016}.json"))
-        .collect();
-    let artifact = |name: &str| Record {
-        mirror: None,
-        ..chunk_record("art-ledger", name, 0, &[b"{}", name.as_bytes()])
-    };
+    let names: Vec<String> = (1..=5).map(|n| format!("shared/ann~1/checkpoints/cp-{n:016}.json")).collect();
+    let artifact =
+        |name: &str| Record { mirror: None, ..chunk_record("art-ledger", name, 0, &[b"{}", name.as_bytes()]) };
     for name in &names {
         created(&*adapter, &artifact(name));
     }
     created(&*adapter, &artifact("shared/ann~1/packs/00.pack"));
 
-    refused(
-        make().set(&artifact(&names[0]), &Expected::Absent),
-        ErrorKind::Conflict,
-    );
-    assert_eq!(
-        listed(
-            &*adapter,
-            "art-ledger",
-            SHARED_OWNER,
-            "shared/ann~1/checkpoints/",
-            2
-        ),
-        names
-    );
-    let query = Query::paths(
-        "art-ledger",
-        SHARED_OWNER,
-        "shared/ann~1/checkpoints/",
-        Some(&names[3]),
-        9,
-    );
+    refused(make().set(&artifact(&names[0]), &Expected::Absent), ErrorKind::Conflict);
+    assert_eq!(listed(&*adapter, "art-ledger", SHARED_OWNER, "shared/ann~1/checkpoints/", 2), names);
+    let query = Query::paths("art-ledger", SHARED_OWNER, "shared/ann~1/checkpoints/", Some(&names[3]), 9);
     assert_eq!(paths_of(&page(&*adapter, &query).rows), names[4..]);
-    let chunks = adapter
-        .read_chunks(&artifact(&names[2]).id(), 0, 9)
-        .expect("it is chunked");
+    let chunks = adapter.read_chunks(&artifact(&names[2]).id(), 0, 9).expect("it is chunked");
     assert_eq!(chunks, [b"{}".to_vec(), names[2].clone().into_bytes()]);
     assert!(listed(&*adapter, "art", SHARED_OWNER, "", 9).is_empty());
 }
@@ -1103,58 +779,33 @@ pub fn artifacts_are_listed_by_prefix_and_write_once(make: Make<'_>) {
 pub fn own_rows_are_not_foreign(make: Make<'_>) {
     let adapter = make();
     let text = created(&*adapter, &text_record("own", "a", "one"));
-    written(
-        &*adapter,
-        &text_record("own", "a", "two"),
-        &Expected::Revision(text),
-    );
+    written(&*adapter, &text_record("own", "a", "two"), &Expected::Revision(text));
     let chunks = created(&*adapter, &chunk_record("own", "b", 0, &[b"1"]));
-    written(
-        &*adapter,
-        &chunk_record("own", "b", 1, &[b"2"]),
-        &Expected::Revision(chunks),
-    );
+    written(&*adapter, &chunk_record("own", "b", 1, &[b"2"]), &Expected::Revision(chunks));
 
     let (rows, _) = feed(&*make(), "own", Cursor::start(), 9);
 
     assert_eq!(paths_of(&rows), ["a", "b"]);
-    assert!(
-        rows.iter()
-            .all(|row| !row.is_foreign() && row.mirrored_revision.as_ref() == Some(&row.revision))
-    );
+    assert!(rows.iter().all(|row| !row.is_foreign() && row.mirrored_revision.as_ref() == Some(&row.revision)));
     assert_eq!(rows[0].mirror, Some(mirror_of(b"two")));
 }
 
 /// Writing without an entry removes the one that stood.
 pub fn record_without_mirror_has_no_entry(make: Make<'_>) {
     let adapter = make();
-    let plain = Record {
-        mirror: None,
-        ..text_record("plain", "a", "one")
-    };
+    let plain = Record { mirror: None, ..text_record("plain", "a", "one") };
     let revision = created(&*adapter, &text_record("plain", "a", "one"));
 
     let revision = written(&*adapter, &plain, &Expected::Revision(revision));
 
     let row = row_of(&*adapter, &plain.id());
     assert_eq!(
-        (
-            row.mirror.clone(),
-            row.mirrored_revision.clone(),
-            row.revision.clone()
-        ),
+        (row.mirror.clone(), row.mirrored_revision.clone(), row.revision.clone()),
         (None, None, revision.clone())
     );
     assert_eq!(feed(&*adapter, "plain", Cursor::start(), 9).0, [row]);
-    let mirrored = written(
-        &*adapter,
-        &text_record("plain", "a", "two"),
-        &Expected::Revision(revision),
-    );
-    assert_eq!(
-        row_of(&*adapter, &plain.id()).mirrored_revision,
-        Some(mirrored)
-    );
+    let mirrored = written(&*adapter, &text_record("plain", "a", "two"), &Expected::Revision(revision));
+    assert_eq!(row_of(&*adapter, &plain.id()).mirrored_revision, Some(mirrored));
     assert_eq!(feed(&*adapter, "plain", Cursor::start(), 9).0.len(), 1);
 }
 
@@ -1162,39 +813,20 @@ pub fn record_without_mirror_has_no_entry(make: Make<'_>) {
 pub fn batch_applies_the_others_when_one_fails(make: Make<'_>) {
     let adapter = make();
     let taken = created(&*adapter, &text_record("batch", "taken", "old"));
-    let set = |path: &str, text: &str, expected| Write::Set {
-        record: text_record("batch", path, text),
-        expected,
-    };
+    let set = |path: &str, text: &str, expected| Write::Set { record: text_record("batch", path, text), expected };
     let too_long = "x".repeat(adapter.capabilities().text_limit_bytes as usize + 1);
 
     let answers = adapter.write_batch(&[
         set("a", "new", Expected::Absent),
         set("taken", "new", Expected::Absent),
         set("b", &too_long, Expected::Absent),
-        Write::Delete {
-            id: RecordId::new("batch", SHARED_OWNER, "none"),
-            expected: Expected::Revision(taken.clone()),
-        },
+        Write::Delete { id: RecordId::new("batch", SHARED_OWNER, "none"), expected: Expected::Revision(taken.clone()) },
         set("c", "new", Expected::Absent),
-        Write::Delete {
-            id: RecordId::new("batch", SHARED_OWNER, "taken"),
-            expected: Expected::Revision(taken),
-        },
+        Write::Delete { id: RecordId::new("batch", SHARED_OWNER, "taken"), expected: Expected::Revision(taken) },
     ]);
 
-    let kinds: Vec<Option<ErrorKind>> = answers
-        .iter()
-        .map(|answer| answer.as_ref().err().map(|e| e.kind))
-        .collect();
-    let expected = [
-        None,
-        Some(ErrorKind::Conflict),
-        Some(ErrorKind::TooLarge),
-        Some(ErrorKind::NotFound),
-        None,
-        None,
-    ];
+    let kinds: Vec<Option<ErrorKind>> = answers.iter().map(|answer| answer.as_ref().err().map(|e| e.kind)).collect();
+    let expected = [None, Some(ErrorKind::Conflict), Some(ErrorKind::TooLarge), Some(ErrorKind::NotFound), None, None];
     assert_eq!(kinds, expected);
     assert_eq!(listed(&*make(), "batch", SHARED_OWNER, "", 9), ["a", "c"]);
     let row = row_of(&*adapter, &RecordId::new("batch", SHARED_OWNER, "c"));
@@ -1204,30 +836,13 @@ pub fn batch_applies_the_others_when_one_fails(make: Make<'_>) {
 /// Items of one batch act in their order.
 pub fn batch_sees_its_own_earlier_items(make: Make<'_>) {
     let adapter = make();
-    let set = |text: &str| Write::Set {
-        record: text_record("order", "a", text),
-        expected: Expected::Absent,
-    };
-    let delete = Write::Delete {
-        id: RecordId::new("order", SHARED_OWNER, "a"),
-        expected: Expected::Absent,
-    };
+    let set = |text: &str| Write::Set { record: text_record("order", "a", text), expected: Expected::Absent };
+    let delete = Write::Delete { id: RecordId::new("order", SHARED_OWNER, "a"), expected: Expected::Absent };
 
     let answers = adapter.write_batch(&[delete.clone(), set("one"), set("two"), delete]);
 
-    let kinds: Vec<Option<ErrorKind>> = answers
-        .iter()
-        .map(|answer| answer.as_ref().err().map(|e| e.kind))
-        .collect();
-    assert_eq!(
-        kinds,
-        [
-            None,
-            None,
-            Some(ErrorKind::Conflict),
-            Some(ErrorKind::Conflict)
-        ]
-    );
+    let kinds: Vec<Option<ErrorKind>> = answers.iter().map(|answer| answer.as_ref().err().map(|e| e.kind)).collect();
+    assert_eq!(kinds, [None, None, Some(ErrorKind::Conflict), Some(ErrorKind::Conflict)]);
     let row = row_of(&*adapter, &RecordId::new("order", SHARED_OWNER, "a"));
     assert_eq!(row.content, RowContent::Text("one".to_owned()));
     assert!(adapter.write_batch(&[]).is_empty());
@@ -1244,10 +859,7 @@ pub fn another_handles_write_wakes_the_subscriber(make: Make<'_>) {
         created(&*writer, &text_record("wake", &path, ""));
         // A wake may be left over from the change before: only an answer with the new row ends the wait.
         loop {
-            assert_eq!(
-                heard.recv_timeout(PATIENCE).expect("no wake came"),
-                Wake::Changed
-            );
+            assert_eq!(heard.recv_timeout(PATIENCE).expect("no wake came"), Wake::Changed);
             let (rows, next) = feed(&*reader, "wake", cursor, 9);
             cursor = next;
             if !rows.is_empty() {
@@ -1267,10 +879,7 @@ pub fn late_subscriber_is_woken_for_what_it_missed(make: Make<'_>) {
 
     let (_subscription, heard) = listen(&*reader, "missed", cursor);
 
-    assert_eq!(
-        heard.recv_timeout(PATIENCE).expect("no wake came"),
-        Wake::Changed
-    );
+    assert_eq!(heard.recv_timeout(PATIENCE).expect("no wake came"), Wake::Changed);
 }
 
 /// After the drop the sink is gone: nothing can call it.
@@ -1292,14 +901,8 @@ pub fn closed_handle_refuses_and_leaves_the_others(make: Make<'_>) {
     closed.close().expect("it closes");
     closed.close().expect("it is closed");
 
-    refused(
-        closed.set(&text_record("closed", "a", ""), &Expected::Absent),
-        ErrorKind::Unavailable,
-    );
-    refused(
-        closed.get(&RecordId::new("closed", SHARED_OWNER, "a")),
-        ErrorKind::Unavailable,
-    );
+    refused(closed.set(&text_record("closed", "a", ""), &Expected::Absent), ErrorKind::Unavailable);
+    refused(closed.get(&RecordId::new("closed", SHARED_OWNER, "a")), ErrorKind::Unavailable);
     created(&*open, &text_record("closed", "a", ""));
 }
 
@@ -1312,23 +915,14 @@ pub fn foreign_insert_is_told_and_has_no_entry(make: Make<'_>, hand: &dyn Foreig
 
     let (rows, _) = feed(&*adapter, "f-insert", cursor, 9);
     assert_eq!(paths_of(&rows), ["a"]);
-    assert_eq!(
-        (&rows[0].content, &rows[0].mirror),
-        (&RowContent::Text("theirs".to_owned()), &None)
-    );
+    assert_eq!((&rows[0].content, &rows[0].mirror), (&RowContent::Text("theirs".to_owned()), &None));
     assert!(rows[0].is_foreign());
-    refused(
-        adapter.set(&text_record("f-insert", "a", "ours"), &Expected::Absent),
-        ErrorKind::Conflict,
-    );
+    refused(adapter.set(&text_record("f-insert", "a", "ours"), &Expected::Absent), ErrorKind::Conflict);
     assert_eq!(row_of(&*adapter, &rows[0].id), rows[0]);
 }
 
 /// A row somebody else edited keeps its entry, and nobody who saw the old state can overwrite it.
-pub fn foreign_edit_keeps_the_entry_and_breaks_the_revision(
-    make: Make<'_>,
-    hand: &dyn ForeignHand,
-) {
+pub fn foreign_edit_keeps_the_entry_and_breaks_the_revision(make: Make<'_>, hand: &dyn ForeignHand) {
     let adapter = make();
     let ours = text_record("f-edit", "a", "ours");
     let revision = created(&*adapter, &ours);
@@ -1339,15 +933,9 @@ pub fn foreign_edit_keeps_the_entry_and_breaks_the_revision(
     let (rows, _) = feed(&*adapter, "f-edit", cursor, 9);
     assert_eq!(rows, [row_of(&*adapter, &ours.id())]);
     assert_eq!(rows[0].content, RowContent::Text("theirs".to_owned()));
-    assert_eq!(
-        (&rows[0].mirror, &rows[0].mirrored_revision),
-        (&ours.mirror, &Some(revision.clone()))
-    );
+    assert_eq!((&rows[0].mirror, &rows[0].mirrored_revision), (&ours.mirror, &Some(revision.clone())));
     assert!(rows[0].is_foreign());
-    refused(
-        adapter.set(&ours, &Expected::Revision(revision)),
-        ErrorKind::Conflict,
-    );
+    refused(adapter.set(&ours, &Expected::Revision(revision)), ErrorKind::Conflict);
     assert_eq!(feed(&*adapter, "f-edit", Cursor::start(), 9).0.len(), 1);
 }
 
@@ -1362,17 +950,11 @@ pub fn foreign_edit_and_its_undo_are_one_change(make: Make<'_>, hand: &dyn Forei
 
     let (rows, _) = feed(&*adapter, "f-undo", cursor, 9);
     assert_eq!(paths_of(&rows), ["a"]);
-    assert_eq!(
-        (&rows[0].content, rows[0].is_foreign()),
-        (&RowContent::Text("ours".to_owned()), true)
-    );
+    assert_eq!((&rows[0].content, rows[0].is_foreign()), (&RowContent::Text("ours".to_owned()), true));
 }
 
 /// A row somebody else deleted leaves its entry standing, until the delete is taken in.
-pub fn foreign_delete_leaves_the_entry_until_it_is_acknowledged(
-    make: Make<'_>,
-    hand: &dyn ForeignHand,
-) {
+pub fn foreign_delete_leaves_the_entry_until_it_is_acknowledged(make: Make<'_>, hand: &dyn ForeignHand) {
     let adapter = make();
     let ours = text_record("f-delete", "a", "ours");
     let revision = created(&*adapter, &ours);
@@ -1382,18 +964,10 @@ pub fn foreign_delete_leaves_the_entry_until_it_is_acknowledged(
 
     let (rows, cursor) = feed(&*adapter, "f-delete", cursor, 9);
     assert_eq!(rows, [row_of(&*adapter, &ours.id())]);
-    assert_eq!(
-        (&rows[0].content, &rows[0].mirror),
-        (&RowContent::Absent, &ours.mirror)
-    );
+    assert_eq!((&rows[0].content, &rows[0].mirror), (&RowContent::Absent, &ours.mirror));
     assert!(rows[0].is_foreign());
-    refused(
-        adapter.delete(&ours.id(), &Expected::Revision(revision)),
-        ErrorKind::Conflict,
-    );
-    adapter
-        .delete(&ours.id(), &Expected::Revision(rows[0].revision.clone()))
-        .expect("the state was seen");
+    refused(adapter.delete(&ours.id(), &Expected::Revision(revision)), ErrorKind::Conflict);
+    adapter.delete(&ours.id(), &Expected::Revision(rows[0].revision.clone())).expect("the state was seen");
     assert!(matches!(adapter.get(&ours.id()), Ok(None)));
     let (rows, _) = feed(&*adapter, "f-delete", cursor, 9);
     assert_eq!(rows.len(), 1);
@@ -1407,11 +981,7 @@ pub fn foreign_row_is_taken_in_by_writing_it(make: Make<'_>, hand: &dyn ForeignH
     let id = RecordId::new("f-take", SHARED_OWNER, "a");
     let seen = row_of(&*adapter, &id).revision;
 
-    written(
-        &*adapter,
-        &text_record("f-take", "a", "theirs"),
-        &Expected::Revision(seen),
-    );
+    written(&*adapter, &text_record("f-take", "a", "theirs"), &Expected::Revision(seen));
 
     let (rows, cursor) = feed(&*adapter, "f-take", Cursor::start(), 9);
     assert_eq!(paths_of(&rows), ["a"]);
@@ -1428,10 +998,7 @@ pub fn foreign_delete_is_overwritten_only_by_who_saw_it(make: Make<'_>, hand: &d
     let revision = created(&*adapter, &ours);
     hand.delete("f-over", "a");
 
-    refused(
-        adapter.set(&ours, &Expected::Revision(revision)),
-        ErrorKind::Conflict,
-    );
+    refused(adapter.set(&ours, &Expected::Revision(revision)), ErrorKind::Conflict);
     let seen = row_of(&*adapter, &ours.id()).revision;
     written(&*adapter, &ours, &Expected::Revision(seen));
 
@@ -1451,19 +1018,9 @@ pub fn foreign_text_over_chunks_is_the_content(make: Make<'_>, hand: &dyn Foreig
     hand.put("f-chunks", "a", "theirs");
 
     let row = row_of(&*adapter, &chunks.id());
-    assert_eq!(
-        (&row.content, row.is_foreign()),
-        (&RowContent::Text("theirs".to_owned()), true)
-    );
-    refused(
-        adapter.set(&chunks, &Expected::Revision(revision)),
-        ErrorKind::Conflict,
-    );
-    written(
-        &*adapter,
-        &text_record("f-chunks", "a", "theirs"),
-        &Expected::Revision(row.revision),
-    );
+    assert_eq!((&row.content, row.is_foreign()), (&RowContent::Text("theirs".to_owned()), true));
+    refused(adapter.set(&chunks, &Expected::Revision(revision)), ErrorKind::Conflict);
+    written(&*adapter, &text_record("f-chunks", "a", "theirs"), &Expected::Revision(row.revision));
     assert_eq!(listed(&*adapter, "f-chunks", SHARED_OWNER, "", 9), ["a"]);
     refused(adapter.read_chunks(&chunks.id(), 0, 1), ErrorKind::NotFound);
 }

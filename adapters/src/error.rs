@@ -51,24 +51,12 @@ pub struct AdapterError {
 impl AdapterError {
     /// An error nobody else caused.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            source: None,
-        }
+        Self { kind, message: message.into(), source: None }
     }
 
     /// An error with its cause.
-    pub fn caused(
-        kind: ErrorKind,
-        message: impl Into<String>,
-        source: impl Error + Send + Sync + 'static,
-    ) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            source: Some(Box::new(source)),
-        }
+    pub fn caused(kind: ErrorKind, message: impl Into<String>, source: impl Error + Send + Sync + 'static) -> Self {
+        Self { kind, message: message.into(), source: Some(Box::new(source)) }
     }
 
     /// A lost race over `id`.

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::{
-    AdapterError, Capabilities, Cursor, ErrorKind, Expected, FileSyncAdapter, Page, Query, Record,
-    RecordId, Revision, Row, Sink, Subscription, Wake,
+    AdapterError, Capabilities, Cursor, ErrorKind, Expected, FileSyncAdapter, Page, Query, Record, RecordId, Revision,
+    Row, Sink, Subscription, Wake,
 };
 
 /// How often what goes wrong, each in calls (or wakes) of 1,000.
@@ -32,14 +32,7 @@ impl FaultRates {
     /// Everything goes wrong now and then: about one call in five.
     pub fn rough() -> Self {
         let (error_before, error_after, throttled) = (80, 80, 40);
-        Self {
-            error_before,
-            error_after,
-            throttled,
-            wake_delayed: 150,
-            wake_repeated: 150,
-            wake_dropped: 100,
-        }
+        Self { error_before, error_after, throttled, wake_delayed: 150, wake_repeated: 150, wake_dropped: 100 }
     }
 }
 
@@ -77,17 +70,8 @@ impl FaultyAdapter {
     pub fn new(inner: Arc<dyn FileSyncAdapter>, seed: u64, rates: FaultRates) -> Self {
         // Xorshift stays at 0 for ever; neighbouring seeds are spread by an odd factor.
         let state = (seed ^ 0x9E37_79B9_7F4A_7C15).wrapping_mul(0xD134_2543_DE82_EF95) | 1;
-        let faults = Faults {
-            state,
-            rates,
-            script: BTreeMap::new(),
-            calls: 0,
-            late: Vec::new(),
-        };
-        Self {
-            inner,
-            faults: Arc::new(Mutex::new(faults)),
-        }
+        let faults = Faults { state, rates, script: BTreeMap::new(), calls: 0, late: Vec::new() };
+        Self { inner, faults: Arc::new(Mutex::new(faults)) }
     }
 
     /// Makes the `n`th call from now fail so; 1 is the next one. Scripted faults come before drawn ones.
@@ -115,25 +99,14 @@ impl FaultyAdapter {
         }
     }
 
-    fn call<T>(
-        &self,
-        name: &str,
-        act: impl FnOnce() -> Result<T, AdapterError>,
-    ) -> Result<T, AdapterError> {
+    fn call<T>(&self, name: &str, act: impl FnOnce() -> Result<T, AdapterError>) -> Result<T, AdapterError> {
         self.release_wakes();
         let fault = lock(&self.faults).next_fault();
-        let injected = |kind, when: &str| {
-            Err(AdapterError::new(
-                kind,
-                format!("{name}: injected fault {when}"),
-            ))
-        };
+        let injected = |kind, when: &str| Err(AdapterError::new(kind, format!("{name}: injected fault {when}")));
         match fault {
             None => act(),
             Some(Fault::ErrorBefore) => injected(ErrorKind::Unavailable, "before the call"),
-            Some(Fault::Throttled(retry_after_ms)) => {
-                injected(ErrorKind::Throttled { retry_after_ms }, "of pace")
-            }
+            Some(Fault::Throttled(retry_after_ms)) => injected(ErrorKind::Throttled { retry_after_ms }, "of pace"),
             Some(Fault::Refused(kind)) => injected(kind, "of refusal"),
             Some(Fault::ErrorAfter) => {
                 // Whatever the backend answered, the caller does not hear it.
@@ -157,12 +130,7 @@ impl FileSyncAdapter for FaultyAdapter {
         self.call("get", || self.inner.get(id))
     }
 
-    fn read_chunks(
-        &self,
-        id: &RecordId,
-        first: u32,
-        count: u32,
-    ) -> Result<Vec<Vec<u8>>, AdapterError> {
+    fn read_chunks(&self, id: &RecordId, first: u32, count: u32) -> Result<Vec<Vec<u8>>, AdapterError> {
         self.call("read chunks", || self.inner.read_chunks(id, first, count))
     }
 
@@ -174,12 +142,7 @@ impl FileSyncAdapter for FaultyAdapter {
         self.call("delete", || self.inner.delete(id, expected))
     }
 
-    fn subscribe(
-        &self,
-        query: &Query,
-        from: Cursor,
-        sink: Sink,
-    ) -> Result<Subscription, AdapterError> {
+    fn subscribe(&self, query: &Query, from: Cursor, sink: Sink) -> Result<Subscription, AdapterError> {
         let sink = Arc::new(sink);
         let told = Arc::clone(&sink);
         let faults = Arc::clone(&self.faults);
@@ -236,11 +199,7 @@ impl Faults {
 
     fn wake_fate(&mut self) -> WakeFate {
         let rates = self.rates;
-        match self.draw(&[
-            (rates.wake_dropped, 0),
-            (rates.wake_delayed, 1),
-            (rates.wake_repeated, 2),
-        ]) {
+        match self.draw(&[(rates.wake_dropped, 0), (rates.wake_delayed, 1), (rates.wake_repeated, 2)]) {
             Some(0) => WakeFate::Dropped,
             Some(1) => WakeFate::Delayed,
             Some(_) => WakeFate::Repeated,

@@ -15,17 +15,13 @@ mod memory;
 mod record;
 mod sqlite;
 
-pub use adapter::{
-    Capabilities, FileSyncAdapter, ForeignEdits, Sink, Subscription, batch_delete_revision,
-};
-pub use backend::{
-    BACKENDS, Backend, BackendUrl, DEFAULT_WAIT_MS, OpenBackend, OpenContext, open, resolve_backend,
-};
+pub use adapter::{Capabilities, FileSyncAdapter, ForeignEdits, Sink, Subscription, batch_delete_revision};
+pub use backend::{BACKENDS, Backend, BackendUrl, DEFAULT_WAIT_MS, OpenBackend, OpenContext, open, resolve_backend};
 pub use error::{AdapterError, ErrorKind};
 pub use faulty::{Fault, FaultRates, FaultyAdapter};
 pub use memory::MemoryAdapter;
 pub use record::{
-    Body, Cursor, Expected, MirrorEntry, Page, Query, Record, RecordId, Revision, Row, RowContent,
-    SHARED_OWNER, Selection, Wake, Write,
+    Body, Cursor, Expected, MirrorEntry, Page, Query, Record, RecordId, Revision, Row, RowContent, SHARED_OWNER,
+    Selection, Wake, Write,
 };
 pub use sqlite::SqliteAdapter;

@@ -8,9 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::{
-    AdapterError, Body, Capabilities, Cursor, ErrorKind, Expected, FileSyncAdapter, ForeignEdits,
-    MirrorEntry, Page, Query, Record, RecordId, Revision, Row, RowContent, Selection, Sink,
-    Subscription, Wake,
+    AdapterError, Body, Capabilities, Cursor, ErrorKind, Expected, FileSyncAdapter, ForeignEdits, MirrorEntry, Page,
+    Query, Record, RecordId, Revision, Row, RowContent, Selection, Sink, Subscription, Wake,
 };
 
 /// A backend in memory; for tests, simulations and as the contract's reference.
@@ -85,11 +84,7 @@ impl MemoryAdapter {
             page_rows: 10_000,
             own: true,
         };
-        Self {
-            store,
-            capabilities,
-            closed: AtomicBool::new(false),
-        }
+        Self { store, capabilities, closed: AtomicBool::new(false) }
     }
 
     /// Writes a text row as a program would that knows only `files`: the mirror entry stays as it is.
@@ -105,12 +100,7 @@ impl MemoryAdapter {
     /// Deletes a row as a program would that knows only `files`: the mirror entry stays as it is.
     pub fn foreign_delete(&self, id: &RecordId) {
         let mut state = lock(&self.store.state);
-        let Some(mut entry) = state
-            .entries
-            .get(id)
-            .cloned()
-            .filter(|entry| entry.content.is_some())
-        else {
+        let Some(mut entry) = state.entries.get(id).cloned().filter(|entry| entry.content.is_some()) else {
             return;
         };
         entry.content = None;
@@ -121,10 +111,7 @@ impl MemoryAdapter {
 
     fn open_state(&self) -> Result<MutexGuard<'_, State>, AdapterError> {
         if self.closed.load(Ordering::Acquire) {
-            return Err(AdapterError::new(
-                ErrorKind::Unavailable,
-                "use a closed memory backend",
-            ));
+            return Err(AdapterError::new(ErrorKind::Unavailable, "use a closed memory backend"));
         }
         Ok(lock(&self.store.state))
     }
@@ -137,52 +124,29 @@ impl FileSyncAdapter for MemoryAdapter {
 
     fn query(&self, query: &Query) -> Result<Page, AdapterError> {
         if query.limit == 0 {
-            return Err(AdapterError::new(
-                ErrorKind::Unsupported,
-                "query a page of 0 rows",
-            ));
+            return Err(AdapterError::new(ErrorKind::Unsupported, "query a page of 0 rows"));
         }
         let limit = query.limit.min(self.capabilities.page_rows);
         let state = self.open_state()?;
         Ok(match &query.select {
             Selection::Changes { after } => state.changes(query, after, limit),
-            Selection::Paths { prefix, after } => {
-                state.paths(query, prefix, after.as_deref(), limit)
-            }
+            Selection::Paths { prefix, after } => state.paths(query, prefix, after.as_deref(), limit),
         })
     }
 
     fn get(&self, id: &RecordId) -> Result<Option<Row>, AdapterError> {
         let state = self.open_state()?;
-        let entry = state
-            .entries
-            .get(id)
-            .filter(|entry| entry.content.is_some() || entry.mirror.is_some());
+        let entry = state.entries.get(id).filter(|entry| entry.content.is_some() || entry.mirror.is_some());
         Ok(entry.and_then(|entry| entry.row(id, true)))
     }
 
-    fn read_chunks(
-        &self,
-        id: &RecordId,
-        first: u32,
-        count: u32,
-    ) -> Result<Vec<Vec<u8>>, AdapterError> {
+    fn read_chunks(&self, id: &RecordId, first: u32, count: u32) -> Result<Vec<Vec<u8>>, AdapterError> {
         let state = self.open_state()?;
-        match state
-            .entries
-            .get(id)
-            .and_then(|entry| entry.content.as_ref())
-        {
-            Some(Content::Chunks(chunks)) => Ok(chunks
-                .iter()
-                .skip(first as usize)
-                .take(count as usize)
-                .cloned()
-                .collect()),
-            _ => Err(AdapterError::new(
-                ErrorKind::NotFound,
-                format!("read chunks of {id}: there are none"),
-            )),
+        match state.entries.get(id).and_then(|entry| entry.content.as_ref()) {
+            Some(Content::Chunks(chunks)) => {
+                Ok(chunks.iter().skip(first as usize).take(count as usize).cloned().collect())
+            }
+            _ => Err(AdapterError::new(ErrorKind::NotFound, format!("read chunks of {id}: there are none"))),
         }
     }
 
@@ -205,10 +169,9 @@ impl FileSyncAdapter for MemoryAdapter {
         if entry.content.is_none() && entry.mirror.is_none() {
             return match expected {
                 Expected::Absent => Ok(()),
-                Expected::Revision(_) => Err(AdapterError::new(
-                    ErrorKind::NotFound,
-                    format!("delete {id}: it is gone already"),
-                )),
+                Expected::Revision(_) => {
+                    Err(AdapterError::new(ErrorKind::NotFound, format!("delete {id}: it is gone already")))
+                }
             };
         }
         entry.expect(id, expected)?;
@@ -218,20 +181,11 @@ impl FileSyncAdapter for MemoryAdapter {
         Ok(())
     }
 
-    fn subscribe(
-        &self,
-        query: &Query,
-        from: Cursor,
-        sink: Sink,
-    ) -> Result<Subscription, AdapterError> {
+    fn subscribe(&self, query: &Query, from: Cursor, sink: Sink) -> Result<Subscription, AdapterError> {
         let state = self.open_state()?;
         let late = !state.changes(query, &from, 1).rows.is_empty();
         let (app, owner) = (query.app.clone(), query.owner.clone());
-        let listener = Arc::new(Listener {
-            app,
-            owner,
-            sink: Mutex::new(Some(sink)),
-        });
+        let listener = Arc::new(Listener { app, owner, sink: Mutex::new(Some(sink)) });
         lock(&self.store.listeners).push(Arc::clone(&listener));
         drop(state);
         if late {
@@ -261,21 +215,11 @@ impl State {
     }
 
     fn changes(&self, query: &Query, after: &Cursor, limit: usize) -> Page {
-        let after: u64 = after
-            .as_str()
-            .parse()
-            .ok()
-            .filter(|&change| change <= self.last_change)
-            .unwrap_or(0);
+        let after: u64 = after.as_str().parse().ok().filter(|&change| change <= self.last_change).unwrap_or(0);
         let mut rows = Vec::new();
         let mut place = self.last_change;
         let mut more = false;
-        for id in self
-            .log
-            .range(after + 1..)
-            .map(|(_, id)| id)
-            .filter(|id| selects(query, id))
-        {
+        for id in self.log.range(after + 1..).map(|(_, id)| id).filter(|id| selects(query, id)) {
             if rows.len() == limit {
                 more = true;
                 break;
@@ -285,30 +229,17 @@ impl State {
             place = entry.change;
         }
         let place = if more { place } else { self.last_change };
-        Page {
-            rows,
-            cursor: Cursor::from_text(place.to_string()),
-            more,
-        }
+        Page { rows, cursor: Cursor::from_text(place.to_string()), more }
     }
 
     fn paths(&self, query: &Query, prefix: &str, after: Option<&str>, limit: usize) -> Page {
-        let present = self
-            .entries
-            .iter()
-            .filter(|(id, entry)| selects(query, id) && entry.content.is_some());
+        let present = self.entries.iter().filter(|(id, entry)| selects(query, id) && entry.content.is_some());
         let rows = present.filter_map(|(id, entry)| entry.row(id, query.with_content));
-        let admitted = |row: &Row| {
-            row.path.starts_with(prefix) && after.is_none_or(|after| after < row.path.as_str())
-        };
+        let admitted = |row: &Row| row.path.starts_with(prefix) && after.is_none_or(|after| after < row.path.as_str());
         let mut rows: Vec<Row> = rows.filter(admitted).collect();
         rows.sort_by(|a, b| (&a.path, &a.owner).cmp(&(&b.path, &b.owner)));
         let more = cut_between_paths(&mut rows, limit);
-        Page {
-            rows,
-            cursor: Cursor::from_text(self.last_change.to_string()),
-            more,
-        }
+        Page { rows, cursor: Cursor::from_text(self.last_change.to_string()), more }
     }
 }
 
@@ -326,12 +257,10 @@ fn cut_between_paths(rows: &mut Vec<Row>, limit: usize) -> bool {
 impl Entry {
     fn expect(&self, id: &RecordId, expected: &Expected) -> Result<(), AdapterError> {
         match expected {
-            Expected::Absent if self.content.is_some() => {
-                Err(AdapterError::conflict(id, "it is there already"))
+            Expected::Absent if self.content.is_some() => Err(AdapterError::conflict(id, "it is there already")),
+            Expected::Revision(expected) if *expected != revision(self.change) => {
+                Err(AdapterError::conflict(id, "it has changed since it was read"))
             }
-            Expected::Revision(expected) if *expected != revision(self.change) => Err(
-                AdapterError::conflict(id, "it has changed since it was read"),
-            ),
             _ => Ok(()),
         }
     }
@@ -346,10 +275,7 @@ impl Entry {
                     _ => Vec::new(),
                 };
                 if chunks.len() < keep {
-                    return Err(AdapterError::conflict(
-                        id,
-                        "it has fewer chunks than are to be kept",
-                    ));
+                    return Err(AdapterError::conflict(id, "it has fewer chunks than are to be kept"));
                 }
                 chunks.truncate(keep);
                 chunks.extend(add.iter().cloned());
@@ -397,17 +323,9 @@ impl Store {
             return;
         };
         let hears = |listener: &&Arc<Listener>| {
-            listener.app == app
-                && listener
-                    .owner
-                    .as_ref()
-                    .is_none_or(|wanted| *wanted == owner)
+            listener.app == app && listener.owner.as_ref().is_none_or(|wanted| *wanted == owner)
         };
-        let listeners: Vec<Arc<Listener>> = lock(&self.listeners)
-            .iter()
-            .filter(hears)
-            .cloned()
-            .collect();
+        let listeners: Vec<Arc<Listener>> = lock(&self.listeners).iter().filter(hears).cloned().collect();
         for listener in listeners {
             listener.wake();
         }

@@ -276,28 +276,13 @@ impl Query {
     /// Asks for the changes of one space after `after`, with their text.
     pub fn changes(app: &str, owner: Option<&str>, after: Cursor, limit: usize) -> Self {
         let select = Selection::Changes { after };
-        Self {
-            app: app.to_owned(),
-            owner: owner.map(str::to_owned),
-            select,
-            limit,
-            with_content: true,
-        }
+        Self { app: app.to_owned(), owner: owner.map(str::to_owned), select, limit, with_content: true }
     }
 
     /// Asks for the names below `prefix` in one owner's space, without their text.
     pub fn paths(app: &str, owner: &str, prefix: &str, after: Option<&str>, limit: usize) -> Self {
-        let select = Selection::Paths {
-            prefix: prefix.to_owned(),
-            after: after.map(str::to_owned),
-        };
-        Self {
-            app: app.to_owned(),
-            owner: Some(owner.to_owned()),
-            select,
-            limit,
-            with_content: false,
-        }
+        let select = Selection::Paths { prefix: prefix.to_owned(), after: after.map(str::to_owned) };
+        Self { app: app.to_owned(), owner: Some(owner.to_owned()), select, limit, with_content: false }
     }
 }
 
@@ -360,22 +345,10 @@ mod tests {
 
     #[test]
     fn record_id_is_plain_for_plain_names() {
-        assert_eq!(
-            RecordId::new("notes", "shared", "a/b.md").as_str(),
-            "notes:a/b.md"
-        );
-        assert_eq!(
-            RecordId::new("notes", "", "a/b.md").as_str(),
-            "notes:a/b.md"
-        );
-        assert_eq!(
-            RecordId::new("notes", "u-bo-1", "a/b.md").as_str(),
-            "notes:u-bo-1:a/b.md"
-        );
-        assert_eq!(
-            RecordId::new("notes", "shared", "u-bo-1:a").as_str(),
-            "notes:shared:u-bo-1:a"
-        );
+        assert_eq!(RecordId::new("notes", "shared", "a/b.md").as_str(), "notes:a/b.md");
+        assert_eq!(RecordId::new("notes", "", "a/b.md").as_str(), "notes:a/b.md");
+        assert_eq!(RecordId::new("notes", "u-bo-1", "a/b.md").as_str(), "notes:u-bo-1:a/b.md");
+        assert_eq!(RecordId::new("notes", "shared", "u-bo-1:a").as_str(), "notes:shared:u-bo-1:a");
     }
 
     #[test]

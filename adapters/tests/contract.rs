@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use larder_adapters::contract::ForeignHand;
 use larder_adapters::{
-    FaultRates, FaultyAdapter, FileSyncAdapter, MemoryAdapter, OpenContext, RecordId, SHARED_OWNER,
-    SqliteAdapter,
+    FaultRates, FaultyAdapter, FileSyncAdapter, MemoryAdapter, OpenContext, RecordId, SHARED_OWNER, SqliteAdapter,
 };
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -17,22 +16,11 @@ fn memory() -> impl Fn() -> Arc<dyn FileSyncAdapter> {
 
 fn faultless() -> impl Fn() -> Arc<dyn FileSyncAdapter> {
     let store = MemoryAdapter::new();
-    move || {
-        Arc::new(FaultyAdapter::new(
-            Arc::new(store.clone()),
-            1,
-            FaultRates::default(),
-        ))
-    }
+    move || Arc::new(FaultyAdapter::new(Arc::new(store.clone()), 1, FaultRates::default()))
 }
 
 fn sqlite_in(folder: Arc<TempDir>) -> impl Fn() -> Arc<dyn FileSyncAdapter> {
-    move || {
-        Arc::new(
-            SqliteAdapter::open("sync.db".as_ref(), &OpenContext::new(folder.path()))
-                .expect("it opens"),
-        )
-    }
+    move || Arc::new(SqliteAdapter::open("sync.db".as_ref(), &OpenContext::new(folder.path())).expect("it opens"))
 }
 
 fn folder() -> Arc<TempDir> {
@@ -43,13 +31,11 @@ struct MemoryHand(MemoryAdapter);
 
 impl ForeignHand for MemoryHand {
     fn put(&self, app: &str, path: &str, text: &str) {
-        self.0
-            .foreign_set(&RecordId::new(app, SHARED_OWNER, path), text);
+        self.0.foreign_set(&RecordId::new(app, SHARED_OWNER, path), text);
     }
 
     fn delete(&self, app: &str, path: &str) {
-        self.0
-            .foreign_delete(&RecordId::new(app, SHARED_OWNER, path));
+        self.0.foreign_delete(&RecordId::new(app, SHARED_OWNER, path));
     }
 }
 
@@ -59,44 +45,27 @@ struct SqlHand(Arc<TempDir>);
 impl SqlHand {
     fn run(&self, sql: &str, values: &[&str]) -> usize {
         let connection = Connection::open(self.0.path().join("sync.db")).expect("it opens");
-        connection
-            .busy_timeout(std::time::Duration::from_secs(10))
-            .expect("a timeout");
-        connection
-            .execute(sql, rusqlite::params_from_iter(values))
-            .expect("plain SQL works")
+        connection.busy_timeout(std::time::Duration::from_secs(10)).expect("a timeout");
+        connection.execute(sql, rusqlite::params_from_iter(values)).expect("plain SQL works")
     }
 }
 
 impl ForeignHand for SqlHand {
     fn put(&self, app: &str, path: &str, text: &str) {
-        if self.run(
-            "UPDATE files SET content = ?3 WHERE app = ?1 AND path = ?2",
-            &[app, path, text],
-        ) == 0
-        {
-            self.run(
-                "INSERT INTO files (app, path, content) VALUES (?1, ?2, ?3)",
-                &[app, path, text],
-            );
+        if self.run("UPDATE files SET content = ?3 WHERE app = ?1 AND path = ?2", &[app, path, text]) == 0 {
+            self.run("INSERT INTO files (app, path, content) VALUES (?1, ?2, ?3)", &[app, path, text]);
         }
     }
 
     fn delete(&self, app: &str, path: &str) {
-        self.run(
-            "DELETE FROM files WHERE app = ?1 AND path = ?2",
-            &[app, path],
-        );
+        self.run("DELETE FROM files WHERE app = ?1 AND path = ?2", &[app, path]);
     }
 }
 
 fn memory_and_hand() -> (impl Fn() -> Arc<dyn FileSyncAdapter>, MemoryHand) {
     let store = MemoryAdapter::new();
     let hand = MemoryHand(store.clone());
-    (
-        move || Arc::new(store.clone()) as Arc<dyn FileSyncAdapter>,
-        hand,
-    )
+    (move || Arc::new(store.clone()) as Arc<dyn FileSyncAdapter>, hand)
 }
 
 fn sqlite_and_hand() -> (impl Fn() -> Arc<dyn FileSyncAdapter>, SqlHand) {

@@ -5,16 +5,13 @@ use std::sync::mpsc::channel;
 
 use larder_adapters::contract::text_record;
 use larder_adapters::{
-    Cursor, ErrorKind, Expected, Fault, FaultRates, FaultyAdapter, FileSyncAdapter, MemoryAdapter,
-    Query, RowContent, Wake, Write,
+    Cursor, ErrorKind, Expected, Fault, FaultRates, FaultyAdapter, FileSyncAdapter, MemoryAdapter, Query, RowContent,
+    Wake, Write,
 };
 
 fn faulty(seed: u64, rates: FaultRates) -> (FaultyAdapter, MemoryAdapter) {
     let store = MemoryAdapter::new();
-    (
-        FaultyAdapter::new(Arc::new(store.clone()), seed, rates),
-        store,
-    )
+    (FaultyAdapter::new(Arc::new(store.clone()), seed, rates), store)
 }
 
 fn kind<T>(answer: Result<T, larder_adapters::AdapterError>) -> Option<ErrorKind> {
@@ -30,18 +27,9 @@ fn scripted_fault_meets_the_nth_call_only() {
     adapter.fail_nth(4, Fault::Refused(ErrorKind::Denied));
 
     assert!(adapter.get(&record.id()).is_ok());
-    assert_eq!(
-        kind(adapter.set(&record, &Expected::Absent)),
-        Some(ErrorKind::Unavailable)
-    );
-    assert_eq!(
-        kind(adapter.set(&record, &Expected::Absent)),
-        Some(ErrorKind::Throttled { retry_after_ms: 70 })
-    );
-    assert_eq!(
-        kind(adapter.set(&record, &Expected::Absent)),
-        Some(ErrorKind::Denied)
-    );
+    assert_eq!(kind(adapter.set(&record, &Expected::Absent)), Some(ErrorKind::Unavailable));
+    assert_eq!(kind(adapter.set(&record, &Expected::Absent)), Some(ErrorKind::Throttled { retry_after_ms: 70 }));
+    assert_eq!(kind(adapter.set(&record, &Expected::Absent)), Some(ErrorKind::Denied));
     assert!(matches!(store.get(&record.id()), Ok(None)));
     assert!(adapter.set(&record, &Expected::Absent).is_ok());
     assert_eq!(adapter.call_count(), 5);
@@ -53,43 +41,23 @@ fn lost_answer_means_written_and_its_retry_conflicts() {
     let record = text_record("app", "a", "mine");
     adapter.fail_nth(1, Fault::ErrorAfter);
 
-    assert_eq!(
-        kind(adapter.set(&record, &Expected::Absent)),
-        Some(ErrorKind::Unavailable)
-    );
-    assert_eq!(
-        kind(adapter.set(&record, &Expected::Absent)),
-        Some(ErrorKind::Conflict)
-    );
+    assert_eq!(kind(adapter.set(&record, &Expected::Absent)), Some(ErrorKind::Unavailable));
+    assert_eq!(kind(adapter.set(&record, &Expected::Absent)), Some(ErrorKind::Conflict));
 
-    let row = adapter
-        .get(&record.id())
-        .expect("no fault is left")
-        .expect("it was written");
-    assert_eq!(
-        (row.content, row.mirror),
-        (RowContent::Text("mine".to_owned()), record.mirror)
-    );
+    let row = adapter.get(&record.id()).expect("no fault is left").expect("it was written");
+    assert_eq!((row.content, row.mirror), (RowContent::Text("mine".to_owned()), record.mirror));
 }
 
 #[test]
 fn each_item_of_a_batch_is_a_call() {
     let (adapter, store) = faulty(1, FaultRates::default());
     adapter.fail_nth(2, Fault::ErrorBefore);
-    let set = |path| Write::Set {
-        record: text_record("app", path, ""),
-        expected: Expected::Absent,
-    };
+    let set = |path| Write::Set { record: text_record("app", path, ""), expected: Expected::Absent };
 
     let answers = adapter.write_batch(&[set("a"), set("b"), set("c")]);
 
-    assert_eq!(
-        answers.iter().map(Result::is_ok).collect::<Vec<_>>(),
-        [true, false, true]
-    );
-    let page = store
-        .query(&Query::paths("app", "shared", "", None, 9))
-        .expect("memory does not fail");
+    assert_eq!(answers.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true]);
+    let page = store.query(&Query::paths("app", "shared", "", None, 9)).expect("memory does not fail");
     assert_eq!(page.rows.len(), 2);
 }
 
@@ -97,8 +65,7 @@ fn each_item_of_a_batch_is_a_call() {
 fn one_seed_tells_one_story() {
     let story = |seed| {
         let (adapter, _) = faulty(seed, FaultRates::rough());
-        let set =
-            |n: u32| kind(adapter.set(&text_record("app", &n.to_string(), ""), &Expected::Absent));
+        let set = |n: u32| kind(adapter.set(&text_record("app", &n.to_string(), ""), &Expected::Absent));
         (0..300).map(set).collect::<Vec<_>>()
     };
 
@@ -121,15 +88,9 @@ fn retrying_by_compare_and_set_gets_everything_through_once() {
             assert!(done, "seed {seed}: row {n} never came through");
         }
 
-        let page = store
-            .query(&Query::changes("app", None, Cursor::start(), 1000))
-            .expect("memory does not fail");
+        let page = store.query(&Query::changes("app", None, Cursor::start(), 1000)).expect("memory does not fail");
         assert_eq!(page.rows.len(), 100, "seed {seed}");
-        assert_eq!(
-            page.cursor.as_str(),
-            "100",
-            "seed {seed}: something was written twice"
-        );
+        assert_eq!(page.cursor.as_str(), "100", "seed {seed}: something was written twice");
     }
 }
 
@@ -140,45 +101,18 @@ fn wakes_are_repeated_delayed_and_dropped_as_told() {
         let (told, heard) = channel();
         let sink = Box::new(move |wake| told.send(wake).expect("the test listens"));
         let query = Query::changes("app", None, Cursor::start(), 1);
-        let subscription = adapter
-            .subscribe(&query, Cursor::start(), sink)
-            .expect("memory can");
-        store
-            .set(&text_record("app", "a", ""), &Expected::Absent)
-            .expect("memory does not fail");
+        let subscription = adapter.subscribe(&query, Cursor::start(), sink).expect("memory can");
+        store.set(&text_record("app", "a", ""), &Expected::Absent).expect("memory does not fail");
         let at_once = heard.try_iter().count();
         adapter.call_count();
-        adapter
-            .get(&text_record("app", "a", "").id())
-            .expect("no call fails");
-        let later = heard
-            .try_iter()
-            .filter(|wake| *wake == Wake::Changed)
-            .count();
+        adapter.get(&text_record("app", "a", "").id()).expect("no call fails");
+        let later = heard.try_iter().filter(|wake| *wake == Wake::Changed).count();
         drop(subscription);
         (at_once, later)
     };
 
     assert_eq!(wakes_of(FaultRates::default()), (1, 0));
-    assert_eq!(
-        wakes_of(FaultRates {
-            wake_repeated: 1000,
-            ..FaultRates::default()
-        }),
-        (2, 0)
-    );
-    assert_eq!(
-        wakes_of(FaultRates {
-            wake_delayed: 1000,
-            ..FaultRates::default()
-        }),
-        (0, 1)
-    );
-    assert_eq!(
-        wakes_of(FaultRates {
-            wake_dropped: 1000,
-            ..FaultRates::default()
-        }),
-        (0, 0)
-    );
+    assert_eq!(wakes_of(FaultRates { wake_repeated: 1000, ..FaultRates::default() }), (2, 0));
+    assert_eq!(wakes_of(FaultRates { wake_delayed: 1000, ..FaultRates::default() }), (0, 1));
+    assert_eq!(wakes_of(FaultRates { wake_dropped: 1000, ..FaultRates::default() }), (0, 0));
 }

@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use larder_adapters::contract::text_record;
 use larder_adapters::{
-    AdapterError, Body, Cursor, ErrorKind, Expected, FileSyncAdapter, OpenContext, Query, Record,
-    RecordId, Row, RowContent, SHARED_OWNER, SqliteAdapter, Subscription, Wake, open,
-    resolve_backend,
+    AdapterError, Body, Cursor, ErrorKind, Expected, FileSyncAdapter, OpenContext, Query, Record, RecordId, Row,
+    RowContent, SHARED_OWNER, SqliteAdapter, Subscription, Wake, open, resolve_backend,
 };
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -23,9 +22,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        Self {
-            folder: tempfile::tempdir().expect("a temporary folder"),
-        }
+        Self { folder: tempfile::tempdir().expect("a temporary folder") }
     }
 
     fn path(&self) -> std::path::PathBuf {
@@ -33,16 +30,12 @@ impl Bench {
     }
 
     fn try_open(&self) -> Result<SqliteAdapter, AdapterError> {
-        let context = OpenContext {
-            wait_ms: 50,
-            ..OpenContext::new(self.folder.path())
-        };
+        let context = OpenContext { wait_ms: 50, ..OpenContext::new(self.folder.path()) };
         SqliteAdapter::open("sync.db".as_ref(), &context)
     }
 
     fn open(&self) -> SqliteAdapter {
-        SqliteAdapter::open("sync.db".as_ref(), &OpenContext::new(self.folder.path()))
-            .expect("it opens")
+        SqliteAdapter::open("sync.db".as_ref(), &OpenContext::new(self.folder.path())).expect("it opens")
     }
 
     fn refused(&self) -> AdapterError {
@@ -60,9 +53,7 @@ impl Bench {
 
     fn text(&self, sql: &str) -> String {
         let connection = Connection::open(self.path()).expect("it opens");
-        connection
-            .query_row(sql, [], |row| row.get(0))
-            .expect("one value")
+        connection.query_row(sql, [], |row| row.get(0)).expect("one value")
     }
 }
 
@@ -71,15 +62,11 @@ fn id(path: &str) -> RecordId {
 }
 
 fn put(adapter: &SqliteAdapter, path: &str, text: &str) {
-    adapter
-        .set(&text_record("app", path, text), &Expected::Absent)
-        .expect("nothing stands there");
+    adapter.set(&text_record("app", path, text), &Expected::Absent).expect("nothing stands there");
 }
 
 fn changes(adapter: &SqliteAdapter, after: &Cursor) -> (Vec<Row>, Cursor) {
-    let page = adapter
-        .query(&Query::changes("app", None, after.clone(), 1000))
-        .expect("a page");
+    let page = adapter.query(&Query::changes("app", None, after.clone(), 1000)).expect("a page");
     assert!(!page.more);
     (page.rows, page.cursor)
 }
@@ -101,42 +88,18 @@ fn files_holds_seven_columns_and_only_text_rows() {
     let bench = Bench::new();
     let adapter = bench.open();
     put(&adapter, "a.md", "text");
-    let chunks = Body::Chunks {
-        keep: 0,
-        add: vec![vec![0xFF]],
-    };
-    let binary = Record {
-        body: chunks.clone(),
-        ..text_record("app", "b.bin", "")
-    };
-    let artifact = Record {
-        body: chunks,
-        mirror: None,
-        ..text_record("app-ledger", "cp-1", "")
-    };
-    adapter
-        .set(&binary, &Expected::Absent)
-        .expect("nothing stands there");
-    adapter
-        .set(&artifact, &Expected::Absent)
-        .expect("nothing stands there");
+    let chunks = Body::Chunks { keep: 0, add: vec![vec![0xFF]] };
+    let binary = Record { body: chunks.clone(), ..text_record("app", "b.bin", "") };
+    let artifact = Record { body: chunks, mirror: None, ..text_record("app-ledger", "cp-1", "") };
+    adapter.set(&binary, &Expected::Absent).expect("nothing stands there");
+    adapter.set(&artifact, &Expected::Absent).expect("nothing stands there");
 
     let columns = bench.text("SELECT group_concat(name) FROM pragma_table_info('files')");
-    assert_eq!(
-        columns,
-        "id,path,content,app,owner_id,last_updated,created_at"
-    );
+    assert_eq!(columns, "id,path,content,app,owner_id,last_updated,created_at");
     assert_eq!(bench.text("SELECT group_concat(id) FROM files"), "app:a.md");
-    assert_eq!(
-        bench.text("SELECT group_concat(id) FROM files_all"),
-        "app:a.md,app:b.bin"
-    );
-    let row =
-        "SELECT concat_ws('|', path, content, app, owner_id, last_updated, created_at) FROM files";
-    assert_eq!(
-        bench.text(row),
-        "a.md|text|app|shared|2023-11-14T22:13:20.123Z|2020-09-13T12:26:40.456Z"
-    );
+    assert_eq!(bench.text("SELECT group_concat(id) FROM files_all"), "app:a.md,app:b.bin");
+    let row = "SELECT concat_ws('|', path, content, app, owner_id, last_updated, created_at) FROM files";
+    assert_eq!(bench.text(row), "a.md|text|app|shared|2023-11-14T22:13:20.123Z|2020-09-13T12:26:40.456Z");
 }
 
 #[test]
@@ -148,30 +111,13 @@ fn insert_without_id_owner_or_times_is_a_row() {
     bench.sql("INSERT INTO files (id, path, content, app, owner_id, last_updated) VALUES (NULL, 'b.md', 'two', 'app', NULL, '')");
     bench.sql("INSERT INTO files (path, content, app, owner_id) VALUES ('a.md', 'three', 'app', 'u-bo-1')");
 
-    assert_eq!(
-        told(&adapter, &Cursor::start()),
-        ["a.md=one", "a.md=three", "b.md=two"]
-    );
+    assert_eq!(told(&adapter, &Cursor::start()), ["a.md=one", "a.md=three", "b.md=two"]);
     assert_eq!(
         bench.text("SELECT group_concat(id) FROM (SELECT id FROM files ORDER BY id)"),
         "app:a.md,app:b.md,app:u-bo-1:a.md"
     );
-    assert!(
-        adapter
-            .get(&id("a.md"))
-            .expect("a row")
-            .expect("it is there")
-            .last_updated_ms
-            > 1_700_000_000_000
-    );
-    assert_eq!(
-        adapter
-            .get(&id("b.md"))
-            .expect("a row")
-            .expect("it is there")
-            .last_updated_ms,
-        0
-    );
+    assert!(adapter.get(&id("a.md")).expect("a row").expect("it is there").last_updated_ms > 1_700_000_000_000);
+    assert_eq!(adapter.get(&id("b.md")).expect("a row").expect("it is there").last_updated_ms, 0);
 }
 
 #[test]
@@ -191,87 +137,36 @@ fn another_tools_ids_are_renamed_and_its_upsert_goes_on_working() {
     upsert("two");
 
     assert_eq!(told(&adapter, &cursor), ["a.md=two"]);
-    assert_eq!(
-        bench.text("SELECT group_concat(id || '=' || content) FROM files"),
-        "app:a.md=two"
-    );
-    let row = adapter
-        .get(&id("a.md"))
-        .expect("a row")
-        .expect("it is there");
+    assert_eq!(bench.text("SELECT group_concat(id || '=' || content) FROM files"), "app:a.md=two");
+    let row = adapter.get(&id("a.md")).expect("a row").expect("it is there");
     assert!(row.is_foreign() && row.mirror.is_some());
 }
 
 #[test]
 fn every_way_to_write_files_is_told() {
     let cases: &[(&str, &[&str])] = &[
-        (
-            "UPDATE files SET content = 'new' WHERE path = 'a'",
-            &["a=new"],
-        ),
-        (
-            "UPDATE files SET path = 'c' WHERE path = 'a'",
-            &["a-", "c=text a"],
-        ),
-        (
-            "UPDATE files SET path = 'b' WHERE path = 'a'",
-            &["a-", "b=text a"],
-        ),
-        (
-            "UPDATE files SET id = 'odd' WHERE path = 'a'",
-            &["a=text a"],
-        ),
-        (
-            "UPDATE files SET owner_id = 'u-bo-1' WHERE path = 'a'",
-            &["a-", "a=text a"],
-        ),
-        (
-            "UPDATE OR REPLACE files SET id = 'app:b' WHERE path = 'a'",
-            &["a=text a", "b-"],
-        ),
-        (
-            "UPDATE files SET app = 'elsewhere' WHERE path = 'a'",
-            &["a-"],
-        ),
+        ("UPDATE files SET content = 'new' WHERE path = 'a'", &["a=new"]),
+        ("UPDATE files SET path = 'c' WHERE path = 'a'", &["a-", "c=text a"]),
+        ("UPDATE files SET path = 'b' WHERE path = 'a'", &["a-", "b=text a"]),
+        ("UPDATE files SET id = 'odd' WHERE path = 'a'", &["a=text a"]),
+        ("UPDATE files SET owner_id = 'u-bo-1' WHERE path = 'a'", &["a-", "a=text a"]),
+        ("UPDATE OR REPLACE files SET id = 'app:b' WHERE path = 'a'", &["a=text a", "b-"]),
+        ("UPDATE files SET app = 'elsewhere' WHERE path = 'a'", &["a-"]),
         ("DELETE FROM files WHERE path = 'a'", &["a-"]),
         ("DELETE FROM files", &["a-", "b-"]),
-        (
-            "INSERT OR REPLACE INTO files (id, path, content, app) VALUES ('app:a', 'a', 'new', 'app')",
-            &["a=new"],
-        ),
-        (
-            "INSERT OR REPLACE INTO files (id, path, content, app) VALUES ('app:a', 'c', 'new', 'app')",
-            &["a-", "c=new"],
-        ),
-        (
-            "REPLACE INTO files (path, content, app) VALUES ('a', 'new', 'app')",
-            &["a=new"],
-        ),
-        (
-            "INSERT OR IGNORE INTO files (id, path, content, app) VALUES ('app:a', 'a', 'new', 'app')",
-            &[],
-        ),
-        (
-            "INSERT OR IGNORE INTO files (path, content, app) VALUES ('c', 'new', 'app')",
-            &["c=new"],
-        ),
-        (
-            "INSERT INTO files (id, content) VALUES ('app:c', 'new')",
-            &["c=new"],
-        ),
+        ("INSERT OR REPLACE INTO files (id, path, content, app) VALUES ('app:a', 'a', 'new', 'app')", &["a=new"]),
+        ("INSERT OR REPLACE INTO files (id, path, content, app) VALUES ('app:a', 'c', 'new', 'app')", &["a-", "c=new"]),
+        ("REPLACE INTO files (path, content, app) VALUES ('a', 'new', 'app')", &["a=new"]),
+        ("INSERT OR IGNORE INTO files (id, path, content, app) VALUES ('app:a', 'a', 'new', 'app')", &[]),
+        ("INSERT OR IGNORE INTO files (path, content, app) VALUES ('c', 'new', 'app')", &["c=new"]),
+        ("INSERT INTO files (id, content) VALUES ('app:c', 'new')", &["c=new"]),
         ("INSERT INTO files (content) VALUES ('nobody''s')", &[]),
-        (
-            "INSERT INTO files (path, app) VALUES ('c', 'app')",
-            &["c:Invalid(\"content is null, not text\")"],
-        ),
+        ("INSERT INTO files (path, app) VALUES ('c', 'app')", &["c:Invalid(\"content is null, not text\")"]),
         (
             "INSERT INTO files (path, app, content) VALUES ('c', 'app', x'FF')",
             &["c:Invalid(\"content is blob and not UTF-8\")"],
         ),
-        (
-            "INSERT INTO files (path, app, content) VALUES ('c', 'app', 17)",
-            &["c=17"],
-        ),
+        ("INSERT INTO files (path, app, content) VALUES ('c', 'app', 17)", &["c=17"]),
         (
             "BEGIN; DELETE FROM files WHERE path = 'a'; INSERT INTO files (path, content, app) VALUES ('a', 'new', 'app'); COMMIT",
             &["a=new"],
@@ -308,8 +203,7 @@ fn sqlite3_program_writes_rows_that_are_told() {
     put(&adapter, "a", "ours");
     put(&adapter, "b", "ours");
     let (_, cursor) = changes(&adapter, &Cursor::start());
-    let sql =
-        "UPDATE files SET content = 'theirs' WHERE path = 'a'; DELETE FROM files WHERE path = 'b';
+    let sql = "UPDATE files SET content = 'theirs' WHERE path = 'a'; DELETE FROM files WHERE path = 'b';
         INSERT INTO files (path, content, app) VALUES ('c', 'theirs', 'app');";
 
     match Command::new("sqlite3").arg(bench.path()).arg(sql).status() {
@@ -336,12 +230,8 @@ fn many_starters_make_one_schema() {
     let start = &start;
 
     std::thread::scope(|scope| {
-        let starters: Vec<_> = (0..STARTERS)
-            .map(|n| scope.spawn(move || start(n)))
-            .collect();
-        starters
-            .into_iter()
-            .for_each(|starter| starter.join().expect("a starter failed"));
+        let starters: Vec<_> = (0..STARTERS).map(|n| scope.spawn(move || start(n))).collect();
+        starters.into_iter().for_each(|starter| starter.join().expect("a starter failed"));
     });
 
     assert_eq!(changes(&bench.open(), &Cursor::start()).0.len(), STARTERS);
@@ -365,14 +255,8 @@ fn foreign_table_that_does_not_fit_is_refused_untouched() {
     let twins = "CREATE TABLE files (id TEXT PRIMARY KEY, path, content, app, owner_id, last_updated, created_at);
         INSERT INTO files (id, path, content, app) VALUES ('1', 'a', 'one', 'app'), ('2', 'a', 'two', 'app')";
     for (sql, sentence) in [
-        (
-            "CREATE TABLE files (name TEXT, size INTEGER)",
-            "another program's table",
-        ),
-        (
-            "CREATE VIEW files AS SELECT 1 AS id",
-            "another program's table",
-        ),
+        ("CREATE TABLE files (name TEXT, size INTEGER)", "another program's table"),
+        ("CREATE VIEW files AS SELECT 1 AS id", "another program's table"),
         (twins, "several rows for a"),
     ] {
         let bench = Bench::new();
@@ -382,10 +266,7 @@ fn foreign_table_that_does_not_fit_is_refused_untouched() {
 
         assert_eq!(error.kind, ErrorKind::Unsupported);
         assert!(error.message.contains(sentence), "{error}");
-        assert_eq!(
-            bench.text("SELECT group_concat(name) FROM sqlite_schema WHERE type <> 'index'"),
-            "files"
-        );
+        assert_eq!(bench.text("SELECT group_concat(name) FROM sqlite_schema WHERE type <> 'index'"), "files");
     }
 }
 
@@ -442,18 +323,9 @@ fn places_that_can_be_no_database_are_refused_by_name() {
     };
 
     let folder = at(".");
-    assert_eq!(
-        (folder.kind, folder.message.contains("it is a folder")),
-        (ErrorKind::Unsupported, true)
-    );
+    assert_eq!((folder.kind, folder.message.contains("it is a folder")), (ErrorKind::Unsupported, true));
     let nowhere = at("no/such/folder/sync.db");
-    assert_eq!(
-        (
-            nowhere.kind,
-            nowhere.message.contains("no/such/folder/sync.db")
-        ),
-        (ErrorKind::NotFound, true)
-    );
+    assert_eq!((nowhere.kind, nowhere.message.contains("no/such/folder/sync.db")), (ErrorKind::NotFound, true));
     #[cfg(unix)]
     {
         let socket = bench.folder.path().join("socket");
@@ -467,20 +339,11 @@ fn lock_held_too_long_is_unavailable_and_loses_nothing() {
     let bench = Bench::new();
     let adapter = bench.try_open().expect("it opens");
     let other = Connection::open(bench.path()).expect("it opens");
-    other
-        .execute_batch("BEGIN IMMEDIATE")
-        .expect("nobody else writes");
+    other.execute_batch("BEGIN IMMEDIATE").expect("nobody else writes");
 
-    let error = adapter
-        .set(&text_record("app", "a", "one"), &Expected::Absent)
-        .expect_err("it is locked");
+    let error = adapter.set(&text_record("app", "a", "one"), &Expected::Absent).expect_err("it is locked");
     assert_eq!(error.kind, ErrorKind::Unavailable);
-    assert!(
-        adapter
-            .get(&id("a"))
-            .expect("reading does not wait")
-            .is_none()
-    );
+    assert!(adapter.get(&id("a")).expect("reading does not wait").is_none());
 
     other.execute_batch("COMMIT").expect("it ends");
     put(&adapter, "a", "one");
@@ -490,9 +353,7 @@ fn lock_held_too_long_is_unavailable_and_loses_nothing() {
 fn starter_waits_for_a_lock_and_then_gives_up() {
     let bench = Bench::new();
     let other = Connection::open(bench.path()).expect("it opens");
-    other
-        .execute_batch("CREATE TABLE t (x); BEGIN EXCLUSIVE")
-        .expect("nobody else writes");
+    other.execute_batch("CREATE TABLE t (x); BEGIN EXCLUSIVE").expect("nobody else writes");
 
     assert_eq!(bench.refused().kind, ErrorKind::Unavailable);
 
@@ -511,20 +372,12 @@ fn replaced_file_is_noticed_and_its_old_revisions_match_nothing() {
     }
 
     assert!(told(&adapter, &cursor).is_empty());
-    let put_again = adapter
-        .set(&text_record("app", "a", "new"), &Expected::Absent)
-        .expect("nothing stands there");
+    let put_again = adapter.set(&text_record("app", "a", "new"), &Expected::Absent).expect("nothing stands there");
 
     assert_ne!(put_again, rows[0].revision);
     assert_eq!(told(&adapter, &cursor), ["a=new"]);
-    let stale = adapter.set(
-        &text_record("app", "a", "x"),
-        &Expected::Revision(rows[0].revision.clone()),
-    );
-    assert_eq!(
-        stale.expect_err("another database's revision").kind,
-        ErrorKind::Conflict
-    );
+    let stale = adapter.set(&text_record("app", "a", "x"), &Expected::Revision(rows[0].revision.clone()));
+    assert_eq!(stale.expect_err("another database's revision").kind, ErrorKind::Conflict);
     assert_eq!(bench.text("SELECT content FROM files"), "new");
 }
 
@@ -535,9 +388,7 @@ fn change_numbers_stay_bounded_and_never_repeat() {
     let mut seen = std::collections::HashSet::new();
 
     for round in 0..50 {
-        let revision = adapter
-            .set(&text_record("app", "a", "x"), &Expected::Absent)
-            .expect("nothing stands there");
+        let revision = adapter.set(&text_record("app", "a", "x"), &Expected::Absent).expect("nothing stands there");
         assert!(seen.insert(revision.as_str().to_owned()));
         match round % 2 {
             0 => bench.sql("DELETE FROM files; INSERT INTO files (path, content, app) VALUES ('a', 'y', 'app')"),
@@ -545,15 +396,16 @@ fn change_numbers_stay_bounded_and_never_repeat() {
         }
         let row = adapter.get(&id("a")).expect("a row").expect("it is there");
         assert!(seen.insert(row.revision.as_str().to_owned()));
-        adapter
-            .delete(&row.id, &Expected::Revision(row.revision))
-            .expect("the state was seen");
+        adapter.delete(&row.id, &Expected::Revision(row.revision)).expect("the state was seen");
         let (rows, _) = changes(&adapter, &Cursor::start());
         assert_eq!(rows.len(), 1);
         assert!(seen.insert(rows[0].revision.as_str().to_owned()));
     }
 
-    assert_eq!(bench.text("SELECT (SELECT count(*) FROM file_changes) || ' ' || (SELECT count(*) FROM file_mirror)"), "1 0");
+    assert_eq!(
+        bench.text("SELECT (SELECT count(*) FROM file_changes) || ' ' || (SELECT count(*) FROM file_mirror)"),
+        "1 0"
+    );
 }
 
 #[test]
@@ -561,23 +413,15 @@ fn append_to_a_long_log_writes_its_tail_and_not_the_log() {
     let bench = Bench::new();
     let adapter = bench.open();
     let sealed: Vec<Vec<u8>> = (0..160u8).map(|n| vec![n; 64 * 1024]).collect();
-    let log = |keep, add| Record {
-        body: Body::Chunks { keep, add },
-        ..text_record("app", "log.jsonl", "")
-    };
-    let mut revision = adapter
-        .set(&log(0, sealed), &Expected::Absent)
-        .expect("nothing stands there");
+    let log = |keep, add| Record { body: Body::Chunks { keep, add }, ..text_record("app", "log.jsonl", "") };
+    let mut revision = adapter.set(&log(0, sealed), &Expected::Absent).expect("nothing stands there");
     bench.sql("PRAGMA wal_checkpoint(TRUNCATE)");
-    let wal =
-        || std::fs::metadata(bench.path().with_extension("db-wal")).map_or(0, |wal| wal.len());
+    let wal = || std::fs::metadata(bench.path().with_extension("db-wal")).map_or(0, |wal| wal.len());
 
     let before = wal();
     for n in 0..10u8 {
         let tail = vec![n; 1024 * (1 + usize::from(n))];
-        revision = adapter
-            .set(&log(160, vec![tail]), &Expected::Revision(revision))
-            .expect("nobody else writes");
+        revision = adapter.set(&log(160, vec![tail]), &Expected::Revision(revision)).expect("nobody else writes");
     }
 
     let bytes_an_append = (wal() - before) / 10;
@@ -591,12 +435,7 @@ fn listen(adapter: &SqliteAdapter, from: Cursor) -> (Subscription, Receiver<Wake
         let _ = told.send(wake);
     });
     let query = Query::changes("app", Some(SHARED_OWNER), Cursor::start(), 1);
-    (
-        adapter
-            .subscribe(&query, from, sink)
-            .expect("it can be watched"),
-        heard,
-    )
+    (adapter.subscribe(&query, from, sink).expect("it can be watched"), heard)
 }
 
 #[test]
@@ -617,22 +456,15 @@ fn commit_long_after_its_last_write_wakes_the_subscriber() {
     let adapter = bench.open();
     let (_subscription, heard) = listen(&adapter, Cursor::start());
     let mut other = Connection::open(bench.path()).expect("it opens");
-    other
-        .execute_batch("PRAGMA cache_size = 10")
-        .expect("a pragma");
+    other.execute_batch("PRAGMA cache_size = 10").expect("a pragma");
     let transaction = other.transaction().expect("nobody else writes");
     // Enough to be spilled into the WAL, and told by the kernel, before the commit.
     for n in 0..500 {
         let sql = "INSERT INTO files (path, content, app) VALUES (?1, ?2, 'app')";
-        transaction
-            .execute(sql, [n.to_string(), "text ".repeat(500)])
-            .expect("there is room");
+        transaction.execute(sql, [n.to_string(), "text ".repeat(500)]).expect("there is room");
     }
 
-    assert!(
-        heard.recv_timeout(Duration::from_millis(100)).is_err(),
-        "nothing is committed yet"
-    );
+    assert!(heard.recv_timeout(Duration::from_millis(100)).is_err(), "nothing is committed yet");
     transaction.commit().expect("there is room");
 
     assert_eq!(heard.recv_timeout(PATIENCE), Ok(Wake::Changed));
@@ -645,12 +477,8 @@ fn other_spaces_and_rolled_back_writes_wake_nobody() {
     let (_subscription, heard) = listen(&adapter, Cursor::start());
 
     bench.sql("INSERT INTO files (path, content, app) VALUES ('a', 'theirs', 'other')");
-    bench.sql(
-        "INSERT INTO files (path, content, app, owner_id) VALUES ('a', 'theirs', 'app', 'u-bo-1')",
-    );
-    bench.sql(
-        "BEGIN; INSERT INTO files (path, content, app) VALUES ('a', 'theirs', 'app'); ROLLBACK",
-    );
+    bench.sql("INSERT INTO files (path, content, app, owner_id) VALUES ('a', 'theirs', 'app', 'u-bo-1')");
+    bench.sql("BEGIN; INSERT INTO files (path, content, app) VALUES ('a', 'theirs', 'app'); ROLLBACK");
     bench.sql("INSERT INTO files (path, content, app) VALUES ('z', 'theirs', 'app')");
 
     assert_eq!(heard.recv_timeout(PATIENCE), Ok(Wake::Changed));
@@ -668,10 +496,7 @@ fn vanished_file_is_told_as_lost_and_heard_again() {
     for suffix in ["-wal", "-shm", ""] {
         std::fs::remove_file(format!("{}{suffix}", bench.path().display())).expect("it is there");
     }
-    assert!(matches!(
-        heard.recv_timeout(PATIENCE),
-        Ok(Wake::Lost { .. })
-    ));
+    assert!(matches!(heard.recv_timeout(PATIENCE), Ok(Wake::Lost { .. })));
     put(&adapter, "b", "new");
 
     assert_eq!(heard.recv_timeout(PATIENCE), Ok(Wake::Changed));
@@ -688,19 +513,12 @@ fn names_and_urls_find_the_backend() {
         (" sqlite3:/srv/a:b.db ", "/srv/a:b.db"),
     ] {
         let url = resolve_backend(value, folder).expect("it is known");
-        assert_eq!(
-            (url.scheme, url.address.as_str()),
-            ("sqlite", address),
-            "{value}"
-        );
+        assert_eq!((url.scheme, url.address.as_str()), ("sqlite", address), "{value}");
     }
     for value in ["sqlit", "postgrse://ann:secret@host/db", "", "mongo"] {
         let error = resolve_backend(value, folder).expect_err("it is unknown");
         assert_eq!(error.kind, ErrorKind::Unsupported);
-        assert!(
-            error.message.contains("`sqlite`") && error.message.contains("known are"),
-            "{error}"
-        );
+        assert!(error.message.contains("`sqlite`") && error.message.contains("known are"), "{error}");
         assert!(!error.message.contains("secret"), "{error}");
     }
 }
@@ -708,12 +526,9 @@ fn names_and_urls_find_the_backend() {
 #[test]
 fn backend_opened_by_url_is_the_file_beside_the_config() {
     let bench = Bench::new();
-    let adapter: Arc<dyn FileSyncAdapter> =
-        open("sqlite", &OpenContext::new(bench.folder.path())).expect("it opens");
+    let adapter: Arc<dyn FileSyncAdapter> = open("sqlite", &OpenContext::new(bench.folder.path())).expect("it opens");
 
-    adapter
-        .set(&text_record("app", "a", "one"), &Expected::Absent)
-        .expect("nothing stands there");
+    adapter.set(&text_record("app", "a", "one"), &Expected::Absent).expect("nothing stands there");
 
     assert_eq!(bench.text("SELECT content FROM files"), "one");
     assert_eq!(adapter.capabilities().name, "sqlite");

@@ -63,9 +63,7 @@ impl FromStr for Channel {
         Channel::ALL
             .into_iter()
             .find(|channel| channel.as_str() == name)
-            .ok_or_else(|| UnknownChannel {
-                name: name.to_owned(),
-            })
+            .ok_or_else(|| UnknownChannel { name: name.to_owned() })
     }
 }
 

@@ -42,8 +42,7 @@ pub fn denied_content(head: &[u8]) -> Option<DeniedContent> {
     if head.starts_with(SQLITE_MAGIC) {
         return Some(DeniedContent::SqliteDatabase);
     }
-    let is_key =
-        has_private_key(head) || (head.contains(&0) && has_private_key(&without_nul_bytes(head)));
+    let is_key = has_private_key(head) || (head.contains(&0) && has_private_key(&without_nul_bytes(head)));
     is_key.then_some(DeniedContent::PrivateKey)
 }
 
@@ -72,37 +71,24 @@ fn header_end(line: &[u8]) -> Option<usize> {
     let label_start = [&b"-----BEGIN "[..], b"---- BEGIN "]
         .iter()
         .find_map(|start| line.starts_with(start).then_some(start.len()))?;
-    let label_and_words = &line[label_start
-        ..line
-            .len()
-            .min(label_start + LONGEST_LABEL_BYTES + KEY_WORDS.len())];
-    let label_bytes = label_and_words
-        .windows(KEY_WORDS.len())
-        .position(|words| words == KEY_WORDS)?;
+    let label_and_words = &line[label_start..line.len().min(label_start + LONGEST_LABEL_BYTES + KEY_WORDS.len())];
+    let label_bytes = label_and_words.windows(KEY_WORDS.len()).position(|words| words == KEY_WORDS)?;
     let is_label = |byte: &u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b' ';
-    label_and_words[..label_bytes]
-        .iter()
-        .all(is_label)
-        .then_some(label_start + label_bytes + KEY_WORDS.len())
+    label_and_words[..label_bytes].iter().all(is_label).then_some(label_start + label_bytes + KEY_WORDS.len())
 }
 
 /// Finds `"-----BEGIN PRIVATE KEY-----\nMIIE..."` as JSON, YAML and shell files hold it.
 fn has_quoted_key(text: &[u8]) -> bool {
-    text.iter()
-        .enumerate()
-        .filter(|(_, byte)| matches!(byte, b'"' | b'\''))
-        .any(|(at, _)| {
-            let quoted = &text[at + 1..];
-            header_end(quoted).is_some_and(|end| {
-                let rest = quoted[end..].strip_prefix(b"-----").unwrap_or_default();
-                let rest = rest.strip_prefix(b"\\r").unwrap_or(rest);
-                let key = rest.strip_prefix(b"\\n").unwrap_or_default();
-                key.len() >= QUOTED_KEY_BYTES
-                    && key[..QUOTED_KEY_BYTES]
-                        .iter()
-                        .all(|byte| byte.is_ascii_alphanumeric() || b"+/=".contains(byte))
-            })
+    text.iter().enumerate().filter(|(_, byte)| matches!(byte, b'"' | b'\'')).any(|(at, _)| {
+        let quoted = &text[at + 1..];
+        header_end(quoted).is_some_and(|end| {
+            let rest = quoted[end..].strip_prefix(b"-----").unwrap_or_default();
+            let rest = rest.strip_prefix(b"\\r").unwrap_or(rest);
+            let key = rest.strip_prefix(b"\\n").unwrap_or_default();
+            key.len() >= QUOTED_KEY_BYTES
+                && key[..QUOTED_KEY_BYTES].iter().all(|byte| byte.is_ascii_alphanumeric() || b"+/=".contains(byte))
         })
+    })
 }
 
 #[cfg(test)]
@@ -111,29 +97,13 @@ mod tests {
 
     fn utf16(text: &str, little: bool) -> Vec<u8> {
         let units = std::iter::once(0xfeff).chain(text.encode_utf16());
-        units
-            .flat_map(|unit| {
-                if little {
-                    unit.to_le_bytes()
-                } else {
-                    unit.to_be_bytes()
-                }
-            })
-            .collect()
+        units.flat_map(|unit| if little { unit.to_le_bytes() } else { unit.to_be_bytes() }).collect()
     }
 
     #[test]
     fn a_live_database_is_refused_by_its_magic() {
-        assert_eq!(
-            denied_content(b"SQLite format 3\0\x10\0"),
-            Some(DeniedContent::SqliteDatabase)
-        );
-        for head in [
-            &b"SQLite format 3"[..],
-            b" SQLite format 3\0",
-            b"SQLite format 4\0",
-            b"",
-        ] {
+        assert_eq!(denied_content(b"SQLite format 3\0\x10\0"), Some(DeniedContent::SqliteDatabase));
+        for head in [&b"SQLite format 3"[..], b" SQLite format 3\0", b"SQLite format 4\0", b""] {
             assert_eq!(denied_content(head), None);
         }
     }
@@ -156,21 +126,9 @@ mod tests {
             "key: |\n  -----BEGIN RSA PRIVATE KEY-----\n",
             "{\"private_key\": \"-----BEGIN PRIVATE KEY-----\\nMIIEvQIBADANBgkqhkiG9w0\\n\"}",
         ] {
-            assert_eq!(
-                denied_content(text.as_bytes()),
-                Some(DeniedContent::PrivateKey),
-                "{text:?}"
-            );
-            assert_eq!(
-                denied_content(&utf16(text, true)),
-                Some(DeniedContent::PrivateKey),
-                "{text:?}"
-            );
-            assert_eq!(
-                denied_content(&utf16(text, false)),
-                Some(DeniedContent::PrivateKey),
-                "{text:?}"
-            );
+            assert_eq!(denied_content(text.as_bytes()), Some(DeniedContent::PrivateKey), "{text:?}");
+            assert_eq!(denied_content(&utf16(text, true)), Some(DeniedContent::PrivateKey), "{text:?}");
+            assert_eq!(denied_content(&utf16(text, false)), Some(DeniedContent::PrivateKey), "{text:?}");
         }
     }
 

@@ -10,8 +10,7 @@ use crate::path::RelPath;
 use crate::spelling::{ShortName, Spelling, plain_spelling, spellings};
 
 static DENIED: LazyLock<NameList> = LazyLock::new(|| NameList::parse(include_str!("denylist.txt")));
-static RUNS_CODE: LazyLock<NameList> =
-    LazyLock::new(|| NameList::parse(include_str!("runs_code.txt")));
+static RUNS_CODE: LazyLock<NameList> = LazyLock::new(|| NameList::parse(include_str!("runs_code.txt")));
 
 /// What a rule line may end with to stand for one or more groups of a dot and digits.
 const DIGITS_MARK: &str = "<.digits>";
@@ -142,9 +141,7 @@ impl NameList {
             };
             let spelling = plain_spelling(name)?;
             for rule in self.candidates_of_plain(&spelling) {
-                if found.is_none_or(|found| rule < found)
-                    && self.rules[rule].covers_plain_start(&spelling, below)
-                {
+                if found.is_none_or(|found| rule < found) && self.rules[rule].covers_plain_start(&spelling, below) {
                     found = Some(rule);
                 }
             }
@@ -156,8 +153,7 @@ impl NameList {
     fn find_spelled(&self, spellings: &[Spelling]) -> Option<usize> {
         let covering = (0..spellings.len()).flat_map(|at| {
             let run = &spellings[at..];
-            self.candidates(&run[0])
-                .filter(|&rule| self.rules[rule].covers_start(run))
+            self.candidates(&run[0]).filter(|&rule| self.rules[rule].covers_start(run))
         });
         // The first line decides, wherever in the path it applies.
         covering.min()
@@ -170,15 +166,14 @@ impl NameList {
             return folder.rule.into_iter().chain(found).min();
         };
         // A rule of several names ends below this one, or has begun above it.
-        let here = self.candidates_of_plain(&spelling).filter(
-            |&rule| matches!(self.rules[rule].names.as_slice(), [only] if only.matches(&spelling)),
-        );
-        let begun = folder.begun.iter().filter(|&&(rule, count)| {
-            matches!(&self.rules[rule].names[count..], [last] if last.matches(&spelling))
-        });
-        here.chain(begun.map(|&(rule, _)| rule))
-            .chain(folder.rule)
-            .min()
+        let here = self
+            .candidates_of_plain(&spelling)
+            .filter(|&rule| matches!(self.rules[rule].names.as_slice(), [only] if only.matches(&spelling)));
+        let begun = folder
+            .begun
+            .iter()
+            .filter(|&&(rule, count)| matches!(&self.rules[rule].names[count..], [last] if last.matches(&spelling)));
+        here.chain(begun.map(|&(rule, _)| rule)).chain(folder.rule).min()
     }
 
     fn enter(&self, folder: &DeniedFolder, name: &str) -> DeniedFolder {
@@ -196,11 +191,7 @@ impl NameList {
             let rules = self.rules.iter().enumerate();
             rules.filter_map(move |(at, rule)| begins(rule, count).then_some((at, count)))
         });
-        DeniedFolder {
-            rule: folder.rule.into_iter().chain(found).min(),
-            begun: begun.collect(),
-            tail: tail.clone(),
-        }
+        DeniedFolder { rule: folder.rule.into_iter().chain(found).min(), begun: begun.collect(), tail: tail.clone() }
     }
 
     /// Returns the spellings of a name after those of its folder that a rule may need.
@@ -223,36 +214,21 @@ impl NameList {
     fn candidates_of_plain(&self, name: &str) -> impl Iterator<Item = usize> + '_ {
         let bytes = name.as_bytes();
         let none: &[usize] = &[];
-        let first = bytes
-            .first()
-            .map_or(none, |&byte| &self.by_first_byte[usize::from(byte)]);
-        let last = bytes
-            .last()
-            .map_or(none, |&byte| &self.by_last_byte[usize::from(byte)]);
+        let first = bytes.first().map_or(none, |&byte| &self.by_first_byte[usize::from(byte)]);
+        let last = bytes.last().map_or(none, |&byte| &self.by_last_byte[usize::from(byte)]);
         first.iter().chain(last).chain(&self.unindexed).copied()
     }
 }
 
 impl Rule {
     fn parse(line: &'static str) -> Rule {
-        Rule {
-            line,
-            names: line
-                .trim_end_matches('/')
-                .split('/')
-                .map(NameRule::parse)
-                .collect(),
-        }
+        Rule { line, names: line.trim_end_matches('/').split('/').map(NameRule::parse).collect() }
     }
 
     /// Tells whether the rule covers the components that `spellings` starts with.
     fn covers_start(&self, spellings: &[Spelling]) -> bool {
         self.names.len() <= spellings.len()
-            && self
-                .names
-                .iter()
-                .zip(spellings)
-                .all(|(name, spelling)| name.covers(spelling))
+            && self.names.iter().zip(spellings).all(|(name, spelling)| name.covers(spelling))
     }
 
     /// Tells whether the rule covers the components `first` and `below`, all of them plain, `first` in its spelling.
@@ -263,10 +239,7 @@ impl Rule {
         let mut components = below.into_iter().flat_map(|below| below.split('/'));
         name.matches(first)
             && others.iter().all(|other| {
-                components
-                    .next()
-                    .and_then(plain_spelling)
-                    .is_some_and(|spelling| other.matches(&spelling))
+                components.next().and_then(plain_spelling).is_some_and(|spelling| other.matches(&spelling))
             })
     }
 }
@@ -288,26 +261,14 @@ impl NameRule {
 
     fn covers(&self, spelling: &Spelling) -> bool {
         self.matches(&spelling.whole)
-            || spelling
-                .before_stream
-                .as_deref()
-                .is_some_and(|name| self.matches(name))
-            || spelling
-                .short
-                .as_ref()
-                .is_some_and(|short| self.has_short_name(short))
+            || spelling.before_stream.as_deref().is_some_and(|name| self.matches(name))
+            || spelling.short.as_ref().is_some_and(|short| self.has_short_name(short))
     }
 
     /// Returns the first and the last byte that every name this rule matches has.
     fn literal_ends(&self) -> (Option<u8>, Option<u8>) {
-        let first = self
-            .segments
-            .first()
-            .and_then(|segment| segment.bytes().next());
-        let last = self
-            .segments
-            .last()
-            .and_then(|segment| segment.bytes().next_back());
+        let first = self.segments.first().and_then(|segment| segment.bytes().next());
+        let last = self.segments.last().and_then(|segment| segment.bytes().next_back());
         (first, last.filter(|_| !self.ends_in_digits))
     }
 
@@ -332,9 +293,7 @@ impl NameRule {
                     && short.stands_for_stem(stem)
                     && (self.short_extension.is_some() || short.extension.is_empty())
             }
-            Some(StemRule::StartsWith(start)) => {
-                extension_agrees && stem_may_start_with(short, start)
-            }
+            Some(StemRule::StartsWith(start)) => extension_agrees && stem_may_start_with(short, start),
             // `*.sqlite`: any stem, and an extension long enough to have been cut.
             None => self.short_extension.is_some() && extension_agrees,
         }
@@ -346,11 +305,7 @@ fn stem_may_start_with(short: &ShortName, start: &str) -> bool {
     // A stem that was cut shows less than the whole start; one that was not must show all of it.
     let was_cut = short.stem.chars().count() >= 7usize.saturating_sub(short.digits).min(6);
     (was_cut || common_chars == start.chars().count())
-        && short
-            .stem
-            .chars()
-            .take(common_chars)
-            .eq(start.chars().take(common_chars))
+        && short.stem.chars().take(common_chars).eq(start.chars().take(common_chars))
 }
 
 impl StemRule {
@@ -359,14 +314,8 @@ impl StemRule {
         const SHORTEST_START_CHARS: usize = 3;
         let bare = rule.trim_start_matches('.');
         match bare.split_once('*') {
-            None => Some(StemRule::Is(
-                bare.rsplit_once('.')
-                    .map_or(bare, |(stem, _)| stem)
-                    .replace('.', ""),
-            )),
-            Some((start, _)) if start.len() >= SHORTEST_START_CHARS => {
-                Some(StemRule::StartsWith(start.to_owned()))
-            }
+            None => Some(StemRule::Is(bare.rsplit_once('.').map_or(bare, |(stem, _)| stem).replace('.', ""))),
+            Some((start, _)) if start.len() >= SHORTEST_START_CHARS => Some(StemRule::StartsWith(start.to_owned())),
             Some(_) => None,
         }
     }
@@ -388,10 +337,7 @@ fn segments_match(segments: &[String], name: &str) -> bool {
     let [first, middle @ .., last] = segments else {
         return segments.first().is_some_and(|only| only == name);
     };
-    let Some(mut rest) = name
-        .strip_prefix(first.as_str())
-        .and_then(|rest| rest.strip_suffix(last.as_str()))
-    else {
+    let Some(mut rest) = name.strip_prefix(first.as_str()).and_then(|rest| rest.strip_suffix(last.as_str())) else {
         return false;
     };
     // The earliest place for each middle segment leaves the most room for those after it.
@@ -636,9 +582,8 @@ mod tests {
 
     #[test]
     fn code_running_files_are_recognised() {
-        let rule_for = |text: &str| {
-            runs_code(&RelPath::parse(text).unwrap_or_else(|error| panic!("{text:?}: {error}")))
-        };
+        let rule_for =
+            |text: &str| runs_code(&RelPath::parse(text).unwrap_or_else(|error| panic!("{text:?}: {error}")));
         for text in [
             ".mcp.json",
             "sub/.MCP.json",
@@ -673,21 +618,12 @@ mod tests {
         for list in [&*DENIED, &*RUNS_CODE] {
             for rule in &list.rules {
                 for name in rule.line.trim_end_matches('/').split('/') {
-                    assert_eq!(
-                        reduce(name),
-                        name.to_lowercase(),
-                        "a line must be written in the reduced spelling"
-                    );
+                    assert_eq!(reduce(name), name.to_lowercase(), "a line must be written in the reduced spelling");
                 }
-                let example = rule
-                    .line
-                    .trim_end_matches('/')
-                    .replace('*', "x")
-                    .replace(DIGITS_MARK, ".1");
+                let example = rule.line.trim_end_matches('/').replace('*', "x").replace(DIGITS_MARK, ".1");
                 assert!(rule.covers_start(&spellings(&example)), "{}", rule.line);
                 for place in [example.clone(), format!("a/b/{example}/c")] {
-                    let found = list
-                        .find(&RelPath::parse(&place).expect("the example of a line is a path"));
+                    let found = list.find(&RelPath::parse(&place).expect("the example of a line is a path"));
                     assert!(found.is_some(), "{} by {place}", rule.line);
                 }
             }
@@ -711,22 +647,16 @@ mod tests {
             "é/ü.db",
         ] {
             let spellings = spellings(text);
-            let by_scan = DENIED
-                .rules
-                .iter()
-                .find(|rule| (0..spellings.len()).any(|at| rule.covers_start(&spellings[at..])));
+            let by_scan =
+                DENIED.rules.iter().find(|rule| (0..spellings.len()).any(|at| rule.covers_start(&spellings[at..])));
             assert_eq!(rule_for(text), by_scan.map(|rule| rule.line), "{text:?}");
         }
     }
 
     #[test]
     fn segments_match_like_stars() {
-        let matches = |rule: &str, name: &str| {
-            segments_match(
-                &rule.split('*').map(str::to_owned).collect::<Vec<_>>(),
-                name,
-            )
-        };
+        let matches =
+            |rule: &str, name: &str| segments_match(&rule.split('*').map(str::to_owned).collect::<Vec<_>>(), name);
         for (rule, name, expected) in [
             ("a", "a", true),
             ("a", "ab", false),

@@ -92,9 +92,7 @@ pub enum PatternProblem {
     #[error("it ends with a `\\` that escapes nothing")]
     DanglingEscape,
     /// The lists are too long once braces are expanded; this is the first pattern beyond the bound.
-    #[error(
-        "with it, all lists together weigh {weight} characters and wildcards, at most {limit} are allowed"
-    )]
+    #[error("with it, all lists together weigh {weight} characters and wildcards, at most {limit} are allowed")]
     TooHeavy {
         /// What they weigh.
         weight: usize,
@@ -159,10 +157,7 @@ impl Pattern {
     pub fn parse(text: &str) -> Result<Pattern, PatternProblem> {
         let chars = text.chars().count();
         if chars > MAX_PATTERN_CHARS {
-            return Err(PatternProblem::TooLong {
-                chars,
-                limit: MAX_PATTERN_CHARS,
-            });
+            return Err(PatternProblem::TooLong { chars, limit: MAX_PATTERN_CHARS });
         }
         let normal: Vec<char> = text.nfc().collect();
         let (excludes, body) = match normal.split_first() {
@@ -174,9 +169,7 @@ impl Pattern {
             globs: Vec::new(),
             was_rewritten: false,
             has_stars_inside_name: false,
-            escapes_letter: body
-                .windows(2)
-                .any(|pair| pair[0] == '\\' && pair[1].is_alphanumeric()),
+            escapes_letter: body.windows(2).any(|pair| pair[0] == '\\' && pair[1].is_alphanumeric()),
         };
         let mut distinct = BTreeSet::new();
         for alternative in expand(body)? {
@@ -186,18 +179,11 @@ impl Pattern {
                 pattern.globs.push(glob);
             }
         }
-        if pattern.globs.is_empty() {
-            Err(PatternProblem::Empty)
-        } else {
-            Ok(pattern)
-        }
+        if pattern.globs.is_empty() { Err(PatternProblem::Empty) } else { Ok(pattern) }
     }
 
     /// Parses one alternative; an empty one matches nothing and gives none.
-    fn parse_alternative(
-        &mut self,
-        alternative: &[char],
-    ) -> Result<Option<PlainGlob>, PatternProblem> {
+    fn parse_alternative(&mut self, alternative: &[char]) -> Result<Option<PlainGlob>, PatternProblem> {
         let names = split_names(alternative)?;
         let last = names.len() - 1;
         let mut components: Vec<Component> = Vec::new();
@@ -220,15 +206,11 @@ impl Pattern {
                 Name::Anything => Component::Anything,
                 Name::Literal(name) => Component::Literal(name),
                 Name::Wild => {
-                    self.has_stars_inside_name |= tokens
-                        .windows(2)
-                        .any(|pair| pair == [Token::Many, Token::Many]);
+                    self.has_stars_inside_name |= tokens.windows(2).any(|pair| pair == [Token::Many, Token::Many]);
                     Component::Wild(without_doubled_stars(tokens))
                 }
             };
-            if !(component == Component::Anything
-                && components.last() == Some(&Component::Anything))
-            {
+            if !(component == Component::Anything && components.last() == Some(&Component::Anything)) {
                 components.push(component);
             }
         }
@@ -252,15 +234,10 @@ impl PlainGlob {
 
     /// Returns the line of the denylist that covers every path this glob matches, as far as its literal names tell.
     pub fn denied_by(&self) -> Option<&'static str> {
-        self.components
-            .split(|component| !matches!(component, Component::Literal(_)))
-            .find_map(|run| {
-                let names = PlainGlob {
-                    components: run.to_vec(),
-                }
-                .literal_path()?;
-                denied(&RelPath::parse(&names).ok()?)
-            })
+        self.components.split(|component| !matches!(component, Component::Literal(_))).find_map(|run| {
+            let names = PlainGlob { components: run.to_vec() }.literal_path()?;
+            denied(&RelPath::parse(&names).ok()?)
+        })
     }
 
     /// Returns how much of an automaton the glob needs: about the number of its states.
@@ -291,9 +268,7 @@ impl PlainGlob {
     /// Returns the glob of the folders below which this one matches everything, if it ends with `**`; an empty glob is the root.
     pub fn folder_of_everything(&self) -> Option<PlainGlob> {
         match self.components.split_last() {
-            Some((Component::Anything, folder)) => Some(PlainGlob {
-                components: folder.to_vec(),
-            }),
+            Some((Component::Anything, folder)) => Some(PlainGlob { components: folder.to_vec() }),
             _ => None,
         }
     }
@@ -309,12 +284,7 @@ impl PlainGlob {
         self.skip_anything(&mut reachable);
         for name in folder {
             let mut next = vec![false; count + 1];
-            for (at, component) in self
-                .components
-                .iter()
-                .enumerate()
-                .filter(|&(at, _)| reachable[at])
-            {
+            for (at, component) in self.components.iter().enumerate().filter(|&(at, _)| reachable[at]) {
                 match component {
                     Component::Anything => next[at] = true,
                     Component::Literal(literal) => next[at + 1] |= literal == name,
@@ -386,19 +356,13 @@ fn write_escaped(f: &mut fmt::Formatter<'_>, c: char) -> fmt::Result {
 fn write_class(f: &mut fmt::Formatter<'_>, negated: bool, members: &BTreeSet<u8>) -> fmt::Result {
     let has = |byte: u8| members.contains(&byte);
     let special = [b']', b'!', b'^', b'-'];
-    let ordinary: String = members
-        .iter()
-        .filter(|byte| !special.contains(byte))
-        .map(|&byte| char::from(byte))
-        .collect();
+    let ordinary: String =
+        members.iter().filter(|byte| !special.contains(byte)).map(|&byte| char::from(byte)).collect();
     let only_signs = !negated && ordinary.is_empty() && !has(b']') && !has(b'-');
     if only_signs {
         // `[!^]` would be a negation.
-        let signs: Vec<&str> = [(b'!', "!"), (b'^', "^")]
-            .into_iter()
-            .filter(|(byte, _)| has(*byte))
-            .map(|(_, sign)| sign)
-            .collect();
+        let signs: Vec<&str> =
+            [(b'!', "!"), (b'^', "^")].into_iter().filter(|(byte, _)| has(*byte)).map(|(_, sign)| sign).collect();
         return write!(f, "{{{}}}", signs.join(","));
     }
     // `]` is a member only at the start, `-` at the start or the end, `!` and `^` anywhere but at the start.
@@ -538,19 +502,11 @@ fn class_end(chars: &[char], start: usize) -> Result<usize, PatternProblem> {
 /// Shape: 1..=256 alternatives, each no longer than the pattern. Escapes and classes are kept as they are.
 fn expand(pattern: &[char]) -> Result<Vec<Vec<char>>, PatternProblem> {
     let (alternatives, end) = expand_sequence(pattern, 0, 0)?;
-    if end < pattern.len() {
-        Err(PatternProblem::UnopenedBrace)
-    } else {
-        Ok(alternatives)
-    }
+    if end < pattern.len() { Err(PatternProblem::UnopenedBrace) } else { Ok(alternatives) }
 }
 
 /// Expands from `at` to the end, or within braces to the `,` or `}` that ends the sequence, and returns its place.
-fn expand_sequence(
-    pattern: &[char],
-    mut at: usize,
-    depth: usize,
-) -> Result<(Vec<Vec<char>>, usize), PatternProblem> {
+fn expand_sequence(pattern: &[char], mut at: usize, depth: usize) -> Result<(Vec<Vec<char>>, usize), PatternProblem> {
     let mut alternatives: Vec<Vec<char>> = vec![Vec::new()];
     while let Some(&c) = pattern.get(at) {
         let end = match c {
@@ -575,24 +531,16 @@ fn expand_sequence(
 }
 
 /// Expands the group whose `{` stands before `at`; returns its alternatives and the place after its `}`.
-fn expand_group(
-    pattern: &[char],
-    mut at: usize,
-    depth: usize,
-) -> Result<(Vec<Vec<char>>, usize), PatternProblem> {
+fn expand_group(pattern: &[char], mut at: usize, depth: usize) -> Result<(Vec<Vec<char>>, usize), PatternProblem> {
     if depth > MAX_BRACE_DEPTH {
-        return Err(PatternProblem::BracesTooDeep {
-            limit: MAX_BRACE_DEPTH,
-        });
+        return Err(PatternProblem::BracesTooDeep { limit: MAX_BRACE_DEPTH });
     }
     let mut group = Vec::new();
     loop {
         let (branch, end) = expand_sequence(pattern, at, depth)?;
         group.extend(branch);
         if group.len() > MAX_ALTERNATIVES {
-            return Err(PatternProblem::TooManyAlternatives {
-                limit: MAX_ALTERNATIVES,
-            });
+            return Err(PatternProblem::TooManyAlternatives { limit: MAX_ALTERNATIVES });
         }
         match pattern.get(end) {
             Some(',') => at = end + 1,
@@ -605,14 +553,9 @@ fn expand_group(
 fn product(starts: &[Vec<char>], ends: &[Vec<char>]) -> Result<Vec<Vec<char>>, PatternProblem> {
     // Both are at most MAX_ALTERNATIVES long, so their product cannot overflow; it is checked before it is made.
     if starts.len() * ends.len() > MAX_ALTERNATIVES {
-        return Err(PatternProblem::TooManyAlternatives {
-            limit: MAX_ALTERNATIVES,
-        });
+        return Err(PatternProblem::TooManyAlternatives { limit: MAX_ALTERNATIVES });
     }
-    Ok(starts
-        .iter()
-        .flat_map(|start| ends.iter().map(move |end| [start.as_slice(), end].concat()))
-        .collect())
+    Ok(starts.iter().flat_map(|start| ends.iter().map(move |end| [start.as_slice(), end].concat())).collect())
 }
 
 #[cfg(test)]
@@ -681,27 +624,13 @@ mod tests {
             ("[/]", PatternProblem::EmptyClass),
             ("[ä]", PatternProblem::NonAsciiClass { character: 'ä' }),
             ("a\\", PatternProblem::DanglingEscape),
-            (
-                "{{{{{{{{{a}}}}}}}}}",
-                PatternProblem::BracesTooDeep {
-                    limit: MAX_BRACE_DEPTH,
-                },
-            ),
-            (
-                "{a,b}{a,b}{a,b}{a,b}{a,b}{a,b}{a,b}{a,b}{a,b}",
-                PatternProblem::TooManyAlternatives { limit },
-            ),
+            ("{{{{{{{{{a}}}}}}}}}", PatternProblem::BracesTooDeep { limit: MAX_BRACE_DEPTH }),
+            ("{a,b}{a,b}{a,b}{a,b}{a,b}{a,b}{a,b}{a,b}{a,b}", PatternProblem::TooManyAlternatives { limit }),
         ] {
             assert_eq!(Pattern::parse(text), Err(expected), "{text:?}");
         }
         let long = "a".repeat(MAX_PATTERN_CHARS + 1);
-        assert_eq!(
-            Pattern::parse(&long),
-            Err(PatternProblem::TooLong {
-                chars: 201,
-                limit: MAX_PATTERN_CHARS
-            })
-        );
+        assert_eq!(Pattern::parse(&long), Err(PatternProblem::TooLong { chars: 201, limit: MAX_PATTERN_CHARS }));
         assert!(Pattern::parse(&"ä".repeat(MAX_PATTERN_CHARS)).is_ok());
     }
 
@@ -711,9 +640,7 @@ mod tests {
             let bomb = group.repeat(MAX_PATTERN_CHARS / group.len());
             assert_eq!(
                 Pattern::parse(&bomb),
-                Err(PatternProblem::TooManyAlternatives {
-                    limit: MAX_ALTERNATIVES
-                }),
+                Err(PatternProblem::TooManyAlternatives { limit: MAX_ALTERNATIVES }),
                 "{group}"
             );
         }
@@ -740,23 +667,15 @@ mod tests {
             ("é*/x", "éa", true),
             ("**", "a", true),
         ] {
-            let parsed =
-                Pattern::parse(pattern).unwrap_or_else(|problem| panic!("{pattern:?}: {problem}"));
-            assert_eq!(
-                parsed.globs[0].may_match_below(folder.split('/')),
-                expected,
-                "{pattern:?} below {folder:?}"
-            );
+            let parsed = Pattern::parse(pattern).unwrap_or_else(|problem| panic!("{pattern:?}: {problem}"));
+            assert_eq!(parsed.globs[0].may_match_below(folder.split('/')), expected, "{pattern:?} below {folder:?}");
         }
     }
 
     #[test]
     fn what_a_pattern_hides_is_noticed() {
-        let parse =
-            |text| Pattern::parse(text).unwrap_or_else(|problem| panic!("{text:?}: {problem}"));
-        assert!(
-            parse("./a").was_rewritten && parse("a/").was_rewritten && !parse("a/b").was_rewritten
-        );
+        let parse = |text| Pattern::parse(text).unwrap_or_else(|problem| panic!("{text:?}: {problem}"));
+        assert!(parse("./a").was_rewritten && parse("a/").was_rewritten && !parse("a/b").was_rewritten);
         assert!(parse("a**").has_stars_inside_name && !parse("a/**").has_stars_inside_name);
         assert!(parse("data\\x").escapes_letter && !parse("data\\*").escapes_letter);
     }

@@ -22,13 +22,8 @@ pub use channel::{Channel, UnknownChannel};
 pub use content::{CONTENT_HEAD_BYTES, DeniedContent, denied_content};
 pub use denylist::{denied, denylist, runs_code};
 pub use glob::{MAX_ALTERNATIVES, MAX_BRACE_DEPTH, MAX_PATTERN_CHARS, PatternProblem};
-pub use lists::{
-    MAX_PATTERNS, PatternError, PatternLists, PatternRef, PatternWarning, PatternWarningKind,
-};
-pub use path::{
-    MAX_COMPONENT_BYTES, MAX_COMPONENTS, MAX_PATH_BYTES, PathError, RelPath, fold_key, shown,
-};
+pub use lists::{MAX_PATTERNS, PatternError, PatternLists, PatternRef, PatternWarning, PatternWarningKind};
+pub use path::{MAX_COMPONENT_BYTES, MAX_COMPONENTS, MAX_PATH_BYTES, PathError, RelPath, fold_key, shown};
 pub use rules::{
-    AdmittedPath, Decision, Explanation, MAX_ALTERNATIVES_IN_ALL, MAX_WEIGHT_IN_ALL, Refusal,
-    Rules, Within,
+    AdmittedPath, Decision, Explanation, MAX_ALTERNATIVES_IN_ALL, MAX_WEIGHT_IN_ALL, Refusal, Rules, Within,
 };

@@ -51,13 +51,7 @@ impl PatternRef {
 
 impl fmt::Display for PatternRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "\"{}\" ({}[{}])",
-            shown_short(&self.text),
-            self.list.config_key(),
-            self.index
-        )
+        write!(f, "\"{}\" ({}[{}])", shown_short(&self.text), self.list.config_key(), self.index)
     }
 }
 
@@ -113,34 +107,21 @@ pub enum PatternWarningKind {
 
 impl fmt::Display for PatternWarning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let source = PatternRef {
-            list: self.list,
-            index: self.index,
-            text: self.pattern.clone(),
-        };
+        let source = PatternRef { list: self.list, index: self.index, text: self.pattern.clone() };
         write!(f, "the pattern {source} ")?;
         match &self.kind {
             PatternWarningKind::Rewritten { to } => match to.as_slice() {
                 [only] => write!(f, "is read as \"{}\"", shown_short(only)),
-                several => write!(
-                    f,
-                    "is read as {} globs, the first \"{}\"",
-                    several.len(),
-                    shown_short(&several[0])
-                ),
+                several => write!(f, "is read as {} globs, the first \"{}\"", several.len(), shown_short(&several[0])),
             },
-            PatternWarningKind::StarsInsideName => {
-                f.write_str("has `**` inside a name, where it is read as `*`")
-            }
+            PatternWarningKind::StarsInsideName => f.write_str("has `**` inside a name, where it is read as `*`"),
             PatternWarningKind::BackslashBeforeLetter => {
                 f.write_str("has a `\\` before a letter: folders are separated by `/`")
             }
             PatternWarningKind::OnlyDenied { rule } => {
                 write!(f, "can match nothing: the denylist's `{rule}` covers it")
             }
-            PatternWarningKind::OnlyExclusions => {
-                f.write_str("excludes from a list that names nothing")
-            }
+            PatternWarningKind::OnlyExclusions => f.write_str("excludes from a list that names nothing"),
         }
     }
 }
@@ -148,65 +129,35 @@ impl fmt::Display for PatternWarning {
 /// Refuses lists with more than [`MAX_PATTERNS`] patterns.
 pub(crate) fn check_count(lists: &PatternLists) -> Result<(), PatternError> {
     let all = || {
-        Channel::ALL.into_iter().flat_map(|list| {
-            lists
-                .list(list)
-                .iter()
-                .enumerate()
-                .map(move |(index, text)| (list, index, text))
-        })
+        Channel::ALL
+            .into_iter()
+            .flat_map(|list| lists.list(list).iter().enumerate().map(move |(index, text)| (list, index, text)))
     };
     match all().nth(MAX_PATTERNS) {
         None => Ok(()),
         Some((list, index, text)) => {
-            let source = PatternRef {
-                list,
-                index,
-                text: text.clone(),
-            };
-            Err(error_at(
-                &source,
-                PatternProblem::TooMany {
-                    patterns: all().count(),
-                    limit: MAX_PATTERNS,
-                },
-            ))
+            let source = PatternRef { list, index, text: text.clone() };
+            Err(error_at(&source, PatternProblem::TooMany { patterns: all().count(), limit: MAX_PATTERNS }))
         }
     }
 }
 
 pub(crate) fn error_at(source: &PatternRef, problem: PatternProblem) -> PatternError {
-    PatternError {
-        list: source.list,
-        index: source.index,
-        pattern: source.text.clone(),
-        problem,
-    }
+    PatternError { list: source.list, index: source.index, pattern: source.text.clone(), problem }
 }
 
 pub(crate) fn warning_at(source: &PatternRef, kind: PatternWarningKind) -> PatternWarning {
-    PatternWarning {
-        list: source.list,
-        index: source.index,
-        pattern: source.text.clone(),
-        kind,
-    }
+    PatternWarning { list: source.list, index: source.index, pattern: source.text.clone(), kind }
 }
 
 /// Returns what is worth knowing about one pattern.
 pub(crate) fn warnings_of(source: &PatternRef, parsed: &Pattern) -> Vec<PatternWarning> {
-    let rewritten = || PatternWarningKind::Rewritten {
-        to: parsed.globs.iter().map(ToString::to_string).collect(),
-    };
+    let rewritten = || PatternWarningKind::Rewritten { to: parsed.globs.iter().map(ToString::to_string).collect() };
     let only_denied = || only_denied(parsed).map(|rule| PatternWarningKind::OnlyDenied { rule });
     [
         parsed.was_rewritten.then(rewritten),
-        parsed
-            .has_stars_inside_name
-            .then_some(PatternWarningKind::StarsInsideName),
-        parsed
-            .escapes_letter
-            .then_some(PatternWarningKind::BackslashBeforeLetter),
+        parsed.has_stars_inside_name.then_some(PatternWarningKind::StarsInsideName),
+        parsed.escapes_letter.then_some(PatternWarningKind::BackslashBeforeLetter),
         (!parsed.excludes).then(only_denied).flatten(),
     ]
     .into_iter()

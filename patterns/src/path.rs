@@ -44,10 +44,7 @@ pub enum PathError {
         drive: char,
     },
     /// A component is `.` or `..`, or some system takes it for one.
-    #[error(
-        "parse a path: the component \"{}\" stands for another folder",
-        shown_short(component)
-    )]
+    #[error("parse a path: the component \"{}\" stands for another folder", shown_short(component))]
     Traversal {
         /// The component as given.
         component: String,
@@ -121,9 +118,7 @@ impl RelPath {
 
     /// Returns the paths of the folders this path lies in, outermost first, without the path itself.
     pub fn ancestors(&self) -> impl Iterator<Item = RelPath> + '_ {
-        self.0
-            .match_indices('/')
-            .map(|(at, _)| RelPath(Arc::from(&self.0[..at])))
+        self.0.match_indices('/').map(|(at, _)| RelPath(Arc::from(&self.0[..at])))
     }
 
     /// Parses `rest` below this path.
@@ -169,10 +164,7 @@ fn check_whole(text: &str) -> Result<(), PathError> {
         return Err(PathError::Empty);
     }
     if text.len() > MAX_PATH_BYTES {
-        return Err(PathError::TooLong {
-            bytes: text.len(),
-            limit: MAX_PATH_BYTES,
-        });
+        return Err(PathError::TooLong { bytes: text.len(), limit: MAX_PATH_BYTES });
     }
     if text.contains('\0') {
         return Err(PathError::Nul);
@@ -184,39 +176,24 @@ fn check_whole(text: &str) -> Result<(), PathError> {
     if let [drive, b':', ..] = text.as_bytes()
         && drive.is_ascii_alphabetic()
     {
-        return Err(PathError::Drive {
-            drive: char::from(*drive),
-        });
+        return Err(PathError::Drive { drive: char::from(*drive) });
     }
     let components = text.split('/').count();
     if components > MAX_COMPONENTS {
-        return Err(PathError::TooDeep {
-            components,
-            limit: MAX_COMPONENTS,
-        });
+        return Err(PathError::TooDeep { components, limit: MAX_COMPONENTS });
     }
     Ok(())
 }
 
 /// Checks a name that is to stand below a path of `folder_bytes` bytes and `folder_components` components.
-pub(crate) fn check_child(
-    folder_bytes: usize,
-    folder_components: usize,
-    name: &str,
-) -> Result<(), PathError> {
+pub(crate) fn check_child(folder_bytes: usize, folder_components: usize, name: &str) -> Result<(), PathError> {
     let bytes = folder_bytes + 1 + name.len();
     if bytes > MAX_PATH_BYTES {
-        return Err(PathError::TooLong {
-            bytes,
-            limit: MAX_PATH_BYTES,
-        });
+        return Err(PathError::TooLong { bytes, limit: MAX_PATH_BYTES });
     }
     check_one_name(name)?;
     if folder_components >= MAX_COMPONENTS {
-        return Err(PathError::TooDeep {
-            components: folder_components + 1,
-            limit: MAX_COMPONENTS,
-        });
+        return Err(PathError::TooDeep { components: folder_components + 1, limit: MAX_COMPONENTS });
     }
     check_component(name)
 }
@@ -235,10 +212,7 @@ fn check_component(component: &str) -> Result<(), PathError> {
         return Err(PathError::EmptyComponent);
     }
     if component.len() > MAX_COMPONENT_BYTES {
-        return Err(PathError::ComponentTooLong {
-            bytes: component.len(),
-            limit: MAX_COMPONENT_BYTES,
-        });
+        return Err(PathError::ComponentTooLong { bytes: component.len(), limit: MAX_COMPONENT_BYTES });
     }
     // No reduction takes away a letter or digit, so what has one is not made of dots and spaces.
     if !component.contains('\\') && component.bytes().any(|byte| byte.is_ascii_alphanumeric()) {
@@ -246,13 +220,8 @@ fn check_component(component: &str) -> Result<(), PathError> {
     }
     // A backslash is an ordinary character here and a separator on Windows: no piece may climb there either.
     let climbs = |piece: &str| reduce(piece).chars().all(|c| c == '.' || c == ' ');
-    if component
-        .split('\\')
-        .any(|piece| !piece.is_empty() && climbs(piece))
-    {
-        return Err(PathError::Traversal {
-            component: component.to_owned(),
-        });
+    if component.split('\\').any(|piece| !piece.is_empty() && climbs(piece)) {
+        return Err(PathError::Traversal { component: component.to_owned() });
     }
     Ok(())
 }
@@ -434,20 +403,14 @@ mod tests {
         assert!(RelPath::parse(&name).is_ok());
         assert_eq!(
             RelPath::parse(&format!("{name}n")),
-            Err(PathError::ComponentTooLong {
-                bytes: 256,
-                limit: MAX_COMPONENT_BYTES
-            })
+            Err(PathError::ComponentTooLong { bytes: 256, limit: MAX_COMPONENT_BYTES })
         );
 
         let deep = vec!["d"; MAX_COMPONENTS].join("/");
         assert!(RelPath::parse(&deep).is_ok());
         assert_eq!(
             RelPath::parse(&format!("{deep}/d")),
-            Err(PathError::TooDeep {
-                components: 129,
-                limit: MAX_COMPONENTS
-            })
+            Err(PathError::TooDeep { components: 129, limit: MAX_COMPONENTS })
         );
 
         let long = vec![name.as_str(); 16].join("/");
@@ -455,10 +418,7 @@ mod tests {
         assert!(RelPath::parse(&long).is_ok());
         assert_eq!(
             RelPath::parse(&format!("{long}/n")),
-            Err(PathError::TooLong {
-                bytes: 4097,
-                limit: MAX_PATH_BYTES
-            })
+            Err(PathError::TooLong { bytes: 4097, limit: MAX_PATH_BYTES })
         );
     }
 
@@ -488,20 +448,11 @@ mod tests {
         assert_eq!(deep.file_name(), "run.tar.gz");
         assert_eq!(deep.parent(), Some("data/logs"));
         assert_eq!(deep.extension(), Some("gz"));
-        assert_eq!(
-            deep.components().collect::<Vec<_>>(),
-            ["data", "logs", "run.tar.gz"]
-        );
-        assert_eq!(
-            deep.ancestors().collect::<Vec<_>>(),
-            [path("data"), path("data/logs")]
-        );
+        assert_eq!(deep.components().collect::<Vec<_>>(), ["data", "logs", "run.tar.gz"]);
+        assert_eq!(deep.ancestors().collect::<Vec<_>>(), [path("data"), path("data/logs")]);
 
         let flat = path(".bashrc");
-        assert_eq!(
-            (flat.file_name(), flat.parent(), flat.extension()),
-            (".bashrc", None, None)
-        );
+        assert_eq!((flat.file_name(), flat.parent(), flat.extension()), (".bashrc", None, None));
         assert_eq!(path("name.").extension(), None);
     }
 
@@ -518,9 +469,7 @@ mod tests {
     fn a_child_gets_the_verdict_of_the_whole_path() {
         let base = path("data/x");
         let long = "n".repeat(256);
-        for name in [
-            "a", "", ".", "..", "a\0", "C:x", "\\x", "..\\a", "é", "\u{200b}", "．．", " ", &long,
-        ] {
+        for name in ["a", "", ".", "..", "a\0", "C:x", "\\x", "..\\a", "é", "\u{200b}", "．．", " ", &long] {
             let whole = RelPath::parse(&format!("data/x/{name}"));
             assert_eq!(base.child(name), whole, "{name:?}");
         }
@@ -528,18 +477,9 @@ mod tests {
         assert_eq!(base.child("/"), Err(PathError::Separator));
 
         let deepest = path(&vec!["d"; MAX_COMPONENTS].join("/"));
-        assert!(matches!(
-            deepest.child("d"),
-            Err(PathError::TooDeep {
-                components: 129,
-                ..
-            })
-        ));
+        assert!(matches!(deepest.child("d"), Err(PathError::TooDeep { components: 129, .. })));
         let longest = path(&vec!["n".repeat(255).as_str(); 16].join("/"));
-        assert!(matches!(
-            longest.child("n"),
-            Err(PathError::TooLong { bytes: 4097, .. })
-        ));
+        assert!(matches!(longest.child("n"), Err(PathError::TooLong { bytes: 4097, .. })));
     }
 
     #[test]
@@ -558,13 +498,7 @@ mod tests {
         ] {
             assert_eq!(fold_key(one), fold_key(other), "{one:?} {other:?}");
         }
-        for (one, other) in [
-            ("a", "b"),
-            ("ı", "i"),
-            ("ﬁ", "fi"),
-            ("．", "."),
-            ("a/b", "a\\b"),
-        ] {
+        for (one, other) in [("a", "b"), ("ı", "i"), ("ﬁ", "fi"), ("．", "."), ("a/b", "a\\b")] {
             assert_ne!(fold_key(one), fold_key(other), "{one:?} {other:?}");
         }
     }

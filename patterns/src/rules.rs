@@ -20,8 +20,8 @@ use crate::channel::Channel;
 use crate::denylist::{denied, runs_code};
 use crate::glob::{Pattern, PatternProblem, PlainGlob};
 use crate::lists::{
-    PatternError, PatternLists, PatternRef, PatternWarning, PatternWarningKind, check_count,
-    error_at, warning_at, warnings_of,
+    PatternError, PatternLists, PatternRef, PatternWarning, PatternWarningKind, check_count, error_at, warning_at,
+    warnings_of,
 };
 use crate::path::RelPath;
 use crate::table::GlobTable;
@@ -135,9 +135,7 @@ impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.path.shown())?;
         match (&self.verdict, &self.decided_by) {
-            (Ok(channel), Decision::Pattern(pattern)) => {
-                write!(f, "{channel}, named by {pattern}")?
-            }
+            (Ok(channel), Decision::Pattern(pattern)) => write!(f, "{channel}, named by {pattern}")?,
             (Ok(channel), _) => write!(f, "{channel}")?,
             (Err(refusal), _) => write!(f, "{refusal}")?,
         }
@@ -145,11 +143,7 @@ impl fmt::Display for Explanation {
             write!(f, "; not accepted from outside (`{rule}`)")?;
         }
         for (at, pattern) in self.also_matched.iter().enumerate() {
-            write!(
-                f,
-                "{} {pattern}",
-                if at == 0 { "; also matched by" } else { "," }
-            )?;
+            write!(f, "{} {pattern}", if at == 0 { "; also matched by" } else { "," })?;
         }
         Ok(())
     }
@@ -175,17 +169,11 @@ impl Rules {
         let mut budget = Budget::default();
         for list in Channel::ALL {
             for (index, text) in lists.list(list).iter().enumerate() {
-                let source = PatternRef {
-                    list,
-                    index,
-                    text: text.clone(),
-                };
+                let source = PatternRef { list, index, text: text.clone() };
                 let parsed = Pattern::parse(text).map_err(|problem| error_at(&source, problem))?;
                 warnings.extend(warnings_of(&source, &parsed));
                 let pattern = CompiledPattern::new(source, parsed);
-                budget
-                    .spend(&pattern.globs)
-                    .map_err(|problem| error_at(&pattern.source, problem))?;
+                budget.spend(&pattern.globs).map_err(|problem| error_at(&pattern.source, problem))?;
                 patterns.push(pattern);
             }
             warnings.extend(warning_of_bare_exclusions(list, &patterns));
@@ -195,19 +183,14 @@ impl Rules {
     }
 
     fn build(patterns: Vec<CompiledPattern>) -> Result<Rules, PatternError> {
-        let blame =
-            |(owner, problem): (usize, PatternProblem)| error_at(&patterns[owner].source, problem);
+        let blame = |(owner, problem): (usize, PatternProblem)| error_at(&patterns[owner].source, problem);
         let all_globs = patterns
             .iter()
             .enumerate()
             .flat_map(|(owner, pattern)| pattern.globs.iter().map(move |glob| (glob, owner)));
         let globs = GlobTable::build(all_globs).map_err(blame)?;
         let closed = ClosedFolders::build(&patterns).map_err(blame)?;
-        Ok(Rules {
-            patterns,
-            globs,
-            closed,
-        })
+        Ok(Rules { patterns, globs, closed })
     }
 
     /// Admits a path to a channel, or says why not.
@@ -216,13 +199,8 @@ impl Rules {
             return Err(Refusal::Denied { rule });
         }
         match self.choose(&self.matching_patterns(path)) {
-            Choice::Named { channel, .. } => Ok(AdmittedPath {
-                path: path.clone(),
-                channel,
-            }),
-            Choice::Excluded { pattern } => Err(Refusal::Excluded {
-                pattern: self.patterns[pattern].source.clone(),
-            }),
+            Choice::Named { channel, .. } => Ok(AdmittedPath { path: path.clone(), channel }),
+            Choice::Excluded { pattern } => Err(Refusal::Excluded { pattern: self.patterns[pattern].source.clone() }),
             Choice::NotListed => Err(Refusal::NotListed),
         }
     }
@@ -245,26 +223,18 @@ impl Rules {
         let verdict = self.admit(path).map(|admitted| admitted.channel);
         let (decided_by, decider) = match (denied(path), choice) {
             (Some(rule), _) => (Decision::Denylist { rule }, None),
-            (None, Choice::Named { pattern, .. } | Choice::Excluded { pattern }) => (
-                Decision::Pattern(self.patterns[pattern].source.clone()),
-                Some(pattern),
-            ),
+            (None, Choice::Named { pattern, .. } | Choice::Excluded { pattern }) => {
+                (Decision::Pattern(self.patterns[pattern].source.clone()), Some(pattern))
+            }
             (None, Choice::NotListed) => (Decision::NoRule, None),
         };
-        let others = matching
-            .into_iter()
-            .filter(|&pattern| Some(pattern) != decider);
+        let others = matching.into_iter().filter(|&pattern| Some(pattern) != decider);
         Explanation {
             path: path.clone(),
-            refused_from_outside: verdict
-                .is_ok()
-                .then(|| self.refused_from_outside(path))
-                .flatten(),
+            refused_from_outside: verdict.is_ok().then(|| self.refused_from_outside(path)).flatten(),
             verdict,
             decided_by,
-            also_matched: others
-                .map(|pattern| self.patterns[pattern].source.clone())
-                .collect(),
+            also_matched: others.map(|pattern| self.patterns[pattern].source.clone()).collect(),
         }
     }
 
@@ -286,28 +256,19 @@ impl Rules {
 
     /// Returns every pattern that names paths, in order of precedence of lists, then as written.
     pub fn positive_patterns(&self) -> impl Iterator<Item = PatternRef> + '_ {
-        self.patterns
-            .iter()
-            .filter(|pattern| !pattern.excludes)
-            .map(|pattern| pattern.source.clone())
+        self.patterns.iter().filter(|pattern| !pattern.excludes).map(|pattern| pattern.source.clone())
     }
 
     /// Returns every pattern that matches a path, exclusions too, whether or not the path is admitted.
     ///
     /// Order: as [`Rules::positive_patterns`].
     pub fn matching(&self, path: &RelPath) -> Vec<PatternRef> {
-        self.matching_patterns(path)
-            .into_iter()
-            .map(|pattern| self.patterns[pattern].source.clone())
-            .collect()
+        self.matching_patterns(path).into_iter().map(|pattern| self.patterns[pattern].source.clone()).collect()
     }
 
     /// Returns the places of the patterns that match any form of `path`, ascending.
     fn matching_patterns(&self, path: &RelPath) -> Vec<usize> {
-        let mut found: Vec<usize> = forms(path)
-            .iter()
-            .flat_map(|form| self.globs.owners_of(form))
-            .collect();
+        let mut found: Vec<usize> = forms(path).iter().flat_map(|form| self.globs.owners_of(form)).collect();
         found.sort_unstable();
         found.dedup();
         found
@@ -317,21 +278,13 @@ impl Rules {
     fn choose(&self, matching: &[usize]) -> Choice {
         let mut exclusion = None;
         for list in Channel::ALL {
-            let of_list = || {
-                matching
-                    .iter()
-                    .copied()
-                    .filter(move |&at| self.patterns[at].source.list == list)
-            };
+            let of_list = || matching.iter().copied().filter(move |&at| self.patterns[at].source.list == list);
             let Some(naming) = of_list().find(|&at| !self.patterns[at].excludes) else {
                 continue;
             };
             match of_list().find(|&at| self.patterns[at].excludes) {
                 None => {
-                    return Choice::Named {
-                        channel: list,
-                        pattern: naming,
-                    };
+                    return Choice::Named { channel: list, pattern: naming };
                 }
                 Some(excluding) => exclusion = exclusion.or(Some(excluding)),
             }
@@ -341,9 +294,7 @@ impl Rules {
 
     fn refused_from_outside(&self, path: &RelPath) -> Option<&'static str> {
         let rule = runs_code(path)?;
-        let is_named = forms(path)
-            .iter()
-            .any(|form| self.patterns.iter().any(|pattern| pattern.is_exactly(form)));
+        let is_named = forms(path).iter().any(|form| self.patterns.iter().any(|pattern| pattern.is_exactly(form)));
         (!is_named).then_some(rule)
     }
 }
@@ -353,34 +304,19 @@ impl CompiledPattern {
         let mut globs = parsed.globs;
         if parsed.excludes {
             // Who excludes a name means what is below it as well, should it be a folder.
-            let below: Vec<PlainGlob> = globs
-                .iter()
-                .filter(|glob| glob.ends_literally())
-                .map(PlainGlob::everything_below)
-                .collect();
+            let below: Vec<PlainGlob> =
+                globs.iter().filter(|glob| glob.ends_literally()).map(PlainGlob::everything_below).collect();
             globs.extend(below);
         }
-        CompiledPattern {
-            source,
-            excludes: parsed.excludes,
-            globs,
-        }
+        CompiledPattern { source, excludes: parsed.excludes, globs }
     }
 
     fn may_match_below(&self, forms: &[Cow<'_, str>]) -> bool {
-        self.globs.iter().any(|glob| {
-            forms
-                .iter()
-                .any(|form| glob.may_match_below(form.split('/')))
-        })
+        self.globs.iter().any(|glob| forms.iter().any(|form| glob.may_match_below(form.split('/'))))
     }
 
     fn is_exactly(&self, path: &str) -> bool {
-        !self.excludes
-            && self
-                .globs
-                .iter()
-                .any(|glob| glob.literal_path().is_some_and(|literal| literal == path))
+        !self.excludes && self.globs.iter().any(|glob| glob.literal_path().is_some_and(|literal| literal == path))
     }
 }
 
@@ -396,15 +332,10 @@ impl Budget {
         self.globs += globs.len();
         self.weight += globs.iter().map(PlainGlob::weight).sum::<usize>();
         if self.globs > MAX_ALTERNATIVES_IN_ALL {
-            return Err(PatternProblem::TooManyAlternatives {
-                limit: MAX_ALTERNATIVES_IN_ALL,
-            });
+            return Err(PatternProblem::TooManyAlternatives { limit: MAX_ALTERNATIVES_IN_ALL });
         }
         if self.weight > MAX_WEIGHT_IN_ALL {
-            return Err(PatternProblem::TooHeavy {
-                weight: self.weight,
-                limit: MAX_WEIGHT_IN_ALL,
-            });
+            return Err(PatternProblem::TooHeavy { weight: self.weight, limit: MAX_WEIGHT_IN_ALL });
         }
         Ok(())
     }
@@ -423,38 +354,20 @@ struct ClosedFolders {
 
 impl ClosedFolders {
     fn build(patterns: &[CompiledPattern]) -> Result<ClosedFolders, (usize, PatternProblem)> {
-        let lists: Vec<usize> = patterns
-            .iter()
-            .map(|pattern| place(pattern.source.list))
-            .collect();
-        let closing = patterns
-            .iter()
-            .enumerate()
-            .filter(|(_, pattern)| pattern.excludes);
+        let lists: Vec<usize> = patterns.iter().map(|pattern| place(pattern.source.list)).collect();
+        let closing = patterns.iter().enumerate().filter(|(_, pattern)| pattern.excludes);
         let all: Vec<(PlainGlob, usize)> = closing
             .flat_map(|(owner, pattern)| {
-                pattern
-                    .globs
-                    .iter()
-                    .filter_map(move |glob| Some((glob.folder_of_everything()?, owner)))
+                pattern.globs.iter().filter_map(move |glob| Some((glob.folder_of_everything()?, owner)))
             })
             .collect();
         let mut roots = [false; Channel::ALL.len()];
-        for (_, owner) in all
-            .iter()
-            .filter(|(folder, _)| folder.components.is_empty())
-        {
+        for (_, owner) in all.iter().filter(|(folder, _)| folder.components.is_empty()) {
             roots[lists[*owner]] = true;
         }
-        let folders = all
-            .iter()
-            .filter(|(folder, _)| !folder.components.is_empty());
+        let folders = all.iter().filter(|(folder, _)| !folder.components.is_empty());
         let folders = GlobTable::build(folders.map(|(folder, owner)| (folder, *owner)))?;
-        Ok(ClosedFolders {
-            folders,
-            lists,
-            roots,
-        })
+        Ok(ClosedFolders { folders, lists, roots })
     }
 
     /// Tells for each list, by its place in [`Channel::ALL`], whether it excludes everything below a folder.
@@ -464,10 +377,7 @@ impl ClosedFolders {
             return closed;
         }
         for form in forms {
-            let ends = form
-                .match_indices('/')
-                .map(|(at, _)| at)
-                .chain([form.len()]);
+            let ends = form.match_indices('/').map(|(at, _)| at).chain([form.len()]);
             for owner in ends.flat_map(|end| self.folders.owners_of(&form[..end])) {
                 closed[self.lists[owner]] = true;
             }
@@ -498,19 +408,10 @@ fn place(list: Channel) -> usize {
     }
 }
 
-fn warning_of_bare_exclusions(
-    list: Channel,
-    patterns: &[CompiledPattern],
-) -> Option<PatternWarning> {
-    let of_list = || {
-        patterns
-            .iter()
-            .filter(move |pattern| pattern.source.list == list)
-    };
+fn warning_of_bare_exclusions(list: Channel, patterns: &[CompiledPattern]) -> Option<PatternWarning> {
+    let of_list = || patterns.iter().filter(move |pattern| pattern.source.list == list);
     let first = of_list().next()?;
-    of_list()
-        .all(|pattern| pattern.excludes)
-        .then(|| warning_at(&first.source, PatternWarningKind::OnlyExclusions))
+    of_list().all(|pattern| pattern.excludes).then(|| warning_at(&first.source, PatternWarningKind::OnlyExclusions))
 }
 
 #[cfg(test)]
@@ -525,11 +426,7 @@ mod tests {
 
     fn lists(shared: &[&str], private: &[&str], archive: &[&str]) -> PatternLists {
         let owned = |list: &[&str]| list.iter().map(|&text| text.to_owned()).collect();
-        PatternLists {
-            shared: owned(shared),
-            private: owned(private),
-            archive: owned(archive),
-        }
+        PatternLists { shared: owned(shared), private: owned(private), archive: owned(archive) }
     }
 
     fn compiled(lists: &PatternLists) -> (Rules, Vec<PatternWarning>) {
@@ -541,31 +438,16 @@ mod tests {
     }
 
     fn channel(rules: &Rules, text: &str) -> Option<Channel> {
-        rules
-            .admit(&path(text))
-            .ok()
-            .map(|admitted| admitted.channel())
+        rules.admit(&path(text)).ok().map(|admitted| admitted.channel())
     }
 
     #[test]
     fn globs_match_as_people_expect() {
         for (pattern, matching, others) in [
-            (
-                "data/*.json",
-                vec!["data/a.json", "data/.a.json"],
-                vec!["data/x/a.json", "a.json", "data/a.json5"],
-            ),
-            (
-                "data/**",
-                vec!["data/x", "data/x/y"],
-                vec!["data", "data2/x"],
-            ),
+            ("data/*.json", vec!["data/a.json", "data/.a.json"], vec!["data/x/a.json", "a.json", "data/a.json5"]),
+            ("data/**", vec!["data/x", "data/x/y"], vec!["data", "data2/x"]),
             ("data/", vec!["data/x", "data/x/y"], vec!["data"]),
-            (
-                "**/*.md",
-                vec!["a.md", "x/y/a.md", ".hidden.md"],
-                vec!["a.mdx"],
-            ),
+            ("**/*.md", vec!["a.md", "x/y/a.md", ".hidden.md"], vec!["a.mdx"]),
             ("*", vec!["a", ".a"], vec!["a/b"]),
             ("**", vec!["a", "a/b/c"], vec![]),
             ("a/**/b", vec!["a/b", "a/x/b", "a/x/y/b"], vec!["a/xb", "b"]),
@@ -588,18 +470,10 @@ mod tests {
         ] {
             let rules = shared(&[pattern]);
             for text in matching {
-                assert_eq!(
-                    channel(&rules, text),
-                    Some(Channel::Shared),
-                    "{pattern:?} names {text:?}"
-                );
+                assert_eq!(channel(&rules, text), Some(Channel::Shared), "{pattern:?} names {text:?}");
             }
             for text in others {
-                assert_eq!(
-                    channel(&rules, text),
-                    None,
-                    "{pattern:?} does not name {text:?}"
-                );
+                assert_eq!(channel(&rules, text), None, "{pattern:?} does not name {text:?}");
             }
         }
     }
@@ -618,15 +492,7 @@ mod tests {
     #[test]
     fn an_exclusion_of_a_name_covers_what_is_below_it() {
         let rules = shared(&["**", "!drafts", "!**/cache", "!tmp/*", "!*.log"]);
-        for text in [
-            "drafts",
-            "drafts/a",
-            "drafts/a/b",
-            "cache/x",
-            "a/cache/x",
-            "tmp/a",
-            "a.log",
-        ] {
+        for text in ["drafts", "drafts/a", "drafts/a/b", "cache/x", "a/cache/x", "tmp/a", "a.log"] {
             assert_eq!(channel(&rules, text), None, "{text:?}");
         }
         for text in ["drafts2", "a/drafts", "tmp/a/b", "logs/a", "x.log/a"] {
@@ -636,22 +502,11 @@ mod tests {
 
     #[test]
     fn private_owns_before_shared_before_archive() {
-        let (rules, _) = compiled(&lists(
-            &["a", "b", "c", "!d"],
-            &["a", "x", "!c"],
-            &["a", "b", "c", "d", "!x"],
-        ));
+        let (rules, _) = compiled(&lists(&["a", "b", "c", "!d"], &["a", "x", "!c"], &["a", "b", "c", "d", "!x"]));
 
-        let channels: Vec<_> = ["a", "b", "c", "d", "x", "y"]
-            .into_iter()
-            .map(|text| channel(&rules, text))
-            .collect();
+        let channels: Vec<_> = ["a", "b", "c", "d", "x", "y"].into_iter().map(|text| channel(&rules, text)).collect();
 
-        let (private, shared, archive) = (
-            Some(Channel::Private),
-            Some(Channel::Shared),
-            Some(Channel::Archive),
-        );
+        let (private, shared, archive) = (Some(Channel::Private), Some(Channel::Shared), Some(Channel::Archive));
         assert_eq!(channels, [private, shared, shared, archive, private, None]);
     }
 
@@ -674,15 +529,7 @@ mod tests {
 
     #[test]
     fn the_denylist_holds_against_every_pattern() {
-        let rules = shared(&[
-            "**",
-            "**/*",
-            ".env",
-            ".env*",
-            "node_modules/**",
-            "auth.json",
-            ".git/config",
-        ]);
+        let rules = shared(&["**", "**/*", ".env", ".env*", "node_modules/**", "auth.json", ".git/config"]);
         for (text, rule) in [
             (".env", ".env*"),
             ("node_modules/a.js", "node_modules/"),
@@ -690,14 +537,8 @@ mod tests {
             (".GIT/config", ".git/"),
         ] {
             assert_eq!(rules.admit(&path(text)), Err(Refusal::Denied { rule }));
-            assert_eq!(
-                rules.admit_from_outside(&path(text)),
-                Err(Refusal::Denied { rule })
-            );
-            assert_eq!(
-                rules.explain(&path(text)).decided_by,
-                Decision::Denylist { rule }
-            );
+            assert_eq!(rules.admit_from_outside(&path(text)), Err(Refusal::Denied { rule }));
+            assert_eq!(rules.explain(&path(text)).decided_by, Decision::Denylist { rule });
         }
     }
 
@@ -705,52 +546,30 @@ mod tests {
     fn code_running_files_come_from_outside_only_by_their_literal_path() {
         for (patterns, text, expected) in [
             (vec!["**"], ".mcp.json", false),
-            (
-                vec!["**/.mcp.json", "*.json", ".mcp.jso?"],
-                ".mcp.json",
-                false,
-            ),
+            (vec!["**/.mcp.json", "*.json", ".mcp.jso?"], ".mcp.json", false),
             (vec![".mcp.json"], ".mcp.json", true),
             (vec!["./.mcp.json"], ".mcp.json", true),
             (vec!["{.mcp.json,a}"], ".mcp.json", true),
             (vec!["**", ".mcp.json"], "sub/.mcp.json", false),
             (vec![".claude/**"], ".claude/settings.json", false),
             (vec![".claude/settings.json"], ".claude/settings.json", true),
-            (
-                vec![".claude/settings*.json"],
-                ".claude/settings.local.json",
-                false,
-            ),
+            (vec![".claude/settings*.json"], ".claude/settings.local.json", false),
             (vec!["**", "!.mcp.json"], ".mcp.json", false),
             (vec![".envrc"], ".envrc", false),
             (vec!["**"], ".claude/agents/a.md", true),
         ] {
             let rules = shared(&patterns);
-            assert_eq!(
-                rules.admit_from_outside(&path(text)).is_ok(),
-                expected,
-                "{patterns:?} {text:?}"
-            );
+            assert_eq!(rules.admit_from_outside(&path(text)).is_ok(), expected, "{patterns:?} {text:?}");
         }
         let rules = shared(&["**"]);
         assert!(rules.admit(&path(".mcp.json")).is_ok());
-        assert_eq!(
-            rules.admit_from_outside(&path(".mcp.json")),
-            Err(Refusal::RunsCode { rule: ".mcp.json" })
-        );
-        assert_eq!(
-            rules.explain(&path(".mcp.json")).refused_from_outside,
-            Some(".mcp.json")
-        );
+        assert_eq!(rules.admit_from_outside(&path(".mcp.json")), Err(Refusal::RunsCode { rule: ".mcp.json" }));
+        assert_eq!(rules.explain(&path(".mcp.json")).refused_from_outside, Some(".mcp.json"));
     }
 
     #[test]
     fn explain_names_the_decider_and_everything_else_that_matched() {
-        let (rules, _) = compiled(&lists(
-            &["**/*.md", "notes/**", "!notes/x.md"],
-            &["notes/p*"],
-            &["**"],
-        ));
+        let (rules, _) = compiled(&lists(&["**/*.md", "notes/**", "!notes/x.md"], &["notes/p*"], &["**"]));
         for (text, expected) in [
             (
                 "notes/p.md",
@@ -762,10 +581,7 @@ mod tests {
                 "notes/x.md: archive, named by \"**\" (archiveFilePatterns[0]); also matched by \"**/*.md\" \
                             (syncFilePatterns[0]), \"notes/**\" (syncFilePatterns[1]), \"!notes/x.md\" (syncFilePatterns[2])",
             ),
-            (
-                ".env",
-                ".env: denied by the built-in rule `.env*`; also matched by \"**\" (archiveFilePatterns[0])",
-            ),
+            (".env", ".env: denied by the built-in rule `.env*`; also matched by \"**\" (archiveFilePatterns[0])"),
             (
                 ".mcp.json",
                 ".mcp.json: archive, named by \"**\" (archiveFilePatterns[0]); not accepted from outside (`.mcp.json`)",
@@ -774,10 +590,7 @@ mod tests {
             assert_eq!(rules.explain(&path(text)).to_string(), expected);
         }
         let rules = shared(&["a", "!b", "b"]);
-        assert_eq!(
-            rules.explain(&path("c\n")).to_string(),
-            "c\\n: named by no pattern"
-        );
+        assert_eq!(rules.explain(&path("c\n")).to_string(), "c\\n: named by no pattern");
         assert_eq!(
             rules.explain(&path("b")).to_string(),
             "b: excluded by \"!b\" (syncFilePatterns[1]); also matched by \"b\" (syncFilePatterns[2])"
@@ -805,18 +618,10 @@ mod tests {
             (vec!["**", "!é/**"], "e\u{301}", false),
             (vec![], "a", false),
         ] {
-            assert_eq!(
-                shared(&patterns).may_contain(&path(folder)),
-                expected,
-                "{patterns:?} {folder:?}"
-            );
+            assert_eq!(shared(&patterns).may_contain(&path(folder)), expected, "{patterns:?} {folder:?}");
         }
         let (rules, _) = compiled(&lists(&["**", "!a/**"], &[], &["a/x/**"]));
-        assert!(
-            rules.may_contain(&path("a"))
-                && rules.may_contain(&path("a/x"))
-                && !rules.may_contain(&path("a/y"))
-        );
+        assert!(rules.may_contain(&path("a")) && rules.may_contain(&path("a/x")) && !rules.may_contain(&path("a/y")));
     }
 
     #[test]
@@ -837,9 +642,7 @@ mod tests {
 
     #[test]
     fn an_error_names_list_place_pattern_and_reason() {
-        let error = Rules::compile(&lists(&["a", "b"], &["ok", "{a"], &[]))
-            .err()
-            .map(|error| error.to_string());
+        let error = Rules::compile(&lists(&["a", "b"], &["ok", "{a"], &[])).err().map(|error| error.to_string());
         assert_eq!(
             error.as_deref(),
             Some(
@@ -850,22 +653,12 @@ mod tests {
 
     #[test]
     fn the_number_of_patterns_is_bounded() {
-        let many = |count: usize| PatternLists {
-            shared: vec!["a*b".to_owned(); count],
-            ..PatternLists::default()
-        };
+        let many = |count: usize| PatternLists { shared: vec!["a*b".to_owned(); count], ..PatternLists::default() };
         assert!(Rules::compile(&many(MAX_PATTERNS)).is_ok());
         let error = Rules::compile(&many(MAX_PATTERNS + 1)).err();
         assert_eq!(
             error.map(|error| (error.list, error.index, error.problem)),
-            Some((
-                Channel::Shared,
-                1000,
-                PatternProblem::TooMany {
-                    patterns: 1001,
-                    limit: MAX_PATTERNS
-                }
-            ))
+            Some((Channel::Shared, 1000, PatternProblem::TooMany { patterns: 1001, limit: MAX_PATTERNS }))
         );
 
         let braces = PatternLists {
@@ -875,12 +668,7 @@ mod tests {
         let error = Rules::compile(&braces).err();
         assert_eq!(
             error.map(|error| (error.index, error.problem)),
-            Some((
-                16,
-                PatternProblem::TooManyAlternatives {
-                    limit: MAX_ALTERNATIVES_IN_ALL
-                }
-            ))
+            Some((16, PatternProblem::TooManyAlternatives { limit: MAX_ALTERNATIVES_IN_ALL }))
         );
     }
 
@@ -890,22 +678,10 @@ mod tests {
             ("./a/*", Some("is read as \"a/*\"")),
             ("data/", Some("is read as \"data/**\"")),
             ("{a,b}/", Some("is read as 2 globs, the first \"a/**\"")),
-            (
-                "a**",
-                Some("has `**` inside a name, where it is read as `*`"),
-            ),
-            (
-                "data\\logs",
-                Some("has a `\\` before a letter: folders are separated by `/`"),
-            ),
-            (
-                ".env",
-                Some("can match nothing: the denylist's `.env*` covers it"),
-            ),
-            (
-                "**/.git/**",
-                Some("can match nothing: the denylist's `.git/` covers it"),
-            ),
+            ("a**", Some("has `**` inside a name, where it is read as `*`")),
+            ("data\\logs", Some("has a `\\` before a letter: folders are separated by `/`")),
+            (".env", Some("can match nothing: the denylist's `.env*` covers it")),
+            ("**/.git/**", Some("can match nothing: the denylist's `.git/` covers it")),
             ("!a", Some("excludes from a list that names nothing")),
             ("**/*.json", None),
             ("{.env,a}", None),
@@ -915,12 +691,7 @@ mod tests {
             let texts: Vec<String> = warnings.iter().map(ToString::to_string).collect();
             let expected: Vec<String> = expected
                 .iter()
-                .map(|text| {
-                    format!(
-                        "the pattern \"{}\" (syncFilePatterns[0]) {text}",
-                        shown_short(pattern)
-                    )
-                })
+                .map(|text| format!("the pattern \"{}\" (syncFilePatterns[0]) {text}", shown_short(pattern)))
                 .collect();
             assert_eq!(texts, expected, "{pattern:?}");
         }

@@ -50,11 +50,7 @@ pub(crate) fn spellings(path: &str) -> Vec<Spelling> {
     for component in path.split('/') {
         let reduced = reduce(component);
         if reduced.contains(is_separator_elsewhere) {
-            spellings.extend(
-                reduced
-                    .split(is_separator_elsewhere)
-                    .map(|piece| spelling_of(piece.to_owned())),
-            );
+            spellings.extend(reduced.split(is_separator_elsewhere).map(|piece| spelling_of(piece.to_owned())));
         } else {
             spellings.push(spelling_of(reduced));
         }
@@ -79,11 +75,7 @@ pub(crate) fn plain_spelling(component: &str) -> Option<Cow<'_, str>> {
         }
         has_capital |= byte.is_ascii_uppercase();
     }
-    Some(if has_capital {
-        Cow::Owned(component.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(component)
-    })
+    Some(if has_capital { Cow::Owned(component.to_ascii_lowercase()) } else { Cow::Borrowed(component) })
 }
 
 static IS_PLAIN: [bool; 256] = {
@@ -98,18 +90,10 @@ static IS_PLAIN: [bool; 256] = {
 
 fn spelling_of(reduced: String) -> Spelling {
     let trimmed = trim(&reduced);
-    let whole = if trimmed.len() < reduced.len() {
-        trimmed.to_owned()
-    } else {
-        reduced
-    };
+    let whole = if trimmed.len() < reduced.len() { trimmed.to_owned() } else { reduced };
     let before_stream = whole.split_once(':').map(|(name, _)| trim(name).to_owned());
     let short = short_name(before_stream.as_deref().unwrap_or(&whole));
-    Spelling {
-        whole,
-        before_stream,
-        short,
-    }
+    Spelling { whole, before_stream, short }
 }
 
 /// Drops what Windows drops at the end of a name, and the same at its start.
@@ -125,10 +109,7 @@ fn is_separator_elsewhere(c: char) -> bool {
 
 /// Reduces case, compatibility forms and invisible characters.
 pub(crate) fn reduce(component: &str) -> String {
-    if component
-        .bytes()
-        .all(|byte| byte.is_ascii_graphic() || byte == b' ')
-    {
+    if component.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') {
         return component.to_ascii_lowercase();
     }
     let visible: String = component.nfkc().filter(|&c| !is_dropped(c)).collect();
@@ -166,11 +147,7 @@ fn short_name(name: &str) -> Option<ShortName> {
         && extension.chars().count() <= 3
         && !number.is_empty()
         && number.bytes().all(|byte| byte.is_ascii_digit());
-    is_short.then(|| ShortName {
-        stem: stem.to_owned(),
-        digits: number.len(),
-        extension: extension.to_owned(),
-    })
+    is_short.then(|| ShortName { stem: stem.to_owned(), digits: number.len(), extension: extension.to_owned() })
 }
 
 #[cfg(test)]
@@ -178,10 +155,7 @@ mod tests {
     use super::*;
 
     fn wholes(path: &str) -> Vec<String> {
-        spellings(path)
-            .into_iter()
-            .map(|spelling| spelling.whole)
-            .collect()
+        spellings(path).into_iter().map(|spelling| spelling.whole).collect()
     }
 
     #[test]
@@ -222,9 +196,7 @@ mod tests {
 
     #[test]
     fn a_plain_spelling_is_the_only_one() {
-        let pieces = [
-            "", "a", "Z", " ", ".", "~", "~1", ":", "\\", "é", "\u{200b}", "\n", "}", "-",
-        ];
+        let pieces = ["", "a", "Z", " ", ".", "~", "~1", ":", "\\", "é", "\u{200b}", "\n", "}", "-"];
         let longer = |names: Vec<String>| -> Vec<String> {
             let longer = |name: &String| pieces.map(|piece| format!("{name}{piece}"));
             names.iter().flat_map(longer).collect()
@@ -233,11 +205,7 @@ mod tests {
             let Some(plain) = plain_spelling(&name) else {
                 continue;
             };
-            let only = Spelling {
-                whole: plain.clone().into_owned(),
-                before_stream: None,
-                short: None,
-            };
+            let only = Spelling { whole: plain.clone().into_owned(), before_stream: None, short: None };
             assert_eq!(spellings(&name), [only], "{name:?}");
         }
         assert_eq!(plain_spelling("ReadMe.md").as_deref(), Some("readme.md"));
@@ -268,11 +236,7 @@ mod tests {
     fn reducing_twice_changes_nothing() {
         // Two planes hold everything that has case or a compatibility form; beyond them one step a plane is enough.
         for c in ('\0'..='\u{1ffff}').chain(('\u{20000}'..=char::MAX).step_by(0xfff)) {
-            for name in [
-                format!("{c}"),
-                format!("I\u{200b}{c}"),
-                format!("{c}\u{200b}\u{307}"),
-            ] {
+            for name in [format!("{c}"), format!("I\u{200b}{c}"), format!("{c}\u{200b}\u{307}")] {
                 let reduced = reduce(&name);
                 assert_eq!(reduce(&reduced), reduced, "{name:?}");
             }
@@ -281,11 +245,8 @@ mod tests {
 
     #[test]
     fn ordinary_names_keep_their_letters() {
-        for (name, expected) in [
-            ("README.md", "readme.md"),
-            ("résumé.md", "résumé.md"),
-            ("日本語.md", "日本語.md"),
-        ] {
+        for (name, expected) in [("README.md", "readme.md"), ("résumé.md", "résumé.md"), ("日本語.md", "日本語.md")]
+        {
             assert_eq!(wholes(name), [expected]);
         }
     }

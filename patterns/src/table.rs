@@ -70,11 +70,7 @@ struct Part {
 
 impl Default for Part {
     fn default() -> Part {
-        Part {
-            builder: GlobSetBuilder::new(),
-            owners: Vec::new(),
-            weight: 0,
-        }
+        Part { builder: GlobSetBuilder::new(), owners: Vec::new(), weight: 0 }
     }
 }
 
@@ -94,28 +90,15 @@ impl Part {
 
     fn finish(self) -> Result<OwnedSet, (usize, PatternProblem)> {
         match self.builder.build() {
-            Ok(set) => Ok(OwnedSet {
-                set,
-                owners: self.owners,
-            }),
-            Err(error) => Err((
-                self.owners.last().copied().unwrap_or_default(),
-                too_complex(&error),
-            )),
+            Ok(set) => Ok(OwnedSet { set, owners: self.owners }),
+            Err(error) => Err((self.owners.last().copied().unwrap_or_default(), too_complex(&error))),
         }
     }
 }
 
 fn too_complex(error: &globset::Error) -> PatternProblem {
     const DETAIL_CHARS: usize = 200;
-    PatternProblem::TooComplex {
-        detail: error
-            .kind()
-            .to_string()
-            .chars()
-            .take(DETAIL_CHARS)
-            .collect(),
-    }
+    PatternProblem::TooComplex { detail: error.kind().to_string().chars().take(DETAIL_CHARS).collect() }
 }
 
 #[cfg(test)]
@@ -126,16 +109,11 @@ mod tests {
     fn table(patterns: &[String]) -> GlobTable {
         let parsed: Vec<Pattern> = patterns
             .iter()
-            .map(|text| {
-                Pattern::parse(text).unwrap_or_else(|problem| panic!("{text:?}: {problem}"))
-            })
+            .map(|text| Pattern::parse(text).unwrap_or_else(|problem| panic!("{text:?}: {problem}")))
             .collect();
-        let globs = parsed
-            .iter()
-            .enumerate()
-            .flat_map(|(owner, pattern)| pattern.globs.iter().map(move |glob| (glob, owner)));
-        GlobTable::build(globs)
-            .unwrap_or_else(|(owner, problem)| panic!("{:?}: {problem}", patterns[owner]))
+        let globs =
+            parsed.iter().enumerate().flat_map(|(owner, pattern)| pattern.globs.iter().map(move |glob| (glob, owner)));
+        GlobTable::build(globs).unwrap_or_else(|(owner, problem)| panic!("{:?}: {problem}", patterns[owner]))
     }
 
     #[test]
@@ -147,18 +125,13 @@ mod tests {
 
     #[test]
     fn a_table_that_is_cut_still_finds_every_owner() {
-        let patterns: Vec<String> = (0..1_000)
-            .map(|at| format!("*{}{at:03}*", "?a".repeat(90)))
-            .collect();
+        let patterns: Vec<String> = (0..1_000).map(|at| format!("*{}{at:03}*", "?a".repeat(90))).collect();
 
         let table = table(&patterns);
 
         assert!(table.sets.len() > 1);
         for at in [0, 1, 100, 198, 199] {
-            assert_eq!(
-                table.owners_of(&format!("{}{at:03}", "aa".repeat(90))),
-                [at]
-            );
+            assert_eq!(table.owners_of(&format!("{}{at:03}", "aa".repeat(90))), [at]);
         }
     }
 }

@@ -3,8 +3,8 @@
 //! Every run draws from a fixed seed, so a failure is the same failure everywhere; proptest prints the smallest case it finds.
 
 use larder_patterns::{
-    CONTENT_HEAD_BYTES, Channel, MAX_ALTERNATIVES, MAX_PATTERN_CHARS, PatternLists, RelPath, Rules,
-    denied, denied_content, denylist, fold_key, runs_code, shown,
+    CONTENT_HEAD_BYTES, Channel, MAX_ALTERNATIVES, MAX_PATTERN_CHARS, PatternLists, RelPath, Rules, denied,
+    denied_content, denylist, fold_key, runs_code, shown,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -15,13 +15,8 @@ const SEED: [u8; 32] = *b"larder-patterns-laws-seed-000001";
 
 /// Runs a property with the fixed seed.
 fn law<S: Strategy>(cases: u32, strategy: S, property: impl Fn(S::Value)) {
-    let config = ProptestConfig {
-        cases,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    };
-    let mut runner =
-        TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &SEED));
+    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &SEED));
     let outcome = runner.run(&strategy, |value| {
         property(value);
         Ok(())
@@ -34,11 +29,8 @@ fn law<S: Strategy>(cases: u32, strategy: S, property: impl Fn(S::Value)) {
 /// Names that some line of the denylist covers, made from the lines themselves.
 fn denied_name() -> impl Strategy<Value = String> {
     let lines: Vec<&'static str> = denylist().collect();
-    (select(lines), "[a-z0-9]{1,5}").prop_map(|(line, filling)| {
-        line.trim_end_matches('/')
-            .replace('*', &filling)
-            .replace("<.digits>", ".17")
-    })
+    (select(lines), "[a-z0-9]{1,5}")
+        .prop_map(|(line, filling)| line.trim_end_matches('/').replace('*', &filling).replace("<.digits>", ".17"))
 }
 
 /// One way to write a name differently that some system takes for the same.
@@ -78,10 +70,7 @@ fn disguise() -> impl Strategy<Value = Disguise> {
 impl Disguise {
     /// Disguises each `/`-separated component on its own.
     fn apply(&self, name: &str) -> String {
-        name.split('/')
-            .map(|component| self.apply_to_component(component))
-            .collect::<Vec<_>>()
-            .join("/")
+        name.split('/').map(|component| self.apply_to_component(component)).collect::<Vec<_>>().join("/")
     }
 
     fn apply_to_component(&self, component: &str) -> String {
@@ -91,13 +80,7 @@ impl Disguise {
             component
                 .chars()
                 .enumerate()
-                .map(|(at, c)| {
-                    if mask[at % mask.len()] {
-                        change(c)
-                    } else {
-                        c.to_string()
-                    }
-                })
+                .map(|(at, c)| if mask[at % mask.len()] { change(c) } else { c.to_string() })
                 .collect()
         };
         match self {
@@ -118,9 +101,7 @@ impl Disguise {
 fn full_width(c: char) -> String {
     match c {
         // A component that starts with a drive-like colon is no path at all: colons stay as they are.
-        '!'..='~' if c != ':' => char::from_u32(u32::from(c) - 0x21 + 0xff01)
-            .unwrap_or(c)
-            .to_string(),
+        '!'..='~' if c != ':' => char::from_u32(u32::from(c) - 0x21 + 0xff01).unwrap_or(c).to_string(),
         _ => c.to_string(),
     }
 }
@@ -142,19 +123,12 @@ fn hostile_lists() -> impl Strategy<Value = PatternLists> {
     let list = || vec(select(patterns.clone()).prop_map(str::to_owned), 0..6);
     (list(), list(), list()).prop_map(|(mut shared, private, archive)| {
         shared.push("**".to_owned());
-        PatternLists {
-            shared,
-            private,
-            archive,
-        }
+        PatternLists { shared, private, archive }
     })
 }
 
 fn folder_name() -> impl Strategy<Value = String> {
-    select(vec![
-        "a", "data", "src", "e\u{301}", "é", "b.d", ".x", "notes",
-    ])
-    .prop_map(str::to_owned)
+    select(vec!["a", "data", "src", "e\u{301}", "é", "b.d", ".x", "notes"]).prop_map(str::to_owned)
 }
 
 fn ordinary_path() -> impl Strategy<Value = String> {
@@ -180,26 +154,13 @@ fn pattern() -> impl Strategy<Value = String> {
         "{a/b.d,data}",
     ]);
     (any::<bool>(), any::<bool>(), vec(piece, 1..5)).prop_map(|(excludes, folder, pieces)| {
-        format!(
-            "{}{}{}",
-            if excludes { "!" } else { "" },
-            pieces.join("/"),
-            if folder { "/" } else { "" }
-        )
+        format!("{}{}{}", if excludes { "!" } else { "" }, pieces.join("/"), if folder { "/" } else { "" })
     })
 }
 
 fn pattern_lists() -> impl Strategy<Value = PatternLists> {
-    (
-        vec(pattern(), 0..6),
-        vec(pattern(), 0..4),
-        vec(pattern(), 0..4),
-    )
-        .prop_map(|(shared, private, archive)| PatternLists {
-            shared,
-            private,
-            archive,
-        })
+    (vec(pattern(), 0..6), vec(pattern(), 0..4), vec(pattern(), 0..4))
+        .prop_map(|(shared, private, archive)| PatternLists { shared, private, archive })
 }
 
 fn compile(lists: &PatternLists) -> Rules {
@@ -214,22 +175,10 @@ fn no_spelling_of_a_denied_name_is_ever_admitted() {
     let around = (vec(folder_name(), 0..3), vec(folder_name(), 0..3));
     law(
         1_000,
-        (
-            denied_name(),
-            vec(disguise(), 0..4),
-            around,
-            hostile_lists(),
-        ),
+        (denied_name(), vec(disguise(), 0..4), around, hostile_lists()),
         |(name, disguises, (above, below), lists)| {
-            let disguised = disguises
-                .iter()
-                .fold(name.clone(), |name, disguise| disguise.apply(&name));
-            let text = above
-                .into_iter()
-                .chain([disguised])
-                .chain(below)
-                .collect::<Vec<_>>()
-                .join("/");
+            let disguised = disguises.iter().fold(name.clone(), |name, disguise| disguise.apply(&name));
+            let text = above.into_iter().chain([disguised]).chain(below).collect::<Vec<_>>().join("/");
             // What is no path cannot be admitted either.
             let Ok(path) = RelPath::parse(&text) else {
                 return;
@@ -238,10 +187,7 @@ fn no_spelling_of_a_denied_name_is_ever_admitted() {
             let rules = compile(&lists);
 
             assert!(denied(&path).is_some(), "{name:?} as {text:?}");
-            assert!(
-                rules.admit(&path).is_err() && rules.admit_from_outside(&path).is_err(),
-                "{text:?}"
-            );
+            assert!(rules.admit(&path).is_err() && rules.admit_from_outside(&path).is_err(), "{text:?}");
             assert!(!rules.may_contain(&path), "{text:?}");
         },
     );
@@ -249,28 +195,18 @@ fn no_spelling_of_a_denied_name_is_ever_admitted() {
 
 #[test]
 fn what_is_denied_is_refused_in_both_directions() {
-    law(
-        1_000,
-        (any::<String>(), hostile_lists()),
-        |(text, lists)| {
-            let Ok(path) = RelPath::parse(&text) else {
-                return;
-            };
-            let rules = compile(&lists);
-            if denied(&path).is_some() {
-                assert!(
-                    rules.admit(&path).is_err() && rules.admit_from_outside(&path).is_err(),
-                    "{text:?}"
-                );
-            }
-            if rules.admit_from_outside(&path).is_ok() {
-                assert!(
-                    rules.admit(&path).is_ok(),
-                    "what is accepted from outside is admitted at all: {text:?}"
-                );
-            }
-        },
-    );
+    law(1_000, (any::<String>(), hostile_lists()), |(text, lists)| {
+        let Ok(path) = RelPath::parse(&text) else {
+            return;
+        };
+        let rules = compile(&lists);
+        if denied(&path).is_some() {
+            assert!(rules.admit(&path).is_err() && rules.admit_from_outside(&path).is_err(), "{text:?}");
+        }
+        if rules.admit_from_outside(&path).is_ok() {
+            assert!(rules.admit(&path).is_ok(), "what is accepted from outside is admitted at all: {text:?}");
+        }
+    });
 }
 
 #[test]
@@ -281,152 +217,87 @@ fn order_of_patterns_never_changes_a_verdict() {
             Just(lists.private.clone()).prop_shuffle(),
             Just(lists.archive.clone()).prop_shuffle(),
         );
-        (
-            Just(lists),
-            other.prop_map(|(shared, private, archive)| PatternLists {
-                shared,
-                private,
-                archive,
-            }),
-        )
+        (Just(lists), other.prop_map(|(shared, private, archive)| PatternLists { shared, private, archive }))
     });
-    law(
-        600,
-        (shuffled, vec(ordinary_path(), 1..8)),
-        |((lists, other), paths)| {
-            let (rules, other_rules) = (compile(&lists), compile(&other));
-            for text in paths {
-                let Ok(path) = RelPath::parse(&text) else {
-                    return;
-                };
-                let channel =
-                    |rules: &Rules| rules.admit(&path).ok().map(|admitted| admitted.channel());
-                assert_eq!(channel(&rules), channel(&other_rules), "{text:?}");
-                assert_eq!(
-                    rules.may_contain(&path),
-                    other_rules.may_contain(&path),
-                    "{text:?}"
-                );
-            }
-        },
-    );
+    law(600, (shuffled, vec(ordinary_path(), 1..8)), |((lists, other), paths)| {
+        let (rules, other_rules) = (compile(&lists), compile(&other));
+        for text in paths {
+            let Ok(path) = RelPath::parse(&text) else {
+                return;
+            };
+            let channel = |rules: &Rules| rules.admit(&path).ok().map(|admitted| admitted.channel());
+            assert_eq!(channel(&rules), channel(&other_rules), "{text:?}");
+            assert_eq!(rules.may_contain(&path), other_rules.may_contain(&path), "{text:?}");
+        }
+    });
 }
 
 #[test]
 fn a_walk_that_obeys_may_contain_reaches_every_admitted_path() {
-    law(
-        1_000,
-        (pattern_lists(), vec(ordinary_path(), 1..12)),
-        |(lists, paths)| {
-            let rules = compile(&lists);
-            for text in paths {
-                let Ok(path) = RelPath::parse(&text) else {
-                    return;
-                };
-                if rules.admit(&path).is_ok() {
-                    for folder in path.ancestors() {
-                        assert!(
-                            rules.may_contain(&folder),
-                            "{lists:?}: {text:?} is admitted, {folder:?} is not entered"
-                        );
-                    }
+    law(1_000, (pattern_lists(), vec(ordinary_path(), 1..12)), |(lists, paths)| {
+        let rules = compile(&lists);
+        for text in paths {
+            let Ok(path) = RelPath::parse(&text) else {
+                return;
+            };
+            if rules.admit(&path).is_ok() {
+                for folder in path.ancestors() {
+                    assert!(rules.may_contain(&folder), "{lists:?}: {text:?} is admitted, {folder:?} is not entered");
                 }
             }
-        },
-    );
+        }
+    });
 }
 
 #[test]
 fn adding_an_exclusion_never_admits_more_to_its_list() {
-    law(
-        600,
-        (pattern_lists(), pattern(), ordinary_path()),
-        |(lists, extra, text)| {
-            let Ok(path) = RelPath::parse(&text) else {
-                return;
-            };
-            let before = compile(&lists);
-            let mut narrowed = lists.clone();
-            narrowed
-                .private
-                .push(format!("!{}", extra.trim_start_matches('!')));
-            let after = compile(&narrowed);
+    law(600, (pattern_lists(), pattern(), ordinary_path()), |(lists, extra, text)| {
+        let Ok(path) = RelPath::parse(&text) else {
+            return;
+        };
+        let before = compile(&lists);
+        let mut narrowed = lists.clone();
+        narrowed.private.push(format!("!{}", extra.trim_start_matches('!')));
+        let after = compile(&narrowed);
 
-            let is_private = |rules: &Rules| {
-                rules
-                    .admit(&path)
-                    .is_ok_and(|admitted| admitted.channel() == Channel::Private)
-            };
-            assert!(
-                is_private(&before) || !is_private(&after),
-                "{lists:?} {extra:?} {text:?}"
-            );
-        },
-    );
+        let is_private =
+            |rules: &Rules| rules.admit(&path).is_ok_and(|admitted| admitted.channel() == Channel::Private);
+        assert!(is_private(&before) || !is_private(&after), "{lists:?} {extra:?} {text:?}");
+    });
 }
 
 #[test]
 fn both_forms_of_a_letter_get_one_verdict_from_patterns_without_wildcards_for_it() {
     use unicode_normalization::UnicodeNormalization;
 
-    let names =
-        || vec(select(vec!["é", "ü", "a", "ﬁ", "한"]), 1..4).prop_map(|names| names.join("/"));
-    law(
-        1_000,
-        (vec(names(), 1..4), vec(names(), 0..3), names()),
-        |(named, excluded, text)| {
-            let patterns = named
-                .into_iter()
-                .chain(excluded.into_iter().map(|name| format!("!{name}")));
-            let rules = compile(&PatternLists {
-                shared: patterns.collect(),
-                ..PatternLists::default()
-            });
-            let verdict = |text: String| {
-                RelPath::parse(&text)
-                    .ok()
-                    .map(|path| rules.admit(&path).is_ok())
-            };
-            assert_eq!(
-                verdict(text.nfc().collect()),
-                verdict(text.nfd().collect()),
-                "{text:?}"
-            );
-        },
-    );
+    let names = || vec(select(vec!["é", "ü", "a", "ﬁ", "한"]), 1..4).prop_map(|names| names.join("/"));
+    law(1_000, (vec(names(), 1..4), vec(names(), 0..3), names()), |(named, excluded, text)| {
+        let patterns = named.into_iter().chain(excluded.into_iter().map(|name| format!("!{name}")));
+        let rules = compile(&PatternLists { shared: patterns.collect(), ..PatternLists::default() });
+        let verdict = |text: String| RelPath::parse(&text).ok().map(|path| rules.admit(&path).is_ok());
+        assert_eq!(verdict(text.nfc().collect()), verdict(text.nfd().collect()), "{text:?}");
+    });
 }
 
 #[test]
 fn no_pattern_panics_and_none_matches_across_a_separator() {
     let syntax = "[ab/.*?!^,{}\\[\\]\\\\é-]{0,40}";
-    law(
-        5_000,
-        (
-            prop_oneof![syntax.prop_map(String::from), any::<String>()],
-            ordinary_path(),
-        ),
-        |(pattern, text)| {
-            let Ok(path) = RelPath::parse(&text) else {
-                return;
-            };
-            let Ok((rules, _)) = Rules::compile(&PatternLists {
-                shared: vec![pattern.clone()],
-                ..PatternLists::default()
-            }) else {
-                return;
-            };
-            let is_admitted = rules.admit(&path).is_ok();
-            if is_admitted && !pattern.contains("**") && !pattern.ends_with('/') {
-                let most_separators = pattern.matches('/').count();
-                assert!(
-                    text.matches('/').count() <= most_separators,
-                    "{pattern:?} matches {text:?}"
-                );
-            }
-            let _explained = rules.explain(&path).to_string();
-            let _warned = rules.may_contain(&path);
-        },
-    );
+    law(5_000, (prop_oneof![syntax.prop_map(String::from), any::<String>()], ordinary_path()), |(pattern, text)| {
+        let Ok(path) = RelPath::parse(&text) else {
+            return;
+        };
+        let Ok((rules, _)) = Rules::compile(&PatternLists { shared: vec![pattern.clone()], ..PatternLists::default() })
+        else {
+            return;
+        };
+        let is_admitted = rules.admit(&path).is_ok();
+        if is_admitted && !pattern.contains("**") && !pattern.ends_with('/') {
+            let most_separators = pattern.matches('/').count();
+            assert!(text.matches('/').count() <= most_separators, "{pattern:?} matches {text:?}");
+        }
+        let _explained = rules.explain(&path).to_string();
+        let _warned = rules.may_contain(&path);
+    });
 }
 
 #[test]
@@ -434,10 +305,9 @@ fn what_a_pattern_stands_for_is_bounded_by_its_length() {
     // Matching is a scan of the path by an automaton whose size is the globs' length: so that is the figure to bound.
     let syntax = "[ab/{},*?\\[\\]]{150,200}";
     law(1_000, syntax, |pattern| {
-        let Ok((rules, warnings)) = Rules::compile(&PatternLists {
-            shared: vec![pattern.clone()],
-            ..PatternLists::default()
-        }) else {
+        let Ok((rules, warnings)) =
+            Rules::compile(&PatternLists { shared: vec![pattern.clone()], ..PatternLists::default() })
+        else {
             return;
         };
         assert_eq!(rules.positive_patterns().count(), 1);
@@ -457,21 +327,10 @@ fn hostile_lists_are_refused_or_answer() {
     let deep = "**/a/".repeat(MAX_PATTERN_CHARS / 5);
     let classes = "[!a]".repeat(MAX_PATTERN_CHARS / 4);
     let marks = "?".repeat(MAX_PATTERN_CHARS);
-    let longest = RelPath::parse(&vec!["a".repeat(60); 67].join("/"))
-        .expect("67 components of 60 bytes are a path");
-    for pattern in [
-        stars,
-        deep,
-        classes,
-        marks,
-        "{a,b,c,d}".repeat(4) + "*",
-        "*".repeat(MAX_PATTERN_CHARS),
-    ] {
+    let longest = RelPath::parse(&vec!["a".repeat(60); 67].join("/")).expect("67 components of 60 bytes are a path");
+    for pattern in [stars, deep, classes, marks, "{a,b,c,d}".repeat(4) + "*", "*".repeat(MAX_PATTERN_CHARS)] {
         let patterns: Vec<String> = (0..16).map(|_| pattern.clone()).collect();
-        let Ok((rules, _)) = Rules::compile(&PatternLists {
-            shared: patterns,
-            ..PatternLists::default()
-        }) else {
+        let Ok((rules, _)) = Rules::compile(&PatternLists { shared: patterns, ..PatternLists::default() }) else {
             continue;
         };
         let _verdict = (rules.admit(&longest), rules.may_contain(&longest));
@@ -481,39 +340,26 @@ fn hostile_lists_are_refused_or_answer() {
 #[test]
 fn a_path_that_parses_stays_below_its_root() {
     let piece = select(vec![
-        "a", "..", ".", "", "...", " ", "\\", "..\\", "C:", "\u{200b}", "．", "b c", "\0", "‥",
-        "%2e", "\u{202e}", "/",
+        "a", "..", ".", "", "...", " ", "\\", "..\\", "C:", "\u{200b}", "．", "b c", "\0", "‥", "%2e", "\u{202e}", "/",
     ]);
-    law(
-        5_000,
-        (vec(piece, 0..7), vec(select(vec!["/", "", "\\"]), 7)),
-        |(pieces, separators)| {
-            let text: String = pieces
-                .iter()
-                .zip(separators)
-                .map(|(piece, separator)| format!("{piece}{separator}"))
-                .collect();
-            let Ok(path) = RelPath::parse(&text) else {
-                return;
-            };
+    law(5_000, (vec(piece, 0..7), vec(select(vec!["/", "", "\\"]), 7)), |(pieces, separators)| {
+        let text: String =
+            pieces.iter().zip(separators).map(|(piece, separator)| format!("{piece}{separator}")).collect();
+        let Ok(path) = RelPath::parse(&text) else {
+            return;
+        };
 
-            assert_eq!(path.as_str(), text);
-            assert!(!text.starts_with(['/', '\\']) && !text.contains('\0') && !text.is_empty());
-            for name in text.split(['/', '\\']) {
-                let visible =
-                    name.trim_matches(|c: char| c == ' ' || c == '\u{200b}' || c == '\u{202e}');
-                let trimmed = visible.trim_end_matches(['.', ' ', '．', '\u{200b}', '\u{202e}']);
-                assert!(!trimmed.is_empty() || name.is_empty(), "{text:?}");
-            }
-            let joined = std::path::Path::new("/root/project").join(path.as_str());
-            assert!(
-                joined
-                    .components()
-                    .all(|component| component != std::path::Component::ParentDir)
-            );
-            assert!(joined.starts_with("/root/project") && joined.components().count() > 3);
-        },
-    );
+        assert_eq!(path.as_str(), text);
+        assert!(!text.starts_with(['/', '\\']) && !text.contains('\0') && !text.is_empty());
+        for name in text.split(['/', '\\']) {
+            let visible = name.trim_matches(|c: char| c == ' ' || c == '\u{200b}' || c == '\u{202e}');
+            let trimmed = visible.trim_end_matches(['.', ' ', '．', '\u{200b}', '\u{202e}']);
+            assert!(!trimmed.is_empty() || name.is_empty(), "{text:?}");
+        }
+        let joined = std::path::Path::new("/root/project").join(path.as_str());
+        assert!(joined.components().all(|component| component != std::path::Component::ParentDir));
+        assert!(joined.starts_with("/root/project") && joined.components().count() > 3);
+    });
 }
 
 #[test]
@@ -532,10 +378,7 @@ fn parsing_never_panics_and_keeps_the_bytes() {
 fn shown_text_is_harmless_and_different_texts_stay_different() {
     law(5_000, (any::<String>(), any::<String>()), |(one, other)| {
         let bidi = |c: char| matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        assert!(
-            !shown(&one).chars().any(|c| c.is_control() || bidi(c)),
-            "{one:?}"
-        );
+        assert!(!shown(&one).chars().any(|c| c.is_control() || bidi(c)), "{one:?}");
         assert_eq!(shown(&one) == shown(&other), one == other);
     });
 }
@@ -555,18 +398,12 @@ fn fold_key_is_idempotent_and_blind_to_case_and_form() {
 
 #[test]
 fn every_twin_of_a_denied_name_is_denied() {
-    law(
-        1_000,
-        (denied_name(), vec(disguise(), 0..3)),
-        |(name, disguises)| {
-            let twin = disguises
-                .iter()
-                .fold(name.clone(), |name, disguise| disguise.apply(&name));
-            if let Ok(key) = RelPath::parse(&fold_key(&twin)) {
-                assert!(denied(&key).is_some(), "{name:?} as {twin:?}");
-            }
-        },
-    );
+    law(1_000, (denied_name(), vec(disguise(), 0..3)), |(name, disguises)| {
+        let twin = disguises.iter().fold(name.clone(), |name, disguise| disguise.apply(&name));
+        if let Ok(key) = RelPath::parse(&fold_key(&twin)) {
+            assert!(denied(&key).is_some(), "{name:?} as {twin:?}");
+        }
+    });
 }
 
 #[test]
@@ -580,9 +417,7 @@ fn a_private_key_is_found_after_anything_that_ends_a_line() {
         ),
         |(mut head, label, indent)| {
             let is_database = head.starts_with(b"SQLite format 3\0");
-            head.extend_from_slice(
-                format!("\n{indent}-----BEGIN {label}PRIVATE KEY-----\n").as_bytes(),
-            );
+            head.extend_from_slice(format!("\n{indent}-----BEGIN {label}PRIVATE KEY-----\n").as_bytes());
             assert!(is_database || denied_content(&head).is_some());
             assert!(head.len() <= CONTENT_HEAD_BYTES);
         },
@@ -632,77 +467,48 @@ fn any_name() -> impl Strategy<Value = String> {
 
 /// Patterns as [`pattern`] and with wildcards of every kind in any place.
 fn any_lists() -> impl Strategy<Value = PatternLists> {
-    let wild = (
-        any::<bool>(),
-        "(\\*\\*/)?([a-d.*?é]|\\[!?a-c\\]|/){1,8}(/\\*\\*|\\*\\.json|\\*\\.md)?",
-    )
+    let wild = (any::<bool>(), "(\\*\\*/)?([a-d.*?é]|\\[!?a-c\\]|/){1,8}(/\\*\\*|\\*\\.json|\\*\\.md)?")
         .prop_map(|(excludes, text)| format!("{}{text}", if excludes { "!" } else { "" }));
     let usable = |text: &String| {
-        let one = PatternLists {
-            shared: vec![text.clone()],
-            ..PatternLists::default()
-        };
+        let one = PatternLists { shared: vec![text.clone()], ..PatternLists::default() };
         Rules::compile(&one).is_ok()
     };
     let list = move || {
-        let one = prop_oneof![
-            pattern(),
-            wild.clone(),
-            Just("**".to_owned()),
-            Just("data/**".to_owned())
-        ];
+        let one = prop_oneof![pattern(), wild.clone(), Just("**".to_owned()), Just("data/**".to_owned())];
         vec(one.prop_filter("a pattern", usable), 0..5)
     };
-    (list(), list(), list()).prop_map(|(shared, private, archive)| PatternLists {
-        shared,
-        private,
-        archive,
-    })
+    (list(), list(), list()).prop_map(|(shared, private, archive)| PatternLists { shared, private, archive })
 }
 
 #[test]
 fn inside_a_folder_every_name_gets_the_verdict_of_its_whole_path() {
     let tried = std::cell::Cell::new((0u32, 0u32));
-    law(
-        800,
-        (any_lists(), vec(any_name(), 0..5), vec(any_name(), 1..12)),
-        |(lists, folders, names)| {
-            let rules = compile(&lists);
-            let mut within = rules.within(None);
-            for folder in folders {
-                let Ok(below) = within.enter(&folder) else {
-                    continue;
-                };
-                within = below;
-            }
-            let prefix = within
-                .folder()
-                .map_or(String::new(), |folder| format!("{folder}/"));
-            let anew = rules.within(within.folder());
-            for name in &names {
-                let parsed = match name.contains('/') {
-                    false => RelPath::parse(&format!("{prefix}{name}")),
-                    true => within.child(name),
-                };
-                assert_eq!(within.child(name), parsed, "{prefix:?} {name:?}");
-                let admitted = parsed.clone().map(|path| rules.admit(&path).ok());
-                let (all, some) = tried.get();
-                tried.set((all + 1, some + u32::from(matches!(admitted, Ok(Some(_))))));
-                assert_eq!(
-                    within.admit(name),
-                    admitted,
-                    "{lists:?}: {prefix:?} {name:?}"
-                );
-                assert_eq!(anew.admit(name), admitted, "{lists:?}: {prefix:?} {name:?}");
-                let entered = parsed.map(|path| rules.may_contain(&path).then_some(path));
-                assert_eq!(
-                    within.may_contain(name),
-                    entered,
-                    "{lists:?}: {prefix:?} {name:?}"
-                );
-            }
-        },
-    );
+    law(800, (any_lists(), vec(any_name(), 0..5), vec(any_name(), 1..12)), |(lists, folders, names)| {
+        let rules = compile(&lists);
+        let mut within = rules.within(None);
+        for folder in folders {
+            let Ok(below) = within.enter(&folder) else {
+                continue;
+            };
+            within = below;
+        }
+        let prefix = within.folder().map_or(String::new(), |folder| format!("{folder}/"));
+        let anew = rules.within(within.folder());
+        for name in &names {
+            let parsed = match name.contains('/') {
+                false => RelPath::parse(&format!("{prefix}{name}")),
+                true => within.child(name),
+            };
+            assert_eq!(within.child(name), parsed, "{prefix:?} {name:?}");
+            let admitted = parsed.clone().map(|path| rules.admit(&path).ok());
+            let (all, some) = tried.get();
+            tried.set((all + 1, some + u32::from(matches!(admitted, Ok(Some(_))))));
+            assert_eq!(within.admit(name), admitted, "{lists:?}: {prefix:?} {name:?}");
+            assert_eq!(anew.admit(name), admitted, "{lists:?}: {prefix:?} {name:?}");
+            let entered = parsed.map(|path| rules.may_contain(&path).then_some(path));
+            assert_eq!(within.may_contain(name), entered, "{lists:?}: {prefix:?} {name:?}");
+        }
+    });
     let (all, some) = tried.get();
     assert!(some > all / 20, "{some} of {all} admitted: too few to tell");
 }
@@ -710,10 +516,7 @@ fn inside_a_folder_every_name_gets_the_verdict_of_its_whole_path() {
 #[test]
 fn very_many_patterns_change_no_verdict_inside_a_folder() {
     let lists = PatternLists {
-        shared: (0..200)
-            .map(|at| format!("data/**/*{at}.json"))
-            .chain(["!data/**/13.json".to_owned()])
-            .collect(),
+        shared: (0..200).map(|at| format!("data/**/*{at}.json")).chain(["!data/**/13.json".to_owned()]).collect(),
         ..PatternLists::default()
     };
     let rules = compile(&lists);

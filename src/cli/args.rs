@@ -23,7 +23,14 @@ pub struct Args {
 #[derive(ClapArgs, Debug, Clone, Default)]
 pub struct Global {
     /// Work in this folder instead of the current one
-    #[arg(long, short = 'C', global = true, value_name = "DIR", visible_alias = "dir", help_heading = "Global options")]
+    #[arg(
+        long,
+        short = 'C',
+        global = true,
+        value_name = "DIR",
+        visible_alias = "dir",
+        help_heading = "Global options"
+    )]
     pub project: Option<PathBuf>,
     /// Use this config instead of searching for one
     #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]

@@ -3,8 +3,8 @@
 //! Invariant: one answer a command. A reader that goes away ends nothing but the printing; the work and the exit code
 //! are what they are.
 
-use std::cell::Cell;
-use std::io::{IsTerminal, Write};
+use std::cell::{Cell, RefCell};
+use std::io::{ErrorKind, IsTerminal, Write};
 
 use serde_json::{Map, Value, json};
 
@@ -43,12 +43,14 @@ pub struct Out {
     json: bool,
     terminal: bool,
     reader_is_gone: Cell<bool>,
+    write_failure: RefCell<Option<String>>,
 }
 
 impl Out {
     /// Stdout and stderr of this process.
     pub fn of_process(json: bool) -> Out {
-        Out { json, terminal: std::io::stderr().is_terminal(), reader_is_gone: Cell::new(false) }
+        let terminal = std::io::stderr().is_terminal();
+        Out { json, terminal, reader_is_gone: Cell::new(false), write_failure: RefCell::new(None) }
     }
 
     /// True if the answer is one JSON object.
@@ -72,13 +74,24 @@ impl Out {
             return;
         }
         let mut stdout = std::io::stdout().lock();
-        if stdout.write_all(bytes).and_then(|()| stdout.flush()).is_err() {
+        if let Err(error) = stdout.write_all(bytes).and_then(|()| stdout.flush()) {
             self.reader_is_gone.set(true);
+            if error.kind() != ErrorKind::BrokenPipe {
+                self.write_failure.replace(Some(error.to_string()));
+            }
         }
     }
 
     /// Prints the answer or the error; returns the exit code.
     pub fn finish(&self, outcome: Result<Option<Answer>, NodeError>) -> u8 {
+        let code = self.tell(outcome);
+        let Some(failure) = self.write_failure.take() else { return code };
+        // Half an answer in a file must not look like a whole one.
+        complain(&format!("error: write the answer: {failure}"));
+        code.max(Kind::User.exit_code())
+    }
+
+    fn tell(&self, outcome: Result<Option<Answer>, NodeError>) -> u8 {
         match outcome {
             Ok(None) => 0,
             Ok(Some(answer)) => self.answer(answer),

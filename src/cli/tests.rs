@@ -8,8 +8,8 @@ use super::commands::{status, verify};
 use super::out::{error_object, error_text};
 use super::{report, text};
 use crate::node::{
-    BackendStatus, ContactStatus, CountStatus, Found, Kind, NodeError, OutboxStatus, PendingStatus, ProblemStatus, Status,
-    Verified,
+    BackendStatus, ContactStatus, CountStatus, Found, Kind, NodeError, OutboxStatus, PendingStatus, ProblemStatus,
+    Status, Verified,
 };
 use crate::sync::{Change, Report};
 
@@ -60,7 +60,8 @@ fn global_flags_may_stand_before_and_after_the_command() {
 
 #[test]
 fn settings_reach_the_config_as_typed() {
-    let typed = ["larder", "up", "--backend", "sqlite:x", "--interval-secs", "0", "--peer", "a=/b", "--respect-gitignore"];
+    let typed =
+        ["larder", "up", "--backend", "sqlite:x", "--interval-secs", "0", "--peer", "a=/b", "--respect-gitignore"];
 
     let flags = Args::try_parse_from(typed).expect("it is understood").global.settings.to_flags();
 
@@ -159,7 +160,8 @@ fn status_names_what_waits_and_what_is_wrong() {
         since_ms: 1_000,
     }];
     status.outbox = vec![OutboxStatus { path: "b.md".to_owned(), attempts: 1, next_ms: 0, error: "locked".to_owned() }];
-    status.problems = vec![ProblemStatus { source: "scan".to_owned(), path: "pipe".to_owned(), what: "is no file".to_owned() }];
+    status.problems =
+        vec![ProblemStatus { source: "scan".to_owned(), path: "pipe".to_owned(), what: "is no file".to_owned() }];
     status.conflicts = vec!["c.md".to_owned()];
     status.held_deletions = vec!["d.md".to_owned()];
     let daemon = json!({ "lines": ["watching 3 folders"] });
@@ -207,7 +209,11 @@ fn verify_says_what_repairs_and_a_stray_file_is_no_damage() {
 
     assert_eq!(
         verify::lines(&damaged),
-        ["damage: ledger cp-1: is missing", "  repair: `larder sync` fetches it", "1 thing damaged or missing: 1 chain, 2 versions"]
+        [
+            "damage: ledger cp-1: is missing",
+            "  repair: `larder sync` fetches it",
+            "1 thing damaged or missing: 1 chain, 2 versions"
+        ]
     );
     assert_eq!(damaged.remains().map(|error| error.kind), Some(Kind::Damage));
     assert_eq!(verify::lines(&stray)[2], "sound: 1 chain, 2 versions");
@@ -228,7 +234,9 @@ fn an_error_is_a_sentence_a_hint_and_a_code() {
 
 #[test]
 fn sizes_times_and_counts_read_well() {
-    for (bytes, expected) in [(0, "0 bytes"), (1, "1 byte"), (1023, "1023 bytes"), (1024, "1.0 KiB"), (1 << 20, "1.0 MiB")] {
+    for (bytes, expected) in
+        [(0, "0 bytes"), (1, "1 byte"), (1023, "1023 bytes"), (1024, "1.0 KiB"), (1 << 20, "1.0 MiB")]
+    {
         assert_eq!(text::size(bytes), expected);
     }
     assert_eq!(text::size(u64::MAX), "16384.0 PiB");

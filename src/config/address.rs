@@ -68,22 +68,14 @@ impl fmt::Debug for Address {
 /// Splits `scheme:rest`; `None` for a plain path (`C:\x` is one: a scheme has two characters or more).
 pub fn scheme(address: &str) -> Option<(&str, &str)> {
     let (scheme, rest) = address.split_once(':')?;
-    let plain = scheme
-        .bytes()
-        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'));
-    let starts = scheme
-        .as_bytes()
-        .first()
-        .is_some_and(u8::is_ascii_alphabetic);
+    let plain = scheme.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'));
+    let starts = scheme.as_bytes().first().is_some_and(u8::is_ascii_alphabetic);
     (plain && starts && scheme.len() >= 2).then_some((scheme, rest))
 }
 
 /// Names the secret in an address: `a password`, `a token`, "a secret in `apikey`"; `None` if it holds none.
 pub fn secret(address: &str) -> Option<String> {
-    secrets(address)
-        .into_iter()
-        .next()
-        .map(|secret| secret.name)
+    secrets(address).into_iter().next().map(|secret| secret.name)
 }
 
 /// The address as it may be shown: secrets replaced by `***`, control characters made visible.
@@ -123,9 +115,7 @@ fn secrets(address: &str) -> Vec<Secret> {
 // The bytes before the `@` that ends the user; `None` if the address has no user.
 fn user_info_len(after: &str) -> Option<usize> {
     let authority = after.split(['/', '?', '#']).next().unwrap_or_default();
-    let (user, host) = authority
-        .rsplit_once('@')
-        .map_or((None, authority), |(user, host)| (Some(user), host));
+    let (user, host) = authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host));
     if is_host(host) {
         return user.map(str::len);
     }
@@ -144,23 +134,14 @@ fn is_host(text: &str) -> bool {
 }
 
 fn user_secret(scheme: &str, user_info: &str, at: usize) -> Option<Secret> {
-    if let Some((user, password)) = user_info
-        .split_once(':')
-        .filter(|(_, password)| !password.is_empty())
-    {
+    if let Some((user, password)) = user_info.split_once(':').filter(|(_, password)| !password.is_empty()) {
         let from = at + user.len() + 1;
-        return Some(Secret {
-            name: "a password".to_owned(),
-            span: from..from + password.len(),
-        });
+        return Some(Secret { name: "a password".to_owned(), span: from..from + password.len() });
     }
     // Web and bucket addresses have no harmless user: a name alone is a token there.
     let user = user_info.trim_end_matches(':');
     let token = PEER_SCHEMES.contains(&scheme.to_ascii_lowercase().as_str()) && !user.is_empty();
-    token.then(|| Secret {
-        name: "a token".to_owned(),
-        span: at..at + user.len(),
-    })
+    token.then(|| Secret { name: "a token".to_owned(), span: at..at + user.len() })
 }
 
 fn parameter_secrets(address: &str, from: usize) -> Vec<Secret> {
@@ -172,10 +153,7 @@ fn parameter_secrets(address: &str, from: usize) -> Vec<Secret> {
         {
             let value_at = at + name.len() + 1;
             let name = format!("a secret in `{}`", shorten(name));
-            found.push(Secret {
-                name,
-                span: value_at..value_at + value.len(),
-            });
+            found.push(Secret { name, span: value_at..value_at + value.len() });
         }
         // Every separator is one byte.
         at += pair.len() + 1;
@@ -184,11 +162,7 @@ fn parameter_secrets(address: &str, from: usize) -> Vec<Secret> {
 }
 
 fn is_secret_parameter(name: &str) -> bool {
-    let plain: String = name
-        .chars()
-        .filter(|c| !matches!(c, '_' | '-'))
-        .flat_map(char::to_lowercase)
-        .collect();
+    let plain: String = name.chars().filter(|c| !matches!(c, '_' | '-')).flat_map(char::to_lowercase).collect();
     SECRET_PARAMETERS.contains(&plain.as_str())
 }
 
@@ -212,18 +186,14 @@ pub fn check_peer(address: &str) -> Result<(), String> {
     };
     let lower = scheme.to_ascii_lowercase();
     if !PEER_SCHEMES.contains(&lower.as_str()) {
-        let meant =
-            nearest(&lower, PEER_SCHEMES).map(|known| format!(" (did you mean `{known}://`?)"));
+        let meant = nearest(&lower, PEER_SCHEMES).map(|known| format!(" (did you mean `{known}://`?)"));
         let known = PEER_SCHEMES.join("://, ");
         return Err(format!(
             "`{lower}:` is no kind of peer{}; a folder's path works, or {known}://",
             meant.unwrap_or_default()
         ));
     }
-    if rest
-        .strip_prefix("//")
-        .is_none_or(|host| host.is_empty() || host.starts_with('/'))
-    {
+    if rest.strip_prefix("//").is_none_or(|host| host.is_empty() || host.starts_with('/')) {
         return Err(format!("`{lower}:` must be followed by `//` and a name"));
     }
     Ok(())
@@ -235,16 +205,11 @@ pub fn check_peer(address: &str) -> Result<(), String> {
 pub fn check_backend(address: &str) -> Result<(), String> {
     check_plain(address)?;
     let name = backend_scheme(address);
-    let plain = name
-        .bytes()
-        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-'));
+    let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-'));
     if plain && !name.is_empty() {
         return Ok(());
     }
-    Err(
-        "it must begin with the name of a backend, such as `sqlite:sync.db` or `postgres`"
-            .to_owned(),
-    )
+    Err("it must begin with the name of a backend, such as `sqlite:sync.db` or `postgres`".to_owned())
 }
 
 fn check_plain(address: &str) -> Result<(), String> {
@@ -271,11 +236,7 @@ pub fn sqlite_file(address: &str, project_dir: &Path) -> Option<PathBuf> {
     if !backend_scheme(address).eq_ignore_ascii_case("sqlite") {
         return None;
     }
-    let file = address
-        .split_once(':')
-        .map(|(_, file)| file)
-        .filter(|file| !file.is_empty())
-        .unwrap_or("sync.db");
+    let file = address.split_once(':').map(|(_, file)| file).filter(|file| !file.is_empty()).unwrap_or("sync.db");
     Some(project_dir.join(file.strip_prefix("//").unwrap_or(file)))
 }
 
@@ -286,58 +247,26 @@ mod tests {
     #[test]
     fn secrets_are_named_and_never_shown() {
         let cases = [
-            (
-                "postgres://me:pw@db.example/x",
-                Some("a password"),
-                "postgres://me:***@db.example/x",
-            ),
-            (
-                "postgres://me:p@w:/x?y@db.example/x",
-                Some("a password"),
-                "postgres://me:***@db.example/x",
-            ),
-            (
-                "postgres://me:p/w#1@db.example/x",
-                Some("a password"),
-                "postgres://me:***@db.example/x",
-            ),
-            (
-                "postgres://:pw@db.example",
-                Some("a password"),
-                "postgres://:***@db.example",
-            ),
-            (
-                "postgres://me@db.example/x",
-                None,
-                "postgres://me@db.example/x",
-            ),
+            ("postgres://me:pw@db.example/x", Some("a password"), "postgres://me:***@db.example/x"),
+            ("postgres://me:p@w:/x?y@db.example/x", Some("a password"), "postgres://me:***@db.example/x"),
+            ("postgres://me:p/w#1@db.example/x", Some("a password"), "postgres://me:***@db.example/x"),
+            ("postgres://:pw@db.example", Some("a password"), "postgres://:***@db.example"),
+            ("postgres://me@db.example/x", None, "postgres://me@db.example/x"),
             (
                 "postgres:host=h password=geheim dbname=x",
                 Some("a secret in `password`"),
                 "postgres:host=h password=*** dbname=x",
             ),
-            (
-                "https://ghp_abc@host/x",
-                Some("a token"),
-                "https://***@host/x",
-            ),
+            ("https://ghp_abc@host/x", Some("a token"), "https://***@host/x"),
             ("https://host/@scope/x", None, "https://host/@scope/x"),
-            (
-                "http://host:8080/@scope/x",
-                None,
-                "http://host:8080/@scope/x",
-            ),
+            ("http://host:8080/@scope/x", None, "http://host:8080/@scope/x"),
             ("http://[::1]:8080/@x", None, "http://[::1]:8080/@x"),
             (
                 "https://h/x?api_key=1&a=b&Token=2",
                 Some("a secret in `api_key`"),
                 "https://h/x?api_key=***&a=b&Token=***",
             ),
-            (
-                "https://h/x#access_token=1",
-                Some("a secret in `access_token`"),
-                "https://h/x#access_token=***",
-            ),
+            ("https://h/x#access_token=1", Some("a secret in `access_token`"), "https://h/x#access_token=***"),
             ("https://h/x?token=", None, "https://h/x?token="),
             ("sqlite:sync.db", None, "sqlite:sync.db"),
             ("/mnt/a:b@c", None, "/mnt/a:b@c"),
@@ -351,31 +280,16 @@ mod tests {
 
     #[test]
     fn only_folders_and_known_schemes_are_peers() {
-        for good in [
-            "/mnt/share",
-            "../other",
-            "~/Dropbox/x",
-            "https://h",
-            "s3://bucket/x",
-            "WSS://h/x",
-            "C:\\share",
-        ] {
+        for good in ["/mnt/share", "../other", "~/Dropbox/x", "https://h", "s3://bucket/x", "WSS://h/x", "C:\\share"] {
             assert_eq!(check_peer(good), Ok(()), "{good}");
         }
-        for bad in [
-            "",
-            "  ",
-            "ftp://h",
-            "s3:bucket",
-            "https:///x",
-            "http://",
-            "a\nb",
-        ] {
+        for bad in ["", "  ", "ftp://h", "s3:bucket", "https:///x", "http://", "a\nb"] {
             assert!(check_peer(bad).is_err(), "{bad}");
         }
-        assert!(check_peer("htps://h").is_err_and(
-            |why| why.contains("did you mean `https://`?") || why.contains("`http://`")
-        ));
+        assert!(
+            check_peer("htps://h")
+                .is_err_and(|why| why.contains("did you mean `https://`?") || why.contains("`http://`"))
+        );
     }
 
     #[test]
@@ -387,11 +301,7 @@ mod tests {
             ("sqlite:a/b.db", "/p/a/b.db"),
             ("SQLite:///x.db", "/x.db"),
         ] {
-            assert_eq!(
-                sqlite_file(address, dir),
-                Some(PathBuf::from(file)),
-                "{address}"
-            );
+            assert_eq!(sqlite_file(address, dir), Some(PathBuf::from(file)), "{address}");
         }
         assert_eq!(sqlite_file("postgres://h/sqlite", dir), None);
     }

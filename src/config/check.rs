@@ -55,42 +55,27 @@ impl Checker<'_> {
     // Each bad pattern is noted and left out, so that one run names them all.
     fn compile_patterns(&mut self, config: &Config) -> Option<(Rules, Vec<PatternWarning>)> {
         let mut lists = pattern_lists(config);
-        let mut first_index: BTreeMap<Channel, Vec<usize>> = Channel::ALL
-            .map(|list| (list, (0..lists.list(list).len()).collect()))
-            .into_iter()
-            .collect();
+        let mut first_index: BTreeMap<Channel, Vec<usize>> =
+            Channel::ALL.map(|list| (list, (0..lists.list(list).len()).collect())).into_iter().collect();
         loop {
             let error = match Rules::compile(&lists) {
                 Ok(compiled) => return Some(compiled),
                 Err(error) => error,
             };
-            let original = first_index
-                .get(&error.list)
-                .and_then(|left| left.get(error.index))
-                .copied()
-                .unwrap_or(0);
+            let original = first_index.get(&error.list).and_then(|left| left.get(error.index)).copied().unwrap_or(0);
             self.problems.push(self.pattern_problem(&error, original));
             let removable = error.index < lists.list(error.list).len();
             if !removable || self.problems.len() >= MAX_PROBLEMS {
                 return None;
             }
             list_mut(&mut lists, error.list).remove(error.index);
-            first_index
-                .entry(error.list)
-                .or_default()
-                .remove(error.index);
+            first_index.entry(error.list).or_default().remove(error.index);
         }
     }
 
     fn pattern_problem(&self, error: &PatternError, index: usize) -> Problem {
-        let steps = [
-            Step::Key(error.list.config_key().to_owned()),
-            Step::Index(index),
-        ];
-        self.value_problem(
-            &steps,
-            format!("the pattern cannot be used: {}", error.problem),
-        )
+        let steps = [Step::Key(error.list.config_key().to_owned()), Step::Index(index)];
+        self.value_problem(&steps, format!("the pattern cannot be used: {}", error.problem))
     }
 
     fn compile_merge(&mut self, config: &Config) -> Option<MergeRules> {
@@ -98,19 +83,14 @@ impl Checker<'_> {
         let key = |glob: &str| [Step::Key("merge".to_owned()), Step::Key(glob.to_owned())];
         if globs.len() > MAX_MERGE_GLOBS {
             let steps = [Step::Key("merge".to_owned())];
-            self.problems.push(self.key_problem(
-                &steps,
-                format!("`merge` has more than {MAX_MERGE_GLOBS} globs"),
-            ));
+            self.problems.push(self.key_problem(&steps, format!("`merge` has more than {MAX_MERGE_GLOBS} globs")));
             return None;
         }
         match MergeRules::compile(&globs) {
             Ok(rules) => Some(rules),
             Err(errors) => {
                 for (glob, why) in errors {
-                    self.problems.push(
-                        self.key_problem(&key(&glob), format!("the glob cannot be used: {why}")),
-                    );
+                    self.problems.push(self.key_problem(&key(&glob), format!("the glob cannot be used: {why}")));
                 }
                 None
             }
@@ -123,15 +103,12 @@ impl Checker<'_> {
         };
         let steps = [Step::Key("backend".to_owned())];
         if let Err(why) = address::check_backend(backend) {
-            self.problems
-                .push(self.value_problem(&steps, format!("`backend` cannot be used: {why}")));
+            self.problems.push(self.value_problem(&steps, format!("`backend` cannot be used: {why}")));
         } else if let Some(secret) = address::secret(backend) {
             let scheme = address::backend_scheme(backend);
             let variable = address::variable_for(scheme);
-            let problem = self.value_problem(
-                &steps,
-                format!("`backend` holds {secret}, and this file is no place for secrets"),
-            );
+            let problem =
+                self.value_problem(&steps, format!("`backend` holds {secret}, and this file is no place for secrets"));
             self.problems.push(problem.help(format!(
                 "write \"backend\": \"{}\" and put the address into the environment variable {variable}",
                 shorten(scheme)
@@ -143,9 +120,7 @@ impl Checker<'_> {
         let Some(peers) = &config.peers else { return };
         if peers.len() > MAX_PEERS {
             let steps = [Step::Key("peers".to_owned())];
-            self.problems.push(
-                self.key_problem(&steps, format!("`peers` has more than {MAX_PEERS} entries")),
-            );
+            self.problems.push(self.key_problem(&steps, format!("`peers` has more than {MAX_PEERS} entries")));
             return;
         }
         for (name, peer) in peers {
@@ -157,23 +132,19 @@ impl Checker<'_> {
         let mut steps = vec![Step::Key("peers".to_owned()), Step::Key(name.to_owned())];
         if !is_owner_id(name) {
             let sentence = format!("a peer cannot be called `{}`", shorten(name));
-            self.problems.push(
-                self.key_problem(&steps, sentence)
-                    .help(format!("use {OWNER_ID_NEEDED}")),
-            );
+            self.problems.push(self.key_problem(&steps, sentence).help(format!("use {OWNER_ID_NEEDED}")));
         }
         if matches!(self.document.follow(&steps).0.content, Content::Object(_)) {
             steps.push(Step::Key("url".to_owned()));
         }
         if let Err(why) = address::check_peer(url) {
-            self.problems
-                .push(self.value_problem(&steps, format!("the address cannot be used: {why}")));
+            self.problems.push(self.value_problem(&steps, format!("the address cannot be used: {why}")));
         } else if let Some(secret) = address::secret(url) {
-            let problem = self.value_problem(
-                &steps,
-                format!("the address holds {secret}, and this file is no place for secrets"),
-            );
-            self.problems.push(problem.help("leave it out and put the whole address into the environment variable LARDER_PEERS as `name=address`"));
+            let problem = self
+                .value_problem(&steps, format!("the address holds {secret}, and this file is no place for secrets"));
+            self.problems.push(problem.help(
+                "leave it out and put the whole address into the environment variable LARDER_PEERS as `name=address`",
+            ));
         }
     }
 
@@ -188,20 +159,20 @@ impl Checker<'_> {
         for (i, database) in databases.iter().enumerate() {
             let place = |key: &str| [top.clone(), Step::Index(i), Step::Key(key.to_owned())];
             if database.path.trim().is_empty() || database.path.contains('\0') {
-                self.problems
-                    .push(self.value_problem(&place("path"), "`path` names no file"));
+                self.problems.push(self.value_problem(&place("path"), "`path` names no file"));
             }
             let tables = &database.tables;
             if tables.is_empty() || tables.iter().any(|table| table.is_empty()) {
-                self.problems.push(self.value_problem(
-                    &place("tables"),
-                    "`tables` must name at least one table, and none may be empty",
-                ));
+                self.problems.push(
+                    self.value_problem(
+                        &place("tables"),
+                        "`tables` must name at least one table, and none may be empty",
+                    ),
+                );
             } else if tables.len() > MAX_TABLES {
-                self.problems.push(self.value_problem(
-                    &place("tables"),
-                    format!("`tables` names more than {MAX_TABLES} tables"),
-                ));
+                self.problems.push(
+                    self.value_problem(&place("tables"), format!("`tables` names more than {MAX_TABLES} tables")),
+                );
             }
         }
     }
@@ -210,29 +181,15 @@ impl Checker<'_> {
         let Some(encryption) = &config.encryption else {
             return;
         };
-        let place = |key: &str| {
-            [
-                Step::Key("encryption".to_owned()),
-                Step::Key(key.to_owned()),
-            ]
-        };
+        let place = |key: &str| [Step::Key("encryption".to_owned()), Step::Key(key.to_owned())];
         if encryption.keyring.is_some() && encryption.key_file.is_some() {
-            let problem = self.key_problem(
-                &place("keyFile"),
-                "`encryption` names both `keyring` and `keyFile`",
-            );
+            let problem = self.key_problem(&place("keyFile"), "`encryption` names both `keyring` and `keyFile`");
             self.problems.push(problem.help("keep one of them"));
         }
         if encryption.enabled {
             // Accepting it would send plain files where the user was promised sealed ones.
-            let problem = self.value_problem(
-                &place("enabled"),
-                "encryption cannot be turned on in this release",
-            );
-            self.problems.push(
-                problem
-                    .help("write false, and name no peer or backend that must not read the files"),
-            );
+            let problem = self.value_problem(&place("enabled"), "encryption cannot be turned on in this release");
+            self.problems.push(problem.help("write false, and name no peer or backend that must not read the files"));
         }
     }
 }

@@ -33,29 +33,15 @@ impl ConfigPath {
     /// Takes a file, or a folder that holds a `sync-config.json`, that the user named.
     pub fn named(path: &Path) -> Result<ConfigPath, ConfigError> {
         let metadata = std::fs::metadata(path).map_err(|source| read_error(path, source))?;
-        let file = if metadata.is_dir() {
-            path.join(CONFIG_FILE_NAME)
-        } else {
-            path.to_owned()
-        };
+        let file = if metadata.is_dir() { path.join(CONFIG_FILE_NAME) } else { path.to_owned() };
         let metadata = std::fs::metadata(&file).map_err(|source| read_error(&file, source))?;
         if !metadata.is_file() {
             return Err(ConfigError::NotAFile { file });
         }
-        let parent = file
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
-        let dir = parent
-            .canonicalize()
-            .map_err(|source| read_error(parent, source))?;
-        let name = file
-            .file_name()
-            .ok_or_else(|| ConfigError::NotAFile { file: file.clone() })?;
-        Ok(ConfigPath {
-            file: dir.join(name),
-            dir,
-        })
+        let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let dir = parent.canonicalize().map_err(|source| read_error(parent, source))?;
+        let name = file.file_name().ok_or_else(|| ConfigError::NotAFile { file: file.clone() })?;
+        Ok(ConfigPath { file: dir.join(name), dir })
     }
 
     /// Says where a config would be, without looking; for tests and for configs that come as bytes.
@@ -63,10 +49,7 @@ impl ConfigPath {
     /// `dir` must be absolute and free of links.
     pub fn assumed(dir: impl Into<PathBuf>) -> ConfigPath {
         let dir = dir.into();
-        ConfigPath {
-            file: dir.join(CONFIG_FILE_NAME),
-            dir,
-        }
+        ConfigPath { file: dir.join(CONFIG_FILE_NAME), dir }
     }
 
     /// The file.
@@ -84,19 +67,12 @@ impl ConfigPath {
         let read = |source| read_error(&self.file, source);
         let file = open(&self.file).map_err(read)?;
         if !file.metadata().map_err(read)?.is_file() {
-            return Err(ConfigError::NotAFile {
-                file: self.file.clone(),
-            });
+            return Err(ConfigError::NotAFile { file: self.file.clone() });
         }
         let mut bytes = Vec::new();
-        file.take(MAX_CONFIG_BYTES + 1)
-            .read_to_end(&mut bytes)
-            .map_err(read)?;
+        file.take(MAX_CONFIG_BYTES + 1).read_to_end(&mut bytes).map_err(read)?;
         if bytes.len() as u64 > MAX_CONFIG_BYTES {
-            return Err(ConfigError::TooLarge {
-                file: self.file.clone(),
-                limit_bytes: MAX_CONFIG_BYTES,
-            });
+            return Err(ConfigError::TooLarge { file: self.file.clone(), limit_bytes: MAX_CONFIG_BYTES });
         }
         Ok(bytes)
     }
@@ -104,24 +80,16 @@ impl ConfigPath {
 
 // Without blocking: a FIFO that was put in the file's place must not hang us.
 fn open(file: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-        .open(file)
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(file)
 }
 
 fn read_error(path: &Path, source: io::Error) -> ConfigError {
-    ConfigError::Read {
-        file: path.to_owned(),
-        source,
-    }
+    ConfigError::Read { file: path.to_owned(), source }
 }
 
 /// Searches upward from `start_dir` for the config that governs it.
 pub fn discover(start_dir: &Path) -> Result<ConfigPath, ConfigError> {
-    let start = start_dir
-        .canonicalize()
-        .map_err(|source| read_error(start_dir, source))?;
+    let start = start_dir.canonicalize().map_err(|source| read_error(start_dir, source))?;
     for folder in start.ancestors().take(MAX_ANCESTORS) {
         if let Some(found) = in_folder(folder)? {
             if !found.starts_with(&start) {
@@ -148,15 +116,10 @@ fn in_folder(folder: &Path) -> Result<Option<PathBuf>, ConfigError> {
 
 // In a shared folder such as /tmp anybody could put a config above our projects.
 fn check_owner(file: &Path) -> Result<(), ConfigError> {
-    let owner_uid = std::fs::metadata(file)
-        .map_err(|source| read_error(file, source))?
-        .uid();
+    let owner_uid = std::fs::metadata(file).map_err(|source| read_error(file, source))?.uid();
     let own_uid = rustix::process::geteuid().as_raw();
     if owner_uid == own_uid || owner_uid == 0 || own_uid == 0 {
         return Ok(());
     }
-    Err(ConfigError::ForeignOwner {
-        file: file.to_owned(),
-        owner_uid,
-    })
+    Err(ConfigError::ForeignOwner { file: file.to_owned(), owner_uid })
 }

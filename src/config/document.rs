@@ -60,10 +60,8 @@ pub(super) struct SyntaxProblem {
 ///
 /// Errors: the first syntax error, or the first key that an object holds twice.
 pub(super) fn parse(text: &str) -> Result<Node, SyntaxProblem> {
-    let parsed =
-        parse_to_ast(text, &CollectOptions::default(), &jsonc_only()).map_err(|error| {
-            syntax_problem(text, error.range().start, error.range().end, error.kind())
-        })?;
+    let parsed = parse_to_ast(text, &CollectOptions::default(), &jsonc_only())
+        .map_err(|error| syntax_problem(text, error.range().start, error.range().end, error.kind()))?;
     let value = parsed.value.ok_or_else(|| SyntaxProblem {
         span: 0..0,
         sentence: "the file is empty".to_owned(),
@@ -94,66 +92,29 @@ fn syntax_problem(text: &str, start: usize, end: usize, kind: &ParseErrorKind) -
     let whole = start..floor_boundary(text, end.clamp(start, text.len()));
     let first = start..ceil_boundary(text, (start + 1).min(text.len()));
     let (span, sentence, label, help) = match kind {
-        Kind::UnterminatedObject => (
-            first,
-            "the object is never closed",
-            "opened here",
-            "add the missing `}`",
-        ),
-        Kind::UnterminatedArray => (
-            first,
-            "the list is never closed",
-            "opened here",
-            "add the missing `]`",
-        ),
-        Kind::UnterminatedCommentBlock => (
-            first,
-            "the comment is never closed",
-            "opened here",
-            "add the missing `*/`",
-        ),
+        Kind::UnterminatedObject => (first, "the object is never closed", "opened here", "add the missing `}`"),
+        Kind::UnterminatedArray => (first, "the list is never closed", "opened here", "add the missing `]`"),
+        Kind::UnterminatedCommentBlock => (first, "the comment is never closed", "opened here", "add the missing `*/`"),
         Kind::String(_) => (
             first,
             "the text is not well formed",
             "begins here",
             "close it with `\"` on the same line; write a backslash as `\\\\`",
         ),
-        Kind::ExpectedComma => (
-            whole,
-            "a comma is missing",
-            "expected `,` here",
-            "put a comma between the two",
-        ),
-        Kind::UnexpectedComma => (
-            whole,
-            "a comma stands where a value belongs",
-            "unexpected",
-            "remove it, or write the value before it",
-        ),
-        Kind::ExpectedColonAfterObjectKey => (
-            whole,
-            "a key is not followed by a colon",
-            "expected `:` here",
-            "write `\"key\": value`",
-        ),
-        Kind::ExpectedObjectValue => (
-            whole,
-            "a key has no value",
-            "expected a value here",
-            "write a value after the colon, or remove the key",
-        ),
-        Kind::ExpectedStringObjectProperty => (
-            whole,
-            "a key stands without quotes",
-            "this key",
-            "put it in double quotes",
-        ),
-        Kind::SingleQuotedStringsNotAllowed => (
-            whole,
-            "a text stands in single quotes",
-            "here",
-            "use double quotes",
-        ),
+        Kind::ExpectedComma => (whole, "a comma is missing", "expected `,` here", "put a comma between the two"),
+        Kind::UnexpectedComma => {
+            (whole, "a comma stands where a value belongs", "unexpected", "remove it, or write the value before it")
+        }
+        Kind::ExpectedColonAfterObjectKey => {
+            (whole, "a key is not followed by a colon", "expected `:` here", "write `\"key\": value`")
+        }
+        Kind::ExpectedObjectValue => {
+            (whole, "a key has no value", "expected a value here", "write a value after the colon, or remove the key")
+        }
+        Kind::ExpectedStringObjectProperty => {
+            (whole, "a key stands without quotes", "this key", "put it in double quotes")
+        }
+        Kind::SingleQuotedStringsNotAllowed => (whole, "a text stands in single quotes", "here", "use double quotes"),
         Kind::UnexpectedWord => (
             whole,
             "a word stands where a value belongs",
@@ -178,37 +139,21 @@ fn syntax_problem(text: &str, start: usize, end: usize, kind: &ParseErrorKind) -
             "unexpected",
             "write the missing value before it, close an open object with `}`, or remove it",
         ),
-        Kind::NestingDepthExceeded => (
-            first,
-            "the values are nested too deeply",
-            "here",
-            "the config never needs more than four levels",
-        ),
+        Kind::NestingDepthExceeded => {
+            (first, "the values are nested too deeply", "here", "the config never needs more than four levels")
+        }
         Kind::HexadecimalNumbersNotAllowed
         | Kind::UnaryPlusNumbersNotAllowed
         | Kind::BareDecimalPointNumbersNotAllowed
         | Kind::NonFiniteNumbersNotAllowed
         | Kind::ExpectedDigit
         | Kind::ExpectedDigitFollowingNegativeSign
-        | Kind::ExpectedPlusMinusOrDigitInNumberLiteral => (
-            whole,
-            "a number is not written as JSON writes it",
-            "this number",
-            "use plain decimal digits",
-        ),
-        _ => (
-            whole,
-            "the file is not well-formed JSON",
-            "unexpected",
-            "see docs/config.md for an example",
-        ),
+        | Kind::ExpectedPlusMinusOrDigitInNumberLiteral => {
+            (whole, "a number is not written as JSON writes it", "this number", "use plain decimal digits")
+        }
+        _ => (whole, "the file is not well-formed JSON", "unexpected", "see docs/config.md for an example"),
     };
-    SyntaxProblem {
-        span,
-        sentence: sentence.to_owned(),
-        label,
-        help,
-    }
+    SyntaxProblem { span, sentence: sentence.to_owned(), label, help }
 }
 
 fn floor_boundary(text: &str, mut at: usize) -> usize {
@@ -233,13 +178,7 @@ fn convert(value: ast::Value<'_>) -> Result<Node, SyntaxProblem> {
         ast::Value::BooleanLit(literal) => Content::Bool(literal.value),
         ast::Value::NumberLit(literal) => Content::Number(literal.value.to_owned()),
         ast::Value::StringLit(literal) => Content::Text(literal.value.into_owned()),
-        ast::Value::Array(array) => Content::List(
-            array
-                .elements
-                .into_iter()
-                .map(convert)
-                .collect::<Result<_, _>>()?,
-        ),
+        ast::Value::Array(array) => Content::List(array.elements.into_iter().map(convert).collect::<Result<_, _>>()?),
         ast::Value::Object(object) => Content::Object(convert_members(object.properties)?),
     };
     Ok(Node { span, content })
@@ -259,11 +198,7 @@ fn convert_members(properties: Vec<ast::ObjectProp<'_>>) -> Result<Vec<Member>, 
                 help: "keep one of them",
             });
         }
-        members.push(Member {
-            name,
-            name_span,
-            value: convert(property.value)?,
-        });
+        members.push(Member { name, name_span, value: convert(property.value)? });
     }
     Ok(members)
 }
@@ -288,17 +223,12 @@ impl Node {
             Content::Null => Value::Null,
             Content::Bool(value) => Value::Bool(*value),
             // A number that no f64 holds (1e999) stays a text, and is then refused for its type.
-            Content::Number(text) => text
-                .parse::<Number>()
-                .map_or_else(|_| Value::String(text.clone()), Value::Number),
+            Content::Number(text) => text.parse::<Number>().map_or_else(|_| Value::String(text.clone()), Value::Number),
             Content::Text(text) => Value::String(text.clone()),
             Content::List(items) => Value::Array(items.iter().map(Node::to_json).collect()),
-            Content::Object(members) => Value::Object(
-                members
-                    .iter()
-                    .map(|m| (m.name.clone(), m.value.to_json()))
-                    .collect::<Map<_, _>>(),
-            ),
+            Content::Object(members) => {
+                Value::Object(members.iter().map(|m| (m.name.clone(), m.value.to_json())).collect::<Map<_, _>>())
+            }
         }
     }
 

@@ -94,9 +94,7 @@ impl ConfigError {
             ConfigError::NotFound { .. } => {
                 "run `larder init` in the project's folder, or name the file with `--config`"
             }
-            ConfigError::Ambiguous { .. } => {
-                "name the file with `--config`, or keep only one of them"
-            }
+            ConfigError::Ambiguous { .. } => "name the file with `--config`, or keep only one of them",
             ConfigError::ForeignOwner { .. } => "if you mean it, name the file with `--config`",
             ConfigError::NotAFile { .. } => "put a regular file there",
             ConfigError::Read { .. } => "check that the file is there and that you may read it",
@@ -114,13 +112,8 @@ impl ConfigError {
         if let ConfigError::Invalid(problems) = self {
             return problems.render(styled);
         }
-        let cause = std::error::Error::source(self)
-            .map(|source| format!(": {source}"))
-            .unwrap_or_default();
-        let hint = self
-            .hint()
-            .map(|hint| format!("\n  = help: {hint}"))
-            .unwrap_or_default();
+        let cause = std::error::Error::source(self).map(|source| format!(": {source}")).unwrap_or_default();
+        let hint = self.hint().map(|hint| format!("\n  = help: {hint}")).unwrap_or_default();
         format!("error: cannot {self}{cause}{hint}")
     }
 }

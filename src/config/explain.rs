@@ -64,26 +64,14 @@ pub fn explain(settings: &Settings, path: &RelPath) -> Explained {
     let mut explained = Explained {
         path: path.shown(),
         kept,
-        channel: explanation
-            .verdict
-            .as_ref()
-            .ok()
-            .map(|channel| channel.as_str()),
+        channel: explanation.verdict.as_ref().ok().map(|channel| channel.as_str()),
         decided_by,
         rule,
         key: deciding.as_ref().map(|pattern| pattern.key.clone()),
         line: deciding.as_ref().and_then(|pattern| pattern.line),
         merge: kept.then(|| settings.merge.kind(path)),
-        merge_glob: settings
-            .merge
-            .deciding_glob(path)
-            .filter(|_| kept)
-            .map(larder_patterns::shown),
-        also_matched: explanation
-            .also_matched
-            .iter()
-            .map(|pattern| matched(settings, pattern))
-            .collect(),
+        merge_glob: settings.merge.deciding_glob(path).filter(|_| kept).map(larder_patterns::shown),
+        also_matched: explanation.also_matched.iter().map(|pattern| matched(settings, pattern)).collect(),
         refused_from_outside: explanation.refused_from_outside,
         sentences: Vec::new(),
     };
@@ -99,11 +87,7 @@ fn matched(settings: &Settings, pattern: &PatternRef) -> Matched {
     }
 }
 
-fn sentences(
-    explained: &Explained,
-    refusal: Option<Refusal>,
-    deciding: Option<&Matched>,
-) -> Vec<String> {
+fn sentences(explained: &Explained, refusal: Option<Refusal>, deciding: Option<&Matched>) -> Vec<String> {
     let path = &explained.path;
     let rule = deciding.map(|pattern| pattern.named()).unwrap_or_default();
     let mut sentences = vec![match (explained.channel, refusal) {
@@ -122,10 +106,7 @@ fn sentences(
     }];
     if !explained.also_matched.is_empty() {
         let others: Vec<String> = explained.also_matched.iter().map(Matched::named).collect();
-        sentences.push(format!(
-            "Also matched, without deciding: {}.",
-            others.join(", ")
-        ));
+        sentences.push(format!("Also matched, without deciding: {}.", others.join(", ")));
     }
     if let Some(rule) = explained.refused_from_outside {
         sentences.push(format!(
@@ -145,10 +126,7 @@ fn sentences(
 impl Matched {
     // `"docs/**" (syncFilePatterns[0], line 4)`
     fn named(&self) -> String {
-        let line = self
-            .line
-            .map(|line| format!(", line {line}"))
-            .unwrap_or_default();
+        let line = self.line.map(|line| format!(", line {line}")).unwrap_or_default();
         format!("\"{}\" ({}{line})", self.rule, self.key)
     }
 }

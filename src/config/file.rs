@@ -86,9 +86,7 @@ impl fmt::Display for Root {
 }
 
 /// How concurrent edits of one file are united.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum MergeKind {
     /// Line by line, three ways.
@@ -107,14 +105,8 @@ pub enum MergeKind {
 
 impl MergeKind {
     /// Every kind.
-    pub const ALL: [MergeKind; 6] = [
-        MergeKind::Text,
-        MergeKind::Json,
-        MergeKind::Yaml,
-        MergeKind::Toml,
-        MergeKind::Append,
-        MergeKind::Lww,
-    ];
+    pub const ALL: [MergeKind; 6] =
+        [MergeKind::Text, MergeKind::Json, MergeKind::Yaml, MergeKind::Toml, MergeKind::Append, MergeKind::Lww];
 
     /// The name as it stands in the file.
     pub const fn as_str(self) -> &'static str {
@@ -152,12 +144,7 @@ pub struct Peer {
 impl Peer {
     /// A peer of which only the address is known: shared files, both ways.
     pub fn at(url: impl Into<String>) -> Peer {
-        Peer {
-            url: url.into(),
-            private: false,
-            pull: true,
-            push: true,
-        }
+        Peer { url: url.into(), private: false, pull: true, push: true }
     }
 }
 
@@ -243,7 +230,8 @@ pub struct Encryption {
 const MAX_LABEL_BYTES: usize = 64;
 
 pub(super) const APP_ID_NEEDED: &str = "1 to 64 characters of a-z, A-Z, 0-9, `.`, `_` and `-`, beginning with a letter or digit and not ending in `-ledger`";
-pub(super) const OWNER_ID_NEEDED: &str = "1 to 64 characters of a-z, A-Z, 0-9, `.`, `_`, `@`, `+` and `-`, beginning with a letter or digit";
+pub(super) const OWNER_ID_NEEDED: &str =
+    "1 to 64 characters of a-z, A-Z, 0-9, `.`, `_`, `@`, `+` and `-`, beginning with a letter or digit";
 
 /// Tells whether a text can be an `appId`. `<app>-ledger` is where a backend keeps the artifacts of `<app>`.
 pub(super) fn is_app_id(text: &str) -> bool {
@@ -256,15 +244,8 @@ pub(super) fn is_owner_id(text: &str) -> bool {
 }
 
 fn is_label(text: &str, also: &[u8]) -> bool {
-    let starts = text
-        .as_bytes()
-        .first()
-        .is_some_and(u8::is_ascii_alphanumeric);
-    starts
-        && text.len() <= MAX_LABEL_BYTES
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || also.contains(&b))
+    let starts = text.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric);
+    starts && text.len() <= MAX_LABEL_BYTES && text.bytes().all(|b| b.is_ascii_alphanumeric() || also.contains(&b))
 }
 
 fn app_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {

@@ -19,9 +19,8 @@ const MAX_PROPOSED_FOLDERS: usize = 24;
 const MIN_FILES_OF_UNKNOWN_FOLDER: usize = 3;
 
 /// What agents and people write down: the files worth keeping the same.
-const ARTIFACT_EXTENSIONS: [&str; 11] = [
-    "csv", "json", "jsonl", "md", "mdc", "ndjson", "toml", "tsv", "txt", "yaml", "yml",
-];
+const ARTIFACT_EXTENSIONS: [&str; 11] =
+    ["csv", "json", "jsonl", "md", "mdc", "ndjson", "toml", "tsv", "txt", "yaml", "yml"];
 
 /// Folders that are proposed as soon as one such file is in them.
 const KNOWN_FOLDERS: [&str; 24] = [
@@ -68,14 +67,7 @@ const SKIPPED_FOLDERS: [&str; 14] = [
     "venv",
     "bower_components",
 ];
-const AGENT_FOLDERS: [&str; 6] = [
-    ".claude",
-    ".codex",
-    ".cursor",
-    ".gemini",
-    ".github",
-    ".windsurf",
-];
+const AGENT_FOLDERS: [&str; 6] = [".claude", ".codex", ".cursor", ".gemini", ".github", ".windsurf"];
 /// Folders whose files belong to one machine.
 const LOG_FOLDERS: [&str; 5] = ["log", "logs", "sessions", "transcripts", "traces"];
 
@@ -135,8 +127,7 @@ pub struct Proposal {
 pub fn survey(project_dir: &Path) -> Listing {
     let mut listing = Listing::default();
     let mut entry_count = 0;
-    let mut folders: VecDeque<(PathBuf, Option<RelPath>, usize)> =
-        VecDeque::from([(project_dir.to_owned(), None, 0)]);
+    let mut folders: VecDeque<(PathBuf, Option<RelPath>, usize)> = VecDeque::from([(project_dir.to_owned(), None, 0)]);
     while let Some((folder, relative, depth)) = folders.pop_front() {
         for (name, is_folder) in read_folder(&folder, MAX_SURVEY_ENTRIES - entry_count) {
             entry_count += 1;
@@ -195,29 +186,16 @@ pub fn propose(files: &[RelPath]) -> Proposal {
             Channel::Private => PRIVATE_PATTERNS.map(str::to_owned).to_vec(),
             Channel::Archive => archive_candidates(&files),
         };
-        chosen.extend(
-            candidates
-                .into_iter()
-                .filter_map(|pattern| Chosen::of(pattern, channel, &files)),
-        );
+        chosen.extend(candidates.into_iter().filter_map(|pattern| Chosen::of(pattern, channel, &files)));
     }
     let found: Vec<String> = chosen.iter().map(Chosen::described).collect();
     if chosen.is_empty() {
         let defaults = DEFAULT_SHARED.map(|text| (text, Channel::Shared));
         let logs = [(LOG_PATTERN, Channel::Archive)];
         let all = defaults.into_iter().chain(logs);
-        chosen = all
-            .map(|(text, channel)| Chosen {
-                pattern: text.to_owned(),
-                channel,
-                file_count: 0,
-            })
-            .collect();
+        chosen = all.map(|(text, channel)| Chosen { pattern: text.to_owned(), channel, file_count: 0 }).collect();
     }
-    Proposal {
-        text: render(&chosen),
-        found,
-    }
+    Proposal { text: render(&chosen), found }
 }
 
 struct Chosen {
@@ -236,32 +214,17 @@ impl Chosen {
             Channel::Archive => lists.archive.push(pattern.clone()),
         }
         let (rules, _) = Rules::compile(&lists).ok()?;
-        let file_count = files
-            .iter()
-            .filter(|path| rules.admit(path).is_ok())
-            .count();
-        (file_count > 0).then_some(Chosen {
-            pattern,
-            channel,
-            file_count,
-        })
+        let file_count = files.iter().filter(|path| rules.admit(path).is_ok()).count();
+        (file_count > 0).then_some(Chosen { pattern, channel, file_count })
     }
 
     fn described(&self) -> String {
-        let files = if self.file_count == 1 {
-            "file"
-        } else {
-            "files"
-        };
+        let files = if self.file_count == 1 { "file" } else { "files" };
         let channel = match self.channel {
             Channel::Shared => String::new(),
             other => format!(" ({other})"),
         };
-        format!(
-            "{}: {} {files}{channel}",
-            larder_patterns::shown(&self.pattern),
-            self.file_count
-        )
+        format!("{}: {} {files}{channel}", larder_patterns::shown(&self.pattern), self.file_count)
     }
 }
 
@@ -276,8 +239,7 @@ fn archive_candidates(files: &[&RelPath]) -> Vec<String> {
     let mut candidates = vec![LOG_PATTERN.to_owned()];
     for folder in LOG_FOLDERS {
         let below = files.iter().filter(|path| top_folder(path) == Some(folder));
-        let extensions: BTreeSet<&str> =
-            below.filter_map(|path| artifact_extension(path)).collect();
+        let extensions: BTreeSet<&str> = below.filter_map(|path| artifact_extension(path)).collect();
         candidates.extend(folder_pattern(folder, &extensions));
     }
     candidates
@@ -304,13 +266,8 @@ fn folder_patterns(files: &[&RelPath]) -> Vec<String> {
             count.extensions.insert(extension);
         }
     }
-    let proposed = folders
-        .iter()
-        .filter(|(name, count)| is_proposed(name, count));
-    proposed
-        .filter_map(|(name, count)| folder_pattern(name, &count.extensions))
-        .take(MAX_PROPOSED_FOLDERS)
-        .collect()
+    let proposed = folders.iter().filter(|(name, count)| is_proposed(name, count));
+    proposed.filter_map(|(name, count)| folder_pattern(name, &count.extensions)).take(MAX_PROPOSED_FOLDERS).collect()
 }
 
 fn is_proposed(name: &str, count: &FolderCount<'_>) -> bool {
@@ -319,16 +276,14 @@ fn is_proposed(name: &str, count: &FolderCount<'_>) -> bool {
     }
     let known = KNOWN_FOLDERS.contains(&name.to_ascii_lowercase().as_str());
     // Four of five files are artifacts: a folder of source code is not.
-    let mostly = count.artifact_count >= MIN_FILES_OF_UNKNOWN_FOLDER
-        && count.artifact_count * 5 >= count.file_count * 4;
+    let mostly =
+        count.artifact_count >= MIN_FILES_OF_UNKNOWN_FOLDER && count.artifact_count * 5 >= count.file_count * 4;
     count.artifact_count > 0 && (known || mostly)
 }
 
 // `data/**/*.{json,md}`; none for a name that would be read as a glob.
 fn folder_pattern(folder: &str, extensions: &BTreeSet<&str>) -> Option<String> {
-    let plain = folder
-        .chars()
-        .all(|c| c.is_alphanumeric() || matches!(c, '.' | '_' | '-' | ' '));
+    let plain = folder.chars().all(|c| c.is_alphanumeric() || matches!(c, '.' | '_' | '-' | ' '));
     let extensions: Vec<&str> = extensions.iter().copied().collect();
     match extensions.as_slice() {
         _ if !plain => None,
@@ -343,8 +298,7 @@ fn top_folder(path: &RelPath) -> Option<&str> {
 }
 
 fn artifact_extension(path: &RelPath) -> Option<&str> {
-    path.extension()
-        .filter(|extension| ARTIFACT_EXTENSIONS.contains(extension))
+    path.extension().filter(|extension| ARTIFACT_EXTENSIONS.contains(extension))
 }
 
 fn render(chosen: &[Chosen]) -> String {
@@ -353,34 +307,18 @@ fn render(chosen: &[Chosen]) -> String {
          // `larder config` shows every value in force. Comments and trailing commas are allowed.\n{\n",
     );
     let lists = [
-        (
-            Channel::Shared,
-            "All machines converge on one file. A `!` in front excludes, whatever the order.",
-        ),
-        (
-            Channel::Private,
-            "The same, but only among your own machines.",
-        ),
-        (
-            Channel::Archive,
-            "Kept for each machine on its own and never merged: logs, sessions.",
-        ),
+        (Channel::Shared, "All machines converge on one file. A `!` in front excludes, whatever the order."),
+        (Channel::Private, "The same, but only among your own machines."),
+        (Channel::Archive, "Kept for each machine on its own and never merged: logs, sessions."),
     ];
     for (channel, comment) in lists {
         let patterns: Vec<&Chosen> = chosen.iter().filter(|one| one.channel == channel).collect();
-        text.push_str(&format!(
-            "  // {comment}\n  \"{}\": [",
-            channel.config_key()
-        ));
+        text.push_str(&format!("  // {comment}\n  \"{}\": [", channel.config_key()));
         for one in &patterns {
             let pattern = serde_json::Value::String(one.pattern.clone());
             text.push_str(&format!("\n    {pattern},"));
         }
-        text.push_str(if patterns.is_empty() {
-            "],\n\n"
-        } else {
-            "\n  ],\n\n"
-        });
+        text.push_str(if patterns.is_empty() { "],\n\n" } else { "\n  ],\n\n" });
     }
     text.push_str(
         "  // Patterns are relative to this file's folder.\n  \"root\": \".\",\n\n  \

@@ -50,10 +50,7 @@ pub struct Layered<T> {
 impl<T> Layered<T> {
     /// The value that holds if nobody says anything.
     pub fn built_in(value: T) -> Layered<T> {
-        Layered {
-            value,
-            source: Source::BuiltIn,
-        }
+        Layered { value, source: Source::BuiltIn }
     }
 
     /// Lets a layer speak: takes its value unless it has none or a higher layer spoke before.

@@ -63,38 +63,22 @@ impl MergeRules {
     /// Compiles the config's globs.
     ///
     /// Errors: every glob that cannot be used, with why.
-    pub fn compile(
-        globs: &BTreeMap<String, MergeKind>,
-    ) -> Result<MergeRules, Vec<(String, String)>> {
+    pub fn compile(globs: &BTreeMap<String, MergeKind>) -> Result<MergeRules, Vec<(String, String)>> {
         let mut compiled = Vec::new();
         let mut errors = Vec::new();
         for (text, kind) in globs {
             match compile_one(text) {
-                Ok(rules) => compiled.push(MergeGlob {
-                    text: text.clone(),
-                    rules,
-                    kind: *kind,
-                }),
+                Ok(rules) => compiled.push(MergeGlob { text: text.clone(), rules, kind: *kind }),
                 Err(why) => errors.push((text.clone(), why)),
             }
         }
-        compiled.sort_by_key(|glob| {
-            (
-                std::cmp::Reverse(literal_count(&glob.text)),
-                glob.text.clone(),
-            )
-        });
-        if errors.is_empty() {
-            Ok(MergeRules { globs: compiled })
-        } else {
-            Err(errors)
-        }
+        compiled.sort_by_key(|glob| (std::cmp::Reverse(literal_count(&glob.text)), glob.text.clone()));
+        if errors.is_empty() { Ok(MergeRules { globs: compiled }) } else { Err(errors) }
     }
 
     /// The kind of merge `path` gets.
     pub fn kind(&self, path: &RelPath) -> MergeKind {
-        self.glob_of(path)
-            .map_or_else(|| default_kind(path), |glob| glob.kind)
+        self.glob_of(path).map_or_else(|| default_kind(path), |glob| glob.kind)
     }
 
     /// The glob of the config that decides about `path`; `None` if its extension does.
@@ -103,9 +87,7 @@ impl MergeRules {
     }
 
     fn glob_of(&self, path: &RelPath) -> Option<&MergeGlob> {
-        self.globs
-            .iter()
-            .find(|glob| !glob.rules.matching(path).is_empty())
+        self.globs.iter().find(|glob| !glob.rules.matching(path).is_empty())
     }
 }
 
@@ -113,18 +95,13 @@ fn compile_one(text: &str) -> Result<Rules, String> {
     if text.starts_with('!') {
         return Err("a `!` has no meaning here".to_owned());
     }
-    let lists = PatternLists {
-        shared: vec![text.to_owned()],
-        ..PatternLists::default()
-    };
+    let lists = PatternLists { shared: vec![text.to_owned()], ..PatternLists::default() };
     let (rules, _) = Rules::compile(&lists).map_err(|error| error.problem.to_string())?;
     Ok(rules)
 }
 
 fn literal_count(glob: &str) -> usize {
-    glob.chars()
-        .filter(|c| !matches!(c, '*' | '?' | '[' | ']' | '{' | '}' | ','))
-        .count()
+    glob.chars().filter(|c| !matches!(c, '*' | '?' | '[' | ']' | '{' | '}' | ',')).count()
 }
 
 fn default_kind(path: &RelPath) -> MergeKind {

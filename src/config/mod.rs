@@ -39,8 +39,8 @@ pub use merge::MergeRules;
 pub use parse::{ConfigFile, MAX_CONFIG_BYTES};
 pub use problem::{Problem, Problems};
 pub use quantity::{
-    ByteCount, MAX_FILE_BYTES_LIMIT, MAX_INTERVAL_SECS, MAX_RETENTION_SECS, MIN_RETENTION_SECS,
-    QuantityError, Retention,
+    ByteCount, MAX_FILE_BYTES_LIMIT, MAX_INTERVAL_SECS, MAX_RETENTION_SECS, MIN_RETENTION_SECS, QuantityError,
+    Retention,
 };
 pub use reload::{Reloaded, reload, reload_bytes};
 pub use schema::{SCHEMA_FILE_NAME, schema_text};

@@ -13,9 +13,7 @@ pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
     if plain_word.is_empty() || plain_word.len() > MAX_WORD_CHARS {
         return None;
     }
-    let scored = known
-        .into_iter()
-        .map(|candidate| (distance(&plain_word, &plain(candidate)), candidate));
+    let scored = known.into_iter().map(|candidate| (distance(&plain_word, &plain(candidate)), candidate));
     let (steps, candidate) = scored.min()?;
     // A third of the word may be wrong, and at least one letter.
     (steps <= (plain_word.len() / 3).max(1)).then_some(candidate)
@@ -23,9 +21,7 @@ pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
 
 fn plain(word: &str) -> Vec<char> {
     let kept = word.chars().filter(|c| !matches!(c, '_' | '-' | ' '));
-    kept.take(MAX_WORD_CHARS + 1)
-        .flat_map(char::to_lowercase)
-        .collect()
+    kept.take(MAX_WORD_CHARS + 1).flat_map(char::to_lowercase).collect()
 }
 
 /// Insertions, deletions, replacements and swaps of neighbours (optimal string alignment).
@@ -53,13 +49,7 @@ mod tests {
 
     #[test]
     fn the_nearest_word_is_found_or_none() {
-        let known = [
-            "syncFilePatterns",
-            "archiveFilePatterns",
-            "backend",
-            "root",
-            "url",
-        ];
+        let known = ["syncFilePatterns", "archiveFilePatterns", "backend", "root", "url"];
         let cases = [
             ("syncFilePattern", Some("syncFilePatterns")),
             ("sync_file_patterns", Some("syncFilePatterns")),

@@ -41,22 +41,14 @@ impl ConfigFile {
     pub fn parse(bytes: &[u8], file: &Path) -> Result<ConfigFile, ConfigError> {
         let text = decode(bytes, file)?;
         let invalid = |items: Vec<Problem>| {
-            ConfigError::Invalid(Problems {
-                file: file.to_owned(),
-                items,
-                text: Arc::from(text),
-            })
+            ConfigError::Invalid(Problems { file: file.to_owned(), items, text: Arc::from(text) })
         };
         let document = document::parse(text).map_err(|problem| {
             let at = Problem::at(text, problem.span, "", problem.sentence);
             invalid(vec![at.label(problem.label).help(problem.help)])
         })?;
         let (config, mut problems) = typed(text, &document);
-        let mut checker = Checker {
-            text,
-            document: &document,
-            problems: Vec::new(),
-        };
+        let mut checker = Checker { text, document: &document, problems: Vec::new() };
         let compiled = checker.check(&config);
         problems.append(&mut checker.problems);
         match compiled {
@@ -88,19 +80,13 @@ impl ConfigFile {
 
 fn decode<'a>(bytes: &'a [u8], file: &Path) -> Result<&'a str, ConfigError> {
     if bytes.len() as u64 > MAX_CONFIG_BYTES {
-        return Err(ConfigError::TooLarge {
-            file: file.to_owned(),
-            limit_bytes: MAX_CONFIG_BYTES,
-        });
+        return Err(ConfigError::TooLarge { file: file.to_owned(), limit_bytes: MAX_CONFIG_BYTES });
     }
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     std::str::from_utf8(bytes).map_err(|error| {
         let good = &bytes[..error.valid_up_to()];
         let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
-        ConfigError::NotUtf8 {
-            file: file.to_owned(),
-            line,
-        }
+        ConfigError::NotUtf8 { file: file.to_owned(), line }
     })
 }
 
@@ -114,17 +100,10 @@ fn lines(text: &str, document: &Node) -> BTreeMap<String, usize> {
         let top = Step::Key(member.name.clone());
         spots.push((member.name.clone(), member.name_span.start));
         match &member.value.content {
-            Content::Object(inner) => spots.extend(inner.iter().map(|m| {
-                (
-                    dotted(&[top.clone(), Step::Key(m.name.clone())]),
-                    m.name_span.start,
-                )
-            })),
+            Content::Object(inner) => spots
+                .extend(inner.iter().map(|m| (dotted(&[top.clone(), Step::Key(m.name.clone())]), m.name_span.start))),
             Content::List(items) => spots.extend(
-                items
-                    .iter()
-                    .enumerate()
-                    .map(|(i, item)| (dotted(&[top.clone(), Step::Index(i)]), item.span.start)),
+                items.iter().enumerate().map(|(i, item)| (dotted(&[top.clone(), Step::Index(i)]), item.span.start)),
             ),
             _ => {}
         }
@@ -138,10 +117,7 @@ fn number_lines(text: &str, spots: Vec<(String, usize)>) -> BTreeMap<String, usi
     let mut lines = BTreeMap::new();
     let (mut line, mut counted_to) = (1, 0);
     for (key, at) in spots {
-        line += text.as_bytes()[counted_to..at]
-            .iter()
-            .filter(|byte| **byte == b'\n')
-            .count();
+        line += text.as_bytes()[counted_to..at].iter().filter(|byte| **byte == b'\n').count();
         counted_to = at;
         lines.insert(key, line);
     }

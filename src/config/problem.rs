@@ -9,9 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use annotate_snippets::renderer::DecorStyle;
-use annotate_snippets::{
-    AnnotationKind, Level, Origin, Renderer, Snippet, normalize_untrusted_str,
-};
+use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet, normalize_untrusted_str};
 
 /// Longer lines are not drawn, only named by line and column.
 const MAX_DRAWN_LINE_BYTES: usize = 240;
@@ -36,22 +34,9 @@ pub struct Problem {
 }
 
 impl Problem {
-    pub(super) fn at(
-        text: &str,
-        span: Range<usize>,
-        key: impl Into<String>,
-        sentence: impl Into<String>,
-    ) -> Problem {
+    pub(super) fn at(text: &str, span: Range<usize>, key: impl Into<String>, sentence: impl Into<String>) -> Problem {
         let (line, column) = position(text, span.start);
-        Problem {
-            key: key.into(),
-            sentence: sentence.into(),
-            help: None,
-            line,
-            column,
-            span,
-            label: String::new(),
-        }
+        Problem { key: key.into(), sentence: sentence.into(), help: None, line, column, span, label: String::new() }
     }
 
     pub(super) fn label(mut self, label: impl Into<String>) -> Problem {
@@ -78,10 +63,7 @@ pub struct Problems {
 impl fmt::Debug for Problems {
     // Without the text, which may hold a secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Problems")
-            .field("file", &self.file)
-            .field("items", &self.items)
-            .finish_non_exhaustive()
+        f.debug_struct("Problems").field("file", &self.file).field("items", &self.items).finish_non_exhaustive()
     }
 }
 
@@ -89,11 +71,7 @@ impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let file = shown_path(&self.file);
         match self.items.first() {
-            Some(first) => write!(
-                f,
-                "{file}:{}:{}: {}",
-                first.line, first.column, first.sentence
-            )?,
+            Some(first) => write!(f, "{file}:{}:{}: {}", first.line, first.column, first.sentence)?,
             None => write!(f, "{file}: not usable")?,
         }
         match self.items.len() {
@@ -106,11 +84,7 @@ impl fmt::Display for Problems {
 impl Problems {
     /// Draws every problem with its place underlined; `styled` adds terminal colours.
     pub fn render(&self, styled: bool) -> String {
-        let drawings: Vec<String> = self
-            .items
-            .iter()
-            .map(|problem| self.draw(problem, styled))
-            .collect();
+        let drawings: Vec<String> = self.items.iter().map(|problem| self.draw(problem, styled)).collect();
         drawings.join("\n\n")
     }
 
@@ -118,34 +92,21 @@ impl Problems {
         let file = shown_path(&self.file);
         let title = Level::ERROR.primary_title(problem.sentence.clone());
         let (line, start) = line_around(&self.text, problem.span.start);
-        let drawable =
-            !line.is_empty() && line.len() <= MAX_DRAWN_LINE_BYTES && !holds_secret(line);
+        let drawable = !line.is_empty() && line.len() <= MAX_DRAWN_LINE_BYTES && !holds_secret(line);
         let mut group = if drawable {
             let from = problem.span.start - start;
             let to = (problem.span.end - start).clamp(from, line.len());
-            let label = if problem.label.is_empty() {
-                problem.key.clone()
-            } else {
-                problem.label.clone()
-            };
+            let label = if problem.label.is_empty() { problem.key.clone() } else { problem.label.clone() };
             let annotation = AnnotationKind::Primary.span(from..to).label(label);
             let snippet = Snippet::source(line).line_start(problem.line).path(file);
             title.element(snippet.annotation(annotation))
         } else {
-            title.element(
-                Origin::path(file)
-                    .line(problem.line)
-                    .char_column(problem.column),
-            )
+            title.element(Origin::path(file).line(problem.line).char_column(problem.column))
         };
         if let Some(help) = &problem.help {
             group = group.element(Level::HELP.message(normalize_untrusted_str(help)));
         }
-        let renderer = if styled {
-            Renderer::styled()
-        } else {
-            Renderer::plain()
-        };
+        let renderer = if styled { Renderer::styled() } else { Renderer::plain() };
         renderer.decor_style(DecorStyle::Ascii).render(&[group])
     }
 }
@@ -154,13 +115,7 @@ impl Problems {
 pub(super) fn position(text: &str, at: usize) -> (usize, usize) {
     let before = &text[..at.min(text.len())];
     let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
-    let column = before
-        .rsplit('\n')
-        .next()
-        .unwrap_or_default()
-        .chars()
-        .count()
-        + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
     (line, column)
 }
 
@@ -174,8 +129,7 @@ fn line_around(text: &str, at: usize) -> (&str, usize) {
 
 // A drawing may end in a log: a line with a secret in it is only named.
 fn holds_secret(line: &str) -> bool {
-    line.split('"')
-        .any(|text| super::address::secret(text).is_some())
+    line.split('"').any(|text| super::address::secret(text).is_some())
 }
 
 pub(super) fn shown_path(path: &Path) -> String {

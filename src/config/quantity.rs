@@ -20,12 +20,9 @@ pub const MAX_RETENTION_SECS: u64 = 36_500 * DAY_SECS;
 
 const DAY_SECS: u64 = 24 * 60 * 60;
 
-pub(super) const INTERVAL_NEEDED: &str =
-    "a whole number of seconds from 0 (only on command) to 604800 (a week)";
-pub(super) const SIZE_NEEDED: &str =
-    "a number of bytes or a text such as \"1GiB\", from 1 byte to 1 TiB";
-pub(super) const RETENTION_NEEDED: &str =
-    "a text such as \"90d\", \"12w\" or \"2y\", from 1 day to 100 years";
+pub(super) const INTERVAL_NEEDED: &str = "a whole number of seconds from 0 (only on command) to 604800 (a week)";
+pub(super) const SIZE_NEEDED: &str = "a number of bytes or a text such as \"1GiB\", from 1 byte to 1 TiB";
+pub(super) const RETENTION_NEEDED: &str = "a text such as \"90d\", \"12w\" or \"2y\", from 1 day to 100 years";
 
 /// A count of bytes, 1 to 1 TiB. Text: `4096`, `64KiB`, `1.5MB` is refused (whole numbers only).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,11 +43,7 @@ pub struct QuantityError {
 impl ByteCount {
     /// Checks the bounds.
     pub const fn new(bytes: u64) -> Option<ByteCount> {
-        if 1 <= bytes && bytes <= MAX_FILE_BYTES_LIMIT {
-            Some(ByteCount(bytes))
-        } else {
-            None
-        }
+        if 1 <= bytes && bytes <= MAX_FILE_BYTES_LIMIT { Some(ByteCount(bytes)) } else { None }
     }
 
     /// The number of bytes.
@@ -62,11 +55,7 @@ impl ByteCount {
 impl Retention {
     /// Checks the bounds.
     pub const fn new(secs: u64) -> Option<Retention> {
-        if MIN_RETENTION_SECS <= secs && secs <= MAX_RETENTION_SECS {
-            Some(Retention(secs))
-        } else {
-            None
-        }
+        if MIN_RETENTION_SECS <= secs && secs <= MAX_RETENTION_SECS { Some(Retention(secs)) } else { None }
     }
 
     /// The number of seconds.
@@ -92,20 +81,11 @@ impl FromStr for ByteCount {
     type Err = QuantityError;
 
     fn from_str(text: &str) -> Result<ByteCount, QuantityError> {
-        let refuse = QuantityError {
-            needed: SIZE_NEEDED,
-        };
+        let refuse = QuantityError { needed: SIZE_NEEDED };
         let (count, unit) = split_unit(text).ok_or(refuse)?;
         let unit = unit.to_ascii_lowercase();
-        let factor = SIZE_UNITS
-            .iter()
-            .find(|(name, _)| *name == unit)
-            .ok_or(refuse)?
-            .1;
-        count
-            .checked_mul(factor)
-            .and_then(ByteCount::new)
-            .ok_or(refuse)
+        let factor = SIZE_UNITS.iter().find(|(name, _)| *name == unit).ok_or(refuse)?.1;
+        count.checked_mul(factor).and_then(ByteCount::new).ok_or(refuse)
     }
 }
 
@@ -113,9 +93,7 @@ impl FromStr for Retention {
     type Err = QuantityError;
 
     fn from_str(text: &str) -> Result<Retention, QuantityError> {
-        let refuse = QuantityError {
-            needed: RETENTION_NEEDED,
-        };
+        let refuse = QuantityError { needed: RETENTION_NEEDED };
         let (count, unit) = split_unit(text).ok_or(refuse)?;
         let days = match unit {
             "d" => 1,
@@ -123,34 +101,21 @@ impl FromStr for Retention {
             "y" => 365,
             _ => return Err(refuse),
         };
-        count
-            .checked_mul(days * DAY_SECS)
-            .and_then(Retention::new)
-            .ok_or(refuse)
+        count.checked_mul(days * DAY_SECS).and_then(Retention::new).ok_or(refuse)
     }
 }
 
 fn split_unit(text: &str) -> Option<(u64, &str)> {
     let text = text.trim();
-    let digits_end = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
+    let digits_end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let count = text[..digits_end].parse().ok()?;
     Some((count, text[digits_end..].trim_start()))
 }
 
 impl fmt::Display for ByteCount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let binary = [
-            ("TiB", 1u64 << 40),
-            ("GiB", 1 << 30),
-            ("MiB", 1 << 20),
-            ("KiB", 1 << 10),
-        ];
-        match binary
-            .iter()
-            .find(|(_, factor)| self.0.is_multiple_of(*factor))
-        {
+        let binary = [("TiB", 1u64 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+        match binary.iter().find(|(_, factor)| self.0.is_multiple_of(*factor)) {
             Some((unit, factor)) => write!(f, "{}{unit}", self.0 / factor),
             None => write!(f, "{}", self.0),
         }
@@ -187,9 +152,7 @@ impl<'de> Deserialize<'de> for ByteCount {
 
 impl<'de> Deserialize<'de> for Retention {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Retention, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(D::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
 }
 
@@ -227,9 +190,7 @@ impl JsonSchema for Retention {
 }
 
 /// Reads `intervalSecs` within its bounds.
-pub(super) fn interval_secs<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<u32>, D::Error> {
+pub(super) fn interval_secs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
     match Option::<u32>::deserialize(deserializer)? {
         Some(secs) if secs > MAX_INTERVAL_SECS => Err(D::Error::custom(INTERVAL_NEEDED)),
         secs => Ok(secs),
@@ -242,33 +203,14 @@ mod tests {
 
     #[test]
     fn sizes_parse_with_units_and_within_bounds() {
-        let good = [
-            ("1", 1),
-            ("4096", 4096),
-            ("64KiB", 65_536),
-            ("1 GiB", 1 << 30),
-            ("2mb", 2_000_000),
-            ("1TiB", 1 << 40),
-        ];
+        let good =
+            [("1", 1), ("4096", 4096), ("64KiB", 65_536), ("1 GiB", 1 << 30), ("2mb", 2_000_000), ("1TiB", 1 << 40)];
         for (text, bytes) in good {
-            assert_eq!(
-                text.parse::<ByteCount>().map(ByteCount::bytes),
-                Ok(bytes),
-                "{text}"
-            );
+            assert_eq!(text.parse::<ByteCount>().map(ByteCount::bytes), Ok(bytes), "{text}");
         }
-        for text in [
-            "",
-            "0",
-            "-1",
-            "1.5MB",
-            "GiB",
-            "1 XB",
-            "2TiB",
-            "99999999999999999999",
-            "18446744073709551615KiB",
-            "١",
-        ] {
+        for text in
+            ["", "0", "-1", "1.5MB", "GiB", "1 XB", "2TiB", "99999999999999999999", "18446744073709551615KiB", "١"]
+        {
             assert!(text.parse::<ByteCount>().is_err(), "{text}");
         }
     }
@@ -276,11 +218,7 @@ mod tests {
     #[test]
     fn retention_parses_days_weeks_and_years() {
         for (text, days) in [("90d", 90), ("2w", 14), ("1y", 365), ("36500d", 36_500)] {
-            assert_eq!(
-                text.parse::<Retention>().map(Retention::secs),
-                Ok(days * DAY_SECS),
-                "{text}"
-            );
+            assert_eq!(text.parse::<Retention>().map(Retention::secs), Ok(days * DAY_SECS), "{text}");
         }
         for text in ["", "90", "0d", "36501d", "1m", "12h", "-1d", "d"] {
             assert!(text.parse::<Retention>().is_err(), "{text}");

@@ -21,12 +21,7 @@ pub struct Reloaded {
 }
 
 /// Reads the file again and compares.
-pub fn reload(
-    config: &ConfigPath,
-    previous: &Settings,
-    env: &Env,
-    flags: &Flags,
-) -> Result<Reloaded, ConfigError> {
+pub fn reload(config: &ConfigPath, previous: &Settings, env: &Env, flags: &Flags) -> Result<Reloaded, ConfigError> {
     reload_bytes(&config.read()?, config, previous, env, flags)
 }
 
@@ -41,31 +36,20 @@ pub fn reload_bytes(
     let file = ConfigFile::parse(bytes, config.file())?;
     let settings = Settings::resolve(config, file, env, flags)?;
     let changed_keys = changed_keys(previous, &settings);
-    Ok(Reloaded {
-        settings,
-        changed_keys,
-    })
+    Ok(Reloaded { settings, changed_keys })
 }
 
 fn changed_keys(previous: &Settings, settings: &Settings) -> Vec<String> {
-    let pairs = |rows: Vec<Row>| -> BTreeSet<(String, String)> {
-        rows.into_iter().map(|row| (row.key, row.value)).collect()
-    };
+    let pairs =
+        |rows: Vec<Row>| -> BTreeSet<(String, String)> { rows.into_iter().map(|row| (row.key, row.value)).collect() };
     let (before, after) = (pairs(previous.table()), pairs(settings.table()));
-    let mut changed: BTreeSet<String> = before
-        .symmetric_difference(&after)
-        .map(|(key, _)| key.clone())
-        .collect();
+    let mut changed: BTreeSet<String> = before.symmetric_difference(&after).map(|(key, _)| key.clone()).collect();
     // The table masks secrets: another password is a change that it does not show.
     if previous.backend.value != settings.backend.value {
         changed.insert("backend".to_owned());
     }
-    let address =
-        |peers: &Settings, name: &str| peers.peers.get(name).map(|peer| peer.value.address.clone());
-    let moved = settings
-        .peers
-        .keys()
-        .filter(|name| address(previous, name) != address(settings, name));
+    let address = |peers: &Settings, name: &str| peers.peers.get(name).map(|peer| peer.value.address.clone());
+    let moved = settings.peers.keys().filter(|name| address(previous, name) != address(settings, name));
     changed.extend(moved.map(|name| format!("peers.{name}")));
     changed.into_iter().collect()
 }

@@ -13,9 +13,7 @@ pub const SCHEMA_FILE_NAME: &str = "sync-config.schema.json";
 
 /// The schema as the text of the shipped file, with a line end.
 pub fn schema_text() -> String {
-    let mut schema = SchemaSettings::draft07()
-        .into_generator()
-        .into_root_schema_for::<Config>();
+    let mut schema = SchemaSettings::draft07().into_generator().into_root_schema_for::<Config>();
     schema.insert("title".to_owned(), "sync-config.json".into());
     if let Some(object) = schema.as_object_mut() {
         object.values_mut().for_each(tidy);

@@ -125,17 +125,8 @@ impl Settings {
     /// Finds out what is in force.
     ///
     /// Errors: `ConfigError::Value`, naming the variable or flag that holds something unusable.
-    pub fn resolve(
-        config: &ConfigPath,
-        file: ConfigFile,
-        env: &Env,
-        flags: &Flags,
-    ) -> Result<Settings, ConfigError> {
-        let layers = Layers {
-            file: &file,
-            env,
-            flags,
-        };
+    pub fn resolve(config: &ConfigPath, file: ConfigFile, env: &Env, flags: &Flags) -> Result<Settings, ConfigError> {
+        let layers = Layers { file: &file, env, flags };
         let patterns = pattern_lists(&file.config);
         let root = layers.root(&patterns, config.dir());
         let root_dir = match root.value {
@@ -192,78 +183,33 @@ impl Settings {
         let mut rows = Vec::new();
         for list in [Channel::Shared, Channel::Private, Channel::Archive] {
             let key = list.config_key();
-            rows.push(row(
-                key,
-                self.patterns.list(list),
-                &self.source_in_file(key),
-            ));
+            rows.push(row(key, self.patterns.list(list), &self.source_in_file(key)));
         }
         rows.push(row("root", &self.root.value, &self.root.source));
         rows.push(row("appId", &self.app_id.value, &self.app_id.source));
         rows.push(row("ownerId", &self.owner_id.value, &self.owner_id.source));
-        rows.push(row(
-            "backend",
-            &self.backend.value.to_string(),
-            &self.backend.source,
-        ));
+        rows.push(row("backend", &self.backend.value.to_string(), &self.backend.source));
         for (name, peer) in &self.peers {
-            rows.push(row(
-                &format!("peers.{name}"),
-                &peer.value.masked(),
-                &peer.source,
-            ));
+            rows.push(row(&format!("peers.{name}"), &peer.value.masked(), &peer.source));
         }
-        rows.push(row(
-            "intervalSecs",
-            &self.interval_secs.value,
-            &self.interval_secs.source,
-        ));
-        rows.push(row(
-            "respectGitignore",
-            &self.respect_gitignore.value,
-            &self.respect_gitignore.source,
-        ));
-        rows.push(row(
-            "maxFileBytes",
-            &self.max_file_bytes.value.to_string(),
-            &self.max_file_bytes.source,
-        ));
-        rows.push(row(
-            "merge",
-            &self.file.config.merge.clone().unwrap_or_default(),
-            &self.source_in_file("merge"),
-        ));
-        rows.push(row(
-            "databases",
-            &self.databases.value,
-            &self.databases.source,
-        ));
-        rows.push(row(
-            "encryption",
-            &self.encryption.value,
-            &self.encryption.source,
-        ));
-        rows.push(row(
-            "retention",
-            &self.retention.value.to_string(),
-            &self.retention.source,
-        ));
+        rows.push(row("intervalSecs", &self.interval_secs.value, &self.interval_secs.source));
+        rows.push(row("respectGitignore", &self.respect_gitignore.value, &self.respect_gitignore.source));
+        rows.push(row("maxFileBytes", &self.max_file_bytes.value.to_string(), &self.max_file_bytes.source));
+        rows.push(row("merge", &self.file.config.merge.clone().unwrap_or_default(), &self.source_in_file("merge")));
+        rows.push(row("databases", &self.databases.value, &self.databases.source));
+        rows.push(row("encryption", &self.encryption.value, &self.encryption.source));
+        rows.push(row("retention", &self.retention.value.to_string(), &self.retention.source));
         rows
     }
 
     fn source_in_file(&self, key: &str) -> Source {
-        self.line_of(key)
-            .map_or(Source::BuiltIn, |line| Source::File { line })
+        self.line_of(key).map_or(Source::BuiltIn, |line| Source::File { line })
     }
 }
 
 fn row(key: &str, value: &(impl Serialize + ?Sized), source: &Source) -> Row {
     let value = serde_json::to_string(value).unwrap_or_default();
-    Row {
-        key: larder_patterns::shown(key),
-        value,
-        source: source.to_string(),
-    }
+    Row { key: larder_patterns::shown(key), value, source: source.to_string() }
 }
 
 impl PeerSetting {
@@ -280,14 +226,8 @@ impl PeerSetting {
 /// The known variable that an unknown one of ours most likely meant.
 pub(super) fn meant_variable(name: &str) -> Option<&'static str> {
     const PREFIX: &str = "LARDER_";
-    let own = name
-        .strip_prefix(PREFIX)
-        .filter(|_| !VARIABLES.contains(&name))?;
-    let known = VARIABLES
-        .iter()
-        .filter_map(|known| known.strip_prefix(PREFIX));
+    let own = name.strip_prefix(PREFIX).filter(|_| !VARIABLES.contains(&name))?;
+    let known = VARIABLES.iter().filter_map(|known| known.strip_prefix(PREFIX));
     let meant = nearest(own, known)?;
-    VARIABLES
-        .into_iter()
-        .find(|known| known.strip_prefix(PREFIX) == Some(meant))
+    VARIABLES.into_iter().find(|known| known.strip_prefix(PREFIX) == Some(meant))
 }

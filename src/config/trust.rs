@@ -26,7 +26,8 @@ use crate::env::Env;
 use crate::model::Hash;
 
 /// The sentence for a caller that is not on a terminal.
-pub const NOT_ON_A_TERMINAL: &str = "this config reaches beyond its folder and nobody can be asked here: read it, then run `larder up --trust`";
+pub const NOT_ON_A_TERMINAL: &str =
+    "this config reaches beyond its folder and nobody can be asked here: read it, then run `larder up --trust`";
 
 const MAX_CONSENT_BYTES: u64 = 1 << 20;
 
@@ -52,41 +53,26 @@ pub fn reach(settings: &Settings) -> BTreeSet<String> {
     let dir = settings.project_dir();
     let mut items = BTreeSet::new();
     if settings.root.value == Root::Parent {
-        items.insert(format!(
-            "keep files of the folder above: {}",
-            shown(&settings.root_dir)
-        ));
+        items.insert(format!("keep files of the folder above: {}", shown(&settings.root_dir)));
     }
-    if !settings.backend.source.is_own_word()
-        && !is_inside_backend(settings.backend.value.reveal(), dir)
-    {
-        items.insert(format!(
-            "mirror files into the backend {}",
-            settings.backend.value
-        ));
+    if !settings.backend.source.is_own_word() && !is_inside_backend(settings.backend.value.reveal(), dir) {
+        items.insert(format!("mirror files into the backend {}", settings.backend.value));
     }
     for (name, peer) in &settings.peers {
         items.extend(peer_items(name, peer));
     }
     for database in &settings.databases.value {
         let file = larder_patterns::shown(&database.path);
-        items.extend(database.tables.iter().map(|table| {
-            format!(
-                "share rows of the table {} in {file}",
-                larder_patterns::shown(table)
-            )
-        }));
+        items.extend(
+            database
+                .tables
+                .iter()
+                .map(|table| format!("share rows of the table {} in {file}", larder_patterns::shown(table))),
+        );
     }
-    let key_file = settings
-        .encryption
-        .value
-        .as_ref()
-        .and_then(|encryption| encryption.key_file.as_ref());
+    let key_file = settings.encryption.value.as_ref().and_then(|encryption| encryption.key_file.as_ref());
     if let Some(file) = key_file.filter(|file| !is_inside(&dir.join(file), dir)) {
-        items.insert(format!(
-            "read the key file {}",
-            larder_patterns::shown(file)
-        ));
+        items.insert(format!("read the key file {}", larder_patterns::shown(file)));
     }
     items
 }
@@ -99,18 +85,11 @@ fn peer_items(name: &str, peer: &Layered<PeerSetting>) -> Vec<String> {
     let rights = [
         (peer.value.push, "give files to"),
         (peer.value.pull, "take files from"),
-        (
-            peer.value.private && peer.value.push,
-            "give private files to",
-        ),
-        (
-            peer.value.private && peer.value.pull,
-            "take private files from",
-        ),
+        (peer.value.private && peer.value.push, "give private files to"),
+        (peer.value.private && peer.value.pull, "take private files from"),
     ];
     let held = rights.into_iter().filter(|(held, _)| *held);
-    held.map(|(_, right)| format!("{right} the peer {name} at {address}"))
-        .collect()
+    held.map(|(_, right)| format!("{right} the peer {name} at {address}")).collect()
 }
 
 /// The hash of everything the config file reaches beyond its folder; the same reach gives the same hash for ever.
@@ -130,10 +109,7 @@ pub fn required_consent(settings: &Settings, env: &Env) -> Option<Request> {
     let agreed_items = agreed.as_ref().map(|consent| &consent.items);
     let is_new = |item: &&String| agreed_items.is_none_or(|items| !items.contains(*item));
     let items: Vec<String> = wanted.iter().filter(is_new).cloned().collect();
-    (!items.is_empty()).then_some(Request {
-        items,
-        widened: agreed.is_some(),
-    })
+    (!items.is_empty()).then_some(Request { items, widened: agreed.is_some() })
 }
 
 /// Keeps the consent to everything the settings reach now, in place of what was agreed before.
@@ -141,12 +117,8 @@ pub fn required_consent(settings: &Settings, env: &Env) -> Option<Request> {
 /// Atomic: after an error the old consent still stands.
 pub fn grant(settings: &Settings, env: &Env) -> Result<(), ConfigError> {
     let file = consent_file(settings, env);
-    let consent = Consent {
-        items: reach(settings),
-        kind: "trust".to_owned(),
-        path: shown(settings.project_dir()),
-        v: 1,
-    };
+    let consent =
+        Consent { items: reach(settings), kind: "trust".to_owned(), path: shown(settings.project_dir()), v: 1 };
     write_consent(&file, &consent).map_err(|source| ConfigError::Trust {
         action: "keep consent at",
         path: file,
@@ -158,11 +130,9 @@ pub fn grant(settings: &Settings, env: &Env) -> Result<(), ConfigError> {
 pub fn revoke(settings: &Settings, env: &Env) -> Result<(), ConfigError> {
     let file = consent_file(settings, env);
     match std::fs::remove_file(&file) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(ConfigError::Trust {
-            action: "forget consent at",
-            path: file,
-            source,
-        }),
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(ConfigError::Trust { action: "forget consent at", path: file, source })
+        }
         _ => Ok(()),
     }
 }
@@ -175,11 +145,7 @@ fn consent_file(settings: &Settings, env: &Env) -> PathBuf {
 // Whatever is wrong with the file, the answer is to ask again.
 fn read_consent(file: &Path) -> Option<Consent> {
     let mut bytes = Vec::new();
-    File::open(file)
-        .ok()?
-        .take(MAX_CONSENT_BYTES)
-        .read_to_end(&mut bytes)
-        .ok()?;
+    File::open(file).ok()?.take(MAX_CONSENT_BYTES).read_to_end(&mut bytes).ok()?;
     let consent: Consent = serde_json::from_slice(&bytes).ok()?;
     (consent.v == 1 && consent.kind == "trust").then_some(consent)
 }
@@ -206,25 +172,17 @@ pub fn is_inside_backend(backend: &str, project_dir: &Path) -> bool {
 
 // As written, and as links lead: `data/sync.db` may be behind a link to somewhere else.
 fn is_inside(path: &Path, dir: &Path) -> bool {
-    let plain = path.components().all(|part| {
-        matches!(
-            part,
-            Component::RootDir | Component::Normal(_) | Component::CurDir
-        )
-    });
+    let plain =
+        path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_) | Component::CurDir));
     if !plain || !path.starts_with(dir) {
         return false;
     }
-    let existing = path
-        .ancestors()
-        .find(|ancestor| ancestor.symlink_metadata().is_ok());
+    let existing = path.ancestors().find(|ancestor| ancestor.symlink_metadata().is_ok());
     // A folder that does not exist holds no links that lead elsewhere.
     let Some(existing) = existing.filter(|existing| existing.starts_with(dir)) else {
         return true;
     };
-    existing
-        .canonicalize()
-        .is_ok_and(|real| real.starts_with(dir))
+    existing.canonicalize().is_ok_and(|real| real.starts_with(dir))
 }
 
 fn shown(path: &Path) -> String {

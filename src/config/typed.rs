@@ -28,12 +28,8 @@ pub(super) fn typed(text: &str, document: &Node) -> (Config, Vec<Problem>) {
         let steps = steps_of(&error);
         let problem = type_problem(text, document, &steps, &error.inner().to_string());
         // A key that is missing because its misspelt form was just taken out is no second problem.
-        let inside = |earlier: &Problem| {
-            earlier
-                .key
-                .strip_prefix(&problem.key)
-                .is_some_and(|rest| rest.starts_with('.'))
-        };
+        let inside =
+            |earlier: &Problem| earlier.key.strip_prefix(&problem.key).is_some_and(|rest| rest.starts_with('.'));
         if !problem.sentence.contains("` has no `") || !problems.iter().any(inside) {
             problems.push(problem);
         }
@@ -45,12 +41,7 @@ pub(super) fn typed(text: &str, document: &Node) -> (Config, Vec<Problem>) {
 }
 
 // A list in place of an object is refused here: serde would read it by position. False if nothing is left to read.
-fn refuse_lists(
-    text: &str,
-    document: &Node,
-    value: &mut Value,
-    problems: &mut Vec<Problem>,
-) -> bool {
+fn refuse_lists(text: &str, document: &Node, value: &mut Value, problems: &mut Vec<Problem>) -> bool {
     let key = |name: &str| Step::Key(name.to_owned());
     let (databases, _) = document.follow(&[key("databases")]);
     let database_count = match &databases.content {
@@ -58,9 +49,7 @@ fn refuse_lists(
         _ => 0,
     };
     let database = |i: usize| vec![key("databases"), Step::Index(i)];
-    let places = [vec![], vec![key("encryption")]]
-        .into_iter()
-        .chain((0..database_count).map(database));
+    let places = [vec![], vec![key("encryption")]].into_iter().chain((0..database_count).map(database));
     for steps in places {
         let (node, _) = document.follow(&steps);
         let arrived = steps.is_empty() || !std::ptr::eq(node, document);
@@ -86,10 +75,7 @@ fn steps_of(error: &serde_path_to_error::Error<serde_json::Error>) -> Vec<Step> 
 // True if something was taken out, so that the next round has less to read.
 fn take_out(value: &mut Value, steps: &[Step]) -> bool {
     // Taking an element out of a list would move the places of those behind it: the whole list goes.
-    let keys = steps
-        .iter()
-        .rposition(|step| matches!(step, Step::Key(_)))
-        .map_or(&steps[..0], |at| &steps[..=at]);
+    let keys = steps.iter().rposition(|step| matches!(step, Step::Key(_))).map_or(&steps[..0], |at| &steps[..=at]);
     let Some((Step::Key(last), parents)) = keys.split_last() else {
         return false;
     };
@@ -102,9 +88,7 @@ fn take_out(value: &mut Value, steps: &[Step]) -> bool {
         let Some(child) = child else { return false };
         parent = child;
     }
-    parent
-        .as_object_mut()
-        .is_some_and(|map| map.remove(last).is_some())
+    parent.as_object_mut().is_some_and(|map| map.remove(last).is_some())
 }
 
 fn type_problem(text: &str, document: &Node, steps: &[Step], message: &str) -> Problem {
@@ -115,30 +99,17 @@ fn type_problem(text: &str, document: &Node, steps: &[Step], message: &str) -> P
     }
     if let Some(missing) = message.strip_prefix("missing field ").and_then(quoted) {
         let sentence = format!("`{key}` has no `{missing}`");
-        return Problem::at(text, node.span.clone(), &key, sentence)
-            .help(format!("add `\"{missing}\": ..`"));
+        return Problem::at(text, node.span.clone(), &key, sentence).help(format!("add `\"{missing}\": ..`"));
     }
-    let subject = if steps.is_empty() {
-        "the config".to_owned()
-    } else {
-        format!("`{key}`")
-    };
-    let sentence = format!(
-        "{subject} must be {}, not {}",
-        needed(steps),
-        node.described()
-    );
+    let subject = if steps.is_empty() { "the config".to_owned() } else { format!("`{key}`") };
+    let sentence = format!("{subject} must be {}, not {}", needed(steps), node.described());
     let problem = Problem::at(text, node.span.clone(), key, sentence);
     match (&node.content, steps) {
         (Content::Text(word), [Step::Key(top), ..]) if top == "merge" => {
             let meant = nearest(word, MergeKind::ALL.map(MergeKind::as_str));
-            meant.map_or(problem.clone(), |known| {
-                problem.help(format!("did you mean `{known}`?"))
-            })
+            meant.map_or(problem.clone(), |known| problem.help(format!("did you mean `{known}`?")))
         }
-        (Content::Text(word), [_])
-            if word.parse::<f64>().is_ok() || ["true", "false"].contains(&word.as_str()) =>
-        {
+        (Content::Text(word), [_]) if word.parse::<f64>().is_ok() || ["true", "false"].contains(&word.as_str()) => {
             problem.help("write it without quotes")
         }
         (Content::Text(_), [Step::Key(top)]) if top.ends_with("Patterns") => {
@@ -153,19 +124,9 @@ fn unknown_key(text: &str, steps: &[Step], span: std::ops::Range<usize>, message
         Some(Step::Key(word)) => word.as_str(),
         _ => "",
     };
-    let known: Vec<&str> = message
-        .rsplit_once("expected")
-        .map_or("", |(_, list)| list)
-        .split('`')
-        .skip(1)
-        .step_by(2)
-        .collect();
-    let problem = Problem::at(
-        text,
-        span,
-        dotted(steps),
-        format!("unknown key `{}`", shorten(word)),
-    );
+    let known: Vec<&str> =
+        message.rsplit_once("expected").map_or("", |(_, list)| list).split('`').skip(1).step_by(2).collect();
+    let problem = Problem::at(text, span, dotted(steps), format!("unknown key `{}`", shorten(word)));
     match nearest(word, known.iter().copied()) {
         Some(meant) => problem.help(format!("did you mean `{meant}`?")),
         None => problem.help(format!("the keys here are {}", known.join(", "))),
@@ -182,12 +143,8 @@ fn needed(steps: &[Step]) -> &'static str {
         return "an object in braces";
     };
     match (top.as_str(), &steps[1..]) {
-        ("syncFilePatterns" | "privateSyncFilePatterns" | "archiveFilePatterns", []) => {
-            "a list of patterns"
-        }
-        ("syncFilePatterns" | "privateSyncFilePatterns" | "archiveFilePatterns", _) => {
-            "a pattern in quotes"
-        }
+        ("syncFilePatterns" | "privateSyncFilePatterns" | "archiveFilePatterns", []) => "a list of patterns",
+        ("syncFilePatterns" | "privateSyncFilePatterns" | "archiveFilePatterns", _) => "a pattern in quotes",
         ("root", _) => "\".\" (the config's folder) or \"..\" (the folder above it)",
         ("appId", _) => APP_ID_NEEDED,
         ("ownerId", _) => OWNER_ID_NEEDED,

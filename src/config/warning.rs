@@ -34,54 +34,27 @@ impl fmt::Display for Warning {
 pub(super) fn collect(settings: &Settings, env: &Env) -> Vec<Warning> {
     let mut warnings = Vec::new();
     if settings.rules.positive_patterns().next().is_none() {
-        let sentence =
-            "no pattern names any file, so nothing is kept: add `syncFilePatterns`".to_owned();
-        warnings.push(Warning {
-            key: "syncFilePatterns".to_owned(),
-            line: None,
-            sentence,
-        });
+        let sentence = "no pattern names any file, so nothing is kept: add `syncFilePatterns`".to_owned();
+        warnings.push(Warning { key: "syncFilePatterns".to_owned(), line: None, sentence });
     }
     for warning in &settings.file.pattern_warnings {
-        warnings.push(at_pattern(
-            settings,
-            warning.list,
-            warning.index,
-            warning.to_string(),
-        ));
+        warnings.push(at_pattern(settings, warning.list, warning.index, warning.to_string()));
     }
     if !settings.databases.value.is_empty() {
-        let sentence =
-            "`databases` is kept for later: this release does not sync rows yet".to_owned();
-        warnings.push(Warning {
-            key: "databases".to_owned(),
-            line: settings.line_of("databases"),
-            sentence,
-        });
+        let sentence = "`databases` is kept for later: this release does not sync rows yet".to_owned();
+        warnings.push(Warning { key: "databases".to_owned(), line: settings.line_of("databases"), sentence });
     }
-    for (name, meant) in env
-        .vars
-        .keys()
-        .filter_map(|name| Some((name, meant_variable(name)?)))
-    {
+    for (name, meant) in env.vars.keys().filter_map(|name| Some((name, meant_variable(name)?))) {
         let name = larder_patterns::shown(name);
-        let sentence =
-            format!("the environment variable {name} is not known: did you mean {meant}?");
-        warnings.push(Warning {
-            key: name,
-            line: None,
-            sentence,
-        });
+        let sentence = format!("the environment variable {name} is not known: did you mean {meant}?");
+        warnings.push(Warning { key: name, line: None, sentence });
     }
     warnings
 }
 
 /// The patterns that name nothing, given how many admitted files each positive pattern matched in a scan.
 pub fn unmatched(settings: &Settings, hits: impl Fn(&PatternRef) -> u64) -> Vec<Warning> {
-    let empty = settings
-        .rules
-        .positive_patterns()
-        .filter(|pattern| hits(pattern) == 0);
+    let empty = settings.rules.positive_patterns().filter(|pattern| hits(pattern) == 0);
     empty
         .map(|pattern| {
             let sentence = format!("the pattern {pattern} matches no file");
@@ -92,9 +65,5 @@ pub fn unmatched(settings: &Settings, hits: impl Fn(&PatternRef) -> u64) -> Vec<
 
 fn at_pattern(settings: &Settings, list: Channel, index: usize, sentence: String) -> Warning {
     let key = format!("{}[{index}]", list.config_key());
-    Warning {
-        key,
-        line: settings.line_of_pattern(list, index),
-        sentence,
-    }
+    Warning { key, line: settings.line_of_pattern(list, index), sentence }
 }

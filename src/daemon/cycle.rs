@@ -114,7 +114,9 @@ impl Cycle {
                 Hint::RootGone => {
                     let root = self.node.settings.root_dir.display().to_string();
                     return Err(NodeError::user(
-                        format!("the project folder {root} was moved, removed or unmounted; nothing was taken as deleted"),
+                        format!(
+                            "the project folder {root} was moved, removed or unmounted; nothing was taken as deleted"
+                        ),
                         "run `larder up` where it is now",
                     ));
                 }
@@ -169,6 +171,10 @@ impl Cycle {
                 Settled::Stable { path, .. } => paths.push(path),
                 Settled::Growing { path, .. } => growing.push(path),
             }
+        }
+        if ask {
+            // Who asks wants what was just written; the engine itself waits until it is stable.
+            paths.extend(self.debounce.pending().map(|(path, _)| path.clone()));
         }
         let timer = self.interval().is_some_and(|interval| now >= self.last_exchange + interval);
         let exchange = ask || self.backend || timer;
@@ -227,7 +233,8 @@ impl Cycle {
         for (path, change) in report.written.iter().take(20) {
             say(&format!("wrote {path} ({})", change.word()));
         }
-        let more = (report.recorded.len() + report.recorded_rows.len()).saturating_sub(20) + report.written.len().saturating_sub(20);
+        let more = (report.recorded.len() + report.recorded_rows.len()).saturating_sub(20)
+            + report.written.len().saturating_sub(20);
         if more > 0 {
             say(&format!("and {more} more"));
         }

@@ -92,11 +92,14 @@ fn serve(cycle: &mut Cycle, inbox: &Receiver<Note>, say: &dyn Fn(&str)) -> Resul
                         body: serde_json::to_value(&report).unwrap_or_default(),
                         error: cycle.remains(Some(&report)),
                     },
-                    Err(error) => Reply { body: serde_json::Value::Null, error: Some((error.kind.exit_code(), error.message)) },
+                    Err(error) => {
+                        Reply { body: serde_json::Value::Null, error: Some((error.kind.exit_code(), error.message)) }
+                    }
                 },
-                (Request::Sync, Err(error)) => {
-                    Reply { body: serde_json::Value::Null, error: Some((error.kind.exit_code(), error.message.clone())) }
-                }
+                (Request::Sync, Err(error)) => Reply {
+                    body: serde_json::Value::Null,
+                    error: Some((error.kind.exit_code(), error.message.clone())),
+                },
                 _ => Reply { body: serde_json::json!({ "lines": cycle.lines() }), error: None },
             };
             // The asker hung up.

@@ -56,8 +56,8 @@ fn covers(lanes: &Lanes, ancestor: &VersionRow) -> bool {
     lanes.get(&(ancestor.cid, ancestor.first)).is_some_and(|n| ancestor.n <= *n)
 }
 
-/// Looks for `ancestor` among the ancestors of `stack`; bounded by the versions applied since it whose vectors cover it.
-fn walk(conn: &Connection, mut stack: Vec<i64>, ancestor: &VersionRow) -> Result<bool, IndexError> {
+/// True if `ancestor` is among `stack` or their ancestors; bounded by the versions applied since it that cover it.
+pub(super) fn walk(conn: &Connection, mut stack: Vec<i64>, ancestor: &VersionRow) -> Result<bool, IndexError> {
     let mut seen = HashSet::new();
     while let Some(vid) = stack.pop() {
         if vid == ancestor.vid {

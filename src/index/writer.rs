@@ -9,6 +9,7 @@ use rusqlite::CachedStatement;
 use super::apply::{Fork, Item};
 use super::batch::Batch;
 use super::codec::{Ext, Flags, Lanes};
+use super::lineage::walk;
 use super::names::ChainRow;
 use super::reader::find_versions;
 use super::row::{SlotRow, VersionRow, state};
@@ -20,7 +21,6 @@ const OTHER_CHAIN: &str = "its dot names another chain than the one it stands in
 const SPACE: &str = "its channel does not belong to this space";
 const VECTOR: &str = "its vector is not the join of its parents' vectors";
 const LANE: &str = "it goes on a lane of which no parent descends";
-const LANE_PATH: &str = "it goes on a lane of another path";
 const NUMBER: &str = "it descends from a higher number of its own chain";
 const CLOCK: &str = "its clock value is below a parent's";
 
@@ -36,6 +36,8 @@ pub(super) struct Lineage {
     pub ext: Ext,
     /// The highest number of the own lane among the ancestors; 0 if it opens the lane.
     pub lane_before: u64,
+    /// The lane belongs to another path: its numbers say nothing about ancestry.
+    strays: bool,
 }
 
 pub(super) struct Writer<'b, 'a> {
@@ -104,7 +106,7 @@ impl<'b, 'a> Writer<'b, 'a> {
             return self.reject(chain, id, version, LANE);
         }
         let key = self.key(chain, version)?;
-        let lineage = Lineage { ext: rare_fields(version, Ext::default()), lane_before: 0 };
+        let lineage = Lineage { ext: rare_fields(version, Ext::default()), lane_before: 0, strays: false };
         let sid = self.batch.known.next_sid;
         if self.put_slot(&key, version, chain.cid)? {
             self.put_version(chain, id, version, sid, 0, &lineage.ext)?;
@@ -137,6 +139,10 @@ impl<'b, 'a> Writer<'b, 'a> {
             Ok(lineage) => lineage,
             Err(why) => return self.reject(chain, id, version, why),
         };
+        if lineage.strays {
+            // Nothing is lost by it: from the lane's first number on, parents decide instead of vectors.
+            self.fork(chain, version.dot.lane.first)?;
+        }
         if let Some(slot) = slot {
             return self.extend(chain, id, version, slot, lineage);
         }
@@ -175,26 +181,41 @@ impl<'b, 'a> Writer<'b, 'a> {
         if self.interned(chain, version)?.as_ref() != Some(&joined) {
             return Ok(Err(VECTOR));
         }
-        if version.dot.lane.first < version.dot.n {
-            if lane_before == 0 {
-                return Ok(Err(LANE));
-            }
-            if !self.is_lane_of(chain.cid, own.1, slot)? {
-                return Ok(Err(LANE_PATH));
-            }
+        let goes_on = version.dot.lane.first < version.dot.n;
+        if goes_on && lane_before == 0 {
+            return Ok(Err(LANE));
         }
+        let strays = goes_on && !self.lane_stays(own, lane_before, &parents, slot)?;
         let ext = rare_fields(version, Ext { parents, lanes: joined, ..Ext::default() });
-        Ok(Ok(Lineage { ext, lane_before }))
+        Ok(Ok(Lineage { ext, lane_before, strays }))
     }
 
-    /// True if the lane was opened in this slot. Its opener is an ancestor, so it is a row.
-    fn is_lane_of(&self, cid: i64, first: u64, slot: Option<&SlotRow>) -> Result<bool, IndexError> {
+    /// True if an ancestor with this lane and number is of this slot. Depends on ancestors alone, like every verdict here.
+    fn lane_stays(
+        &self,
+        (cid, first): (i64, u64),
+        n: u64,
+        parents: &[i64],
+        slot: Option<&SlotRow>,
+    ) -> Result<bool, IndexError> {
         let Some(slot) = slot else { return Ok(false) };
-        let mut statement = self
-            .batch
-            .conn
-            .prepare_cached("SELECT 1 FROM versions WHERE cid = ?1 AND n = ?2 AND lag = 0 AND sid = ?3")?;
-        Ok(statement.exists((cid, first.cast_signed(), slot.sid))?)
+        let conn = self.batch.conn;
+        let mut statement =
+            conn.prepare_cached("SELECT vid, sid FROM versions WHERE cid = ?1 AND n = ?2 AND lag = ?3")?;
+        let key = (cid, n.cast_signed(), (n - first).cast_signed());
+        let rows = statement.query_map(key, |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let rows: Vec<(i64, i64)> = rows.collect::<Result<_, _>>()?;
+        let in_slot = rows.iter().filter(|(_, sid)| *sid == slot.sid);
+        if let [(_, sid)] = rows[..] {
+            // One version has this number, and an ancestor has it.
+            return Ok(sid == slot.sid);
+        }
+        for (vid, _) in in_slot {
+            if walk(conn, parents.to_vec(), &VersionRow::load(conn, *vid)?)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The version's own vector with its lanes interned; `None` if it names a chain that has no row.

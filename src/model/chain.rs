@@ -185,7 +185,8 @@ text_serde!(Chain);
 
 fn split_generation(text: &str) -> Option<(&str, u32)> {
     let (origin, generation) = text.split_once('~')?;
-    let plain = !generation.is_empty() && !generation.starts_with('0') && generation.bytes().all(|b| b.is_ascii_digit());
+    let plain =
+        !generation.is_empty() && !generation.starts_with('0') && generation.bytes().all(|b| b.is_ascii_digit());
     if plain { Some((origin, generation.parse().ok()?)) } else { None }
 }
 
@@ -267,7 +268,8 @@ mod tests {
 
     #[test]
     fn any_host_name_gives_an_origin() {
-        for (host, expected) in [("Büro PC.local", "b-ro-pc-local-abc234"), ("", "host-abc234"), ("---", "host-abc234")] {
+        for (host, expected) in [("Büro PC.local", "b-ro-pc-local-abc234"), ("", "host-abc234"), ("---", "host-abc234")]
+        {
             assert_eq!(OriginName::from_host(host, "abc234").map(|o| o.to_string()), Ok(expected.to_owned()));
         }
     }

@@ -5,7 +5,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Hash, Hlc, ManifestDelta, ManifestError, SegmentHash, Version, VersionError, VersionId, canonical, require_canonical,
+    Hash, Hlc, ManifestDelta, ManifestError, SegmentHash, Version, VersionError, VersionId, canonical,
+    require_canonical,
 };
 
 /// Longest line accepted, in bytes.

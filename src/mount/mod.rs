@@ -13,10 +13,10 @@ mod fuse;
 mod index_catalog;
 mod listing;
 mod memory;
-mod naming;
-mod node;
 #[cfg(target_os = "linux")]
 mod mount_table;
+mod naming;
+mod node;
 #[cfg(target_os = "linux")]
 mod place;
 #[cfg(target_os = "linux")]
@@ -27,21 +27,22 @@ mod session;
 mod view;
 
 pub use catalog::{
-    Catalog, CatalogError, Change, Child, DirFacts, DirId, FileId, FileRow, OriginId, OriginRow, PathFacts, PathId, Totals, Tree,
+    Catalog, CatalogError, Change, Child, DirFacts, DirId, FileId, FileRow, OriginId, OriginRow, PathFacts, PathId,
+    Totals, Tree,
 };
 #[cfg(target_os = "linux")]
 pub use counters::{Counters, RequestCounts};
 pub use index_catalog::IndexCatalog;
+pub use listing::Entry;
 pub use memory::{MemoryCatalog, MemoryPut};
 pub use node::NodeId;
 #[cfg(target_os = "linux")]
 pub use place::{PlaceError, Standing, is_stale, standing, unmount_path};
-pub use refresh::Invalidation;
 #[cfg(target_os = "linux")]
 pub use queue::Ended;
+pub use refresh::Invalidation;
 #[cfg(target_os = "linux")]
 pub use session::{MountError, MountOptions, Mounted, StopSignals, mount};
-pub use listing::Entry;
 pub use view::{Attr, Node, NodeKind, Statfs, View, ViewError};
 
 #[cfg(test)]

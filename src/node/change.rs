@@ -95,7 +95,12 @@ impl Node {
     }
 
     /// Settles a conflict: `pick` wins, or what is shown now if it is `None`.
-    pub fn resolve_conflict(&mut self, path: &RelPath, pick: Option<&VersionId>, dry_run: bool) -> Result<Report, NodeError> {
+    pub fn resolve_conflict(
+        &mut self,
+        path: &RelPath,
+        pick: Option<&VersionId>,
+        dry_run: bool,
+    ) -> Result<Report, NodeError> {
         let mut report = Report::default();
         self.engine.resolve_conflict(path, pick, dry_run, &mut report)?;
         self.finish_change(dry_run, &mut report)?;

@@ -97,7 +97,13 @@ pub fn verify(env: &Env, options: &OpenOptions, depth: Depth) -> Result<Verified
 }
 
 impl Verified {
-    fn look_at_index(&mut self, env: &Env, options: &OpenOptions, ledger: &Ledger, depth: Depth) -> Result<(), NodeError> {
+    fn look_at_index(
+        &mut self,
+        env: &Env,
+        options: &OpenOptions,
+        ledger: &Ledger,
+        depth: Depth,
+    ) -> Result<(), NodeError> {
         let glance = Glance::open(env, options)?;
         let index = glance.index()?;
         self.versions = index.counts()?.versions;
@@ -134,7 +140,9 @@ impl Verified {
         let mut done: HashSet<ContentHash> = HashSet::new();
         for slot in slots {
             for stored in index.history(&slot, usize::MAX >> 1)? {
-                let Some(content) = stored.version.content().filter(|content| done.insert(content.hash)) else { continue };
+                let Some(content) = stored.version.content().filter(|content| done.insert(content.hash)) else {
+                    continue;
+                };
                 self.contents_read += 1;
                 if let Err(error) = read_through(glance, &content) {
                     let hint = error.hint.clone();
@@ -142,7 +150,8 @@ impl Verified {
                         part: "content",
                         what: format!("{} version {}", slot.path.shown(), stored.id.0.short(10)),
                         problem: error.message,
-                        repair: hint.unwrap_or_else(|| "`larder sync` fetches it from any store that holds it".to_owned()),
+                        repair: hint
+                            .unwrap_or_else(|| "`larder sync` fetches it from any store that holds it".to_owned()),
                         damage: true,
                     });
                 }
@@ -220,7 +229,8 @@ pub fn rebuild(env: &Env, options: &OpenOptions, dry_run: bool) -> Result<Rebuil
     let epoch = u64::from_le_bytes(epoch) >> 1;
     // A dry run makes the same index in a folder of its own, so that its counts are the real run's.
     let scratch = dry_run.then(tempfile::tempdir).transpose();
-    let scratch = scratch.map_err(|error| NodeError::new(Kind::Internal, format!("make a folder for the dry run: {error}")))?;
+    let scratch =
+        scratch.map_err(|error| NodeError::new(Kind::Internal, format!("make a folder for the dry run: {error}")))?;
     let path = scratch.as_ref().map_or_else(|| dirs.index(), |folder| folder.path().join("index.db"));
     let mut index = Index::recreate(&path, epoch)?;
     let replayed = replay(&mut index, &ledger).map_err(crate::sync::SyncError::from)?;

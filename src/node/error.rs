@@ -55,10 +55,54 @@ impl NodeError {
         NodeError { kind: Kind::User, message: message.into(), hint: Some(hint.into()) }
     }
 
+    /// What the machine refused: a full disk or a missing right is the user's to mend, the rest is a defect.
+    pub(super) fn of_machine(error: &(dyn std::error::Error + 'static)) -> NodeError {
+        let hint = match refusal(error) {
+            Some(Refusal::NoSpace) => "make room on the disk and run it again; nothing is lost",
+            Some(Refusal::NoRight) => "check who owns the project's folder, and that it can be written to",
+            None => return NodeError::new(Kind::Internal, error.to_string()),
+        };
+        NodeError::user(error.to_string(), hint)
+    }
+
     /// An error of any kind.
     pub fn new(kind: Kind, message: impl Into<String>) -> NodeError {
         NodeError { kind, message: message.into(), hint: None }
     }
+}
+
+/// What a machine refuses for a reason that a person can mend.
+enum Refusal {
+    NoSpace,
+    NoRight,
+}
+
+/// Looks for it in an error and in what caused it.
+fn refusal(error: &(dyn std::error::Error + 'static)) -> Option<Refusal> {
+    use std::io::ErrorKind as Io;
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+            match error.kind() {
+                Io::StorageFull | Io::QuotaExceeded => return Some(Refusal::NoSpace),
+                Io::PermissionDenied | Io::ReadOnlyFilesystem => return Some(Refusal::NoRight),
+                _ => {}
+            }
+        }
+        if let Some(rusqlite::Error::SqliteFailure(failure, _)) = error.downcast_ref::<rusqlite::Error>() {
+            match failure.code {
+                rusqlite::ErrorCode::DiskFull => return Some(Refusal::NoSpace),
+                rusqlite::ErrorCode::ReadOnly
+                | rusqlite::ErrorCode::PermissionDenied
+                | rusqlite::ErrorCode::CannotOpen => {
+                    return Some(Refusal::NoRight);
+                }
+                _ => {}
+            }
+        }
+        next = error.source();
+    }
+    None
 }
 
 impl std::fmt::Display for NodeError {
@@ -86,7 +130,7 @@ impl From<StateError> for NodeError {
         let kind = match error {
             StateError::TooNew => Kind::User,
             StateError::Damaged { .. } | StateError::Form { .. } => Kind::Damage,
-            StateError::Sqlite { .. } => Kind::Internal,
+            StateError::Sqlite { .. } => return NodeError::of_machine(&error),
         };
         NodeError::new(kind, error.to_string())
     }
@@ -96,23 +140,30 @@ impl From<LedgerError> for NodeError {
     fn from(error: LedgerError) -> NodeError {
         let kind = match error {
             LedgerError::Missing { .. } | LedgerError::Damaged { .. } | LedgerError::Order { .. } => Kind::Damage,
-            _ => Kind::Internal,
+            _ => return NodeError::of_machine(&error),
         };
-        NodeError::new(kind, error.to_string())
+        let hint = Some("run `larder verify`: it names what is damaged and what repairs it".to_owned());
+        NodeError { kind, message: error.to_string(), hint }
     }
 }
 
 impl From<IdentityError> for NodeError {
     fn from(error: IdentityError) -> NodeError {
-        NodeError::new(Kind::User, error.to_string())
+        NodeError::user(error.to_string(), "`larder doctor` looks at the folder and its permissions")
     }
 }
 
 impl From<IndexError> for NodeError {
     fn from(error: IndexError) -> NodeError {
-        let kind = if error.is_damage() { Kind::Damage } else { Kind::Internal };
-        let hint = error.is_damage().then(|| "run `larder rebuild`".to_owned());
-        NodeError { kind, message: error.to_string(), hint }
+        match error {
+            error if error.is_damage() => {
+                let hint = Some("run `larder rebuild`".to_owned());
+                NodeError { kind: Kind::Damage, message: error.to_string(), hint }
+            }
+            IndexError::Newer { .. } => NodeError::user(error.to_string(), "upgrade larder on this machine"),
+            IndexError::Absent { .. } => NodeError::user(error.to_string(), "run `larder sync` once"),
+            other => NodeError::of_machine(&other),
+        }
     }
 }
 
@@ -129,7 +180,7 @@ impl From<AdapterError> for NodeError {
 
 impl From<ScanError> for NodeError {
     fn from(error: ScanError) -> NodeError {
-        NodeError::new(Kind::User, error.to_string())
+        NodeError::user(error.to_string(), "`larder doctor` looks at the folder and its permissions")
     }
 }
 
@@ -141,10 +192,32 @@ impl From<SyncError> for NodeError {
             SyncError::Index(error) => error.into(),
             SyncError::Scan(error) => error.into(),
             SyncError::Adapter(error) => error.into(),
-            refused @ SyncError::Refused { .. } => NodeError::new(Kind::User, refused.to_string()),
+            refused @ SyncError::Refused { .. } => {
+                NodeError::user(refused.to_string(), "`larder status` shows how things stand")
+            }
             SyncError::Marker(message) => NodeError::new(Kind::User, message),
             SyncError::Transport(error) => NodeError::new(Kind::Unavailable, error.to_string()),
-            other => NodeError::new(Kind::Internal, other.to_string()),
+            other => NodeError::of_machine(&other),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_and_a_missing_right_are_the_users_to_mend() {
+        let failed = |code| rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None);
+        let of_state =
+            |code| NodeError::from(SyncError::State(StateError::Sqlite { doing: "write", source: failed(code) }));
+        let of_io = |kind| NodeError::from(SyncError::Io { doing: "write", source: std::io::Error::from(kind) });
+
+        for error in [of_state(rusqlite::ffi::SQLITE_FULL), of_io(std::io::ErrorKind::StorageFull)] {
+            assert_eq!(error.kind, Kind::User);
+            assert!(error.hint.is_some_and(|hint| hint.contains("make room")));
+        }
+        assert_eq!(of_io(std::io::ErrorKind::PermissionDenied).kind, Kind::User);
+        assert_eq!(of_state(rusqlite::ffi::SQLITE_MISUSE).kind, Kind::Internal);
     }
 }

@@ -87,7 +87,10 @@ impl Glance {
         let hex = id.bytes().all(|byte| byte.is_ascii_hexdigit()) && id.len() >= MIN_ID_DIGITS;
         if !hex {
             let message = format!("{} is no version's id", larder_patterns::shown(id));
-            return Err(NodeError::user(message, format!("take one from `larder log {}`, at least {MIN_ID_DIGITS} digits", path.shown())));
+            return Err(NodeError::user(
+                message,
+                format!("take one from `larder log {}`, at least {MIN_ID_DIGITS} digits", path.shown()),
+            ));
         }
         let id = id.to_ascii_lowercase();
         let mut found: Vec<Stored> = Vec::new();

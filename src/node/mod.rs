@@ -20,5 +20,6 @@ pub use history::DiskChange;
 pub use open::{Glance, Node, OpenOptions, ProjectDirs};
 pub use run::{RunOptions, Way};
 pub use status::{
-    BackendStatus, ContactStatus, CountStatus, OpenConflict, OriginStatus, OutboxStatus, PendingStatus, ProblemStatus, Status,
+    BackendStatus, ContactStatus, CountStatus, OpenConflict, OriginStatus, OutboxStatus, PendingStatus, ProblemStatus,
+    Status,
 };

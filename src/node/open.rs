@@ -112,7 +112,11 @@ impl Node {
     }
 
     /// Makes a copied or restored folder a machine of its own, then opens it.
-    pub fn open_as_new_origin(env: &Env, options: &OpenOptions, progress: Arc<dyn Progress>) -> Result<Node, NodeError> {
+    pub fn open_as_new_origin(
+        env: &Env,
+        options: &OpenOptions,
+        progress: Arc<dyn Progress>,
+    ) -> Result<Node, NodeError> {
         let settings = options.settings(env)?;
         let dirs = ProjectDirs::of(&settings.config);
         create_private_folder(&dirs.larder)?;
@@ -324,8 +328,7 @@ fn set_aside_foreign(dirs: &ProjectDirs, env: &Env, owner: &str) -> Result<(), N
 pub(super) fn take_lock(dirs: &ProjectDirs) -> Result<File, NodeError> {
     let internal = |error: std::io::Error| NodeError::new(Kind::Internal, format!("open the project's lock: {error}"));
     let path = dirs.lock();
-    let mut file =
-        File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(internal)?;
+    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(internal)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {

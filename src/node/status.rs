@@ -163,7 +163,8 @@ impl Glance {
             status.read_journal(state)?;
         }
         status.counts = self.counts()?;
-        status.conflicts = self.conflicts()?.into_iter().take(MAX_LISTED).map(|found| found.slot.path.shown()).collect();
+        status.conflicts =
+            self.conflicts()?.into_iter().take(MAX_LISTED).map(|found| found.slot.path.shown()).collect();
         Ok(status)
     }
 
@@ -223,7 +224,12 @@ impl Status {
         let held = state.held()?;
         self.held_deletions = held.iter().take(MAX_LISTED).map(|(_, path, _)| path.shown()).collect();
         for (_, path, attempts, next_ms, error) in state.outbox()?.into_iter().take(MAX_LISTED) {
-            self.outbox.push(OutboxStatus { path: path.shown(), attempts, next_ms, error: larder_patterns::shown(&error) });
+            self.outbox.push(OutboxStatus {
+                path: path.shown(),
+                attempts,
+                next_ms,
+                error: larder_patterns::shown(&error),
+            });
         }
         for (source, problem) in state.problems()?.into_iter().take(MAX_LISTED) {
             let what = larder_patterns::shown(&problem.what);
@@ -242,11 +248,19 @@ impl Status {
         let with_hint = |kind, message: String, hint: &str| NodeError { kind, message, hint: Some(hint.to_owned()) };
         if self.problems.iter().any(|problem| problem.source == "ledger") {
             let message = "damage was found in the ledger".to_owned();
-            return Some(with_hint(Kind::Damage, message, "run `larder verify`: it names what is damaged and what repairs it"));
+            return Some(with_hint(
+                Kind::Damage,
+                message,
+                "run `larder verify`: it names what is damaged and what repairs it",
+            ));
         }
         if self.is_new() {
             let message = "nothing was kept yet, the backend was never reached".to_owned();
-            return Some(with_hint(Kind::Unavailable, message, "run `larder sync` once, or `larder up` to keep it running"));
+            return Some(with_hint(
+                Kind::Unavailable,
+                message,
+                "run `larder sync` once, or `larder up` to keep it running",
+            ));
         }
         if !self.backend.ok {
             let failed = self.backend.lines.iter().find_map(|line| line.error.clone());
@@ -254,7 +268,11 @@ impl Status {
                 Some(error) => format!("the last contact with the backend failed: {error}"),
                 None => "the backend was never reached".to_owned(),
             };
-            return Some(with_hint(Kind::Unavailable, message, "files are kept here meanwhile; `larder sync` tries again"));
+            return Some(with_hint(
+                Kind::Unavailable,
+                message,
+                "files are kept here meanwhile; `larder sync` tries again",
+            ));
         }
         held_remain(self.held_deletions.len()).or_else(|| conflicts_remain(self.conflicts.len()))
     }

@@ -152,7 +152,13 @@ fn edits_deletes_and_renames_travel_and_nothing_happens_twice() {
     let report = b.run();
     converge(&mut [&mut a, &mut b]);
 
-    assert!(report.recorded.iter().any(|(path, change)| path == "to.md" && *change == Change::Renamed { from: "from.md".to_owned() }), "{report:?}");
+    assert!(
+        report
+            .recorded
+            .iter()
+            .any(|(path, change)| path == "to.md" && *change == Change::Renamed { from: "from.md".to_owned() }),
+        "{report:?}"
+    );
     assert_eq!(a.read("edit.md").as_deref(), Some("edited on b"));
     assert_eq!((a.read("gone.md"), a.read("from.md")), (None, None));
     assert_eq!(a.read("to.md").as_deref(), Some("from.md"));

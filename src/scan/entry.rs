@@ -93,9 +93,7 @@ impl EntryKind {
     pub(super) fn of(stat: &Stat) -> Option<EntryKind> {
         const OWNER_EXECUTES: u32 = 0o100;
         match stat.file_type() {
-            FileType::RegularFile => Some(EntryKind::File {
-                exec: stat.mode & OWNER_EXECUTES != 0,
-            }),
+            FileType::RegularFile => Some(EntryKind::File { exec: stat.mode & OWNER_EXECUTES != 0 }),
             FileType::Symlink => Some(EntryKind::Link),
             _ => None,
         }
@@ -118,14 +116,7 @@ mod tests {
     use super::*;
 
     fn stat(mtime_ns: i64, ctime_ns: i64) -> Stat {
-        Stat {
-            size: 1,
-            mtime_ns,
-            ctime_ns,
-            inode: 2,
-            device: 3,
-            mode: 0o100_644,
-        }
+        Stat { size: 1, mtime_ns, ctime_ns, inode: 2, device: 3, mode: 0o100_644 }
     }
 
     #[test]
@@ -141,11 +132,7 @@ mod tests {
             (1_699_999_998_000_000_000, 1_699_999_998_000_000_000, false),
             (1_600_000_000_000_000_000, now - SECOND_NS - 1, false),
         ] {
-            assert_eq!(
-                stat(mtime_ns, ctime_ns).is_racy(now),
-                racy,
-                "{mtime_ns} {ctime_ns}"
-            );
+            assert_eq!(stat(mtime_ns, ctime_ns).is_racy(now), racy, "{mtime_ns} {ctime_ns}");
         }
     }
 

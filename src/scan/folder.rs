@@ -172,18 +172,13 @@ pub(super) fn read_regular(opened: OwnedFd, limit: u64) -> Option<Vec<u8>> {
         return None;
     }
     let mut bytes = Vec::new();
-    File::from(opened)
-        .take(limit)
-        .read_to_end(&mut bytes)
-        .ok()?;
+    File::from(opened).take(limit).read_to_end(&mut bytes).ok()?;
     Some(bytes)
 }
 
 /// As [`Folder::gone_or_link`], for a path.
 fn gone_or_link(root: &Root, path: &RelPath) -> FolderError {
-    let found = root
-        .open_beneath(path.as_str(), OFlags::PATH)
-        .and_then(rustix::fs::fstat);
+    let found = root.open_beneath(path.as_str(), OFlags::PATH).and_then(rustix::fs::fstat);
     match found.map(|found| FileType::from_raw_mode(found.st_mode)) {
         Ok(FileType::Symlink) | Err(Errno::LOOP) => FolderError::Link,
         _ => FolderError::Gone,
@@ -207,39 +202,29 @@ impl Names {
     fn sort(&mut self) {
         let Names { bytes, spans } = self;
         spans.sort_unstable_by(|one, other| {
-            let key = |&(start, end, kind): &(usize, usize, NameKind)| {
-                (&bytes[start..end], kind == NameKind::Folder)
-            };
+            let key = |&(start, end, kind): &(usize, usize, NameKind)| (&bytes[start..end], kind == NameKind::Folder);
             in_path_order(key(one), key(other))
         });
     }
 
     /// Returns name and kind of each, in the order of their paths.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], NameKind)> {
-        self.spans
-            .iter()
-            .map(|&(start, end, kind)| (&self.bytes[start..end], kind))
+        self.spans.iter().map(|&(start, end, kind)| (&self.bytes[start..end], kind))
     }
 
     pub(crate) fn has_file(&self, name: &str) -> bool {
-        self.iter()
-            .any(|(found, kind)| kind == NameKind::File && found == name.as_bytes())
+        self.iter().any(|(found, kind)| kind == NameKind::File && found == name.as_bytes())
     }
 }
 
 /// Compares two names as the paths below them sort: a folder `a` stands for `a/..`, thus after `a.md` and before `a0`.
-fn in_path_order(
-    (one, one_is_folder): (&[u8], bool),
-    (other, other_is_folder): (&[u8], bool),
-) -> Ordering {
+fn in_path_order((one, one_is_folder): (&[u8], bool), (other, other_is_folder): (&[u8], bool)) -> Ordering {
     let common = one.len().min(other.len());
     let next = |name: &[u8], is_folder: bool| match name.get(common) {
         Some(&byte) => Some(byte),
         None => is_folder.then_some(b'/'),
     };
-    one[..common]
-        .cmp(&other[..common])
-        .then_with(|| next(one, one_is_folder).cmp(&next(other, other_is_folder)))
+    one[..common].cmp(&other[..common]).then_with(|| next(one, one_is_folder).cmp(&next(other, other_is_folder)))
 }
 
 #[cfg(test)]
@@ -263,10 +248,7 @@ mod tests {
 
         names.sort();
 
-        let found: Vec<&str> = names
-            .iter()
-            .map(|(name, _)| std::str::from_utf8(name).expect("ascii"))
-            .collect();
+        let found: Vec<&str> = names.iter().map(|(name, _)| std::str::from_utf8(name).expect("ascii")).collect();
         assert_eq!(found, ["", "a!", "a-b", "a.md", "a", "a0", "aa"]);
     }
 }

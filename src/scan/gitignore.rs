@@ -33,10 +33,7 @@ impl IgnoreStack {
     /// Returns the rules of the repository itself.
     pub(crate) fn of_repository(root: &Root) -> IgnoreStack {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK;
-        let bytes = root
-            .open_beneath(EXCLUDE, flags)
-            .ok()
-            .and_then(|opened| read_regular(opened, MAX_GITIGNORE_BYTES));
+        let bytes = root.open_beneath(EXCLUDE, flags).ok().and_then(|opened| read_regular(opened, MAX_GITIGNORE_BYTES));
         let none = IgnoreStack::default();
         bytes.map_or(none.clone(), |bytes| none.with(None, &bytes))
     }
@@ -101,11 +98,7 @@ mod tests {
             ("data/x/only-here.md", false, false),
             ("data/a.md", false, false),
         ] {
-            let stack = if path.starts_with("data/") {
-                &data
-            } else {
-                &root
-            };
+            let stack = if path.starts_with("data/") { &data } else { &root };
             assert_eq!(stack.ignores(path, is_folder), ignored, "{path}");
         }
     }

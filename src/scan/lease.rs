@@ -71,29 +71,21 @@ fn search_proc(stat: &Stat) -> bool {
     let Ok(processes) = fs::read_dir("/proc") else {
         return false;
     };
-    let is_process = |entry: &fs::DirEntry| {
-        entry
-            .file_name()
-            .to_string_lossy()
-            .bytes()
-            .all(|byte| byte.is_ascii_digit())
-    };
+    let is_process =
+        |entry: &fs::DirEntry| entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit());
     let handles = processes
         .flatten()
         .filter(is_process)
         .take(MAX_PROCESSES)
         .filter_map(|process| fs::read_dir(process.path().join("fd")).ok())
         .flat_map(|handles| handles.flatten());
-    handles
-        .take(MAX_HANDLES)
-        .any(|handle| is_writer(&handle, stat))
+    handles.take(MAX_HANDLES).any(|handle| is_writer(&handle, stat))
 }
 
 fn is_writer(handle: &fs::DirEntry, stat: &Stat) -> bool {
     let path = handle.path();
     // Follows the kernel's own link to the opened file; opens nothing.
-    let same = fs::metadata(&path)
-        .is_ok_and(|found| (found.ino(), found.dev()) == (stat.inode, stat.device));
+    let same = fs::metadata(&path).is_ok_and(|found| (found.ino(), found.dev()) == (stat.inode, stat.device));
     same && opened_for_writing(&path).unwrap_or(false)
 }
 
@@ -117,10 +109,7 @@ mod tests {
         let scratch = Scratch::new();
         scratch.write("data/a.md", "text");
         let path = scratch.path("data/a.md");
-        let stat = super::super::stat(&scratch.root, &path)
-            .expect("stat")
-            .expect("present")
-            .1;
+        let stat = super::super::stat(&scratch.root, &path).expect("stat").expect("present").1;
         let asked = || open_for_writing_elsewhere(&scratch.root, &path).expect("asks");
 
         assert!(!asked() && !search_proc(&stat));
@@ -128,10 +117,7 @@ mod tests {
         let reader = fs::File::open(scratch.at("data/a.md")).expect("opens");
         assert!(!asked() && !search_proc(&stat));
 
-        let writer = OpenOptions::new()
-            .append(true)
-            .open(scratch.at("data/a.md"))
-            .expect("opens");
+        let writer = OpenOptions::new().append(true).open(scratch.at("data/a.md")).expect("opens");
         assert!(asked() && search_proc(&stat));
 
         drop((reader, writer));

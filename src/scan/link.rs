@@ -56,9 +56,7 @@ pub fn check_link_target<'t>(path: &RelPath, target: &'t [u8]) -> Result<&'t str
         match component {
             "" | "." => {}
             ".." => {
-                depth = depth
-                    .checked_sub(1)
-                    .ok_or_else(|| LinkProblem::Outside { target: shown() })?;
+                depth = depth.checked_sub(1).ok_or_else(|| LinkProblem::Outside { target: shown() })?;
             }
             _ => depth += 1,
         }
@@ -71,22 +69,14 @@ pub fn check_link_target<'t>(path: &RelPath, target: &'t [u8]) -> Result<&'t str
 /// Errors: [`ScanError::Link`] for a target that leaves the root, [`ScanError::WrongKind`] for what is no link.
 pub fn read_link(root: &Root, path: &RelPath) -> Result<String, ScanError> {
     let failed = |errno| refused("read the link", path, errno);
-    let link = root
-        .open_beneath(path.as_str(), OFlags::PATH)
-        .map_err(failed)?;
+    let link = root.open_beneath(path.as_str(), OFlags::PATH).map_err(failed)?;
     let stat = Stat::of(&rustix::fs::fstat(&link).map_err(failed)?);
     if stat.file_type() != FileType::Symlink {
-        return Err(ScanError::WrongKind {
-            path: path.shown(),
-            found: not_a_file(stat.file_type()),
-        });
+        return Err(ScanError::WrongKind { path: path.shown(), found: not_a_file(stat.file_type()) });
     }
     let target = rustix::fs::readlinkat(&link, c"", Vec::new()).map_err(failed)?;
     match check_link_target(path, target.to_bytes()) {
         Ok(target) => Ok(target.to_owned()),
-        Err(problem) => Err(ScanError::Link {
-            path: path.shown(),
-            problem,
-        }),
+        Err(problem) => Err(ScanError::Link { path: path.shown(), problem }),
     }
 }

@@ -104,9 +104,7 @@ pub struct Listing {
 impl Listing {
     /// Returns the entry at a path.
     pub fn find(&self, path: &str) -> Option<&Entry> {
-        let at = self
-            .entries
-            .binary_search_by(|entry| entry.path.path().as_str().cmp(path));
+        let at = self.entries.binary_search_by(|entry| entry.path.path().as_str().cmp(path));
         at.ok().map(|at| &self.entries[at])
     }
 
@@ -126,10 +124,7 @@ impl Listing {
         for end in [0].into_iter().chain(above).chain([path.as_str().len()]) {
             let name = &path.as_str()[..end];
             for (places, silence) in places {
-                if places
-                    .binary_search_by(|place| place.as_str().cmp(name))
-                    .is_ok()
-                {
+                if places.binary_search_by(|place| place.as_str().cmp(name)).is_ok() {
                     return Some(silence);
                 }
             }
@@ -140,9 +135,7 @@ impl Listing {
     /// Returns the problem of a path.
     pub fn problem(&self, path: &RelPath) -> Option<&Problem> {
         let key = |problem: &Problem| (problem.path.is_none(), problem.path.clone());
-        let at = self
-            .problems
-            .binary_search_by_key(&(false, Some(path.clone())), key);
+        let at = self.problems.binary_search_by_key(&(false, Some(path.clone())), key);
         at.ok().map(|at| &self.problems[at])
     }
 
@@ -160,12 +153,9 @@ impl Listing {
             let key = |problem: &Problem| problem.path.is_none();
             (key(one), &one.path, &one.shown).cmp(&(key(other), &other.path, &other.shown))
         });
-        for places in [
-            &mut self.unreadable_dirs,
-            &mut self.other_device_dirs,
-            &mut self.linked_dirs,
-            &mut self.git_ignored,
-        ] {
+        for places in
+            [&mut self.unreadable_dirs, &mut self.other_device_dirs, &mut self.linked_dirs, &mut self.git_ignored]
+        {
             places.sort_unstable();
             places.dedup();
         }

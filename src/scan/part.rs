@@ -40,18 +40,11 @@ pub(super) fn part_of_closed(path: &RelPath, error: FolderError) -> Part {
 }
 
 pub(super) fn part_of_silence(path: &RelPath, silence: Silence) -> Part {
-    Part {
-        silent: vec![(path.as_str().to_owned(), silence)],
-        ..Part::default()
-    }
+    Part { silent: vec![(path.as_str().to_owned(), silence)], ..Part::default() }
 }
 
 pub(super) fn problem_at(path: &RelPath, what: ProblemKind) -> Problem {
-    Problem {
-        path: Some(path.clone()),
-        shown: path.shown(),
-        what,
-    }
+    Problem { path: Some(path.clone()), shown: path.shown(), what }
 }
 
 pub(super) fn unreadable(path: &RelPath, errno: Errno) -> Problem {
@@ -60,11 +53,7 @@ pub(super) fn unreadable(path: &RelPath, errno: Errno) -> Problem {
 }
 
 pub(super) fn unnameable(prefix: &str, name: &[u8], what: ProblemKind) -> Problem {
-    Problem {
-        path: None,
-        shown: format!("{}{}", larder_patterns::shown(prefix), shown_bytes(name)),
-        what,
-    }
+    Problem { path: None, shown: format!("{}{}", larder_patterns::shown(prefix), shown_bytes(name)), what }
 }
 
 pub(super) fn add_problems(listing: &mut Listing, problems: Vec<Problem>) {

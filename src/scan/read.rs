@@ -78,17 +78,9 @@ pub fn read_growing(
 /// Reads at most `length` bytes from `offset` on.
 ///
 /// Errors: [`ScanError::TooLarge`] for more than [`MAX_RANGE_BYTES`]; as [`read`], but no facts are expected.
-pub fn read_range(
-    root: &Root,
-    path: &RelPath,
-    offset: u64,
-    length: usize,
-) -> Result<RangeRead, ScanError> {
+pub fn read_range(root: &Root, path: &RelPath, offset: u64, length: usize) -> Result<RangeRead, ScanError> {
     if length > MAX_RANGE_BYTES {
-        return Err(ScanError::TooLarge {
-            path: path.shown(),
-            limit_bytes: MAX_RANGE_BYTES as u64,
-        });
+        return Err(ScanError::TooLarge { path: path.shown(), limit_bytes: MAX_RANGE_BYTES as u64 });
     }
     let before = look(root, path)?;
     let (file, opened) = open(root, path)?;
@@ -128,21 +120,13 @@ impl Reading<'_> {
         tolerance: Tolerance,
     ) -> Result<Reading<'r>, ScanError> {
         if expected.size > max_bytes {
-            return Err(ScanError::TooLarge {
-                path: path.shown(),
-                limit_bytes: max_bytes,
-            });
+            return Err(ScanError::TooLarge { path: path.shown(), limit_bytes: max_bytes });
         }
         // Looked at before it is opened: opening a FIFO or device has effects.
         tolerance.require(expected, &look(root, path)?, path)?;
         let (file, opened) = open(root, path)?;
         tolerance.require(expected, &opened, path)?;
-        Ok(Reading {
-            path,
-            file,
-            expected: *expected,
-            tolerance,
-        })
+        Ok(Reading { path, file, expected: *expected, tolerance })
     }
 
     fn run(self, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> Result<ReadOutcome, ScanError> {
@@ -159,18 +143,14 @@ impl Reading<'_> {
                 Err(errno) => return Err(refused("read", self.path, errno)),
             };
             let count = self.allowed(bytes, count)?;
-            sink(&buffer[..count]).map_err(|source| ScanError::Sink {
-                path: self.path.shown(),
-                source,
-            })?;
+            sink(&buffer[..count]).map_err(|source| ScanError::Sink { path: self.path.shown(), source })?;
             bytes += count as u64;
             if self.tolerance == Tolerance::Growth && bytes == size {
                 break;
             }
         }
         let stat_after = facts(&self.file, self.path)?;
-        self.tolerance
-            .require(&self.expected, &stat_after, self.path)?;
+        self.tolerance.require(&self.expected, &stat_after, self.path)?;
         if bytes != size {
             return Err(self.changed());
         }
@@ -187,9 +167,7 @@ impl Reading<'_> {
     }
 
     fn changed(&self) -> ScanError {
-        ScanError::Changed {
-            path: self.path.shown(),
-        }
+        ScanError::Changed { path: self.path.shown() }
     }
 }
 
@@ -199,11 +177,7 @@ impl Tolerance {
             Tolerance::Nothing => found.same_content(expected),
             Tolerance::Growth => found.same_inode(expected) && found.size >= expected.size,
         };
-        if holds {
-            Ok(())
-        } else {
-            Err(ScanError::Changed { path: path.shown() })
-        }
+        if holds { Ok(()) } else { Err(ScanError::Changed { path: path.shown() }) }
     }
 }
 
@@ -211,10 +185,9 @@ impl Tolerance {
 fn look(root: &Root, path: &RelPath) -> Result<Stat, ScanError> {
     match stat(root, path)? {
         Some((EntryKind::File { .. }, stat)) => Ok(stat),
-        Some((EntryKind::Link, stat)) => Err(ScanError::WrongKind {
-            path: path.shown(),
-            found: not_a_file(stat.file_type()),
-        }),
+        Some((EntryKind::Link, stat)) => {
+            Err(ScanError::WrongKind { path: path.shown(), found: not_a_file(stat.file_type()) })
+        }
         None => Err(ScanError::Gone { path: path.shown() }),
     }
 }
@@ -230,10 +203,7 @@ fn open(root: &Root, path: &RelPath) -> Result<(OwnedFd, Stat), ScanError> {
     let file = file.map_err(|errno| refused("open", path, errno))?;
     let opened = facts(&file, path)?;
     if opened.file_type() != FileType::RegularFile {
-        return Err(ScanError::WrongKind {
-            path: path.shown(),
-            found: not_a_file(opened.file_type()),
-        });
+        return Err(ScanError::WrongKind { path: path.shown(), found: not_a_file(opened.file_type()) });
     }
     Ok((file, opened))
 }

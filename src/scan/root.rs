@@ -41,22 +41,12 @@ impl Root {
     ///
     /// Errors: [`ScanError::OpenRoot`].
     pub fn open(path: &Path) -> Result<Root, ScanError> {
-        let failed = |source: std::io::Error| ScanError::OpenRoot {
-            path: path.to_owned(),
-            source,
-        };
+        let failed = |source: std::io::Error| ScanError::OpenRoot { path: path.to_owned(), source };
         let absolute = std::path::absolute(path).map_err(failed)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let handle = rustix::fs::open(&absolute, flags, Mode::empty())
-            .map_err(|errno| failed(errno.into()))?;
+        let handle = rustix::fs::open(&absolute, flags, Mode::empty()).map_err(|errno| failed(errno.into()))?;
         let (identity, mount) = place(handle.as_fd()).map_err(|errno| failed(errno.into()))?;
-        Ok(Root {
-            path: absolute,
-            handle,
-            identity,
-            mount,
-            lacks_openat2: AtomicBool::new(false),
-        })
+        Ok(Root { path: absolute, handle, identity, mount, lacks_openat2: AtomicBool::new(false) })
     }
 
     /// Returns the absolute path the root was opened by.
@@ -85,19 +75,10 @@ impl Root {
     pub fn check_present(&self) -> Result<(), ScanError> {
         let now = rustix::fs::stat(&self.path).ok();
         let present = now.is_some_and(|now| {
-            let found = Identity {
-                device: now.st_dev,
-                inode: now.st_ino,
-            };
+            let found = Identity { device: now.st_dev, inode: now.st_ino };
             found == self.identity && now.st_nlink > 0
         });
-        if present {
-            Ok(())
-        } else {
-            Err(ScanError::RootGone {
-                path: self.path.clone(),
-            })
-        }
+        if present { Ok(()) } else { Err(ScanError::RootGone { path: self.path.clone() }) }
     }
 
     /// Tells whether an opened folder lies on the root's file system and mount.
@@ -110,10 +91,8 @@ impl Root {
     pub(crate) fn open_beneath(&self, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
         let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         if !self.lacks_openat2.load(Ordering::Relaxed) {
-            let resolve = ResolveFlags::BENEATH
-                | ResolveFlags::NO_SYMLINKS
-                | ResolveFlags::NO_MAGICLINKS
-                | ResolveFlags::NO_XDEV;
+            let resolve =
+                ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
             match rustix::fs::openat2(&self.handle, path, flags, Mode::empty(), resolve) {
                 // An old kernel, or a container's filter that knows no openat2.
                 Err(Errno::NOSYS) => self.lacks_openat2.store(true, Ordering::Relaxed),
@@ -170,17 +149,10 @@ fn told_apart(folder: BorrowedFd<'_>, name: &str, errno: Errno) -> Errno {
 
 /// Returns identity and mount of an opened folder; mount 0 where the kernel does not tell.
 fn place(folder: BorrowedFd<'_>) -> Result<(Identity, u64), Errno> {
-    let found = rustix::fs::statx(
-        folder,
-        c"",
-        AtFlags::EMPTY_PATH,
-        StatxFlags::INO | StatxFlags::MNT_ID,
-    )?;
+    let found = rustix::fs::statx(folder, c"", AtFlags::EMPTY_PATH, StatxFlags::INO | StatxFlags::MNT_ID)?;
     let tells = StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::MNT_ID);
-    let identity = Identity {
-        device: rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor),
-        inode: found.stx_ino,
-    };
+    let identity =
+        Identity { device: rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor), inode: found.stx_ino };
     Ok((identity, if tells { found.stx_mnt_id } else { 0 }))
 }
 
@@ -216,10 +188,7 @@ pub fn stat(root: &Root, path: &RelPath) -> Result<Option<(EntryKind, Stat)>, Sc
     match node(root, path)? {
         None | Some(Node::Folder) => Ok(None),
         Some(Node::Entry(kind, stat)) => Ok(Some((kind, stat))),
-        Some(Node::Other(found)) => Err(ScanError::WrongKind {
-            path: path.shown(),
-            found,
-        }),
+        Some(Node::Other(found)) => Err(ScanError::WrongKind { path: path.shown(), found }),
     }
 }
 
@@ -248,10 +217,6 @@ pub(super) fn refused(action: &'static str, path: &RelPath, errno: Errno) -> Sca
         Errno::NOENT | Errno::NOTDIR => ScanError::Gone { path },
         Errno::LOOP => ScanError::LinkedParent { path },
         Errno::XDEV => ScanError::OtherDevice { path },
-        _ => ScanError::Io {
-            action,
-            path,
-            source: errno.into(),
-        },
+        _ => ScanError::Io { action, path, source: errno.into() },
     }
 }

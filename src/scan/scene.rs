@@ -33,10 +33,7 @@ impl<'w> Scene<'_, 'w> {
                     Err(error) => ProblemKind::Name(error),
                 },
             };
-            let prefix = self
-                .within
-                .folder()
-                .map_or(String::new(), |folder| format!("{folder}/"));
+            let prefix = self.within.folder().map_or(String::new(), |folder| format!("{folder}/"));
             part.problems.push(unnameable(&prefix, name, what));
         }
     }
@@ -57,8 +54,7 @@ impl<'w> Scene<'_, 'w> {
             }
             NameKind::Link => {
                 if let Some(path) = self.within.may_contain(name)? {
-                    part.silent
-                        .push((path.as_str().to_owned(), Silence::Linked));
+                    part.silent.push((path.as_str().to_owned(), Silence::Linked));
                 }
                 self.take_name(name, part)?;
             }
@@ -69,8 +65,7 @@ impl<'w> Scene<'_, 'w> {
 
     fn take_folder(&self, path: RelPath, part: &mut Part, tasks: &mut Vec<Task<'w>>) {
         if self.ignores.ignores(path.as_str(), true) {
-            part.silent
-                .push((path.as_str().to_owned(), Silence::GitIgnored));
+            part.silent.push((path.as_str().to_owned(), Silence::GitIgnored));
             return;
         }
         let slot = self.walk.next_slot.fetch_add(1, Ordering::Relaxed);
@@ -78,11 +73,7 @@ impl<'w> Scene<'_, 'w> {
         tasks.push(Task {
             slot,
             ignores: self.ignores.clone(),
-            source: Source::In {
-                parent: Arc::clone(self.folder),
-                above: Arc::clone(self.within),
-                path,
-            },
+            source: Source::In { parent: Arc::clone(self.folder), above: Arc::clone(self.within), path },
         });
     }
 
@@ -96,8 +87,7 @@ impl<'w> Scene<'_, 'w> {
     fn take_admitted(&self, name: &str, admitted: AdmittedPath, part: &mut Part) {
         let path = admitted.path();
         if self.ignores.ignores(path.as_str(), false) {
-            part.silent
-                .push((path.as_str().to_owned(), Silence::GitIgnored));
+            part.silent.push((path.as_str().to_owned(), Silence::GitIgnored));
             return;
         }
         let stat = match self.folder.stat(name) {
@@ -117,35 +107,23 @@ impl<'w> Scene<'_, 'w> {
         let kind = EntryKind::of(&stat).expect("what is neither file nor link has a problem");
         if self.walk.options.pattern_hits {
             let named = self.walk.rules.matching(path);
-            part.hits
-                .extend(named.into_iter().filter(|pattern| !pattern.is_exclusion()));
+            part.hits.extend(named.into_iter().filter(|pattern| !pattern.is_exclusion()));
             part.hits.sort_unstable();
             part.hits.dedup();
         }
-        part.items.push(Item::Entry(Entry {
-            path: admitted,
-            kind,
-            stat,
-        }));
+        part.items.push(Item::Entry(Entry { path: admitted, kind, stat }));
     }
 
     fn size_problem(&self, size_bytes: u64) -> Option<ProblemKind> {
         let limit_bytes = self.walk.options.max_file_bytes;
-        (size_bytes > limit_bytes).then_some(ProblemKind::TooLarge {
-            size_bytes,
-            limit_bytes,
-        })
+        (size_bytes > limit_bytes).then_some(ProblemKind::TooLarge { size_bytes, limit_bytes })
     }
 
     fn link_problem(&self, name: &str, path: &RelPath) -> Option<ProblemKind> {
         let buffer = Vec::with_capacity(MAX_LINK_BYTES.min(256));
         match rustix::fs::readlinkat(self.folder.handle(), name, buffer) {
-            Ok(target) => check_link_target(path, target.to_bytes())
-                .err()
-                .map(ProblemKind::Link),
-            Err(errno) => Some(ProblemKind::Unreadable {
-                error: errno.to_string(),
-            }),
+            Ok(target) => check_link_target(path, target.to_bytes()).err().map(ProblemKind::Link),
+            Err(errno) => Some(ProblemKind::Unreadable { error: errno.to_string() }),
         }
     }
 }

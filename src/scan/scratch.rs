@@ -61,9 +61,5 @@ pub(crate) fn rules(patterns: &[&str]) -> Rules {
 
 /// The paths of a listing's entries.
 pub(crate) fn paths(listing: &Listing) -> Vec<&str> {
-    listing
-        .entries
-        .iter()
-        .map(|entry| entry.path.path().as_str())
-        .collect()
+    listing.entries.iter().map(|entry| entry.path.path().as_str()).collect()
 }

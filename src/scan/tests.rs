@@ -41,15 +41,8 @@ fn fifo(scratch: &Scratch, path: &str) {
 #[test]
 fn a_walk_lists_what_the_rules_admit_in_path_order() {
     let scratch = Scratch::new();
-    for path in [
-        "data/a/x.md",
-        "data/a.md",
-        "data/a-b/y.md",
-        "data/a0",
-        "data/.hidden",
-        "data/z/deep/er/x",
-        "note.md",
-    ] {
+    for path in ["data/a/x.md", "data/a.md", "data/a-b/y.md", "data/a0", "data/.hidden", "data/z/deep/er/x", "note.md"]
+    {
         scratch.write(path, "x");
     }
     scratch.write("data/.env", "denied");
@@ -58,20 +51,10 @@ fn a_walk_lists_what_the_rules_admit_in_path_order() {
 
     let listing = scratch.walk(&all());
 
-    let expected = [
-        "data/.hidden",
-        "data/a-b/y.md",
-        "data/a.md",
-        "data/a/x.md",
-        "data/a0",
-        "data/z/deep/er/x",
-    ];
+    let expected = ["data/.hidden", "data/a-b/y.md", "data/a.md", "data/a/x.md", "data/a0", "data/z/deep/er/x"];
     assert_eq!(paths(&listing), expected);
     assert_eq!(listing.problems, []);
-    assert_eq!(
-        listing.dirs_seen, 8,
-        "root, data, a, a-b, empty, z, deep, er; not node_modules"
-    );
+    assert_eq!(listing.dirs_seen, 8, "root, data, a, a-b, empty, z, deep, er; not node_modules");
     assert!(listing.find("data/a.md").is_some() && listing.find("data/b").is_none());
 }
 
@@ -97,8 +80,7 @@ fn any_number_of_threads_lists_the_same() {
 fn an_entry_has_the_facts_of_its_file() {
     let scratch = Scratch::new();
     scratch.write("data/run.sh", "12345");
-    fs::set_permissions(scratch.at("data/run.sh"), fs::Permissions::from_mode(0o755))
-        .expect("chmod");
+    fs::set_permissions(scratch.at("data/run.sh"), fs::Permissions::from_mode(0o755)).expect("chmod");
     scratch.write("data/empty", "");
     scratch.link("data/link", "run.sh");
 
@@ -126,14 +108,8 @@ fn a_linked_folder_is_named_and_never_entered() {
 
     let listing = scratch.walk(&all());
 
-    assert_eq!(
-        paths(&listing),
-        ["data/inside", "data/loop", "data/real/x.md"]
-    );
-    assert_eq!(
-        listing.linked_dirs,
-        ["data/inside", "data/loop", "data/outside"]
-    );
+    assert_eq!(paths(&listing), ["data/inside", "data/loop", "data/real/x.md"]);
+    assert_eq!(listing.linked_dirs, ["data/inside", "data/loop", "data/outside"]);
     let silence = |path| listing.silence(&scratch.path(path));
     assert_eq!(silence("data/outside/secret.md"), Some(Silence::Linked));
     assert_eq!(silence("data/real/gone.md"), None);
@@ -164,14 +140,8 @@ fn a_link_that_leaves_the_root_is_a_problem() {
             "data/up: it points outside the project, to ../../x",
         ]
     );
-    assert_eq!(
-        read_link(&scratch.root, &scratch.path("data/ok")).expect("reads"),
-        "../x"
-    );
-    assert!(matches!(
-        read_link(&scratch.root, &scratch.path("data/abs")),
-        Err(ScanError::Link { .. })
-    ));
+    assert_eq!(read_link(&scratch.root, &scratch.path("data/ok")).expect("reads"), "../x");
+    assert!(matches!(read_link(&scratch.root, &scratch.path("data/abs")), Err(ScanError::Link { .. })));
 }
 
 #[test]
@@ -185,11 +155,7 @@ fn what_has_no_content_is_listed_and_never_opened() {
     let listing = scratch.walk(&all());
 
     assert_eq!(paths(&listing), ["data/x.md"]);
-    let found: Vec<_> = listing
-        .problems
-        .iter()
-        .map(|problem| (problem.shown.as_str(), problem.what.clone()))
-        .collect();
+    let found: Vec<_> = listing.problems.iter().map(|problem| (problem.shown.as_str(), problem.what.clone())).collect();
     assert_eq!(
         found,
         [
@@ -197,27 +163,12 @@ fn what_has_no_content_is_listed_and_never_opened() {
             ("data/socket", ProblemKind::NotAFile(NotAFile::Socket)),
         ]
     );
-    assert_eq!(
-        listing.silence(&scratch.path("data/pipe")),
-        Some(Silence::Problem)
-    );
+    assert_eq!(listing.silence(&scratch.path("data/pipe")), Some(Silence::Problem));
     let looked = stat(&scratch.root, &scratch.path("data/pipe"));
-    assert!(matches!(
-        looked,
-        Err(ScanError::WrongKind {
-            found: NotAFile::Fifo,
-            ..
-        })
-    ));
+    assert!(matches!(looked, Err(ScanError::WrongKind { found: NotAFile::Fifo, .. })));
     // Opening it would wait for a writer for ever.
     let expected = stat_of(&scratch, "data/x.md");
-    let read = read(
-        &scratch.root,
-        &admitted(&scratch, "data/pipe"),
-        &expected,
-        1 << 20,
-        &mut |_| Ok(()),
-    );
+    let read = read(&scratch.root, &admitted(&scratch, "data/pipe"), &expected, 1 << 20, &mut |_| Ok(()));
     assert!(matches!(read, Err(ScanError::WrongKind { .. })));
 }
 
@@ -235,21 +186,9 @@ fn odd_names_are_listed_by_name_and_stop_nothing() {
     let listing = scratch.walk(&all());
 
     assert_eq!(listing.entries.len(), 2);
-    let shown: Vec<&str> = listing
-        .problems
-        .iter()
-        .map(|problem| problem.shown.as_str())
-        .collect();
-    assert_eq!(
-        shown,
-        ["data/..\\\\evil", "data/\\xff", "data/caf\\xe9\\n.md"]
-    );
-    assert!(
-        listing
-            .problems
-            .iter()
-            .all(|problem| problem.path.is_none())
-    );
+    let shown: Vec<&str> = listing.problems.iter().map(|problem| problem.shown.as_str()).collect();
+    assert_eq!(shown, ["data/..\\\\evil", "data/\\xff", "data/caf\\xe9\\n.md"]);
+    assert!(listing.problems.iter().all(|problem| problem.path.is_none()));
 }
 
 #[test]
@@ -276,15 +215,9 @@ fn a_file_above_the_limit_is_listed_and_its_absence_says_nothing() {
     let listing = walk_with(&scratch, &all(), |options| options.max_file_bytes = 100);
 
     assert_eq!(paths(&listing), ["data/at"]);
-    let expected = ProblemKind::TooLarge {
-        size_bytes: 101,
-        limit_bytes: 100,
-    };
+    let expected = ProblemKind::TooLarge { size_bytes: 101, limit_bytes: 100 };
     let path = scratch.path("data/above");
-    assert_eq!(
-        listing.problem(&path).map(|problem| &problem.what),
-        Some(&expected)
-    );
+    assert_eq!(listing.problem(&path).map(|problem| &problem.what), Some(&expected));
     assert_eq!(listing.silence(&path), Some(Silence::Problem));
 }
 
@@ -305,10 +238,7 @@ fn a_folder_that_may_not_be_read_says_nothing_about_what_is_in_it() {
         assert_eq!(paths(&listing), ["data/closed/x.md", "data/open/x.md"]);
     } else {
         assert_eq!(listing.unreadable_dirs, ["data/closed"]);
-        assert_eq!(
-            listing.silence(&scratch.path("data/closed/x.md")),
-            Some(Silence::Unreadable)
-        );
+        assert_eq!(listing.silence(&scratch.path("data/closed/x.md")), Some(Silence::Unreadable));
     }
 }
 
@@ -332,22 +262,12 @@ fn an_absence_is_believed_only_where_everything_above_was_listed() {
     }
 
     listing.below = Some(scratch.path("data/u"));
-    assert_eq!(
-        listing.silence(&scratch.path("data/x")),
-        Some(Silence::NotWalked)
-    );
-    assert_eq!(
-        listing.silence(&scratch.path("data/ux")),
-        Some(Silence::NotWalked)
-    );
+    assert_eq!(listing.silence(&scratch.path("data/x")), Some(Silence::NotWalked));
+    assert_eq!(listing.silence(&scratch.path("data/ux")), Some(Silence::NotWalked));
 
     listing.below = None;
     listing.unreadable_dirs = vec![String::new()];
-    assert_eq!(
-        listing.silence(&scratch.path("x")),
-        Some(Silence::Unreadable),
-        "the root was cut short"
-    );
+    assert_eq!(listing.silence(&scratch.path("x")), Some(Silence::Unreadable), "the root was cut short");
 }
 
 #[test]
@@ -357,17 +277,11 @@ fn another_file_system_is_not_entered() {
     let path = RelPath::parse("proc/self/status").expect("a path");
 
     let looked = node(&root, &path);
-    assert!(
-        matches!(looked, Err(ScanError::OtherDevice { .. })),
-        "{looked:?}"
-    );
+    assert!(matches!(looked, Err(ScanError::OtherDevice { .. })), "{looked:?}");
     let opened = Folder::open_below(&root, &RelPath::parse("proc").expect("a path"));
     assert_eq!(opened.err(), Some(FolderError::OtherDevice));
 
-    let options = WalkOptions {
-        below: Some(RelPath::parse("proc").expect("a path")),
-        ..WalkOptions::default()
-    };
+    let options = WalkOptions { below: Some(RelPath::parse("proc").expect("a path")), ..WalkOptions::default() };
     let listing = walk(&root, &rules(&["proc/**"]), &options).expect("walks");
     assert_eq!(listing.other_device_dirs, ["proc"]);
     assert_eq!(listing.silence(&path), Some(Silence::OtherDevice));
@@ -381,16 +295,7 @@ fn a_walk_below_a_path_is_that_part_of_the_whole_walk() {
     }
     scratch.link("data/link", "a");
     for (below, expected) in [
-        (
-            "data",
-            vec![
-                "data/a/sub/y.md",
-                "data/a/x.md",
-                "data/ab.md",
-                "data/b.md",
-                "data/link",
-            ],
-        ),
+        ("data", vec!["data/a/sub/y.md", "data/a/x.md", "data/ab.md", "data/b.md", "data/link"]),
         ("data/a", vec!["data/a/sub/y.md", "data/a/x.md"]),
         ("data/a/sub", vec!["data/a/sub/y.md"]),
         ("data/b.md", vec!["data/b.md"]),
@@ -401,27 +306,16 @@ fn a_walk_below_a_path_is_that_part_of_the_whole_walk() {
         ("other", vec![]),
         (".git", vec![]),
     ] {
-        let listing = walk_with(&scratch, &all(), |options| {
-            options.below = Some(scratch.path(below))
-        });
+        let listing = walk_with(&scratch, &all(), |options| options.below = Some(scratch.path(below)));
         assert_eq!(paths(&listing), expected, "{below}");
         assert_eq!(listing.below, Some(scratch.path(below)));
     }
     let through_file = walk_with(&scratch, &all(), |options| {
         options.below = Some(scratch.path("data/b.md/x"));
     });
-    assert_eq!(
-        through_file.silence(&scratch.path("data/b.md/x")),
-        None,
-        "a file stands where its folder was"
-    );
-    let through_link = walk_with(&scratch, &all(), |options| {
-        options.below = Some(scratch.path("data/link/sub"))
-    });
-    assert_eq!(
-        through_link.silence(&scratch.path("data/link/sub/y.md")),
-        Some(Silence::Linked)
-    );
+    assert_eq!(through_file.silence(&scratch.path("data/b.md/x")), None, "a file stands where its folder was");
+    let through_link = walk_with(&scratch, &all(), |options| options.below = Some(scratch.path("data/link/sub")));
+    assert_eq!(through_link.silence(&scratch.path("data/link/sub/y.md")), Some(Silence::Linked));
 }
 
 #[test]
@@ -430,13 +324,7 @@ fn gitignored_trees_are_not_entered_and_say_nothing() {
     scratch.write(".gitignore", "*.log\n/data/out/\n");
     scratch.write("data/.gitignore", "!keep.log\n");
     scratch.write(".git/info/exclude", "private.md\n");
-    for path in [
-        "data/a.md",
-        "data/a.log",
-        "data/keep.log",
-        "data/private.md",
-        "data/out/x/y.md",
-    ] {
+    for path in ["data/a.md", "data/a.log", "data/keep.log", "data/private.md", "data/out/x/y.md"] {
         scratch.write(path, "x");
     }
     let respecting = |options: &mut WalkOptions| options.respect_gitignore = true;
@@ -444,18 +332,9 @@ fn gitignored_trees_are_not_entered_and_say_nothing() {
     let listing = walk_with(&scratch, &all(), respecting);
     let plain = scratch.walk(&all());
 
-    assert_eq!(
-        paths(&listing),
-        ["data/.gitignore", "data/a.md", "data/keep.log"]
-    );
-    assert_eq!(
-        listing.git_ignored,
-        ["data/a.log", "data/out", "data/private.md"]
-    );
-    assert_eq!(
-        listing.silence(&scratch.path("data/out/x/y.md")),
-        Some(Silence::GitIgnored)
-    );
+    assert_eq!(paths(&listing), ["data/.gitignore", "data/a.md", "data/keep.log"]);
+    assert_eq!(listing.git_ignored, ["data/a.log", "data/out", "data/private.md"]);
+    assert_eq!(listing.silence(&scratch.path("data/out/x/y.md")), Some(Silence::GitIgnored));
     assert_eq!(listing.dirs_seen, 2);
     assert_eq!(plain.entries.len(), 6);
 
@@ -464,10 +343,7 @@ fn gitignored_trees_are_not_entered_and_say_nothing() {
         options.below = Some(scratch.path("data/out/x"));
     });
     assert_eq!(paths(&below), [""; 0]);
-    assert_eq!(
-        below.silence(&scratch.path("data/out/x/y.md")),
-        Some(Silence::GitIgnored)
-    );
+    assert_eq!(below.silence(&scratch.path("data/out/x/y.md")), Some(Silence::GitIgnored));
 }
 
 #[test]
@@ -479,11 +355,7 @@ fn patterns_that_named_something_are_told_apart_from_those_that_did_not() {
 
     let listing = walk_with(&scratch, &rules, |options| options.pattern_hits = true);
 
-    let hits: Vec<&str> = listing
-        .pattern_hits
-        .iter()
-        .map(|pattern| pattern.text.as_str())
-        .collect();
+    let hits: Vec<&str> = listing.pattern_hits.iter().map(|pattern| pattern.text.as_str()).collect();
     assert_eq!(hits, ["data/*.md", "data/*"]);
 }
 
@@ -502,23 +374,14 @@ fn a_root_that_was_replaced_or_removed_lists_nothing_at_all() {
     assert!(walk(&root, &all(), &WalkOptions::default()).is_ok());
 
     fs::rename(&at, parent.path().join("moved")).expect("moves");
-    assert!(matches!(
-        walk(&root, &all(), &WalkOptions::default()),
-        Err(ScanError::RootGone { .. })
-    ));
+    assert!(matches!(walk(&root, &all(), &WalkOptions::default()), Err(ScanError::RootGone { .. })));
 
     make();
-    assert!(
-        matches!(root.check_present(), Err(ScanError::RootGone { .. })),
-        "another folder under the same name"
-    );
+    assert!(matches!(root.check_present(), Err(ScanError::RootGone { .. })), "another folder under the same name");
 
     let root = Root::open(&at).expect("opens");
     fs::remove_dir_all(&at).expect("removes");
-    assert!(matches!(
-        root.check_present(),
-        Err(ScanError::RootGone { .. })
-    ));
+    assert!(matches!(root.check_present(), Err(ScanError::RootGone { .. })));
     assert!(matches!(Root::open(&at), Err(ScanError::OpenRoot { .. })));
 }
 
@@ -531,33 +394,15 @@ fn a_look_never_follows_a_link_in_any_component() {
     scratch.link("data/proc", "/proc/self/root/etc");
 
     let look = |path: &str| stat(&scratch.root, &scratch.path(path));
-    assert!(matches!(
-        look("data/link/x.md"),
-        Err(ScanError::LinkedParent { .. })
-    ));
-    assert!(matches!(
-        look("data/proc/passwd"),
-        Err(ScanError::LinkedParent { .. })
-    ));
-    assert!(matches!(
-        look("data/to-file"),
-        Ok(Some((EntryKind::Link, _)))
-    ));
+    assert!(matches!(look("data/link/x.md"), Err(ScanError::LinkedParent { .. })));
+    assert!(matches!(look("data/proc/passwd"), Err(ScanError::LinkedParent { .. })));
+    assert!(matches!(look("data/to-file"), Ok(Some((EntryKind::Link, _)))));
     assert!(matches!(look("data/real/x.md/y"), Ok(None)));
     assert!(matches!(look("data/real"), Ok(None)), "a folder is no file");
     assert!(matches!(look("data/none/x"), Ok(None)));
-    assert_eq!(
-        node(&scratch.root, &scratch.path("data/real")).expect("looks"),
-        Some(Node::Folder)
-    );
+    assert_eq!(node(&scratch.root, &scratch.path("data/real")).expect("looks"), Some(Node::Folder));
     let ranged = read_range(&scratch.root, &scratch.path("data/to-file"), 0, 10);
-    assert!(matches!(
-        ranged,
-        Err(ScanError::WrongKind {
-            found: NotAFile::Link,
-            ..
-        })
-    ));
+    assert!(matches!(ranged, Err(ScanError::WrongKind { found: NotAFile::Link, .. })));
 }
 
 #[test]
@@ -565,26 +410,14 @@ fn the_stepwise_way_of_old_kernels_gives_the_same_answers() {
     let scratch = Scratch::new();
     scratch.write("data/real/x.md", "x");
     scratch.link("data/link", "real");
-    let old = Root::open(scratch.root.path())
-        .expect("opens")
-        .without_openat2();
+    let old = Root::open(scratch.root.path()).expect("opens").without_openat2();
 
-    for path in [
-        "data",
-        "data/real/x.md",
-        "data/link",
-        "data/link/x.md",
-        "data/real/x.md/y",
-        "data/none/x",
-        "none",
-    ] {
+    for path in ["data", "data/real/x.md", "data/link", "data/link/x.md", "data/real/x.md/y", "data/none/x", "none"] {
         let path = scratch.path(path);
         let both = [&scratch.root, &old].map(|root| format!("{:?}", node(root, &path)));
         assert_eq!(both[0], both[1], "{path}");
     }
-    let proc = Root::open(std::path::Path::new("/"))
-        .expect("opens")
-        .without_openat2();
+    let proc = Root::open(std::path::Path::new("/")).expect("opens").without_openat2();
     let crossed = node(&proc, &scratch.path("proc/self/status"));
     assert!(matches!(crossed, Err(ScanError::OtherDevice { .. })));
 }
@@ -609,10 +442,7 @@ fn a_swapped_folder_never_leads_a_walk_outside() {
         });
         for _ in 0..500 {
             let listing = scratch.walk(&all());
-            let leaked = listing
-                .entries
-                .iter()
-                .any(|entry| entry.path.path().as_str().contains("secret"));
+            let leaked = listing.entries.iter().any(|entry| entry.path.path().as_str().contains("secret"));
             let looked = ["data/a/in/secret.md", "data/b/in/secret.md"]
                 .map(|path| matches!(stat(&scratch.root, &scratch.path(path)), Ok(Some(_))));
             if leaked || looked.contains(&true) {
@@ -628,38 +458,21 @@ fn a_swapped_folder_never_leads_a_walk_outside() {
 
 fn read_all(scratch: &Scratch, path: &str, expected: &Stat) -> Result<Vec<u8>, ScanError> {
     let mut bytes = Vec::new();
-    read(
-        &scratch.root,
-        &admitted(scratch, path),
-        expected,
-        1 << 30,
-        &mut |part| {
-            bytes.extend_from_slice(part);
-            Ok(())
-        },
-    )?;
+    read(&scratch.root, &admitted(scratch, path), expected, 1 << 30, &mut |part| {
+        bytes.extend_from_slice(part);
+        Ok(())
+    })?;
     Ok(bytes)
 }
 
 #[test]
 fn contents_of_all_sizes_arrive_byte_for_byte() {
     let scratch = Scratch::new();
-    for size in [
-        0usize,
-        1,
-        4096,
-        256 * 1024 - 1,
-        256 * 1024,
-        256 * 1024 + 1,
-        3_000_000,
-    ] {
+    for size in [0usize, 1, 4096, 256 * 1024 - 1, 256 * 1024, 256 * 1024 + 1, 3_000_000] {
         let content: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
         scratch.write("data/x.bin", &content);
         let expected = stat_of(&scratch, "data/x.bin");
-        assert!(
-            read_all(&scratch, "data/x.bin", &expected).expect("reads") == content,
-            "{size} bytes"
-        );
+        assert!(read_all(&scratch, "data/x.bin", &expected).expect("reads") == content, "{size} bytes");
     }
 }
 
@@ -672,22 +485,13 @@ fn a_file_that_is_not_the_one_that_was_seen_is_not_read_as_such() {
 
     scratch.write("data/y.md", "first");
     fs::rename(scratch.at("data/y.md"), scratch.at("data/x.md")).expect("replaces");
-    assert!(
-        matches!(reading(&scratch), Err(ScanError::Changed { .. })),
-        "another inode"
-    );
+    assert!(matches!(reading(&scratch), Err(ScanError::Changed { .. })), "another inode");
 
     fs::remove_file(scratch.at("data/x.md")).expect("removes");
     assert!(matches!(reading(&scratch), Err(ScanError::Gone { .. })));
 
     scratch.link("data/x.md", "y.md");
-    assert!(matches!(
-        reading(&scratch),
-        Err(ScanError::WrongKind {
-            found: NotAFile::Link,
-            ..
-        })
-    ));
+    assert!(matches!(reading(&scratch), Err(ScanError::WrongKind { found: NotAFile::Link, .. })));
 }
 
 #[test]
@@ -697,20 +501,13 @@ fn a_change_during_the_read_is_noticed() {
     for (name, change) in [
         (
             "grown",
-            (|at| {
-                drop(
-                    fs::OpenOptions::new()
-                        .append(true)
-                        .open(at)
-                        .and_then(|mut file| file.write_all(b"more")),
-                )
-            }) as fn(&std::path::Path),
+            (|at| drop(fs::OpenOptions::new().append(true).open(at).and_then(|mut file| file.write_all(b"more"))))
+                as fn(&std::path::Path),
         ),
         ("truncated", |at| drop(fs::File::create(at))),
         ("touched", |at| {
             let file = fs::OpenOptions::new().write(true).open(at).expect("opens");
-            file.set_modified(std::time::UNIX_EPOCH)
-                .expect("sets the time");
+            file.set_modified(std::time::UNIX_EPOCH).expect("sets the time");
         }),
     ] {
         scratch.write("data/x.md", vec![b'x'; 600_000]);
@@ -720,10 +517,7 @@ fn a_change_during_the_read_is_noticed() {
             change(&at);
             Ok(())
         });
-        assert!(
-            matches!(outcome, Err(ScanError::Changed { .. })),
-            "{name}: {outcome:?}"
-        );
+        assert!(matches!(outcome, Err(ScanError::Changed { .. })), "{name}: {outcome:?}");
     }
 }
 
@@ -742,10 +536,7 @@ fn a_growing_file_is_read_up_to_what_was_seen() {
     })
     .expect("reads");
 
-    assert_eq!(
-        (bytes.as_slice(), outcome.bytes, outcome.stat_after.size),
-        (&b"1\n2\n"[..], 4, 6)
-    );
+    assert_eq!((bytes.as_slice(), outcome.bytes, outcome.stat_after.size), (&b"1\n2\n"[..], 4, 6));
     scratch.write("data/x.jsonl", "1\n");
     let shrunk = read_growing(&scratch.root, &path, &expected, 100, &mut |_| Ok(()));
     assert!(matches!(shrunk, Err(ScanError::Changed { .. })));
@@ -759,14 +550,9 @@ fn limits_and_a_failing_receiver_are_errors_with_their_facts() {
     let expected = stat_of(&scratch, "data/x.md");
 
     let limited = read(&scratch.root, &path, &expected, 4, &mut |_| Ok(()));
-    assert!(matches!(
-        limited,
-        Err(ScanError::TooLarge { limit_bytes: 4, .. })
-    ));
+    assert!(matches!(limited, Err(ScanError::TooLarge { limit_bytes: 4, .. })));
 
-    let failing = read(&scratch.root, &path, &expected, 5, &mut |_| {
-        Err(std::io::Error::other("full"))
-    });
+    let failing = read(&scratch.root, &path, &expected, 5, &mut |_| Err(std::io::Error::other("full")));
     assert!(matches!(failing, Err(ScanError::Sink { .. })));
 
     let beyond = read_range(&scratch.root, path.path(), 0, MAX_RANGE_BYTES + 1);
@@ -777,16 +563,10 @@ fn limits_and_a_failing_receiver_are_errors_with_their_facts() {
 fn ranges_end_at_the_end_of_the_file() {
     let scratch = Scratch::new();
     scratch.write("data/x.md", "0123456789");
-    for (offset, length, expected) in [
-        (0, 4, "0123"),
-        (8, 4, "89"),
-        (10, 4, ""),
-        (u64::MAX, 4, ""),
-        (3, MAX_RANGE_BYTES, "3456789"),
-        (0, 0, ""),
-    ] {
-        let found =
-            read_range(&scratch.root, &scratch.path("data/x.md"), offset, length).expect("reads");
+    for (offset, length, expected) in
+        [(0, 4, "0123"), (8, 4, "89"), (10, 4, ""), (u64::MAX, 4, ""), (3, MAX_RANGE_BYTES, "3456789"), (0, 0, "")]
+    {
+        let found = read_range(&scratch.root, &scratch.path("data/x.md"), offset, length).expect("reads");
         assert_eq!(found.bytes, expected.as_bytes(), "{offset} {length}");
         assert_eq!(found.stat_after.size, 10);
     }

@@ -14,9 +14,7 @@ use super::error::ScanError;
 use super::folder::{Folder, NameKind};
 use super::gitignore::{GITIGNORE, IgnoreStack};
 use super::listing::{Listing, Silence};
-use super::part::{
-    Item, Part, add_problems, add_silent, part_of_closed, part_of_silence, put_together, unreadable,
-};
+use super::part::{Item, Part, add_problems, add_silent, part_of_closed, part_of_silence, put_together, unreadable};
 use super::root::Root;
 use super::scene::Scene;
 
@@ -41,13 +39,7 @@ pub struct WalkOptions {
 impl Default for WalkOptions {
     /// All of the tree, files up to 1 GiB, one thread.
     fn default() -> WalkOptions {
-        WalkOptions {
-            respect_gitignore: false,
-            max_file_bytes: 1 << 30,
-            below: None,
-            threads: 1,
-            pattern_hits: false,
-        }
+        WalkOptions { respect_gitignore: false, max_file_bytes: 1 << 30, below: None, threads: 1, pattern_hits: false }
     }
 }
 
@@ -120,11 +112,7 @@ impl<'w> Walk<'w> {
 
     fn begin_at_root(&self) -> Result<(), ScanError> {
         let folder = self.open_root()?;
-        self.enqueue(vec![Task {
-            slot: TOP,
-            ignores: self.repository_ignores(),
-            source: Source::Root(folder),
-        }]);
+        self.enqueue(vec![Task { slot: TOP, ignores: self.repository_ignores(), source: Source::Root(folder) }]);
         Ok(())
     }
 
@@ -166,9 +154,7 @@ impl<'w> Walk<'w> {
                     folder: &folder,
                     ignores: &ignores,
                 };
-                scene
-                    .take(name, kind, &mut part, &mut tasks)
-                    .expect("the name of a path is a name");
+                scene.take(name, kind, &mut part, &mut tasks).expect("the name of a path is a name");
                 self.enqueue(tasks);
             }
             Err(Errno::NOENT | Errno::NOTDIR) => {}
@@ -178,31 +164,16 @@ impl<'w> Walk<'w> {
     }
 
     fn open_root(&self) -> Result<Folder, ScanError> {
-        Folder::open_root(self.root).map_err(|errno| ScanError::ListRoot {
-            path: self.root.path().to_owned(),
-            source: errno.into(),
-        })
+        Folder::open_root(self.root)
+            .map_err(|errno| ScanError::ListRoot { path: self.root.path().to_owned(), source: errno.into() })
     }
 
     fn repository_ignores(&self) -> IgnoreStack {
-        if self.options.respect_gitignore {
-            IgnoreStack::of_repository(self.root)
-        } else {
-            IgnoreStack::default()
-        }
+        if self.options.respect_gitignore { IgnoreStack::of_repository(self.root) } else { IgnoreStack::default() }
     }
 
-    fn ignores_in(
-        &self,
-        above: &IgnoreStack,
-        path: Option<&RelPath>,
-        folder: &Folder,
-    ) -> IgnoreStack {
-        if self.options.respect_gitignore {
-            above.entering(path, folder)
-        } else {
-            above.clone()
-        }
+    fn ignores_in(&self, above: &IgnoreStack, path: Option<&RelPath>, folder: &Folder) -> IgnoreStack {
+        if self.options.respect_gitignore { above.entering(path, folder) } else { above.clone() }
     }
 
     /// Tells whether to look into a folder, and remembers why not.
@@ -252,10 +223,7 @@ impl<'w> Walk<'w> {
             if queue.busy == 0 {
                 return None;
             }
-            queue = self
-                .changed
-                .wait(queue)
-                .unwrap_or_else(PoisonError::into_inner);
+            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -271,21 +239,14 @@ impl<'w> Walk<'w> {
     fn list(&self, task: Task<'w>, tasks: &mut Vec<Task<'w>>) -> Part {
         let (folder, within) = match task.source {
             Source::Root(folder) => (folder, self.rules.within(None)),
-            Source::In {
-                parent,
-                above,
-                path,
-            } => match parent.open_in(self.root, path.file_name()) {
+            Source::In { parent, above, path } => match parent.open_in(self.root, path.file_name()) {
                 Ok(folder) => (folder, within_at(&above, path.file_name())),
                 Err(error) => return part_of_closed(&path, error),
             },
         };
         let path = within.folder();
         let (names, cut) = folder.names();
-        let mut part = Part {
-            listed: true,
-            ..Part::default()
-        };
+        let mut part = Part { listed: true, ..Part::default() };
         if cut.is_some() {
             let place = path.map_or(String::new(), |path| path.as_str().to_owned());
             part.silent.push((place, Silence::Unreadable));
@@ -295,26 +256,15 @@ impl<'w> Walk<'w> {
         } else {
             task.ignores
         };
-        let scene = Scene {
-            walk: self,
-            within: &Arc::new(within),
-            folder: &Arc::new(folder),
-            ignores: &ignores,
-        };
+        let scene = Scene { walk: self, within: &Arc::new(within), folder: &Arc::new(folder), ignores: &ignores };
         scene.take_all(&names, &mut part, tasks);
         part
     }
 
     fn finish(self) -> Listing {
-        let parts = self
-            .parts
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner);
+        let parts = self.parts.into_inner().unwrap_or_else(PoisonError::into_inner);
         let slot_count = self.next_slot.into_inner();
-        let mut listing = Listing {
-            below: self.options.below.clone(),
-            ..Listing::default()
-        };
+        let mut listing = Listing { below: self.options.below.clone(), ..Listing::default() };
         let mut items: Vec<Vec<Item>> = Vec::new();
         items.resize_with(slot_count, Vec::new);
         for (slot, part) in parts {
@@ -329,9 +279,7 @@ impl<'w> Walk<'w> {
         listing.entries.reserve_exact(count.count());
         put_together(&mut items, TOP, &mut listing.entries);
         debug_assert!(
-            listing
-                .entries
-                .is_sorted_by(|one, other| one.path.path() < other.path.path()),
+            listing.entries.is_sorted_by(|one, other| one.path.path() < other.path.path()),
             "the parts are in path order"
         );
         listing.pattern_hits.sort_unstable();
@@ -342,9 +290,7 @@ impl<'w> Walk<'w> {
 }
 
 fn within_at<'w>(above: &Within<'w>, name: &str) -> Within<'w> {
-    above
-        .enter(name)
-        .expect("its path was made when it was queued")
+    above.enter(name).expect("its path was made when it was queued")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -6,7 +6,7 @@
 use rusqlite::{OptionalExtension, Row};
 
 use super::{Result, State, StateError, sqlite};
-use crate::model::{ContentHash, Channel, ContentKind, RelPath, VersionId};
+use crate::model::{Channel, ContentHash, ContentKind, RelPath, VersionId};
 
 /// What the file system said about a file when its base was set. Times in nanoseconds since 1970.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

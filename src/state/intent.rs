@@ -5,9 +5,9 @@
 
 use rusqlite::Row;
 
-use super::base::{kind_code, kind_of, pack_ids, path_of, channel_of, unpack_ids};
+use super::base::{channel_of, kind_code, kind_of, pack_ids, path_of, unpack_ids};
 use super::{Result, State, StateError, sqlite};
-use crate::model::{ContentHash, Channel, ContentKind, RelPath, VersionId};
+use crate::model::{Channel, ContentHash, ContentKind, RelPath, VersionId};
 
 /// A replace, creation or removal about to happen.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -5,7 +5,7 @@
 
 use rusqlite::OptionalExtension;
 
-use super::base::{path_of, channel_of};
+use super::base::{channel_of, path_of};
 use super::{Result, State, StateError, sqlite};
 use crate::model::{Channel, RelPath, VersionId};
 
@@ -115,11 +115,16 @@ impl State {
 
     /// Replaces all problems of one source (`scan`, `ledger`, `backend`, ..) by today's.
     pub fn set_problems(&self, source: &str, problems: &[Problem], now_ms: i64) -> Result<()> {
-        let kept = self.rows("list problems", "SELECT path, what, since_ms FROM problems WHERE source = ?1", [source], |row| {
-            Ok(Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, i64>(2)?)))
-        })?;
+        let kept = self.rows(
+            "list problems",
+            "SELECT path, what, since_ms FROM problems WHERE source = ?1",
+            [source],
+            |row| Ok(Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, i64>(2)?))),
+        )?;
         let same = kept.len() == problems.len()
-            && problems.iter().all(|problem| kept.iter().any(|(path, what, _)| *path == problem.path && *what == problem.what));
+            && problems
+                .iter()
+                .all(|problem| kept.iter().any(|(path, what, _)| *path == problem.path && *what == problem.what));
         if same {
             return Ok(());
         }

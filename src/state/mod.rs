@@ -35,7 +35,9 @@ pub enum StateError {
     #[error("open state.db: it was written by a newer release of larder; upgrade larder on this machine")]
     TooNew,
     /// The file is damaged.
-    #[error("open state.db: it is damaged ({why}); move it away and run `larder up`: files are compared afresh, nothing is lost")]
+    #[error(
+        "open state.db: it is damaged ({why}); move it away and run `larder up`: files are compared afresh, nothing is lost"
+    )]
     Damaged {
         /// SQLite's word.
         why: String,
@@ -128,7 +130,9 @@ impl State {
         let migrations = Migrations::new(vec![M::up(SCHEMA)]);
         migrations.to_latest(&mut connection).map_err(|error| match error {
             rusqlite_migration::Error::MigrationDefinition(_) => StateError::TooNew,
-            rusqlite_migration::Error::RusqliteError { err, .. } => StateError::Sqlite { doing: "migrate", source: err },
+            rusqlite_migration::Error::RusqliteError { err, .. } => {
+                StateError::Sqlite { doing: "migrate", source: err }
+            }
             other => StateError::Damaged { why: other.to_string() },
         })?;
         Ok(State { connection })
@@ -181,7 +185,9 @@ impl State {
                 .connection
                 .prepare_cached("INSERT INTO meta(key, value) VALUES(?1, ?2) ON CONFLICT(key) DO UPDATE SET value = ?2")
                 .and_then(|mut s| s.execute((key, value))),
-            None => self.connection.prepare_cached("DELETE FROM meta WHERE key = ?1").and_then(|mut s| s.execute([key])),
+            None => {
+                self.connection.prepare_cached("DELETE FROM meta WHERE key = ?1").and_then(|mut s| s.execute([key]))
+            }
         };
         done.map(drop).map_err(sqlite("write meta"))
     }

@@ -1,7 +1,7 @@
 //! Laws of the state: what a transaction promises, what a base and an intent give back.
 
 use super::*;
-use crate::model::{ContentHash, Channel, ContentKind, RelPath, VersionId};
+use crate::model::{Channel, ContentHash, ContentKind, RelPath, VersionId};
 
 fn path(text: &str) -> RelPath {
     RelPath::parse(text).expect("a path")

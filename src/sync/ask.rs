@@ -36,10 +36,11 @@ impl Engine {
 
     /// The slot of a path by today's rules.
     pub fn slot_by_rules(&self, path: &RelPath) -> Result<Slot> {
-        let admitted = self.policy.rules.admit(path).map_err(|refusal| SyncError::Refused {
-            path: path.shown(),
-            why: refusal.to_string(),
-        })?;
+        let admitted = self
+            .policy
+            .rules
+            .admit(path)
+            .map_err(|refusal| SyncError::Refused { path: path.shown(), why: refusal.to_string() })?;
         Ok(self.slot_of(admitted.channel(), path))
     }
 
@@ -92,7 +93,10 @@ impl Engine {
     pub fn undo(&mut self, dry_run: bool, report: &mut Report) -> Result<()> {
         let steps = self.state.last_undo()?;
         let Some(batch) = steps.first().map(|step| step.batch) else {
-            return Err(SyncError::Refused { path: "undo".to_owned(), why: "no run has changed a file here".to_owned() });
+            return Err(SyncError::Refused {
+                path: "undo".to_owned(),
+                why: "no run has changed a file here".to_owned(),
+            });
         };
         for step in steps {
             let slot = self.slot_of(step.channel, &step.path);

@@ -56,7 +56,8 @@ impl Engine {
         let now = self.now_ms() as i64;
         for ((origin, folder), members) in groups {
             let live = self.state.count_bases((!folder.is_empty()).then_some(folder.as_str()))?;
-            let before = held.iter().filter(|(_, path, by)| *by == origin && path.as_str().starts_with(&folder)).count();
+            let before =
+                held.iter().filter(|(_, path, by)| *by == origin && path.as_str().starts_with(&folder)).count();
             let count = (members.len() + before) as u64;
             if count <= FEW_DELETIONS.max(live * SHARE_PERCENT / 100) {
                 continue;

@@ -118,9 +118,9 @@ impl Engine {
     /// Chunk rows, cut where the ledger cuts; chunks that the stored row already has are kept.
     fn chunk_body(&self, content: &Content, row: Option<&Row>) -> Result<Option<(Body, ContentHash)>> {
         let Some(manifest) = self.index.manifest(&content.hash, content.size)? else { return Ok(None) };
-        let keep = self.stored_manifest(row)?.map_or(0, |old| {
-            old.segments.iter().zip(&manifest.segments).take_while(|(a, b)| a == b).count()
-        });
+        let keep = self
+            .stored_manifest(row)?
+            .map_or(0, |old| old.segments.iter().zip(&manifest.segments).take_while(|(a, b)| a == b).count());
         let mut offset: u64 = manifest.segments[..keep].iter().map(|segment| u64::from(segment.1)).sum();
         let mut add = Vec::new();
         for segment in &manifest.segments[keep..] {

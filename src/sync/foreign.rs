@@ -25,6 +25,8 @@ const MAX_ROWS: usize = 200_000;
 /// Rows that changed, and where the feed goes on.
 pub struct RowsRead {
     rows: Vec<Row>,
+    /// Rows that project versions which are not here.
+    awaited: u64,
     cursor: Cursor,
     more: bool,
 }
@@ -42,10 +44,21 @@ impl Engine {
     pub fn read_rows(&self) -> Result<Option<RowsRead>> {
         let Some(adapter) = &self.adapter else { return Ok(None) };
         let stored = self.state.meta_text("row_cursor")?;
-        let mut read = RowsRead { rows: Vec::new(), cursor: Cursor::from_text(stored.unwrap_or_default()), more: false };
+        let mut read = RowsRead {
+            rows: Vec::new(),
+            awaited: 0,
+            cursor: Cursor::from_text(stored.unwrap_or_default()),
+            more: false,
+        };
         loop {
             let page = adapter.query(&Query::changes(&self.policy.app, None, read.cursor.clone(), PAGE_ROWS))?;
-            read.rows.extend(page.rows.into_iter().filter(|row| row.is_foreign()));
+            for row in page.rows {
+                if row.is_foreign() {
+                    read.rows.push(row);
+                } else if self.projects_unknown(&row)? {
+                    read.awaited += 1;
+                }
+            }
             read.cursor = page.cursor;
             read.more = page.more && read.rows.len() >= MAX_ROWS;
             if !page.more || read.more {
@@ -54,8 +67,34 @@ impl Engine {
         }
     }
 
+    /// True if a row shows a version that is not here: its machine has not sent it yet.
+    fn projects_unknown(&self, row: &Row) -> Result<bool> {
+        let versions = row.mirror.iter().flat_map(|entry| entry.version.split(','));
+        for id in versions.filter_map(|text| text.parse::<VersionId>().ok()) {
+            if !self.index.has_version(&id)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Says that files of another machine are known by their rows only, until an exchange brings them.
+    fn say_awaited(&self, read: &RowsRead, dry_run: bool, report: &mut Report) -> Result<()> {
+        let before = self.state.meta_i64("awaited_rows")?.unwrap_or(0);
+        let awaited = if report.pulled > 0 { 0 } else { before.max(read.awaited as i64) };
+        if awaited > 0 {
+            let what = format!("{awaited} files of another machine wait until it runs once more");
+            report.waiting.push(("(backend)".to_owned(), what));
+        }
+        if awaited != before && !dry_run {
+            self.state.set_meta_i64("awaited_rows", awaited)?;
+        }
+        Ok(())
+    }
+
     /// Records what was read, and the rows that waited before. True if there is more to read.
     pub fn record_rows_read(&mut self, read: &RowsRead, dry_run: bool, report: &mut Report) -> Result<bool> {
+        self.say_awaited(read, dry_run, report)?;
         let mut rows = read.rows.clone();
         rows.extend(self.rows_that_waited(&rows)?);
         self.record_rows(&rows, dry_run, report)?;
@@ -152,12 +191,20 @@ impl Engine {
         }
         let path = match RelPath::parse(&row.path) {
             Ok(path) => path,
-            Err(error) => return Ok(Verdict::Refused(format!("a row of another program has a path no file can have: {error}"))),
+            Err(error) => {
+                return Ok(Verdict::Refused(format!("a row of another program has a path no file can have: {error}")));
+            }
         };
         match self.policy.rules.admit_from_outside(&path) {
-            Err(refusal) => return Ok(Verdict::Refused(format!("a row of another program is not taken in: {refusal}"))),
+            Err(refusal) => {
+                return Ok(Verdict::Refused(format!("a row of another program is not taken in: {refusal}")));
+            }
             Ok(admitted) if admitted.channel() != channel => {
-                let what = format!("a row of another program has owner {:?}, but the path is {}", row.owner, admitted.channel());
+                let what = format!(
+                    "a row of another program has owner {:?}, but the path is {}",
+                    row.owner,
+                    admitted.channel()
+                );
                 return Ok(Verdict::Refused(what));
             }
             Ok(_) => {}
@@ -178,14 +225,7 @@ impl Engine {
         }
     }
 
-    fn judge_text(
-        &self,
-        slot: Slot,
-        channel: Channel,
-        row: &Row,
-        text: &str,
-        parents: Vec<Stored>,
-    ) -> Result<Verdict> {
+    fn judge_text(&self, slot: Slot, channel: Channel, row: &Row, text: &str, parents: Vec<Stored>) -> Result<Verdict> {
         let bytes = text.as_bytes();
         if let Some(denied) = denied_content(&bytes[..bytes.len().min(larder_patterns::CONTENT_HEAD_BYTES)]) {
             return Ok(Verdict::Refused(format!("a row of another program is not taken in: {denied}")));
@@ -245,7 +285,9 @@ impl Engine {
         let mut parents = Vec::new();
         for text in entry.version.split(',').filter(|text| !text.is_empty()) {
             let Ok(id) = text.parse::<VersionId>() else {
-                return Ok(Err("its mirror entry names no version; delete the entry to have the row taken as new".to_owned()));
+                return Ok(Err(
+                    "its mirror entry names no version; delete the entry to have the row taken as new".to_owned()
+                ));
             };
             match self.index.version(&id)? {
                 Some(stored) if stored.version.path == slot.path => parents.push(stored),

@@ -76,7 +76,8 @@ impl Engine {
             let page = self.index.slots_since(from, PAGE_SLOTS)?;
             let Some((next, _)) = page.last() else { break };
             from = *next;
-            let slots: Vec<Slot> = page.into_iter().map(|(_, slot)| slot).filter(|slot| slot.origin.is_none()).collect();
+            let slots: Vec<Slot> =
+                page.into_iter().map(|(_, slot)| slot).filter(|slot| slot.origin.is_none()).collect();
             self.materialise_slots(&slots, dry_run, report)?;
             if !dry_run {
                 self.materialised = from;
@@ -92,7 +93,9 @@ impl Engine {
 
     fn paths_that_wait(&self) -> Result<Vec<Slot>> {
         let mut slots = Vec::new();
-        for pending in self.state.pending()?.into_iter().filter(|p| matches!(p.what.as_str(), "write" | "unplaced" | "held")) {
+        for pending in
+            self.state.pending()?.into_iter().filter(|p| matches!(p.what.as_str(), "write" | "unplaced" | "held"))
+        {
             let Ok(path) = RelPath::parse(&pending.path) else { continue };
             let channel = self.policy.rules.admit(&path).map(|admitted| admitted.channel());
             slots.push(self.slot_of(channel.unwrap_or(crate::model::Channel::Shared), &path));
@@ -320,7 +323,9 @@ impl Engine {
             Ok(stat) if right && (stat.size == size || kind == ContentKind::Link) => Ok((hash, stat)),
             Ok(_) => {
                 self.unlink_staged(intent, spot);
-                Err(PlaceError::Io(std::io::Error::other("the ledger's bytes do not have the right hash; run `larder verify`")))
+                Err(PlaceError::Io(std::io::Error::other(
+                    "the ledger's bytes do not have the right hash; run `larder verify`",
+                )))
             }
             Err(error) => {
                 self.unlink_staged(intent, spot);
@@ -351,7 +356,8 @@ impl Engine {
     }
 
     fn make_staged_durable(&self, staged: &[Staged]) -> Result<()> {
-        let contents: Vec<&Staged> = staged.iter().filter(|one| one.intent.new_kind != ContentKind::Link && !one.step.remove).collect();
+        let contents: Vec<&Staged> =
+            staged.iter().filter(|one| one.intent.new_kind != ContentKind::Link && !one.step.remove).collect();
         if contents.len() > FEW_FILES {
             return fs::syncfs(self.stage.dir()).map_err(|errno| io("make staged files durable")(errno.into()));
         }
@@ -372,7 +378,11 @@ impl Engine {
         match (&one.step.base, standing) {
             (None, Standing::Absent) if !one.step.remove => one.spot.create_from(dir, &name),
             (Some(base), Standing::File(kind, stat)) if kind == base.kind && stat == base.stat => {
-                if one.step.remove { one.spot.remove_to(dir, &name) } else { one.spot.exchange_with(dir, &name) }
+                if one.step.remove {
+                    one.spot.remove_to(dir, &name)
+                } else {
+                    one.spot.exchange_with(dir, &name)
+                }
             }
             _ => Err(PlaceError::Raced),
         }
@@ -439,10 +449,15 @@ impl Engine {
     /// The base after a step; the rename moved the ctime, so the facts are read again.
     fn base_after(&self, one: &Staged) -> Result<Option<Base>> {
         let Some(hash) = one.intent.new_hash else { return Ok(None) };
-        let standing = one.spot.standing().map_err(|source| SyncError::Place { path: one.intent.path.shown(), source })?;
+        let standing =
+            one.spot.standing().map_err(|source| SyncError::Place { path: one.intent.path.shown(), source })?;
         // Somebody may have replaced it in this very moment: then the staged facts make the next look see a change.
         let stat = match standing {
-            Standing::File(_, stat) if stat.inode == one.stat.inode && stat.size == one.stat.size && stat.mtime_ns == one.stat.mtime_ns => stat,
+            Standing::File(_, stat)
+                if stat.inode == one.stat.inode && stat.size == one.stat.size && stat.mtime_ns == one.stat.mtime_ns =>
+            {
+                stat
+            }
             _ => one.stat,
         };
         Ok(Some(Base {
@@ -476,7 +491,11 @@ impl Engine {
     }
 
     /// The staging folder's handle, for the sweep.
-    pub(super) fn displaced_place<'a>(&'a self, one: &Displaced, spot: Option<&'a Spot>) -> Option<(BorrowedFd<'a>, String)> {
+    pub(super) fn displaced_place<'a>(
+        &'a self,
+        one: &Displaced,
+        spot: Option<&'a Spot>,
+    ) -> Option<(BorrowedFd<'a>, String)> {
         if one.beside {
             spot.map(|spot| (spot.folder(), format!("{BESIDE_PREFIX}{}", one.id)))
         } else {
@@ -496,7 +515,8 @@ fn change_of(step: &Step) -> Change {
 /// Hashes a displaced file, or the target of a displaced link.
 pub(super) fn hash_displaced(dir: BorrowedFd<'_>, name: &str, kind: Option<ContentKind>) -> Result<ContentHash> {
     if kind == Some(ContentKind::Link) {
-        let target = fs::readlinkat(dir, name, Vec::new()).map_err(|errno| io("read a displaced link")(errno.into()))?;
+        let target =
+            fs::readlinkat(dir, name, Vec::new()).map_err(|errno| io("read a displaced link")(errno.into()))?;
         return Ok(ContentHash::of(target.as_bytes()));
     }
     let mut file = open_displaced(dir, name)?;

@@ -182,7 +182,10 @@ impl Engine {
         // A path whose only version was made here can hardly have a row; the write itself finds out if it does.
         let own = self.identity.origin();
         let fresh = resolution.versions.len() == 1
-            && resolution.winner.as_ref().is_some_and(|w| w.version.parents.is_empty() && w.version.dot.lane.origin == *own);
+            && resolution
+                .winner
+                .as_ref()
+                .is_some_and(|w| w.version.parents.is_empty() && w.version.dot.lane.origin == *own);
         let row = if fresh { None } else { adapter.get(&id)? };
         self.need_given(adapter, slot, &resolution, id, row)
     }

@@ -211,7 +211,10 @@ impl Engine {
             let now = self.now_ms() as i64;
             self.state.set_problems("scan", &observation.problems, now)?;
             if self.wants_pattern_hits()? {
-                let idle = |pattern: &String| Problem { path: pattern.clone(), what: "this pattern matches nothing".to_owned() };
+                let idle = |pattern: &String| Problem {
+                    path: pattern.clone(),
+                    what: "this pattern matches nothing".to_owned(),
+                };
                 let idle: Vec<Problem> = observation.idle_patterns.iter().map(idle).collect();
                 self.state.set_problems("patterns", &idle, now)?;
             }
@@ -226,12 +229,14 @@ fn is_below(path: &RelPath, tree: &RelPath) -> bool {
 }
 
 fn problems_of(listing: &Listing) -> Vec<Problem> {
-    let named = listing.problems.iter().map(|problem| Problem { path: problem.shown.clone(), what: problem.what.to_string() });
+    let named =
+        listing.problems.iter().map(|problem| Problem { path: problem.shown.clone(), what: problem.what.to_string() });
     let silent = |dirs: &[String], what: &str| -> Vec<Problem> {
         dirs.iter().map(|dir| Problem { path: larder_patterns::shown(dir), what: what.to_owned() }).collect()
     };
     let mut problems: Vec<Problem> = named.collect();
-    problems.extend(silent(&listing.unreadable_dirs, "this folder cannot be listed; nothing below it is taken as deleted"));
+    problems
+        .extend(silent(&listing.unreadable_dirs, "this folder cannot be listed; nothing below it is taken as deleted"));
     problems.extend(silent(&listing.other_device_dirs, "this folder is on another file system and is left out"));
     problems.extend(silent(&listing.linked_dirs, "this folder is a link and is not followed"));
     if listing.unnameable_beyond > 0 {

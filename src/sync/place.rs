@@ -90,7 +90,12 @@ impl Stage {
 
     /// Reads a displaced file back.
     pub fn open_file(&self, id: &str) -> io::Result<File> {
-        let fd = fs::openat(&self.dir, id, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())?;
+        let fd = fs::openat(
+            &self.dir,
+            id,
+            OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK,
+            Mode::empty(),
+        )?;
         Ok(File::from(fd))
     }
 

@@ -113,7 +113,9 @@ fn plan_content(sight: &Sight<'_>, content: Option<&Content>) -> Action {
             Some(twin) => wait("unplaced", format!("{twin} differs only in case or in its Unicode form")),
             None => Action::Write,
         },
-        (Disk::AsBase, Some(base)) if content.is_some_and(|c| c.hash == base.hash && c.kind == base.kind) => Action::Adopt,
+        (Disk::AsBase, Some(base)) if content.is_some_and(|c| c.hash == base.hash && c.kind == base.kind) => {
+            Action::Adopt
+        }
         (Disk::AsBase, _) if sight.open_for_writing => wait("write", "open for writing"),
         (Disk::AsBase, _) => Action::Write,
     }
@@ -144,10 +146,7 @@ mod tests {
 
     #[test]
     fn nothing_on_disk_is_replaced_before_it_is_recorded() {
-        let wanted = [
-            resolution(Outcome::Content(content("new")), "2"),
-            resolution(Outcome::Absent, "2"),
-        ];
+        let wanted = [resolution(Outcome::Content(content("new")), "2"), resolution(Outcome::Absent, "2")];
         for resolution in &wanted {
             for base in [None, Some(&base("old", "1"))] {
                 let action = decide(base, Disk::Unrecorded, resolution);

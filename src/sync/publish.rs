@@ -10,8 +10,8 @@ use super::{Change, Engine, OwnChain, Report, Result};
 use crate::index::{Item, Slot, Stored};
 use crate::ledger::{Batch, Identity, Ledger, Tip, Writer};
 use crate::model::{
-    Channel, ContentHash, Dot, Hlc, Lane, MAX_DELTA_DEPTH, Manifest, ManifestDelta, MetaEvent, Record, RecordLine, RelPath,
-    SegmentHash, SegmentRef, Space, State as VersionState, Uses, Vector, Version, VersionId,
+    Channel, ContentHash, Dot, Hlc, Lane, MAX_DELTA_DEPTH, Manifest, ManifestDelta, MetaEvent, Record, RecordLine,
+    RelPath, SegmentHash, SegmentRef, Space, State as VersionState, Uses, Vector, Version, VersionId,
 };
 
 /// Whether a snapshot is due is looked at once in this many checkpoints.
@@ -184,7 +184,12 @@ impl Engine {
     }
 
     /// Makes a batch durable and known to the index. Returns the versions in the order they were added.
-    pub(super) fn close_batch(&mut self, space: &Space, mut open: OpenBatch<'_>, report: &mut Report) -> Result<Vec<Stored>> {
+    pub(super) fn close_batch(
+        &mut self,
+        space: &Space,
+        mut open: OpenBatch<'_>,
+        report: &mut Report,
+    ) -> Result<Vec<Stored>> {
         if open.versions == 0 {
             // Segments of files that turned out to be unstable; nothing names them.
             return Ok(Vec::new());

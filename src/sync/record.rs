@@ -51,16 +51,36 @@ enum Reading {
     Refused(String),
 }
 
-/// Versions and bases gathered until the batch is closed.
-#[derive(Default)]
+/// Versions and bases gathered until the batch is closed, and what gathering them needs.
 struct Gathered<'p> {
-    open: BTreeMap<Space, OpenBatch<'p>>,
-    bases: Vec<(Base, Option<VersionId>)>,
-    forget: Vec<RelPath>,
-    deletions: Vec<(RelPath, Stored)>,
+    pen: &'p Pen,
+    chunker: Chunker,
+    /// Files without a base are found, not made.
+    first_contact: bool,
     /// Paths whose replace is open: what stands there is not judged.
     intents: BTreeSet<RelPath>,
+    open: BTreeMap<Space, OpenBatch<'p>>,
+    bases: Vec<Base>,
+    forget: Vec<RelPath>,
+    deletions: Vec<(RelPath, Stored)>,
+    /// Every edit so far stood on all heads of its path.
     linear: bool,
+}
+
+impl<'p> Gathered<'p> {
+    fn new(pen: &'p Pen, intents: BTreeSet<RelPath>, first_contact: bool) -> Gathered<'p> {
+        Gathered {
+            pen,
+            chunker: Chunker::new(),
+            first_contact,
+            intents,
+            open: BTreeMap::new(),
+            bases: Vec::new(),
+            forget: Vec::new(),
+            deletions: Vec::new(),
+            linear: true,
+        }
+    }
 }
 
 impl Engine {
@@ -119,11 +139,10 @@ impl Engine {
         let mut moves = self.moves_from(&gone)?;
         let pen = self.pen();
         let intents = self.state.intents()?.into_iter().map(|intent| intent.path).collect();
-        let mut gathered = Gathered { linear: true, intents, ..Gathered::default() };
-        let mut chunker = Chunker::new();
+        let mut gathered = Gathered::new(&pen, intents, first_contact);
         let total = observation.changed.len() as u64;
         for (done, entry) in observation.changed.iter().enumerate() {
-            self.record_entry(&pen, entry, first_contact, &mut moves, &mut chunker, &mut gathered, report)?;
+            self.record_entry(entry, &mut moves, &mut gathered, report)?;
             if done % 256 == 0 {
                 self.progress.at("recording", done as u64, total);
             }
@@ -133,7 +152,7 @@ impl Engine {
             }
         }
         for path in &gone {
-            self.record_gone(&pen, path, &moves, &mut gathered, report)?;
+            self.record_gone(path, &moves, &mut gathered, report)?;
         }
         if !dry_run {
             // Their rows stay until a person approves, as the files do elsewhere.
@@ -155,11 +174,8 @@ impl Engine {
 
     fn record_entry<'p>(
         &mut self,
-        pen: &'p Pen,
         entry: &Entry,
-        first_contact: bool,
         moves: &mut Moves,
-        chunker: &mut Chunker,
         gathered: &mut Gathered<'p>,
         report: &mut Report,
     ) -> Result<()> {
@@ -171,12 +187,12 @@ impl Engine {
         }
         let mut open = match gathered.open.remove(&slot.space) {
             Some(open) => open,
-            None => self.open_batch(pen, &slot.space)?,
+            None => self.open_batch(gathered.pen, &slot.space)?,
         };
-        let reading = self.take(entry, base.as_ref(), chunker, &mut open)?;
+        let reading = self.take(entry, base.as_ref(), &mut gathered.chunker, &mut open)?;
         let outcome = match reading {
             Reading::Taken(taken) => {
-                self.record_taken(entry, slot.clone(), base, *taken, first_contact, moves, &mut open, gathered, report)
+                self.record_taken(entry, slot.clone(), base, *taken, moves, &mut open, gathered, report)
             }
             Reading::Vanished => Ok(()),
             Reading::Busy => {
@@ -199,7 +215,6 @@ impl Engine {
         slot: Slot,
         base: Option<Base>,
         taken: Taken,
-        first_contact: bool,
         moves: &mut Moves,
         open: &mut OpenBatch<'_>,
         gathered: &mut Gathered<'p>,
@@ -217,21 +232,21 @@ impl Engine {
             resume: taken.resume.clone(),
         };
         if let (true, Some(base)) = (same, &base) {
-            gathered.bases.push((new_base(base.versions.clone(), &taken), None));
+            gathered.bases.push(new_base(base.versions.clone(), &taken));
             return Ok(());
         }
         let heads = self.index.heads(&slot)?;
-        let parents = match self.parents_for(&slot, base.as_ref(), &heads, &taken.content, first_contact)? {
+        let parents = match self.parents_for(&slot, base.as_ref(), &heads, &taken.content, gathered.first_contact)? {
             Parents::Known(versions) => {
                 gathered.linear = false;
-                gathered.bases.push((new_base(versions, &taken), None));
+                gathered.bases.push(new_base(versions, &taken));
                 return Ok(());
             }
             Parents::Of(parents) => parents,
         };
         let moved = if base.is_none() && parents.is_empty() { moves.take(&slot, &taken.content, self)? } else { None };
         let moved_from = moved.as_ref().map(|(base, _)| base.path.clone());
-        let adopted = first_contact && base.is_none() && moved.is_none();
+        let adopted = gathered.first_contact && base.is_none() && moved.is_none();
         let all_parents = match moved {
             Some((_, parents)) => parents,
             None => parents,
@@ -246,7 +261,7 @@ impl Engine {
         report.recorded.push((path.shown(), change_of(&version, had_content)));
         let id = open.batch.version(version)?;
         open.versions += 1;
-        gathered.bases.push((new_base(vec![id], &taken), Some(id)));
+        gathered.bases.push(new_base(vec![id], &taken));
         Ok(())
     }
 
@@ -293,7 +308,6 @@ impl Engine {
     /// A path that is gone becomes a tombstone, unless its file was seen elsewhere: then that one says so.
     fn record_gone<'p>(
         &mut self,
-        pen: &'p Pen,
         path: &RelPath,
         moves: &Moves,
         gathered: &mut Gathered<'p>,
@@ -324,7 +338,7 @@ impl Engine {
         let version = self.version_of(draft)?;
         let mut open = match gathered.open.remove(&space) {
             Some(open) => open,
-            None => self.open_batch(pen, &space)?,
+            None => self.open_batch(gathered.pen, &space)?,
         };
         if reason == Reason::User {
             report.recorded.push((path.shown(), Change::Deleted));
@@ -339,9 +353,8 @@ impl Engine {
     }
 
     /// Makes the gathered versions durable, then their bases.
-    fn close_gathered(&mut self, gathered: &mut Gathered<'_>, dry_run: bool, report: &mut Report) -> Result<()> {
-        let intents = std::mem::take(&mut gathered.intents);
-        let next = Gathered { linear: true, intents, ..Gathered::default() };
+    fn close_gathered<'p>(&mut self, gathered: &mut Gathered<'p>, dry_run: bool, report: &mut Report) -> Result<()> {
+        let next = Gathered::new(gathered.pen, std::mem::take(&mut gathered.intents), gathered.first_contact);
         let gathered = std::mem::replace(gathered, next);
         if dry_run {
             self.chains.clear();
@@ -357,13 +370,13 @@ impl Engine {
         }
         let (materialised, floor) = (self.materialised, self.clock.floor());
         self.state.transaction(|state| {
-            for (base, _) in &gathered.bases {
+            for base in &gathered.bases {
                 state.set_base(base)?;
             }
             for path in &gathered.forget {
                 state.remove_base(path)?;
             }
-            state.clear_record_waits(gathered.bases.iter().map(|(base, _)| &base.path))?;
+            state.clear_record_waits(gathered.bases.iter().map(|base| &base.path))?;
             state.set_meta_i64("materialised", materialised)?;
             state.set_meta_i64("hlc_floor", floor.as_u64() as i64)?;
             Ok::<(), SyncError>(())
@@ -462,7 +475,8 @@ impl Engine {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(Box::new(Reading::Vanished)),
             Err(error) => return Err(Box::new(Reading::Refused(format!("cannot be read: {error}")))),
         };
-        let grows = |stat: &BaseStat| self.growing.contains(path) && stat.inode == expected.inode && stat.size >= expected.size;
+        let grows =
+            |stat: &BaseStat| self.growing.contains(path) && stat.inode == expected.inode && stat.size >= expected.size;
         match stat_of(&file) {
             Ok(stat) if stat == base_stat(expected) || grows(&stat) => Ok(file),
             Ok(_) => Err(Box::new(Reading::Busy)),
@@ -470,7 +484,12 @@ impl Engine {
         }
     }
 
-    fn take_small(&self, path: &RelPath, bytes: &[u8], open: &mut OpenBatch<'_>) -> Result<(Manifest, Option<Vec<u8>>)> {
+    fn take_small(
+        &self,
+        path: &RelPath,
+        bytes: &[u8],
+        open: &mut OpenBatch<'_>,
+    ) -> Result<(Manifest, Option<Vec<u8>>)> {
         let manifest = Manifest::implied(ContentHash::of(bytes), bytes.len() as u64);
         for segment in &manifest.segments {
             self.add_segment(open, segment.0, bytes)?;
@@ -492,14 +511,12 @@ impl Engine {
         open: &mut OpenBatch<'_>,
     ) -> Result<(Manifest, Option<Vec<u8>>)> {
         let mut sink = |segment: SegmentRef, bytes: &[u8]| self.add_segment(open, segment.0, bytes);
-        if is_line_file(path) {
-            if let Some((previous, state)) = self.grown_from(base)? {
-                if let Some(plan) = AppendPlan::new(&previous, &state) {
-                    if let Ok(split) = plan.run(chunker, &mut file, &mut sink)? {
-                        return Ok((split.manifest, Some(split.resume.to_bytes())));
-                    }
-                }
-            }
+        if is_line_file(path)
+            && let Some((previous, state)) = self.grown_from(base)?
+            && let Some(plan) = AppendPlan::new(&previous, &state)
+            && let Ok(split) = plan.run(chunker, &mut file, &mut sink)?
+        {
+            return Ok((split.manifest, Some(split.resume.to_bytes())));
         }
         file.seek(SeekFrom::Start(0))?;
         let split = chunker.split(file, CutKind::of(path), &mut sink)?;
@@ -556,7 +573,8 @@ impl Seek for Limited {
 fn last_line_end(file: &mut File, size: u64) -> Result<u64> {
     let window = size.min(LINE_WINDOW_BYTES);
     let mut bytes = vec![0; window as usize];
-    let filled = rustix::io::pread(&*file, &mut bytes, size - window).map_err(|errno| io("read a file")(errno.into()))?;
+    let filled =
+        rustix::io::pread(&*file, &mut bytes, size - window).map_err(|errno| io("read a file")(errno.into()))?;
     let end = bytes[..filled].iter().rposition(|byte| *byte == b'\n');
     Ok(end.map_or(size, |at| size - window + at as u64 + 1))
 }

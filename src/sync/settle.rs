@@ -10,7 +10,9 @@ use super::place::{Spot, Standing};
 use super::publish::Draft;
 use super::{Change, Engine, Report, Result, SyncError};
 use crate::chunk::{Chunker, CutKind};
-use crate::model::{Content, ContentHash, ContentKind, Manifest, RelPath, SegmentHash, SegmentRef, State as VersionState};
+use crate::model::{
+    Content, ContentHash, ContentKind, Manifest, RelPath, SegmentHash, SegmentRef, State as VersionState,
+};
 use crate::state::{Base, BaseStat, Displaced, Intent};
 
 /// Displaced files are kept this long, in milliseconds.
@@ -59,7 +61,9 @@ impl Engine {
         };
         let base = match (&now, intent.new_hash) {
             (Now::Holds(hash, stat), Some(new)) if *hash == new => Some(self.new_base(intent, new, *stat)),
-            (Now::Holds(..) | Now::Other, Some(new)) if renamed => Some(self.new_base(intent, new, BaseStat::default())),
+            (Now::Holds(..) | Now::Other, Some(new)) if renamed => {
+                Some(self.new_base(intent, new, BaseStat::default()))
+            }
             _ => None,
         };
         let removed = intent.new_hash.is_none() && renamed;
@@ -127,7 +131,8 @@ impl Engine {
         if names.is_empty() {
             return Ok(());
         }
-        let listed: std::collections::BTreeSet<String> = self.state.displaced()?.into_iter().map(|one| one.id).collect();
+        let listed: std::collections::BTreeSet<String> =
+            self.state.displaced()?.into_iter().map(|one| one.id).collect();
         for name in names.iter().filter(|name| !listed.contains(*name)) {
             let hash = hash_if_there(self.stage.dir(), name);
             let known = match hash {

@@ -117,10 +117,12 @@ impl Engine {
         let mut problems: Vec<Problem> = done.findings.iter().map(finding_problem).collect();
         let named = |what: String| Problem { path: "(exchange)".to_owned(), what };
         problems.extend(done.problems.iter().take(20).map(|problem| named(problem.to_string())));
-        problems.extend(done.waiting.iter().take(20).map(|waiting| Problem {
-            path: waiting.name.to_string(),
-            what: format!("waits: {:?}", waiting.need),
-        }));
+        problems.extend(
+            done.waiting
+                .iter()
+                .take(20)
+                .map(|waiting| Problem { path: waiting.name.to_string(), what: format!("waits: {:?}", waiting.need) }),
+        );
         problems.extend(done.phantoms.iter().take(20).map(|name| Problem {
             path: name.to_string(),
             what: "named by another machine and not here yet; asked for at each exchange".to_owned(),
@@ -135,7 +137,10 @@ impl Engine {
             return Ok(Some(transport.clone()));
         }
         let app = self.policy.app.clone();
-        let known = self.state.meta_text("project")?.and_then(|text| text.parse::<String>().ok().and_then(|text| ProjectId::try_from(text).ok()));
+        let known = self
+            .state
+            .meta_text("project")?
+            .and_then(|text| text.parse::<String>().ok().and_then(|text| ProjectId::try_from(text).ok()));
         let project = Marker::claim(&adapter, &app, known.as_ref(), &self.env)?;
         if known.as_ref() != Some(&project) {
             self.state.set_meta("project", Some(project.as_str().as_bytes()))?;
@@ -173,7 +178,9 @@ impl Engine {
             for head in self.index.heads(slot)? {
                 if !self.clock.observe(wall_ms, head.version.hlc) {
                     let origin = &head.version.dot.lane.origin;
-                    let what = format!("{origin} wrote it with a clock far ahead of this machine's; it is kept and orders nothing else");
+                    let what = format!(
+                        "{origin} wrote it with a clock far ahead of this machine's; it is kept and orders nothing else"
+                    );
                     ahead.push(Problem { path: slot.path.shown(), what });
                 }
             }
@@ -195,14 +202,20 @@ fn finding_problem(finding: &Finding) -> Problem {
         ),
         Finding::OwnChainForked { chain, there, .. } => (
             chain.to_string(),
-            format!("another machine writes as this one ({there}): a copied folder; `larder origin new` makes this folder a machine of its own"),
+            format!(
+                "another machine writes as this one ({there}): a copied folder; `larder origin new` makes this folder a machine of its own"
+            ),
         ),
-        Finding::Forked { chain, seq, .. } => {
-            (chain.to_string(), format!("two machines wrote checkpoint {seq}; both branches are kept; `larder origin new` on the copy settles it"))
-        }
-        Finding::KeyChanged { name, accepted, found } => {
-            (name.to_string(), format!("signed by key {found}, but {accepted} was accepted for this machine; it is refused"))
-        }
+        Finding::Forked { chain, seq, .. } => (
+            chain.to_string(),
+            format!(
+                "two machines wrote checkpoint {seq}; both branches are kept; `larder origin new` on the copy settles it"
+            ),
+        ),
+        Finding::KeyChanged { name, accepted, found } => (
+            name.to_string(),
+            format!("signed by key {found}, but {accepted} was accepted for this machine; it is refused"),
+        ),
         Finding::StoreRolledBack { chain, held } => {
             (chain.to_string(), format!("the store lost checkpoints it once had (it held {held}); it is filled again"))
         }

@@ -11,13 +11,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use larder_adapters::{
-    self as adapters, AdapterError, Body, Cursor, ErrorKind, Expected, FileSyncAdapter,
-    OpenContext, Query, Record, RecordId, Row, RowContent, SHARED_OWNER, Selection, Subscription,
+    self as adapters, AdapterError, Body, Cursor, ErrorKind, Expected, FileSyncAdapter, OpenContext, Query, Record,
+    RecordId, Row, RowContent, SHARED_OWNER, Selection, Subscription,
 };
 
 use super::{
-    Depth, ListRequest, Listing, Opening, Put, Transport, TransportError, TransportErrorKind,
-    WaitHint, Wake, check_name, is_after, listed_as, memory,
+    Depth, ListRequest, Listing, Opening, Put, Transport, TransportError, TransportErrorKind, WaitHint, Wake,
+    check_name, is_after, listed_as, memory,
 };
 
 /// Artifacts are cut into chunks of this size, or of the backend's limit if that is smaller.
@@ -79,22 +79,14 @@ impl BackendTransport {
     ) -> Result<BackendTransport, TransportError> {
         let label = label.into();
         let ledger_app = ledger_app(app);
-        let newest = Query {
-            owner: None,
-            ..Query::paths(&ledger_app, SHARED_OWNER, "", None, 1)
-        };
-        let page = adapter
-            .query(&newest)
-            .map_err(|error| explain("open", &label, error))?;
+        let newest = Query { owner: None, ..Query::paths(&ledger_app, SHARED_OWNER, "", None, 1) };
+        let page = adapter.query(&newest).map_err(|error| explain("open", &label, error))?;
         Ok(BackendTransport {
             adapter,
             ledger_app,
             root: format!("{app}/"),
             label,
-            feed: Mutex::new(Feed {
-                cursor: page.cursor,
-                own_puts: HashSet::new(),
-            }),
+            feed: Mutex::new(Feed { cursor: page.cursor, own_puts: HashSet::new() }),
             signal: Arc::default(),
             subscription: Mutex::new(None),
         })
@@ -109,40 +101,22 @@ impl BackendTransport {
     }
 
     /// The first row after `after` whose path starts with `prefix`, and its followers up to `limit`.
-    fn rows(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<adapters::Page, TransportError> {
+    fn rows(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<adapters::Page, TransportError> {
         let mut query = Query::paths(&self.ledger_app, owner_of(prefix), prefix, after, limit);
         if !prefix.contains('/') {
             query.owner = None;
         }
-        self.adapter
-            .query(&query)
-            .map_err(|error| explain("list", prefix, error))
+        self.adapter.query(&query).map_err(|error| explain("list", prefix, error))
     }
 
-    fn list_below(
-        &self,
-        request: &ListRequest,
-        path_prefix: &str,
-    ) -> Result<Listing, TransportError> {
+    fn list_below(&self, request: &ListRequest, path_prefix: &str) -> Result<Listing, TransportError> {
         let mut listing = Listing::default();
         // Where the next query goes on, as a path; `after` may lie before everything below the root.
-        let mut after = request
-            .after
-            .as_deref()
-            .and_then(|after| self.path_after(after));
+        let mut after = request.after.as_deref().and_then(|after| self.path_after(after));
         for _ in 0..MAX_QUERIES_PER_PAGE {
             let wanted = (request.page_names() - listing.names.len()).saturating_add(1);
             // Among children, rows of one folder may follow each other by the thousand: one is enough to know it.
-            let limit = if request.depth == Depth::Children {
-                1
-            } else {
-                wanted
-            };
+            let limit = if request.depth == Depth::Children { 1 } else { wanted };
             let page = self.rows(path_prefix, after.as_deref(), limit)?;
             for row in &page.rows {
                 after = Some(row.path.clone());
@@ -180,9 +154,7 @@ impl BackendTransport {
     }
 
     fn row(&self, action: &'static str, path: &str) -> Result<Option<Row>, TransportError> {
-        self.adapter
-            .get(&self.record_id(path))
-            .map_err(|error| explain(action, path, error))
+        self.adapter.get(&self.record_id(path)).map_err(|error| explain(action, path, error))
     }
 
     /// Reads a chunked record of `size_bytes`, keeping `range` of it.
@@ -193,12 +165,9 @@ impl BackendTransport {
         size_bytes: u64,
         range: Range<u64>,
     ) -> Result<Vec<u8>, TransportError> {
-        let corrupt =
-            |detail: String| TransportError::new(TransportErrorKind::Corrupt, "get", path, detail);
+        let corrupt = |detail: String| TransportError::new(TransportErrorKind::Corrupt, "get", path, detail);
         if chunk_count > MAX_CHUNKS {
-            return Err(corrupt(format!(
-                "{chunk_count} chunks are more than {MAX_CHUNKS}"
-            )));
+            return Err(corrupt(format!("{chunk_count} chunks are more than {MAX_CHUNKS}")));
         }
         let id = self.record_id(path);
         let mut kept = Vec::with_capacity((range.end - range.start) as usize);
@@ -206,10 +175,7 @@ impl BackendTransport {
         let mut next = 0;
         while next < chunk_count && at < range.end {
             let count = CHUNKS_PER_READ.min(chunk_count - next);
-            let chunks = self
-                .adapter
-                .read_chunks(&id, next, count)
-                .map_err(|error| explain("get", path, error))?;
+            let chunks = self.adapter.read_chunks(&id, next, count).map_err(|error| explain("get", path, error))?;
             if chunks.is_empty() || chunks.len() > count as usize {
                 return Err(corrupt(format!("chunk {next} of {chunk_count} is missing")));
             }
@@ -226,9 +192,7 @@ impl BackendTransport {
         if whole && kept.len() as u64 == range.end - range.start {
             return Ok(kept);
         }
-        Err(corrupt(format!(
-            "its chunks hold {at} bytes, not {size_bytes}"
-        )))
+        Err(corrupt(format!("its chunks hold {at} bytes, not {size_bytes}")))
     }
 
     /// True if a record that we did not put ourselves came since this was last true.
@@ -236,13 +200,9 @@ impl BackendTransport {
         let mut feed = self.feed();
         let mut news = false;
         loop {
-            let mut query =
-                Query::changes(&self.ledger_app, None, feed.cursor.clone(), FEED_PAGE_ROWS);
+            let mut query = Query::changes(&self.ledger_app, None, feed.cursor.clone(), FEED_PAGE_ROWS);
             query.with_content = false;
-            let page = self
-                .adapter
-                .query(&query)
-                .map_err(|error| explain("wait", &self.label, error))?;
+            let page = self.adapter.query(&query).map_err(|error| explain("wait", &self.label, error))?;
             for row in page.rows {
                 news |= !feed.own_puts.remove(&(row.id, row.revision));
             }
@@ -255,23 +215,12 @@ impl BackendTransport {
     }
 
     fn subscribe_once(&self) -> Result<(), TransportError> {
-        let mut subscription = self
-            .subscription
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut subscription = self.subscription.lock().unwrap_or_else(PoisonError::into_inner);
         if subscription.is_none() {
             let signal = self.signal.clone();
             let cursor = self.feed().cursor.clone();
-            let select = Selection::Changes {
-                after: cursor.clone(),
-            };
-            let query = Query {
-                app: self.ledger_app.clone(),
-                owner: None,
-                select,
-                limit: 1,
-                with_content: false,
-            };
+            let select = Selection::Changes { after: cursor.clone() };
+            let query = Query { app: self.ledger_app.clone(), owner: None, select, limit: 1, with_content: false };
             let sink = Box::new(move |_| signal.raise());
             let made = self.adapter.subscribe(&query, cursor, sink);
             *subscription = Some(made.map_err(|error| explain("wait", &self.label, error))?);
@@ -291,53 +240,28 @@ impl Transport for BackendTransport {
         if request.depth == Depth::All {
             return self.list_below(request, "");
         }
-        let below = ListRequest {
-            limit: 1,
-            ..ListRequest::new(&self.root, Depth::All)
-        };
+        let below = ListRequest { limit: 1, ..ListRequest::new(&self.root, Depth::All) };
         let empty = self.list_below(&below, "")?.names.is_empty();
         let due = !empty && is_after(&self.root, request.after.as_deref());
-        Ok(Listing {
-            names: if due {
-                vec![self.root.clone()]
-            } else {
-                Vec::new()
-            },
-            more: false,
-        })
+        Ok(Listing { names: if due { vec![self.root.clone()] } else { Vec::new() }, more: false })
     }
 
-    fn get(
-        &self,
-        name: &str,
-        range: Option<Range<u64>>,
-        max_bytes: u64,
-    ) -> Result<Vec<u8>, TransportError> {
-        let missing =
-            || TransportError::new(TransportErrorKind::NotFound, "get", name, "no such record");
-        let path = name
-            .strip_prefix(&self.root)
-            .filter(|path| is_artifact_path(path))
-            .ok_or_else(missing)?;
+    fn get(&self, name: &str, range: Option<Range<u64>>, max_bytes: u64) -> Result<Vec<u8>, TransportError> {
+        let missing = || TransportError::new(TransportErrorKind::NotFound, "get", name, "no such record");
+        let path = name.strip_prefix(&self.root).filter(|path| is_artifact_path(path)).ok_or_else(missing)?;
         check_name(name).map_err(|_| missing())?;
         let row = self.row("get", path)?.ok_or_else(missing)?;
         match row.content {
-            RowContent::Chunked {
-                chunk_count,
-                size_bytes,
-            } => {
+            RowContent::Chunked { chunk_count, size_bytes } => {
                 let range = memory::bounded(name, size_bytes, range, max_bytes)?;
                 self.read_chunked(path, chunk_count, size_bytes, range)
             }
             // Not as we write them, but the bytes are what counts, and those are verified above.
             RowContent::Text(text) => memory::cut(name, text.as_bytes(), range, max_bytes),
             RowContent::Absent => Err(missing()),
-            RowContent::Unread | RowContent::Invalid(_) => Err(TransportError::new(
-                TransportErrorKind::Corrupt,
-                "get",
-                name,
-                "its row is no artifact",
-            )),
+            RowContent::Unread | RowContent::Invalid(_) => {
+                Err(TransportError::new(TransportErrorKind::Corrupt, "get", name, "its row is no artifact"))
+            }
         }
     }
 
@@ -347,21 +271,13 @@ impl Transport for BackendTransport {
             let detail = format!("this place takes artifacts below `{}`", self.root);
             TransportError::new(TransportErrorKind::Unsupported, "put", name, detail)
         };
-        let path = name
-            .strip_prefix(&self.root)
-            .filter(|path| is_artifact_path(path))
-            .ok_or_else(unsupported)?;
-        let chunk_bytes = CHUNK_BYTES
-            .min(self.adapter.capabilities().chunk_limit_bytes)
-            .max(1) as usize;
+        let path = name.strip_prefix(&self.root).filter(|path| is_artifact_path(path)).ok_or_else(unsupported)?;
+        let chunk_bytes = CHUNK_BYTES.min(self.adapter.capabilities().chunk_limit_bytes).max(1) as usize;
         let record = Record {
             app: self.ledger_app.clone(),
             owner: owner_of(path).to_owned(),
             path: path.to_owned(),
-            body: Body::Chunks {
-                keep: 0,
-                add: bytes.chunks(chunk_bytes).map(<[u8]>::to_vec).collect(),
-            },
+            body: Body::Chunks { keep: 0, add: bytes.chunks(chunk_bytes).map(<[u8]>::to_vec).collect() },
             last_updated_ms: 0,
             created_at_ms: 0,
             mirror: None,
@@ -393,11 +309,7 @@ impl Transport for BackendTransport {
                 return Ok(Wake::Cancelled);
             }
             // Lowered before the look: what comes after the look raises it again and the sleep below ends at once.
-            *self
-                .signal
-                .raised
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner) = false;
+            *self.signal.raised.lock().unwrap_or_else(PoisonError::into_inner) = false;
             if self.take_news()? {
                 return Ok(Wake::Changed);
             }
@@ -408,15 +320,8 @@ impl Transport for BackendTransport {
             if hint.cancel.is_cancelled() {
                 return Ok(Wake::Cancelled);
             }
-            let raised = self
-                .signal
-                .raised
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            let slept = self
-                .signal
-                .changed
-                .wait_timeout_while(raised, left, |raised| !*raised);
+            let raised = self.signal.raised.lock().unwrap_or_else(PoisonError::into_inner);
+            let slept = self.signal.changed.wait_timeout_while(raised, left, |raised| !*raised);
             drop(slept.unwrap_or_else(PoisonError::into_inner));
         }
     }
@@ -431,20 +336,10 @@ impl BackendTransport {
     fn compare(&self, name: &str, bytes: &[u8]) -> Result<Put, TransportError> {
         match self.get(name, None, bytes.len() as u64) {
             Ok(there) if there == bytes => Ok(Put::AlreadyThere),
-            Err(error)
-                if !matches!(
-                    error.kind,
-                    TransportErrorKind::TooLarge | TransportErrorKind::Corrupt
-                ) =>
-            {
+            Err(error) if !matches!(error.kind, TransportErrorKind::TooLarge | TransportErrorKind::Corrupt) => {
                 Err(error)
             }
-            _ => Err(TransportError::new(
-                TransportErrorKind::Conflict,
-                "put",
-                name,
-                "other bytes stand there",
-            )),
+            _ => Err(TransportError::new(TransportErrorKind::Conflict, "put", name, "other bytes stand there")),
         }
     }
 }
@@ -459,9 +354,7 @@ fn owner_of(path: &str) -> &str {
 
 /// The marker and the list of writers stand beside the artifacts and are none.
 fn is_artifact_path(path: &str) -> bool {
-    !path.is_empty()
-        && path != super::marker::MARKER_PATH
-        && !path.starts_with(super::marker::WRITERS_PREFIX)
+    !path.is_empty() && path != super::marker::MARKER_PATH && !path.starts_with(super::marker::WRITERS_PREFIX)
 }
 
 /// A path that sorts after everything below `folder` (which ends in `/`) and before what follows it.
@@ -487,16 +380,10 @@ pub(crate) fn explain(action: &'static str, name: &str, error: AdapterError) -> 
 /// Opens a backend's URL as a place for artifacts.
 pub fn open(address: &str, opening: &Opening) -> Result<Arc<dyn Transport>, TransportError> {
     let context = OpenContext::new(&opening.base);
-    let url = adapters::resolve_backend(address, &opening.base)
-        .map_err(|error| explain("open", "a backend", error))?;
+    let url = adapters::resolve_backend(address, &opening.base).map_err(|error| explain("open", "a backend", error))?;
     let label = url.to_string();
-    let adapter =
-        adapters::open(address, &context).map_err(|error| explain("open", &label, error))?;
-    Ok(Arc::new(BackendTransport::new(
-        adapter,
-        &opening.app,
-        label,
-    )?))
+    let adapter = adapters::open(address, &context).map_err(|error| explain("open", &label, error))?;
+    Ok(Arc::new(BackendTransport::new(adapter, &opening.app, label)?))
 }
 
 #[cfg(test)]
@@ -506,8 +393,7 @@ mod tests {
     use larder_adapters::MemoryAdapter;
 
     fn transport(adapter: &MemoryAdapter) -> BackendTransport {
-        BackendTransport::new(Arc::new(adapter.clone()), "app", "backend:memory")
-            .expect("memory opens")
+        BackendTransport::new(Arc::new(adapter.clone()), "app", "backend:memory").expect("memory opens")
     }
 
     #[test]
@@ -522,10 +408,7 @@ mod tests {
     fn sqlite_keeps_the_transport_contract() {
         contract::run(&|| {
             let folder = tempfile::tempdir().expect("a folder");
-            let opening = Opening {
-                app: "app".into(),
-                base: folder.path().to_owned(),
-            };
+            let opening = Opening { app: "app".into(), base: folder.path().to_owned() };
             Box::new(move || {
                 let _keep = &folder;
                 crate::transport::open("sqlite:sync.db", &opening).expect("sqlite opens")
@@ -536,27 +419,14 @@ mod tests {
     #[test]
     fn artifacts_stand_beside_the_projects_rows_and_are_never_taken_for_them() {
         let adapter = MemoryAdapter::new();
-        adapter.foreign_set(
-            &RecordId::new("app", "shared", "notes.md"),
-            "a file of the project",
-        );
+        adapter.foreign_set(&RecordId::new("app", "shared", "notes.md"), "a file of the project");
         let transport = transport(&adapter);
 
-        transport
-            .put_new("app/shared/c~1/packs/p", b"bytes")
-            .expect("written");
-        transport
-            .put_new("app/u-anna-01234567/c~1/packs/p", b"private")
-            .expect("written");
+        transport.put_new("app/shared/c~1/packs/p", b"bytes").expect("written");
+        transport.put_new("app/u-anna-01234567/c~1/packs/p", b"private").expect("written");
 
-        let all = transport
-            .list(&ListRequest::new("app/", Depth::All))
-            .expect("listed")
-            .names;
-        assert_eq!(
-            all,
-            ["app/shared/c~1/packs/p", "app/u-anna-01234567/c~1/packs/p"]
-        );
+        let all = transport.list(&ListRequest::new("app/", Depth::All)).expect("listed").names;
+        assert_eq!(all, ["app/shared/c~1/packs/p", "app/u-anna-01234567/c~1/packs/p"]);
         let private = Query::paths("app-ledger", "u-anna-01234567", "", None, 10);
         assert_eq!(adapter.query(&private).expect("queried").rows.len(), 1);
         let rows = Query::paths("app", "shared", "", None, 10);
@@ -566,22 +436,12 @@ mod tests {
     #[test]
     fn a_row_that_a_program_wrote_under_an_artifacts_name_is_bytes_like_any_other() {
         let adapter = MemoryAdapter::new();
-        adapter.foreign_set(
-            &RecordId::new("app-ledger", "shared", "shared/c~1/packs/p"),
-            "junk",
-        );
+        adapter.foreign_set(&RecordId::new("app-ledger", "shared", "shared/c~1/packs/p"), "junk");
         let transport = transport(&adapter);
 
-        let put = transport
-            .put_new("app/shared/c~1/packs/p", b"bytes")
-            .expect_err("a conflict");
+        let put = transport.put_new("app/shared/c~1/packs/p", b"bytes").expect_err("a conflict");
 
         assert_eq!(put.kind, TransportErrorKind::Conflict);
-        assert_eq!(
-            transport
-                .get("app/shared/c~1/packs/p", None, 10)
-                .expect("got"),
-            b"junk"
-        );
+        assert_eq!(transport.get("app/shared/c~1/packs/p", None, 10).expect("got"), b"junk");
     }
 }

@@ -59,18 +59,12 @@ impl Cancel {
         } else {
             state.hooks.push((id, Box::new(wake)));
         }
-        CancelHook {
-            cancel: self.clone(),
-            id,
-        }
+        CancelHook { cancel: self.clone(), id }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // A hook that panicked left the list whole: it was taken out before it ran.
-        self.inner
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -52,29 +52,17 @@ impl TransportError {
         name: &str,
         detail: impl Into<String>,
     ) -> TransportError {
-        TransportError {
-            kind,
-            action,
-            name: printable(name),
-            detail: detail.into(),
-            source: None,
-        }
+        TransportError { kind, action, name: printable(name), detail: detail.into(), source: None }
     }
 
     /// Adds what lies below.
     pub fn with_source(self, source: impl Into<Box<dyn Error + Send + Sync>>) -> TransportError {
-        TransportError {
-            source: Some(source.into()),
-            ..self
-        }
+        TransportError { source: Some(source.into()), ..self }
     }
 
     /// True if the whole place is out of reach, so that the next request would fail as well.
     pub fn is_about_the_place(&self) -> bool {
-        matches!(
-            self.kind,
-            TransportErrorKind::Unavailable | TransportErrorKind::Throttled { .. }
-        )
+        matches!(self.kind, TransportErrorKind::Unavailable | TransportErrorKind::Throttled { .. })
     }
 }
 
@@ -86,16 +74,11 @@ impl fmt::Display for TransportError {
 
 impl Error for TransportError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.source
-            .as_deref()
-            .map(|source| source as &(dyn Error + 'static))
+        self.source.as_deref().map(|source| source as &(dyn Error + 'static))
     }
 }
 
 /// A text from outside as it may be shown: control characters escaped, cut at 200 characters.
 pub(crate) fn printable(text: &str) -> String {
-    text.chars()
-        .take(MAX_SHOWN_NAME_CHARS)
-        .flat_map(|c| c.escape_debug())
-        .collect()
+    text.chars().take(MAX_SHOWN_NAME_CHARS).flat_map(|c| c.escape_debug()).collect()
 }

@@ -8,9 +8,7 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{
-    ListRequest, Listing, Put, Transport, TransportError, TransportErrorKind, WaitHint, Wake,
-};
+use super::{ListRequest, Listing, Put, Transport, TransportError, TransportErrorKind, WaitHint, Wake};
 
 /// What goes wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,15 +65,7 @@ impl FaultyTransport {
             FaultPlan::Seeded { seed, .. } => seed,
             FaultPlan::DieAt { .. } => 0,
         };
-        FaultyTransport {
-            inner,
-            plan,
-            state: Mutex::new(State {
-                draws,
-                calls: 0,
-                late: Vec::new(),
-            }),
-        }
+        FaultyTransport { inner, plan, state: Mutex::new(State { draws, calls: 0, late: Vec::new() }) }
     }
 
     /// Calls so far.
@@ -86,8 +76,7 @@ impl FaultyTransport {
     /// Lets every put that is under way arrive. Errors: the wrapped transport's.
     pub fn settle(&self) -> Result<(), TransportError> {
         let late = std::mem::take(&mut self.lock().late);
-        late.iter()
-            .try_for_each(|(name, bytes)| self.inner.put_new(name, bytes).map(|_| ()))
+        late.iter().try_for_each(|(name, bytes)| self.inner.put_new(name, bytes).map(|_| ()))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -118,8 +107,7 @@ impl FaultyTransport {
         fate: Fate,
         deed: impl FnOnce() -> Result<T, TransportError>,
     ) -> Result<T, TransportError> {
-        let lost =
-            |detail| TransportError::new(TransportErrorKind::Unavailable, verb.0, verb.1, detail);
+        let lost = |detail| TransportError::new(TransportErrorKind::Unavailable, verb.0, verb.1, detail);
         match fate {
             Fate::Lost(Moment::Before) => Err(lost("the line broke before it")),
             Fate::Lost(Moment::After) => deed().and_then(|_| Err(lost("the line broke after it"))),
@@ -139,9 +127,7 @@ impl FaultyTransport {
                 _ => None,
             }
         };
-        arrived.map_or(Ok(()), |(name, bytes)| {
-            self.inner.put_new(&name, &bytes).map(|_| ())
-        })
+        arrived.map_or(Ok(()), |(name, bytes)| self.inner.put_new(&name, &bytes).map(|_| ()))
     }
 
     fn mangle_listing(&self, mut listing: Listing) -> Listing {
@@ -185,29 +171,14 @@ impl Transport for FaultyTransport {
         let fate = self.fate();
         self.let_one_arrive()?;
         let listing = self.suffer(("list", &request.prefix), fate, || self.inner.list(request))?;
-        Ok(if fate == Fate::Mangled {
-            self.mangle_listing(listing)
-        } else {
-            listing
-        })
+        Ok(if fate == Fate::Mangled { self.mangle_listing(listing) } else { listing })
     }
 
-    fn get(
-        &self,
-        name: &str,
-        range: Option<Range<u64>>,
-        max_bytes: u64,
-    ) -> Result<Vec<u8>, TransportError> {
+    fn get(&self, name: &str, range: Option<Range<u64>>, max_bytes: u64) -> Result<Vec<u8>, TransportError> {
         let fate = self.fate();
         self.let_one_arrive()?;
-        let bytes = self.suffer(("get", name), fate, || {
-            self.inner.get(name, range, max_bytes)
-        })?;
-        Ok(if fate == Fate::Mangled {
-            self.mangle_bytes(bytes)
-        } else {
-            bytes
-        })
+        let bytes = self.suffer(("get", name), fate, || self.inner.get(name, range, max_bytes))?;
+        Ok(if fate == Fate::Mangled { self.mangle_bytes(bytes) } else { bytes })
     }
 
     fn put_new(&self, name: &str, bytes: &[u8]) -> Result<Put, TransportError> {
@@ -251,14 +222,8 @@ mod tests {
         contract::run(&|| {
             let place = MemoryPlace::new();
             Box::new(move || {
-                let plan = FaultPlan::Seeded {
-                    seed: 1,
-                    per_mille: 0,
-                };
-                Arc::new(FaultyTransport::new(
-                    Arc::new(place.visit("faulty:test")),
-                    plan,
-                )) as Arc<dyn Transport>
+                let plan = FaultPlan::Seeded { seed: 1, per_mille: 0 };
+                Arc::new(FaultyTransport::new(Arc::new(place.visit("faulty:test")), plan)) as Arc<dyn Transport>
             })
         });
     }
@@ -268,27 +233,14 @@ mod tests {
         let run = |seed| {
             let place = MemoryPlace::new();
             let inner = Arc::new(place.visit("faulty:test"));
-            let faulty = FaultyTransport::new(
-                inner,
-                FaultPlan::Seeded {
-                    seed,
-                    per_mille: 150,
-                },
-            );
+            let faulty = FaultyTransport::new(inner, FaultPlan::Seeded { seed, per_mille: 150 });
             let mut story = Vec::new();
             for n in 0..200 {
                 let name = format!("app/{n:03}");
                 let put = faulty.put_new(&name, name.as_bytes());
                 let got = faulty.get(&name, None, 100);
-                let listed = faulty
-                    .list(&ListRequest::new("app/", Depth::All))
-                    .map(|l| l.names.len());
-                story.push(format!(
-                    "{:?} {:?} {:?}",
-                    put.as_ref().ok(),
-                    got.ok(),
-                    listed.ok()
-                ));
+                let listed = faulty.list(&ListRequest::new("app/", Depth::All)).map(|l| l.names.len());
+                story.push(format!("{:?} {:?} {:?}", put.as_ref().ok(), got.ok(), listed.ok()));
                 if put.is_ok() {
                     story.push(name);
                 }
@@ -301,10 +253,7 @@ mod tests {
         assert_eq!((story.clone(), artifacts.clone()), run(7));
         assert_ne!(story, run(8).0);
         for name in story.iter().filter(|line| line.starts_with("app/")) {
-            assert_eq!(
-                artifacts.get(name).map(|bytes| &bytes[..]),
-                Some(name.as_bytes())
-            );
+            assert_eq!(artifacts.get(name).map(|bytes| &bytes[..]), Some(name.as_bytes()));
         }
     }
 
@@ -312,10 +261,7 @@ mod tests {
     fn the_fatal_call_fails_on_the_chosen_side_of_the_deed_and_so_do_all_after_it() {
         for (moment, expected) in [(Moment::Before, 1), (Moment::After, 2)] {
             let place = MemoryPlace::new();
-            let faulty = FaultyTransport::new(
-                Arc::new(place.visit("x")),
-                FaultPlan::DieAt { call: 1, moment },
-            );
+            let faulty = FaultyTransport::new(Arc::new(place.visit("x")), FaultPlan::DieAt { call: 1, moment });
 
             assert!(faulty.put_new("app/0", b"0").is_ok());
             assert!(faulty.put_new("app/1", b"1").is_err());

@@ -6,8 +6,7 @@
 use std::sync::Arc;
 
 use larder_adapters::{
-    AdapterError, Body, ErrorKind, Expected, FileSyncAdapter, Query, Record, RecordId, RowContent,
-    SHARED_OWNER,
+    AdapterError, Body, ErrorKind, Expected, FileSyncAdapter, Query, Record, RecordId, RowContent, SHARED_OWNER,
 };
 use serde::{Deserialize, Serialize};
 
@@ -83,9 +82,7 @@ impl TryFrom<String> for ProjectId {
         if plain && text.len() == PROJECT_ID_CHARS {
             Ok(ProjectId(text))
         } else {
-            Err(format!(
-                "a project id has {PROJECT_ID_CHARS} characters of a-z and 2-7"
-            ))
+            Err(format!("a project id has {PROJECT_ID_CHARS} characters of a-z and 2-7"))
         }
     }
 }
@@ -129,12 +126,7 @@ enum WriterKind {
 impl Marker {
     /// The marker's content, for transports that keep it as a file.
     pub fn new(app: &str, project: ProjectId) -> Marker {
-        Marker {
-            app: app.to_owned(),
-            kind: MarkerKind::Marker,
-            project,
-            v: 1,
-        }
+        Marker { app: app.to_owned(), kind: MarkerKind::Marker, project, v: 1 }
     }
 
     /// Makes a backend this project's, or finds that it is.
@@ -165,26 +157,16 @@ impl Marker {
 
 fn agree(app: &str, found: ProjectId, ours: Option<&ProjectId>) -> Result<ProjectId, MarkerError> {
     match ours {
-        Some(expected) if *expected != found => Err(MarkerError::OtherProject {
-            app: app.to_owned(),
-            found,
-            expected: expected.clone(),
-        }),
+        Some(expected) if *expected != found => {
+            Err(MarkerError::OtherProject { app: app.to_owned(), found, expected: expected.clone() })
+        }
         _ => Ok(found),
     }
 }
 
 /// Puts this origin on the list of those who write to the backend. Idempotent.
-pub fn register_writer(
-    adapter: &Arc<dyn FileSyncAdapter>,
-    app: &str,
-    origin: &OriginName,
-) -> Result<(), MarkerError> {
-    let note = WriterNote {
-        kind: WriterKind::Writer,
-        origin: origin.clone(),
-        v: 1,
-    };
+pub fn register_writer(adapter: &Arc<dyn FileSyncAdapter>, app: &str, origin: &OriginName) -> Result<(), MarkerError> {
+    let note = WriterNote { kind: WriterKind::Writer, origin: origin.clone(), v: 1 };
     match write_note(adapter, app, &format!("{WRITERS_PREFIX}{origin}"), &note) {
         Err(error) if error.kind != ErrorKind::Conflict => Err(error.into()),
         _ => Ok(()),
@@ -194,26 +176,14 @@ pub fn register_writer(
 /// The origins that write to the backend, in order; names that are none are left out.
 ///
 /// Bounded at 10,000: a longer list says no more than that there are others.
-pub fn writers(
-    adapter: &Arc<dyn FileSyncAdapter>,
-    app: &str,
-) -> Result<Vec<OriginName>, MarkerError> {
+pub fn writers(adapter: &Arc<dyn FileSyncAdapter>, app: &str) -> Result<Vec<OriginName>, MarkerError> {
     let mut origins = Vec::new();
     let mut after: Option<String> = None;
     let mut seen_rows = 0;
     while seen_rows < MAX_WRITERS {
-        let query = Query::paths(
-            &ledger_app(app),
-            SHARED_OWNER,
-            WRITERS_PREFIX,
-            after.as_deref(),
-            MAX_WRITERS,
-        );
+        let query = Query::paths(&ledger_app(app), SHARED_OWNER, WRITERS_PREFIX, after.as_deref(), MAX_WRITERS);
         let page = adapter.query(&query)?;
-        let names = page
-            .rows
-            .iter()
-            .filter_map(|row| row.path.strip_prefix(WRITERS_PREFIX));
+        let names = page.rows.iter().filter_map(|row| row.path.strip_prefix(WRITERS_PREFIX));
         origins.extend(names.filter_map(|name| name.parse::<OriginName>().ok()));
         seen_rows += page.rows.len();
         after = page.rows.last().map(|row| row.path.clone());
@@ -225,11 +195,7 @@ pub fn writers(
 }
 
 /// True if artifacts have to be stored in the backend: somebody other than `own` writes there.
-pub fn has_other_writers(
-    adapter: &Arc<dyn FileSyncAdapter>,
-    app: &str,
-    own: &OriginName,
-) -> Result<bool, MarkerError> {
+pub fn has_other_writers(adapter: &Arc<dyn FileSyncAdapter>, app: &str, own: &OriginName) -> Result<bool, MarkerError> {
     Ok(writers(adapter, app)?.iter().any(|origin| origin != own))
 }
 
@@ -244,10 +210,7 @@ fn write_note(
         app: ledger_app(app),
         owner: SHARED_OWNER.to_owned(),
         path: path.to_owned(),
-        body: Body::Chunks {
-            keep: 0,
-            add: vec![bytes],
-        },
+        body: Body::Chunks { keep: 0, add: vec![bytes] },
         last_updated_ms: 0,
         created_at_ms: 0,
         mirror: None,
@@ -255,34 +218,24 @@ fn write_note(
     adapter.set(&record, &Expected::Absent).map(|_| ())
 }
 
-fn read_marker(
-    adapter: &Arc<dyn FileSyncAdapter>,
-    app: &str,
-) -> Result<Option<Marker>, MarkerError> {
-    let corrupt = |why: &str| MarkerError::Corrupt {
-        app: app.to_owned(),
-        path: MARKER_PATH.to_owned(),
-        why: why.to_owned(),
-    };
+fn read_marker(adapter: &Arc<dyn FileSyncAdapter>, app: &str) -> Result<Option<Marker>, MarkerError> {
+    let corrupt =
+        |why: &str| MarkerError::Corrupt { app: app.to_owned(), path: MARKER_PATH.to_owned(), why: why.to_owned() };
     let id = RecordId::new(&ledger_app(app), SHARED_OWNER, MARKER_PATH);
     let bytes = match adapter.get(&id)?.map(|row| row.content) {
         None | Some(RowContent::Absent) => return Ok(None),
         Some(RowContent::Text(text)) if text.len() as u64 <= MAX_NOTE_BYTES => text.into_bytes(),
-        Some(RowContent::Chunked {
-            chunk_count: 1,
-            size_bytes,
-        }) if size_bytes <= MAX_NOTE_BYTES => adapter.read_chunks(&id, 0, 1)?.concat(),
+        Some(RowContent::Chunked { chunk_count: 1, size_bytes }) if size_bytes <= MAX_NOTE_BYTES => {
+            adapter.read_chunks(&id, 0, 1)?.concat()
+        }
         Some(_) => return Err(corrupt("it is no small note")),
     };
     require_canonical(&bytes).map_err(|error| corrupt(&error.to_string()))?;
-    let marker: Marker =
-        serde_json::from_slice(&bytes).map_err(|error| corrupt(&error.to_string()))?;
+    let marker: Marker = serde_json::from_slice(&bytes).map_err(|error| corrupt(&error.to_string()))?;
     match (marker.v, marker.app == app) {
         (1, true) => Ok(Some(marker)),
         (1, false) => Err(corrupt("it names another app")),
-        _ => Err(corrupt(
-            "it is of a format version this release does not know; upgrade larder",
-        )),
+        _ => Err(corrupt("it is of a format version this release does not know; upgrade larder")),
     }
 }
 
@@ -307,8 +260,7 @@ mod tests {
         let first = Marker::claim(&backend, "app", None, &world(1)).expect("claimed");
         let joined = Marker::claim(&backend, "app", None, &world(2)).expect("adopted");
         let again = Marker::claim(&backend, "app", Some(&first), &world(1)).expect("found");
-        let refused =
-            Marker::claim(&backend, "app", Some(&stranger), &world(3)).expect_err("refused");
+        let refused = Marker::claim(&backend, "app", Some(&stranger), &world(3)).expect_err("refused");
 
         assert_eq!((&joined, &again), (&first, &first));
         assert!(refused.to_string().contains("set `appId`"), "{refused}");
@@ -320,20 +272,13 @@ mod tests {
     fn a_project_keeps_its_id_when_it_moves_to_an_empty_backend() {
         let ours = ProjectId::draw(&world(1));
 
-        assert_eq!(
-            Marker::claim(&backend(), "app", Some(&ours), &world(2)).expect("claimed"),
-            ours
-        );
+        assert_eq!(Marker::claim(&backend(), "app", Some(&ours), &world(2)).expect("claimed"), ours);
     }
 
     #[test]
     fn a_damaged_marker_stops_and_is_named() {
         let canonical = Marker::new("app", ProjectId::draw(&world(1)));
-        let newer = serde_json::to_string(&Marker {
-            v: 2,
-            ..canonical.clone()
-        })
-        .expect("json");
+        let newer = serde_json::to_string(&Marker { v: 2, ..canonical.clone() }).expect("json");
         let spaced = serde_json::to_string_pretty(&canonical).expect("json");
         for text in ["", "{}", "not json", &spaced, &newer, &"x".repeat(5000)] {
             let adapter = MemoryAdapter::new();
@@ -342,25 +287,17 @@ mod tests {
 
             let error = Marker::claim(&backend, "app", None, &world(1)).expect_err(text);
 
-            assert!(
-                matches!(error, MarkerError::Corrupt { .. }),
-                "{text}: {error}"
-            );
+            assert!(matches!(error, MarkerError::Corrupt { .. }), "{text}: {error}");
         }
     }
 
     #[test]
     fn artifacts_are_pushed_once_somebody_else_writes() {
         let adapter = MemoryAdapter::new();
-        adapter.foreign_set(
-            &RecordId::new("app-ledger", "shared", "writers/../../x"),
-            "junk",
-        );
+        adapter.foreign_set(&RecordId::new("app-ledger", "shared", "writers/../../x"), "junk");
         let backend: Arc<dyn FileSyncAdapter> = Arc::new(adapter);
-        let (a, b): (OriginName, OriginName) = (
-            "a-abc234".parse().expect("a name"),
-            "b-abc234".parse().expect("a name"),
-        );
+        let (a, b): (OriginName, OriginName) =
+            ("a-abc234".parse().expect("a name"), "b-abc234".parse().expect("a name"));
 
         register_writer(&backend, "app", &a).expect("registered");
         register_writer(&backend, "app", &a).expect("registered again");
@@ -373,32 +310,15 @@ mod tests {
 
     #[test]
     fn marker_and_writers_are_no_artifacts() {
-        use crate::transport::{
-            BackendTransport, Depth, ListRequest, Transport, TransportErrorKind,
-        };
+        use crate::transport::{BackendTransport, Depth, ListRequest, Transport, TransportErrorKind};
         let backend = backend();
         Marker::claim(&backend, "app", None, &world(1)).expect("claimed");
         register_writer(&backend, "app", &"a-abc234".parse().expect("a name")).expect("registered");
         let transport = BackendTransport::new(backend, "app", "backend:test").expect("opened");
 
-        assert!(
-            transport
-                .list(&ListRequest::new("app/", Depth::All))
-                .expect("listed")
-                .names
-                .is_empty()
-        );
-        assert!(
-            transport
-                .list(&ListRequest::new("", Depth::Children))
-                .expect("listed")
-                .names
-                .is_empty()
-        );
-        assert_eq!(
-            transport.get("app/marker", None, 9).expect_err("none").kind,
-            TransportErrorKind::NotFound
-        );
+        assert!(transport.list(&ListRequest::new("app/", Depth::All)).expect("listed").names.is_empty());
+        assert!(transport.list(&ListRequest::new("", Depth::Children)).expect("listed").names.is_empty());
+        assert_eq!(transport.get("app/marker", None, 9).expect_err("none").kind, TransportErrorKind::NotFound);
         assert!(transport.put_new("app/writers/b-abc234", b"x").is_err());
     }
 }

@@ -8,8 +8,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{
-    Depth, ListRequest, Listing, Opening, Put, Transport, TransportError, TransportErrorKind,
-    WaitHint, Wake, check_name, is_after, listed_as,
+    Depth, ListRequest, Listing, Opening, Put, Transport, TransportError, TransportErrorKind, WaitHint, Wake,
+    check_name, is_after, listed_as,
 };
 
 /// The place itself; [`MemoryPlace::visit`] opens handles on it.
@@ -33,15 +33,8 @@ impl MemoryPlace {
 
     /// Opens a handle.
     pub fn visit(self: &Arc<Self>, label: impl Into<String>) -> MemoryTransport {
-        let heard = Heard {
-            own_puts: 0,
-            foreign_puts: self.lock().put_count,
-        };
-        MemoryTransport {
-            place: self.clone(),
-            label: label.into(),
-            heard: Mutex::new(heard),
-        }
+        let heard = Heard { own_puts: 0, foreign_puts: self.lock().put_count };
+        MemoryTransport { place: self.clone(), label: label.into(), heard: Mutex::new(heard) }
     }
 
     /// Every artifact, for tests that compare or damage places.
@@ -57,14 +50,8 @@ impl MemoryPlace {
     /// The names below `prefix`, in order.
     pub fn names_below(&self, prefix: &str) -> Vec<String> {
         let state = self.lock();
-        let names = state
-            .artifacts
-            .range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
-        names
-            .map(|(name, _)| name)
-            .take_while(|name| name.starts_with(prefix))
-            .cloned()
-            .collect()
+        let names = state.artifacts.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+        names.map(|(name, _)| name).take_while(|name| name.starts_with(prefix)).cloned().collect()
     }
 
     /// Damages the place as a bad disk would: other bytes under a name, or none. For tests.
@@ -116,19 +103,14 @@ impl Transport for MemoryTransport {
         // A folder sorts before what stands below it, so nothing before the later of the two can matter.
         let start = after.map_or(request.prefix.as_str(), |after| after.max(&request.prefix));
         let mut listing = Listing::default();
-        for name in state
-            .artifacts
-            .range::<str, _>((Bound::Included(start), Bound::Unbounded))
-            .map(|(name, _)| name)
-        {
+        for name in state.artifacts.range::<str, _>((Bound::Included(start), Bound::Unbounded)).map(|(name, _)| name) {
             if !name.starts_with(&request.prefix) {
                 break;
             }
             let Some(entry) = listed_as(name, &request.prefix, request.depth) else {
                 continue;
             };
-            let again = request.depth == Depth::Children
-                && listing.names.last().is_some_and(|last| last == entry);
+            let again = request.depth == Depth::Children && listing.names.last().is_some_and(|last| last == entry);
             if again || !is_after(entry, after) {
                 continue;
             }
@@ -141,16 +123,10 @@ impl Transport for MemoryTransport {
         Ok(listing)
     }
 
-    fn get(
-        &self,
-        name: &str,
-        range: Option<Range<u64>>,
-        max_bytes: u64,
-    ) -> Result<Vec<u8>, TransportError> {
+    fn get(&self, name: &str, range: Option<Range<u64>>, max_bytes: u64) -> Result<Vec<u8>, TransportError> {
         let artifact = self.place.lock().artifacts.get(name).cloned();
-        let artifact = artifact.ok_or_else(|| {
-            TransportError::new(TransportErrorKind::NotFound, "get", name, "not here")
-        })?;
+        let artifact =
+            artifact.ok_or_else(|| TransportError::new(TransportErrorKind::NotFound, "get", name, "not here"))?;
         cut(name, &artifact, range, max_bytes)
     }
 
@@ -159,19 +135,8 @@ impl Transport for MemoryTransport {
         let mut state = self.place.lock();
         if let Some(there) = state.artifacts.get(name) {
             let same = **there == *bytes;
-            let conflict = || {
-                TransportError::new(
-                    TransportErrorKind::Conflict,
-                    "put",
-                    name,
-                    "other bytes stand there",
-                )
-            };
-            return if same {
-                Ok(Put::AlreadyThere)
-            } else {
-                Err(conflict())
-            };
+            let conflict = || TransportError::new(TransportErrorKind::Conflict, "put", name, "other bytes stand there");
+            return if same { Ok(Put::AlreadyThere) } else { Err(conflict()) };
         }
         state.artifacts.insert(name.to_owned(), bytes.into());
         state.put_count += 1;
@@ -236,16 +201,8 @@ pub(crate) fn bounded(
     if end - start <= max_bytes {
         return Ok(start..end);
     }
-    let detail = format!(
-        "{} bytes are more than the {max_bytes} allowed",
-        end - start
-    );
-    Err(TransportError::new(
-        TransportErrorKind::TooLarge,
-        "get",
-        name,
-        detail,
-    ))
+    let detail = format!("{} bytes are more than the {max_bytes} allowed", end - start);
+    Err(TransportError::new(TransportErrorKind::TooLarge, "get", name, detail))
 }
 
 /// Opens `memory:NAME`: the same name is the same place for as long as the process lives.
@@ -275,20 +232,11 @@ mod tests {
     fn a_cancel_between_look_and_sleep_is_not_missed() {
         let place = MemoryPlace::new();
         let cancel = Cancel::new();
-        let hint = WaitHint {
-            timeout_ms: 600_000,
-            cancel: cancel.clone(),
-        };
+        let hint = WaitHint { timeout_ms: 600_000, cancel: cancel.clone() };
 
         let waiter = std::thread::spawn(move || place.visit("memory:test").wait(&hint));
         cancel.cancel();
 
-        assert_eq!(
-            waiter
-                .join()
-                .expect("the waiter ends")
-                .expect("memory waits"),
-            Wake::Cancelled
-        );
+        assert_eq!(waiter.join().expect("the waiter ends").expect("memory waits"), Wake::Cancelled);
     }
 }

@@ -57,20 +57,12 @@ pub struct ListRequest {
 impl ListRequest {
     /// The first page below `prefix`.
     pub fn new(prefix: impl Into<String>, depth: Depth) -> ListRequest {
-        ListRequest {
-            prefix: prefix.into(),
-            after: None,
-            depth,
-            limit: MAX_PAGE_NAMES,
-        }
+        ListRequest { prefix: prefix.into(), after: None, depth, limit: MAX_PAGE_NAMES }
     }
 
     /// The page after `name`.
     pub fn after(self, name: impl Into<String>) -> ListRequest {
-        ListRequest {
-            after: Some(name.into()),
-            ..self
-        }
+        ListRequest { after: Some(name.into()), ..self }
     }
 
     /// Names per page that a transport has to give: never 0, never above the bound.
@@ -129,12 +121,7 @@ pub trait Transport: Send + Sync {
     ///
     /// Idempotent, safe together with everything. More than `max_bytes` are never held in memory: TooLarge.
     /// Errors: NotFound; Corrupt if the place knows that its copy is damaged. The bytes are not trusted by the caller.
-    fn get(
-        &self,
-        name: &str,
-        range: Option<Range<u64>>,
-        max_bytes: u64,
-    ) -> Result<Vec<u8>, TransportError>;
+    fn get(&self, name: &str, range: Option<Range<u64>>, max_bytes: u64) -> Result<Vec<u8>, TransportError>;
 
     /// Stores `bytes` under `name`, once and for ever.
     ///
@@ -183,16 +170,8 @@ pub struct TransportKind {
 
 /// Every transport of this build.
 pub const TRANSPORTS: &[TransportKind] = &[
-    TransportKind {
-        scheme: "memory",
-        about: "a named place inside this process",
-        open: memory::open,
-    },
-    TransportKind {
-        scheme: "sqlite",
-        about: "a database as a place for artifacts",
-        open: backend::open,
-    },
+    TransportKind { scheme: "memory", about: "a named place inside this process", open: memory::open },
+    TransportKind { scheme: "sqlite", about: "a database as a place for artifacts", open: backend::open },
 ];
 
 /// Opens an address by its scheme.
@@ -208,21 +187,9 @@ pub fn open(address: &str, opening: &Opening) -> Result<Arc<dyn Transport>, Tran
 
 fn unknown_scheme(scheme: &str) -> TransportError {
     let known: Vec<&str> = TRANSPORTS.iter().map(|kind| kind.scheme).collect();
-    let shown: String = scheme
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(40)
-        .collect();
-    let detail = format!(
-        "no transport is called `{shown}:`; known are {}",
-        known.join(", ")
-    );
-    TransportError::new(
-        TransportErrorKind::Unsupported,
-        "open",
-        "an address",
-        detail,
-    )
+    let shown: String = scheme.chars().filter(|c| !c.is_control()).take(40).collect();
+    let detail = format!("no transport is called `{shown}:`; known are {}", known.join(", "));
+    TransportError::new(TransportErrorKind::Unsupported, "open", "an address", detail)
 }
 
 /// Refuses names that could leave a folder or be read as another name somewhere.
@@ -232,12 +199,7 @@ pub fn check_name(name: &str) -> Result<(), TransportError> {
         return Ok(());
     }
     let detail = "a name has parts of 1 to 255 bytes between `/`, without `.`, `..`, `\\` and control characters";
-    Err(TransportError::new(
-        TransportErrorKind::Unsupported,
-        "take",
-        name,
-        detail,
-    ))
+    Err(TransportError::new(TransportErrorKind::Unsupported, "take", name, detail))
 }
 
 fn is_sound_part(part: &str) -> bool {
@@ -266,37 +228,19 @@ mod tests {
 
     #[test]
     fn an_unknown_scheme_is_refused_with_the_known_ones_and_never_taken_for_a_folder() {
-        let opening = Opening {
-            app: "app".into(),
-            base: "/nowhere".into(),
-        };
+        let opening = Opening { app: "app".into(), base: "/nowhere".into() };
 
         for address in ["s3://bucket/x", "no-scheme", "", "/abs/path", "MEMORY:x"] {
             let error = open(address, &opening).map(|_| ()).expect_err(address);
             assert_eq!(error.kind, TransportErrorKind::Unsupported, "{address}");
-            assert!(
-                error.to_string().contains("known are memory, sqlite"),
-                "{error}"
-            );
+            assert!(error.to_string().contains("known are memory, sqlite"), "{error}");
         }
     }
 
     #[test]
     fn names_that_could_leave_a_folder_are_refused() {
         let long = "x".repeat(256);
-        for name in [
-            "",
-            "/a",
-            "a/",
-            "a//b",
-            "a/../b",
-            "./a",
-            "a\\b",
-            "a\nb",
-            "a\0b",
-            &long,
-            &"a/".repeat(600),
-        ] {
+        for name in ["", "/a", "a/", "a//b", "a/../b", "./a", "a\\b", "a\nb", "a\0b", &long, &"a/".repeat(600)] {
             assert!(check_name(name).is_err(), "{name:?}");
         }
         assert!(check_name("app/shared/laptop-abc234~1/checkpoints/cp-1.json").is_ok());

@@ -6,8 +6,7 @@ use std::io::ErrorKind as IoErrorKind;
 use std::path::PathBuf;
 
 use notify::{
-    Config, EventKindMask, PathOp, RecommendedWatcher, RecursiveMode, UpdatePathsError,
-    WatchPathConfig, Watcher as _,
+    Config, EventKindMask, PathOp, RecommendedWatcher, RecursiveMode, UpdatePathsError, WatchPathConfig, Watcher as _,
 };
 
 use super::mode::PollReason;
@@ -39,18 +38,12 @@ pub(super) trait Backend: Send {
 /// Makes the real one.
 pub(super) fn make_notify(handler: Handler) -> Result<Box<dyn Backend>, PollReason> {
     let kinds = EventKindMask::CORE | EventKindMask::ACCESS_CLOSE;
-    let config = Config::default()
-        .with_follow_symlinks(false)
-        .with_event_kinds(kinds);
+    let config = Config::default().with_follow_symlinks(false).with_event_kinds(kinds);
     match RecommendedWatcher::new(handler, config) {
         Ok(watcher) => Ok(Box::new(NotifyBackend(watcher))),
         Err(error) => Err(match &error.kind {
-            notify::ErrorKind::Io(io) if io.raw_os_error() == Some(libc::EMFILE) => {
-                PollReason::InstanceLimit
-            }
-            _ => PollReason::Failed {
-                error: error.to_string(),
-            },
+            notify::ErrorKind::Io(io) if io.raw_os_error() == Some(libc::EMFILE) => PollReason::InstanceLimit,
+            _ => PollReason::Failed { error: error.to_string() },
         }),
     }
 }
@@ -59,12 +52,9 @@ struct NotifyBackend(RecommendedWatcher);
 
 impl Backend for NotifyBackend {
     fn watch(&mut self, folders: &[PathBuf]) -> Vec<Result<(), WatchFailure>> {
-        let single =
-            WatchPathConfig::new(RecursiveMode::NonRecursive).with_dereference_symlinks(false);
-        let mut operations: Vec<PathOp> = folders
-            .iter()
-            .map(|folder| PathOp::Watch(folder.clone(), single.clone()))
-            .collect();
+        let single = WatchPathConfig::new(RecursiveMode::NonRecursive).with_dereference_symlinks(false);
+        let mut operations: Vec<PathOp> =
+            folders.iter().map(|folder| PathOp::Watch(folder.clone(), single.clone())).collect();
         let mut outcomes = Vec::with_capacity(folders.len());
         // Each round deals with at least one folder: the one that stopped it.
         while outcomes.len() < folders.len() {
@@ -73,9 +63,7 @@ impl Backend for NotifyBackend {
                     outcomes.resize(folders.len(), Ok(()));
                     break;
                 }
-                Err(UpdatePathsError {
-                    source, remaining, ..
-                }) => {
+                Err(UpdatePathsError { source, remaining, .. }) => {
                     let failed = folders.len().saturating_sub(remaining.len() + 1);
                     outcomes.resize(failed.max(outcomes.len()), Ok(()));
                     outcomes.push(Err(failure(&source)));
@@ -99,12 +87,8 @@ fn failure(error: &notify::Error) -> WatchFailure {
         notify::ErrorKind::Io(io) => match io.kind() {
             IoErrorKind::NotFound | IoErrorKind::NotADirectory => WatchFailure::Gone,
             IoErrorKind::PermissionDenied => WatchFailure::Denied,
-            _ => WatchFailure::Poll(PollReason::Failed {
-                error: io.to_string(),
-            }),
+            _ => WatchFailure::Poll(PollReason::Failed { error: io.to_string() }),
         },
-        _ => WatchFailure::Poll(PollReason::Failed {
-            error: error.to_string(),
-        }),
+        _ => WatchFailure::Poll(PollReason::Failed { error: error.to_string() }),
     }
 }

@@ -57,36 +57,17 @@ pub(super) fn signals(root: &Path, event: &notify::Event) -> Vec<Signal> {
 }
 
 fn marks(kind: &EventKind) -> Option<Marks> {
-    let appeared = Marks {
-        appeared: true,
-        ..Marks::default()
-    };
-    let vanished = Marks {
-        vanished: true,
-        ..Marks::default()
-    };
-    let touched = Marks {
-        touched: true,
-        ..Marks::default()
-    };
-    let anything = Marks {
-        appeared: true,
-        vanished: true,
-        touched: true,
-    };
+    let appeared = Marks { appeared: true, ..Marks::default() };
+    let vanished = Marks { vanished: true, ..Marks::default() };
+    let touched = Marks { touched: true, ..Marks::default() };
+    let anything = Marks { appeared: true, vanished: true, touched: true };
     match kind {
-        EventKind::Create(_) | EventKind::Modify(ModifyKind::Name(RenameMode::To)) => {
-            Some(appeared)
-        }
-        EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From)) => {
-            Some(vanished)
-        }
+        EventKind::Create(_) | EventKind::Modify(ModifyKind::Name(RenameMode::To)) => Some(appeared),
+        EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From)) => Some(vanished),
         // Sent in addition to the two halves of a rename.
         EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => None,
         EventKind::Modify(ModifyKind::Name(_)) => Some(anything),
-        EventKind::Modify(_) | EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
-            Some(touched)
-        }
+        EventKind::Modify(_) | EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(touched),
         EventKind::Access(_) => None,
         EventKind::Any | EventKind::Other => Some(anything),
     }
@@ -105,52 +86,25 @@ mod tests {
 
     #[test]
     fn events_become_notes_about_paths_below_the_root() {
-        let (came, went, changed) = (
-            (true, false, false),
-            (false, true, false),
-            (false, false, true),
-        );
+        let (came, went, changed) = ((true, false, false), (false, true, false), (false, false, true));
         for (kind, expected) in [
             (EventKind::Create(CreateKind::Folder), Some(came)),
-            (
-                EventKind::Modify(ModifyKind::Name(RenameMode::To)),
-                Some(came),
-            ),
-            (
-                EventKind::Modify(ModifyKind::Name(RenameMode::From)),
-                Some(went),
-            ),
+            (EventKind::Modify(ModifyKind::Name(RenameMode::To)), Some(came)),
+            (EventKind::Modify(ModifyKind::Name(RenameMode::From)), Some(went)),
             (EventKind::Modify(ModifyKind::Name(RenameMode::Both)), None),
             (EventKind::Remove(RemoveKind::File), Some(went)),
-            (
-                EventKind::Modify(ModifyKind::Data(DataChange::Any)),
-                Some(changed),
-            ),
-            (
-                EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any)),
-                Some(changed),
-            ),
-            (
-                EventKind::Access(AccessKind::Close(AccessMode::Write)),
-                Some(changed),
-            ),
+            (EventKind::Modify(ModifyKind::Data(DataChange::Any)), Some(changed)),
+            (EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any)), Some(changed)),
+            (EventKind::Access(AccessKind::Close(AccessMode::Write)), Some(changed)),
             (EventKind::Access(AccessKind::Close(AccessMode::Read)), None),
             (EventKind::Access(AccessKind::Read), None),
             (EventKind::Any, Some((true, true, true))),
         ] {
             let expected = expected.map(|(appeared, vanished, touched)| {
-                let marks = Marks {
-                    appeared,
-                    vanished,
-                    touched,
-                };
+                let marks = Marks { appeared, vanished, touched };
                 Signal::Note(RelPath::parse("data/a").expect("a path"), marks)
             });
-            assert_eq!(
-                meaning(kind, "/p/data/a"),
-                Vec::from_iter(expected),
-                "{kind:?}"
-            );
+            assert_eq!(meaning(kind, "/p/data/a"), Vec::from_iter(expected), "{kind:?}");
         }
     }
 
@@ -158,22 +112,9 @@ mod tests {
     fn the_end_of_the_root_is_told_from_other_things_that_happen_to_it() {
         let removed = EventKind::Remove(RemoveKind::Folder);
         assert_eq!(meaning(removed, "/p"), [Signal::RootGone]);
-        assert_eq!(
-            meaning(EventKind::Modify(ModifyKind::Name(RenameMode::From)), "/p"),
-            [Signal::RootGone]
-        );
-        assert_eq!(
-            meaning(
-                EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any)),
-                "/p"
-            ),
-            []
-        );
-        assert_eq!(
-            meaning(removed, "/pp/a"),
-            [],
-            "a sibling that shares the prefix"
-        );
+        assert_eq!(meaning(EventKind::Modify(ModifyKind::Name(RenameMode::From)), "/p"), [Signal::RootGone]);
+        assert_eq!(meaning(EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any)), "/p"), []);
+        assert_eq!(meaning(removed, "/pp/a"), [], "a sibling that shares the prefix");
     }
 
     #[test]

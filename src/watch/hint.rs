@@ -86,20 +86,13 @@ impl HintSet {
             }
         }
         if self.paths.len() + self.trees.len() > MAX_HINTS {
-            self.add(Hint::Rescan {
-                reason: RescanReason::TooManyHints,
-            });
+            self.add(Hint::Rescan { reason: RescanReason::TooManyHints });
         }
     }
 
     /// Empties the set. What lies below a hinted tree is not named again.
     pub(super) fn take(&mut self) -> Vec<Hint> {
-        let HintSet {
-            paths,
-            trees,
-            rescan,
-            root_gone,
-        } = std::mem::take(self);
+        let HintSet { paths, trees, rescan, root_gone } = std::mem::take(self);
         if root_gone {
             return vec![Hint::RootGone];
         }
@@ -108,9 +101,7 @@ impl HintSet {
         }
         let is_below = |path: &RelPath| path.ancestors().any(|above| trees.contains(&above));
         let tops = trees.iter().filter(|path| !is_below(path));
-        let singles = paths
-            .iter()
-            .filter(|path| !trees.contains(*path) && !is_below(path));
+        let singles = paths.iter().filter(|path| !trees.contains(*path) && !is_below(path));
         let tops = tops.cloned().map(Hint::DirtyTree);
         tops.chain(singles.cloned().map(Hint::Dirty)).collect()
     }
@@ -136,24 +127,16 @@ mod tests {
     fn hints_are_joined_and_never_forgotten() {
         let dirty = |text| Hint::Dirty(path(text));
         let tree = |text| Hint::DirtyTree(path(text));
-        let rescan = || Hint::Rescan {
-            reason: RescanReason::Overflow,
-        };
+        let rescan = || Hint::Rescan { reason: RescanReason::Overflow };
         for (given, expected) in [
             (vec![], vec![]),
             (vec![dirty("a"), dirty("a")], vec![dirty("a")]),
             (vec![dirty("a/b"), tree("a")], vec![tree("a")]),
-            (
-                vec![tree("a/b/c"), tree("a"), tree("a-b")],
-                vec![tree("a"), tree("a-b")],
-            ),
+            (vec![tree("a/b/c"), tree("a"), tree("a-b")], vec![tree("a"), tree("a-b")]),
             (vec![dirty("a"), tree("a")], vec![tree("a")]),
             (vec![dirty("ab"), tree("a")], vec![tree("a"), dirty("ab")]),
             (vec![dirty("a"), rescan(), dirty("b")], vec![rescan()]),
-            (
-                vec![Hint::RootGone, rescan(), dirty("b")],
-                vec![Hint::RootGone],
-            ),
+            (vec![Hint::RootGone, rescan(), dirty("b")], vec![Hint::RootGone]),
         ] {
             assert_eq!(taken(given.clone()), expected, "{given:?}");
         }
@@ -161,11 +144,7 @@ mod tests {
 
     #[test]
     fn more_hints_than_kept_collapse_into_a_rescan() {
-        let hints = |count: usize| {
-            (0..count)
-                .map(|n| Hint::Dirty(path(&n.to_string())))
-                .collect()
-        };
+        let hints = |count: usize| (0..count).map(|n| Hint::Dirty(path(&n.to_string()))).collect();
 
         assert_eq!(taken(hints(MAX_HINTS)).len(), MAX_HINTS);
 

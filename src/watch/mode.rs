@@ -32,12 +32,12 @@ impl PollReason {
     /// Returns what a person can do about it.
     pub fn advice(&self) -> Option<&'static str> {
         match self {
-            PollReason::WatchLimit => Some(
-                "raise it: sysctl fs.inotify.max_user_watches=1048576 (and in /etc/sysctl.d to keep it)",
-            ),
-            PollReason::InstanceLimit => Some(
-                "raise it: sysctl fs.inotify.max_user_instances=1024 (and in /etc/sysctl.d to keep it)",
-            ),
+            PollReason::WatchLimit => {
+                Some("raise it: sysctl fs.inotify.max_user_watches=1048576 (and in /etc/sysctl.d to keep it)")
+            }
+            PollReason::InstanceLimit => {
+                Some("raise it: sysctl fs.inotify.max_user_instances=1024 (and in /etc/sysctl.d to keep it)")
+            }
             PollReason::NetworkFileSystem { .. } | PollReason::Failed { .. } => None,
         }
     }
@@ -122,9 +122,7 @@ impl Mode {
             .collect();
         let seconds = self.poll_ms.div_ceil(1000);
         let named = enumerate(places);
-        let advice = reason
-            .advice()
-            .map_or(String::new(), |advice| format!("; {advice}"));
+        let advice = reason.advice().map_or(String::new(), |advice| format!("; {advice}"));
         format!("{named}: looked at every {seconds} s, because {reason}{advice}")
     }
 }
@@ -133,11 +131,7 @@ fn enumerate(mut places: Vec<String>) -> String {
     let beyond = places.len().saturating_sub(NAMED_TREES);
     places.truncate(NAMED_TREES);
     let named = places.join(", ");
-    if beyond > 0 {
-        format!("{named} and {beyond} more")
-    } else {
-        named
-    }
+    if beyond > 0 { format!("{named} and {beyond} more") } else { named }
 }
 
 /// Returns the name of a file system that other machines change unheard, from its magic number.
@@ -165,22 +159,13 @@ mod tests {
 
     #[test]
     fn a_report_names_place_reason_and_remedy() {
-        let mut mode = Mode {
-            poll_ms: 10_000,
-            ..Mode::default()
-        };
+        let mut mode = Mode { poll_ms: 10_000, ..Mode::default() };
         assert!(mode.is_complete() && mode.report().is_empty());
 
         for name in ["a", "b", "c", "d", "e"] {
-            mode.polled.push(Polled {
-                tree: tree(name),
-                reason: PollReason::WatchLimit,
-            });
+            mode.polled.push(Polled { tree: tree(name), reason: PollReason::WatchLimit });
         }
-        mode.polled.push(Polled {
-            tree: None,
-            reason: PollReason::NetworkFileSystem { name: "NFS" },
-        });
+        mode.polled.push(Polled { tree: None, reason: PollReason::NetworkFileSystem { name: "NFS" } });
         mode.unreadable.extend(tree("x\u{1b}"));
         mode.overflows = 2;
 
@@ -200,10 +185,7 @@ mod tests {
     #[test]
     fn network_file_systems_are_known_by_their_magic() {
         assert_eq!(network_file_system(0x6969), Some("NFS"));
-        assert_eq!(
-            network_file_system(0xff53_4d42u32 as i32 as i64),
-            Some("SMB")
-        );
+        assert_eq!(network_file_system(0xff53_4d42u32 as i32 as i64), Some("SMB"));
         assert_eq!(network_file_system(0xef53), None);
     }
 }

@@ -59,9 +59,7 @@ pub(super) struct Polling {
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared")
-            .field("root", &self.root)
-            .finish_non_exhaustive()
+        f.debug_struct("Shared").field("root", &self.root).finish_non_exhaustive()
     }
 }
 
@@ -72,10 +70,7 @@ impl Shared {
         options: WatchOptions,
         wake: Box<dyn Fn() + Send + Sync>,
     ) -> Shared {
-        let mode = Mode {
-            poll_ms: options.poll_ms,
-            ..Mode::default()
-        };
+        let mode = Mode { poll_ms: options.poll_ms, ..Mode::default() };
         Shared {
             root,
             rules: Mutex::new(rules),
@@ -175,15 +170,11 @@ impl Shared {
         let mut polling = lock(&self.polling);
         while !polling.stop {
             if !polling.wanted {
-                polling = self
-                    .polling_changed
-                    .wait(polling)
-                    .unwrap_or_else(PoisonError::into_inner);
+                polling = self.polling_changed.wait(polling).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
-            let waited = self
-                .polling_changed
-                .wait_timeout_while(polling, pause, |polling| polling.wanted && !polling.stop);
+            let waited =
+                self.polling_changed.wait_timeout_while(polling, pause, |polling| polling.wanted && !polling.stop);
             let (after, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
             polling = after;
             if timeout.timed_out() && !polling.stop {

@@ -26,8 +26,7 @@ struct Watched {
 impl Watched {
     fn start(scratch: Scratch, patterns: &[&str], options: WatchOptions) -> Watched {
         let root = Arc::new(Root::open(scratch.root.path()).expect("opens"));
-        let (watcher, _) =
-            Watcher::start(root, Arc::new(rules(patterns)), options, || {}).expect("watches");
+        let (watcher, _) = Watcher::start(root, Arc::new(rules(patterns)), options, || {}).expect("watches");
         Watched { scratch, watcher }
     }
 
@@ -87,11 +86,7 @@ fn each_kind_of_change_to_a_file_gives_a_hint_for_its_path() {
     watched.until_dirty("data/deleted");
 
     fs::rename(at("data/moved"), at("data/target")).expect("moves");
-    watched.until(|hints| {
-        ["data/moved", "data/target"]
-            .iter()
-            .all(|path| covers(hints, &watched.scratch.path(path)))
-    });
+    watched.until(|hints| ["data/moved", "data/target"].iter().all(|path| covers(hints, &watched.scratch.path(path))));
 
     let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     fs::set_permissions(at("data/chmod"), executable).expect("chmod");
@@ -111,9 +106,7 @@ fn an_empty_directory_tree_and_files_in_it_are_hinted_when_made_moved_and_remove
 
     fs::rename(at("data/a"), at("data/c")).expect("moves");
     watched.until(|hints| {
-        ["data/a/b/x.md", "data/c/b/x.md"]
-            .iter()
-            .all(|path| covers(hints, &watched.scratch.path(path)))
+        ["data/a/b/x.md", "data/c/b/x.md"].iter().all(|path| covers(hints, &watched.scratch.path(path)))
     });
 
     watched.scratch.write("data/c/b/y.md", "y");
@@ -150,10 +143,7 @@ fn a_filled_folder_that_is_moved_in_is_watched_from_then_on() {
     fs::write(outside.path().join("back/deep/z.md"), "z").expect("writes");
     watched.scratch.write("data/marker", "x");
     let hints = watched.until_dirty("data/marker");
-    assert!(
-        !covers(&hints, &watched.scratch.path("data/full/deep/z.md")),
-        "{hints:?}"
-    );
+    assert!(!covers(&hints, &watched.scratch.path("data/full/deep/z.md")), "{hints:?}");
 }
 
 #[test]
@@ -164,11 +154,7 @@ fn a_folder_in_the_place_of_one_that_moved_away_is_watched_itself() {
     let watched = Watched::start(scratch, &["data/**"], WatchOptions::default());
 
     for round in 0..20 {
-        fs::rename(
-            watched.scratch.at("data/a"),
-            watched.scratch.at(&format!("outside/{round}")),
-        )
-        .expect("moves");
+        fs::rename(watched.scratch.at("data/a"), watched.scratch.at(&format!("outside/{round}"))).expect("moves");
         watched.scratch.write("data/a/b/x.md", "another");
         watched.until_dirty("data/a/b/x.md");
         // The tree hint for the new folder came after its watch, so this is heard, too.
@@ -189,11 +175,7 @@ fn a_large_tree_that_moves_away_leaves_no_watch_behind() {
     let watched = Watched::start(scratch, &["data/**"], WatchOptions::default());
     assert_eq!(watched.watcher.mode().watched_dirs, 303);
 
-    fs::rename(
-        watched.scratch.at("data/many"),
-        watched.scratch.at("outside/many"),
-    )
-    .expect("moves");
+    fs::rename(watched.scratch.at("data/many"), watched.scratch.at("outside/many")).expect("moves");
 
     watched.until_dirty("data/many/1/x.md");
     watched.until_quiet("data/marker0");
@@ -201,10 +183,7 @@ fn a_large_tree_that_moves_away_leaves_no_watch_behind() {
     watched.scratch.write("outside/many/1/x.md", "x");
     watched.scratch.write("data/marker", "x");
     let hints = watched.until_dirty("data/marker");
-    assert!(
-        !covers(&hints, &watched.scratch.path("data/many/1/x.md")),
-        "{hints:?}"
-    );
+    assert!(!covers(&hints, &watched.scratch.path("data/many/1/x.md")), "{hints:?}");
 }
 
 #[test]
@@ -232,13 +211,7 @@ fn fast_new_deep_trees_are_all_hinted() {
 fn only_folders_that_may_hold_admitted_files_are_watched() {
     let scratch = Scratch::new();
     let outside = tempfile::tempdir().expect("a folder");
-    for path in [
-        "data/a/x.md",
-        "data/node_modules/p/x.md",
-        "data/.git/x",
-        "other/deep/x.md",
-        "docs/x/y.txt",
-    ] {
+    for path in ["data/a/x.md", "data/node_modules/p/x.md", "data/.git/x", "other/deep/x.md", "docs/x/y.txt"] {
         scratch.write(path, "x");
     }
     scratch.link("data/linked", outside.path().to_str().expect("utf-8"));
@@ -255,10 +228,7 @@ fn only_folders_that_may_hold_admitted_files_are_watched() {
     watched.scratch.write("data/.a.swp", "y");
     watched.scratch.write("data/marker", "x");
     let hints = watched.until_dirty("data/marker");
-    assert_eq!(
-        hints,
-        BTreeSet::from([Hint::Dirty(watched.scratch.path("data/marker"))])
-    );
+    assert_eq!(hints, BTreeSet::from([Hint::Dirty(watched.scratch.path("data/marker"))]));
 }
 
 #[test]
@@ -267,20 +237,13 @@ fn gitignored_trees_have_no_watch_and_a_changed_gitignore_is_a_rescan() {
     scratch.write(".gitignore", "out/\n");
     scratch.write("data/out/x/y.md", "x");
     scratch.write("data/in/x.md", "x");
-    let options = WatchOptions {
-        respect_gitignore: true,
-        ..WatchOptions::default()
-    };
+    let options = WatchOptions { respect_gitignore: true, ..WatchOptions::default() };
     let watched = Watched::start(scratch, &["data/**"], options);
     assert_eq!(watched.watcher.mode().watched_dirs, 3);
 
     watched.scratch.write(".gitignore", "");
     let reason = RescanReason::GitignoreChanged;
-    watched.until(|hints| {
-        hints.contains(&Hint::Rescan {
-            reason: reason.clone(),
-        })
-    });
+    watched.until(|hints| hints.contains(&Hint::Rescan { reason: reason.clone() }));
 
     watched.scratch.write("data/out/x/y.md", "y");
     watched.until_dirty("data/out/x/y.md");
@@ -290,10 +253,7 @@ fn gitignored_trees_have_no_watch_and_a_changed_gitignore_is_a_rescan() {
 fn named_paths_are_hinted_whatever_the_rules_say() {
     let scratch = Scratch::new();
     scratch.write("conf/sync-config.json", "{}");
-    let options = WatchOptions {
-        also: vec![scratch.path("conf/sync-config.json")],
-        ..WatchOptions::default()
-    };
+    let options = WatchOptions { also: vec![scratch.path("conf/sync-config.json")], ..WatchOptions::default() };
     let watched = Watched::start(scratch, &["data/**"], options);
 
     watched.scratch.write("conf/other.json", "{}");
@@ -315,11 +275,7 @@ fn other_rules_move_the_watches_and_ask_for_a_rescan() {
     watched.watcher.set_rules(Arc::new(rules(&["docs/**"])));
 
     let reason = RescanReason::RulesChanged;
-    watched.until(|hints| {
-        hints.contains(&Hint::Rescan {
-            reason: reason.clone(),
-        })
-    });
+    watched.until(|hints| hints.contains(&Hint::Rescan { reason: reason.clone() }));
     assert_eq!(watched.watcher.mode().watched_dirs, 2);
     watched.scratch.write("data/a/x.md", "y");
     watched.scratch.write("docs/x.md", "y");
@@ -336,11 +292,7 @@ fn an_overflow_asks_for_a_rescan_and_watching_goes_on() {
     watched.watcher.inject(overflow());
 
     let reason = RescanReason::Overflow;
-    watched.until(|hints| {
-        hints.contains(&Hint::Rescan {
-            reason: reason.clone(),
-        })
-    });
+    watched.until(|hints| hints.contains(&Hint::Rescan { reason: reason.clone() }));
     let mode = watched.watcher.mode();
     assert_eq!((mode.overflows, mode.watched_dirs), (1, 3));
     assert!(mode.report()[0].contains("overflowed"));
@@ -354,13 +306,8 @@ fn the_end_of_the_root_is_told() {
     let at = parent.path().join("project");
     fs::create_dir_all(at.join("data")).expect("makes");
     let root = Arc::new(Root::open(&at).expect("opens"));
-    let (watcher, _) = Watcher::start(
-        root,
-        Arc::new(rules(&["data/**"])),
-        WatchOptions::default(),
-        || {},
-    )
-    .expect("watches");
+    let (watcher, _) =
+        Watcher::start(root, Arc::new(rules(&["data/**"])), WatchOptions::default(), || {}).expect("watches");
 
     fs::rename(&at, parent.path().join("moved")).expect("moves");
 
@@ -375,12 +322,7 @@ fn a_root_that_is_gone_cannot_be_watched() {
     let root = Arc::new(Root::open(&at).expect("opens"));
     fs::remove_dir(&at).expect("removes");
 
-    let started = Watcher::start(
-        root,
-        Arc::new(rules(&["**"])),
-        WatchOptions::default(),
-        || {},
-    );
+    let started = Watcher::start(root, Arc::new(rules(&["**"])), WatchOptions::default(), || {});
     assert!(matches!(started, Err(WatchError::Root(_))));
 }
 
@@ -394,13 +336,8 @@ fn the_waker_is_called_when_hints_come_after_none() {
         // A test that is over listens no more.
         let _ = sender.send(());
     };
-    let (watcher, _) = Watcher::start(
-        root,
-        Arc::new(rules(&["data/**"])),
-        WatchOptions::default(),
-        wake,
-    )
-    .expect("watches");
+    let (watcher, _) =
+        Watcher::start(root, Arc::new(rules(&["data/**"])), WatchOptions::default(), wake).expect("watches");
     assert_eq!(watcher.take(), []);
 
     scratch.write("data/x.md", "x");
@@ -419,11 +356,7 @@ fn a_tree_that_may_not_be_read_is_named_and_watched_as_soon_as_it_may() {
     let may_read_anyway = fs::read_dir(&closed).is_ok();
     let watched = Watched::start(scratch, &["data/**"], WatchOptions::default());
 
-    let expected = if may_read_anyway {
-        vec![]
-    } else {
-        vec![watched.scratch.path("data/closed")]
-    };
+    let expected = if may_read_anyway { vec![] } else { vec![watched.scratch.path("data/closed")] };
     assert_eq!(watched.watcher.mode().unreadable, expected);
 
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).expect("chmod");
@@ -444,11 +377,8 @@ impl Backend for Limited {
         let mut placed = self.placed.lock().expect("no test panics with it");
         let mut grant = |folder: &PathBuf| {
             let take_one = |left: usize| left.checked_sub(1);
-            let granted = placed.contains(folder)
-                || self
-                    .left
-                    .fetch_update(Ordering::SeqCst, Ordering::SeqCst, take_one)
-                    .is_ok();
+            let granted =
+                placed.contains(folder) || self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take_one).is_ok();
             if !granted {
                 return Err(WatchFailure::Poll(PollReason::WatchLimit));
             }
@@ -463,22 +393,15 @@ impl Backend for Limited {
 
 fn start_limited(scratch: &Scratch, rules: Rules, left: &Arc<AtomicUsize>) -> (Watcher, Mode) {
     let left = Arc::clone(left);
-    let make: MakeBackend = Box::new(move |_: Handler| {
-        Ok(Box::new(Limited {
-            left: Arc::clone(&left),
-            placed: Arc::default(),
-        }))
-    });
+    let make: MakeBackend =
+        Box::new(move |_: Handler| Ok(Box::new(Limited { left: Arc::clone(&left), placed: Arc::default() })));
     start_with(scratch, rules, make)
 }
 
 fn start_with(scratch: &Scratch, rules: Rules, make: MakeBackend) -> (Watcher, Mode) {
     let root = Arc::new(Root::open(scratch.root.path()).expect("opens"));
     // The timer never fires by itself in these tests.
-    let options = WatchOptions {
-        poll_ms: 3_600_000,
-        ..WatchOptions::default()
-    };
+    let options = WatchOptions { poll_ms: 3_600_000, ..WatchOptions::default() };
     Watcher::start_with(root, Arc::new(rules), options, Box::new(|| {}), make).expect("watches")
 }
 
@@ -493,38 +416,18 @@ fn what_is_beyond_the_watch_limit_is_polled_and_said_with_its_remedy() {
     let (watcher, mode) = start_limited(&scratch, rules(&["data/**"]), &left);
 
     assert_eq!(mode.watched_dirs, 3, "root, data, data/a");
-    let polled: Vec<_> = mode
-        .polled
-        .iter()
-        .map(|polled| polled.tree.clone())
-        .collect();
-    assert_eq!(
-        polled,
-        [
-            Some(scratch.path("data/a/deep")),
-            Some(scratch.path("data/b"))
-        ]
-    );
-    assert!(
-        mode.report()[0].contains("sysctl fs.inotify.max_user_watches="),
-        "{:?}",
-        mode.report()
-    );
+    let polled: Vec<_> = mode.polled.iter().map(|polled| polled.tree.clone()).collect();
+    assert_eq!(polled, [Some(scratch.path("data/a/deep")), Some(scratch.path("data/b"))]);
+    assert!(mode.report()[0].contains("sysctl fs.inotify.max_user_watches="), "{:?}", mode.report());
 
     watcher.tick();
     let tree = |path: &str| Hint::DirtyTree(scratch.path(path));
-    assert_eq!(
-        watcher.wait(PATIENCE),
-        [tree("data/a/deep"), tree("data/b")]
-    );
+    assert_eq!(watcher.wait(PATIENCE), [tree("data/a/deep"), tree("data/b")]);
 
     // Somebody raised the limit: the next look watches them, and polling ends.
     left.store(100, Ordering::SeqCst);
     watcher.tick();
-    assert_eq!(
-        watcher.wait(PATIENCE),
-        [tree("data/a/deep"), tree("data/b")]
-    );
+    assert_eq!(watcher.wait(PATIENCE), [tree("data/a/deep"), tree("data/b")]);
     assert_eq!(watcher.mode().watched_dirs, 5);
     assert!(watcher.mode().is_complete());
 }
@@ -536,11 +439,7 @@ fn more_polled_trees_than_are_named_make_the_whole_root_polled() {
         scratch.folder(&format!("data/{folder}"));
     }
 
-    let (watcher, mode) = start_limited(
-        &scratch,
-        rules(&["data/**"]),
-        &Arc::new(AtomicUsize::new(2)),
-    );
+    let (watcher, mode) = start_limited(&scratch, rules(&["data/**"]), &Arc::new(AtomicUsize::new(2)));
 
     assert_eq!(mode.polled.len(), 1);
     assert_eq!(mode.polled[0].tree, None);
@@ -563,28 +462,15 @@ fn without_any_watching_the_root_is_polled_until_there_is() {
     let (watcher, mode) = start_with(&scratch, rules(&["data/**"]), make);
 
     assert_eq!(mode.watched_dirs, 0);
-    assert!(
-        mode.report()[0].contains("max_user_instances"),
-        "{:?}",
-        mode.report()
-    );
-    let rescan = || Hint::Rescan {
-        reason: RescanReason::Polling,
-    };
+    assert!(mode.report()[0].contains("max_user_instances"), "{:?}", mode.report());
+    let rescan = || Hint::Rescan { reason: RescanReason::Polling };
     watcher.tick();
     assert_eq!(watcher.wait(PATIENCE), [rescan()]);
 
     available.store(1, Ordering::SeqCst);
     watcher.tick();
-    assert_eq!(
-        watcher.wait(PATIENCE),
-        [rescan()],
-        "what was missed until now is looked for once more"
-    );
+    assert_eq!(watcher.wait(PATIENCE), [rescan()], "what was missed until now is looked for once more");
     assert!(watcher.mode().is_complete());
     scratch.write("data/x.md", "y");
-    assert_eq!(
-        watcher.wait(PATIENCE),
-        [Hint::Dirty(scratch.path("data/x.md"))]
-    );
+    assert_eq!(watcher.wait(PATIENCE), [Hint::Dirty(scratch.path("data/x.md"))]);
 }

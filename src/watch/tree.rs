@@ -28,11 +28,7 @@ impl Interest<'_> {
     }
 
     fn ignores(&self, above: &IgnoreStack, path: Option<&RelPath>, folder: &Folder) -> IgnoreStack {
-        if self.respect_gitignore {
-            above.entering(path, folder)
-        } else {
-            above.clone()
-        }
+        if self.respect_gitignore { above.entering(path, folder) } else { above.clone() }
     }
 
     /// Returns the ignore rules that hold where `path` stands; none if it cannot be reached or is ignored.
@@ -73,12 +69,7 @@ pub(super) struct Tree {
 
 impl Tree {
     /// Watches a folder and all below it that is of interest; none is the root.
-    pub(super) fn add(
-        &mut self,
-        backend: &mut dyn Backend,
-        interest: &Interest<'_>,
-        top: Option<RelPath>,
-    ) {
+    pub(super) fn add(&mut self, backend: &mut dyn Backend, interest: &Interest<'_>, top: Option<RelPath>) {
         let ignores = match &top {
             None if interest.respect_gitignore => IgnoreStack::of_repository(interest.root),
             None => IgnoreStack::default(),
@@ -101,10 +92,7 @@ impl Tree {
         interest: &Interest<'_>,
         level: Vec<(Option<RelPath>, IgnoreStack)>,
     ) -> Vec<(Option<RelPath>, IgnoreStack)> {
-        let places: Vec<PathBuf> = level
-            .iter()
-            .map(|(path, _)| place(interest.root, path.as_ref()))
-            .collect();
+        let places: Vec<PathBuf> = level.iter().map(|(path, _)| place(interest.root, path.as_ref())).collect();
         let outcomes = backend.watch(&places);
         let mut next = Vec::new();
         for ((path, ignores), outcome) in level.into_iter().zip(outcomes) {
@@ -175,11 +163,7 @@ impl Tree {
         let watched = remove_tree(&mut self.watched, path);
         let unreadable = remove_tree(&mut self.unreadable, path);
         let before = self.polled.len();
-        self.polled.retain(|polled, _| {
-            !polled
-                .as_ref()
-                .is_some_and(|polled| polled == path || is_below(polled, path))
-        });
+        self.polled.retain(|polled, _| !polled.as_ref().is_some_and(|polled| polled == path || is_below(polled, path)));
         let was_known = !watched.is_empty() || !unreadable.is_empty() || self.polled.len() < before;
         Forgotten { watched, was_known }
     }
@@ -194,11 +178,7 @@ impl Tree {
     }
 
     /// Tries once more to watch what is polled; returns the trees that must be looked at, none being all.
-    pub(super) fn retry(
-        &mut self,
-        backend: &mut dyn Backend,
-        interest: &Interest<'_>,
-    ) -> Option<Vec<RelPath>> {
+    pub(super) fn retry(&mut self, backend: &mut dyn Backend, interest: &Interest<'_>) -> Option<Vec<RelPath>> {
         let polled: Vec<Option<RelPath>> = self.polled.keys().cloned().collect();
         self.polled.clear();
         for path in &polled {
@@ -224,14 +204,8 @@ impl Tree {
     pub(super) fn describe(&self, mode: &mut Mode) {
         mode.watched_dirs = self.watched.len() + usize::from(self.root_watched);
         mode.unreadable = self.unreadable.iter().cloned().collect();
-        mode.polled = self
-            .polled
-            .iter()
-            .map(|(tree, reason)| Polled {
-                tree: tree.clone(),
-                reason: reason.clone(),
-            })
-            .collect();
+        mode.polled =
+            self.polled.iter().map(|(tree, reason)| Polled { tree: tree.clone(), reason: reason.clone() }).collect();
     }
 
     fn bound_polled(&mut self) {
@@ -245,9 +219,7 @@ impl Tree {
 }
 
 pub(super) fn place(root: &Root, path: Option<&RelPath>) -> PathBuf {
-    path.map_or(root.path().to_owned(), |path| {
-        root.path().join(path.as_str())
-    })
+    path.map_or(root.path().to_owned(), |path| root.path().join(path.as_str()))
 }
 
 fn is_below(path: &RelPath, folder: &RelPath) -> bool {
@@ -260,9 +232,7 @@ fn remove_tree(paths: &mut BTreeSet<RelPath>, top: &RelPath) -> Vec<RelPath> {
     // Between the top and what is below it may stand `top-x` and `top.x`: the tree begins at `top/`.
     let first = format!("{top}/");
     let range = (Bound::Included(first.as_str()), Bound::Unbounded);
-    let below = paths
-        .range::<str, _>(range)
-        .take_while(|path| path.as_str().starts_with(&first));
+    let below = paths.range::<str, _>(range).take_while(|path| path.as_str().starts_with(&first));
     let found: Vec<RelPath> = paths.get(top).into_iter().chain(below).cloned().collect();
     for path in &found {
         paths.remove(path);

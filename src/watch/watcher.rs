@@ -30,11 +30,7 @@ pub struct WatchOptions {
 impl Default for WatchOptions {
     /// Everything the rules admit, polling each 30 seconds where it must be.
     fn default() -> WatchOptions {
-        WatchOptions {
-            respect_gitignore: false,
-            also: Vec::new(),
-            poll_ms: 30_000,
-        }
+        WatchOptions { respect_gitignore: false, also: Vec::new(), poll_ms: 30_000 }
     }
 }
 
@@ -83,23 +79,14 @@ impl Watcher {
         worker.rebuild();
         let mode = worker.publish_mode();
         let poller = Arc::clone(&shared);
-        let mut watcher = Watcher {
-            shared,
-            threads: Vec::new(),
-        };
+        let mut watcher = Watcher { shared, threads: Vec::new() };
         watcher.spawn("larder-watch", move || worker.run())?;
         watcher.spawn("larder-poll", move || poller.poll())?;
         Ok((watcher, mode))
     }
 
-    fn spawn(
-        &mut self,
-        name: &str,
-        body: impl FnOnce() + Send + 'static,
-    ) -> Result<(), WatchError> {
-        let thread = std::thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(body);
+    fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), WatchError> {
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body);
         self.threads.push(thread.map_err(WatchError::Thread)?);
         Ok(())
     }
@@ -112,10 +99,7 @@ impl Watcher {
     /// Waits for hints, at most for `timeout`.
     pub fn wait(&self, timeout: Duration) -> Vec<Hint> {
         let hints = lock(&self.shared.hints);
-        let waited = self
-            .shared
-            .hints_changed
-            .wait_timeout_while(hints, timeout, |hints| hints.is_empty());
+        let waited = self.shared.hints_changed.wait_timeout_while(hints, timeout, |hints| hints.is_empty());
         waited.unwrap_or_else(PoisonError::into_inner).0.take()
     }
 

@@ -31,13 +31,7 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn new(shared: Arc<Shared>, make: MakeBackend) -> Worker {
-        Worker {
-            shared,
-            make,
-            backend: None,
-            tree: Tree::default(),
-            overflows: 0,
-        }
+        Worker { shared, make, backend: None, tree: Tree::default(), overflows: 0 }
     }
 
     pub(super) fn run(mut self) {
@@ -64,12 +58,7 @@ impl Worker {
             hints.push(rescan(RescanReason::Overflow));
         } else if batch.renew {
             self.renew();
-            hints.extend(
-                batch
-                    .rescan
-                    .is_none()
-                    .then_some(rescan(RescanReason::RulesChanged)),
-            );
+            hints.extend(batch.rescan.is_none().then_some(rescan(RescanReason::RulesChanged)));
         }
         hints.extend(batch.rescan.map(rescan));
         if batch.tick {
@@ -130,8 +119,7 @@ impl Worker {
         let shared = Arc::clone(&self.shared);
         let rules = shared.rules();
         if let Some(backend) = &mut self.backend {
-            self.tree
-                .add(backend.as_mut(), &interest(&shared, &rules), Some(top));
+            self.tree.add(backend.as_mut(), &interest(&shared, &rules), Some(top));
         }
     }
 
@@ -139,9 +127,7 @@ impl Worker {
         let shared = Arc::clone(&self.shared);
         let rules = shared.rules();
         match &mut self.backend {
-            Some(backend) => self
-                .tree
-                .renew(backend.as_mut(), &interest(&shared, &rules)),
+            Some(backend) => self.tree.renew(backend.as_mut(), &interest(&shared, &rules)),
             None => self.rebuild(),
         }
         self.poll_network_root();
@@ -160,8 +146,7 @@ impl Worker {
         let handler: Handler = Box::new(move |event| heard_by.hear(event));
         match (self.make)(handler) {
             Ok(mut backend) => {
-                self.tree
-                    .add(backend.as_mut(), &interest(&shared, &rules), None);
+                self.tree.add(backend.as_mut(), &interest(&shared, &rules), None);
                 self.backend = Some(backend);
             }
             Err(reason) => self.tree.poll(None, reason),
@@ -171,10 +156,7 @@ impl Worker {
 
     fn poll_network_root(&mut self) {
         let found = rustix::fs::fstatfs(self.shared.root.handle());
-        if let Some(name) = found
-            .ok()
-            .and_then(|found| network_file_system(found.f_type))
-        {
+        if let Some(name) = found.ok().and_then(|found| network_file_system(found.f_type)) {
             self.tree.poll(None, PollReason::NetworkFileSystem { name });
         }
     }
@@ -186,9 +168,7 @@ impl Worker {
         let shared = Arc::clone(&self.shared);
         let rules = shared.rules();
         let trees: Option<Vec<RelPath>> = match &mut self.backend {
-            Some(backend) => self
-                .tree
-                .retry(backend.as_mut(), &interest(&shared, &rules)),
+            Some(backend) => self.tree.retry(backend.as_mut(), &interest(&shared, &rules)),
             None => {
                 self.rebuild();
                 None
@@ -197,9 +177,7 @@ impl Worker {
         self.poll_network_root();
         match trees {
             Some(trees) => hints.extend(trees.into_iter().map(Hint::DirtyTree)),
-            None => hints.push(Hint::Rescan {
-                reason: RescanReason::Polling,
-            }),
+            None => hints.push(Hint::Rescan { reason: RescanReason::Polling }),
         }
     }
 

@@ -22,40 +22,26 @@ pub(super) fn again(error: &AdapterError) -> AdapterError {
 
 fn meaning(error: &rusqlite::Error) -> (ErrorKind, String) {
     let (kind, why) = match error.sqlite_error_code() {
-        Some(
-            ErrorCode::DatabaseBusy
-            | ErrorCode::DatabaseLocked
-            | ErrorCode::FileLockingProtocolFailed,
-        ) => (ErrorKind::Unavailable, "another program keeps it locked"),
-        Some(ErrorCode::NotADatabase) => (
-            ErrorKind::Corrupt,
-            "it is not an SQLite database; name another file as `backend`, or move this one away",
-        ),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::FileLockingProtocolFailed) => {
+            (ErrorKind::Unavailable, "another program keeps it locked")
+        }
+        Some(ErrorCode::NotADatabase) => {
+            (ErrorKind::Corrupt, "it is not an SQLite database; name another file as `backend`, or move this one away")
+        }
         Some(ErrorCode::DatabaseCorrupt) => (
             ErrorKind::Corrupt,
             "it is damaged; move it aside with its -wal and -shm, the next run fills a new one from the ledger",
         ),
-        Some(
-            ErrorCode::ReadOnly
-            | ErrorCode::PermissionDenied
-            | ErrorCode::AuthorizationForStatementDenied,
-        ) => (
-            ErrorKind::Denied,
-            "it may only be read; make the file and its folder writable",
-        ),
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::AuthorizationForStatementDenied) => {
+            (ErrorKind::Denied, "it may only be read; make the file and its folder writable")
+        }
         Some(ErrorCode::DiskFull) => (ErrorKind::Unavailable, "the disk is full"),
-        Some(ErrorCode::SystemIoFailure) => (
-            ErrorKind::Unavailable,
-            "the disk failed or its quota is used up",
-        ),
+        Some(ErrorCode::SystemIoFailure) => (ErrorKind::Unavailable, "the disk failed or its quota is used up"),
         Some(ErrorCode::CannotOpen) => (ErrorKind::Unavailable, "it cannot be opened"),
         Some(ErrorCode::OutOfMemory) => (ErrorKind::Unavailable, "memory is short"),
         Some(ErrorCode::TooBig) => (ErrorKind::TooLarge, "a value is beyond what SQLite holds"),
         Some(_) => {
-            return (
-                ErrorKind::Corrupt,
-                format!("its tables are not as expected ({error})"),
-            );
+            return (ErrorKind::Corrupt, format!("its tables are not as expected ({error})"));
         }
         None => return (ErrorKind::Corrupt, error.to_string()),
     };
@@ -82,11 +68,7 @@ mod tests {
 
         for (code, kind) in cases {
             let error = rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
-            assert_eq!(
-                failed("read", Path::new("sync.db"), error).kind,
-                kind,
-                "code {code}"
-            );
+            assert_eq!(failed("read", Path::new("sync.db"), error).kind, kind, "code {code}");
         }
     }
 }

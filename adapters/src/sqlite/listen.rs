@@ -38,10 +38,7 @@ pub(super) fn listen(
     let watcher = watch(path, bell.clone());
     let watched = watcher.is_ok();
     if let Err(error) = &watcher {
-        let line = format!(
-            "sqlite: {} is asked for changes every second: {error}",
-            path.display()
-        );
+        let line = format!("sqlite: {} is asked for changes every second: {error}", path.display());
         *degraded.lock().unwrap_or_else(PoisonError::into_inner) = Some(line);
     }
     let session = Some(Session::open(path, Role::Reader, wait_ms)?);
@@ -58,22 +55,17 @@ pub(super) fn listen(
         sink,
     };
     let stopped = Arc::clone(&stop);
-    let spawned = std::thread::Builder::new()
-        .name("larder-sqlite-listen".to_owned())
-        .spawn(move || {
-            listener.run(&rung, &stopped);
-        });
-    let thread = spawned.map_err(|error| {
-        AdapterError::caused(ErrorKind::Unavailable, "subscribe: start a thread", error)
-    })?;
+    let spawned = std::thread::Builder::new().name("larder-sqlite-listen".to_owned()).spawn(move || {
+        listener.run(&rung, &stopped);
+    });
+    let thread =
+        spawned.map_err(|error| AdapterError::caused(ErrorKind::Unavailable, "subscribe: start a thread", error))?;
     let thread = Mutex::new(Some((thread, watcher)));
     Ok(Subscription::new(move || {
         stop.store(true, Ordering::Release);
         // A full channel means that the thread is about to look anyway.
         let _ = bell.try_send(());
-        if let Some((thread, watcher)) =
-            thread.lock().unwrap_or_else(PoisonError::into_inner).take()
-        {
+        if let Some((thread, watcher)) = thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
             drop(watcher);
             // A panic in the sink is the sink's own; it has been reported on its thread.
             let _ = thread.join();
@@ -87,10 +79,10 @@ fn watch(path: &Path, bell: SyncSender<()>) -> notify::Result<RecommendedWatcher
         let concerns = match &event {
             Ok(event) => {
                 event.need_rescan()
-                    || event.paths.iter().any(|path| {
-                        path.file_name()
-                            .is_some_and(|name| names.iter().any(|n| n == name))
-                    })
+                    || event
+                        .paths
+                        .iter()
+                        .any(|path| path.file_name().is_some_and(|name| names.iter().any(|n| n == name)))
             }
             Err(_) => true,
         };
@@ -101,10 +93,7 @@ fn watch(path: &Path, bell: SyncSender<()>) -> notify::Result<RecommendedWatcher
     };
     let config = Config::default().with_event_kinds(EventKindMask::CORE);
     let mut watcher = RecommendedWatcher::new(ring, config)?;
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     watcher.watch(folder, RecursiveMode::NonRecursive)?;
     Ok(watcher)
 }
@@ -165,9 +154,7 @@ impl Listener {
                 self.session = None;
                 if !self.lost {
                     self.lost = true;
-                    (self.sink)(Wake::Lost {
-                        reason: error.to_string(),
-                    });
+                    (self.sink)(Wake::Lost { reason: error.to_string() });
                 }
                 false
             }
@@ -179,15 +166,11 @@ impl Listener {
             Some(session) if session.is_current(&self.path) => self.session.insert(session),
             _ => {
                 self.data_version = None;
-                self.session
-                    .insert(Session::open(&self.path, Role::Reader, self.wait_ms)?)
+                self.session.insert(Session::open(&self.path, Role::Reader, self.wait_ms)?)
             }
         };
         let failed = session.failed("ask for changes in");
-        let version: i64 = session
-            .connection
-            .query_row("PRAGMA data_version", [], |row| row.get(0))
-            .map_err(failed)?;
+        let version: i64 = session.connection.query_row("PRAGMA data_version", [], |row| row.get(0)).map_err(failed)?;
         if self.data_version == Some(version) {
             return Ok(false);
         }

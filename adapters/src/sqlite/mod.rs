@@ -17,9 +17,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::{
-    AdapterError, Backend, Capabilities, Cursor, ErrorKind, Expected, FileSyncAdapter,
-    ForeignEdits, OpenContext, Page, Query, Record, RecordId, Revision, Row, Sink, Subscription,
-    Write,
+    AdapterError, Backend, Capabilities, Cursor, ErrorKind, Expected, FileSyncAdapter, ForeignEdits, OpenContext, Page,
+    Query, Record, RecordId, Revision, Row, Sink, Subscription, Write,
 };
 use session::{Role, Session};
 use write::Change;
@@ -33,12 +32,7 @@ pub(crate) const BACKEND: Backend = Backend {
     is_file: true,
     settings: &[],
     ddl: schema::ddl,
-    open: |url, context| {
-        Ok(Arc::new(SqliteAdapter::open(
-            Path::new(&url.address),
-            context,
-        )?))
-    },
+    open: |url, context| Ok(Arc::new(SqliteAdapter::open(Path::new(&url.address), context)?)),
 };
 
 // 256 KiB keeps a row readable in a terminal and a rewrite of it cheap; longer contents are chunked, so an append costs its tail.
@@ -109,15 +103,9 @@ impl SqliteAdapter {
         };
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
         if self.closed.load(Ordering::Acquire) {
-            return Err(AdapterError::new(
-                ErrorKind::Unavailable,
-                "use a closed sqlite backend",
-            ));
+            return Err(AdapterError::new(ErrorKind::Unavailable, "use a closed sqlite backend"));
         }
-        if slot
-            .as_ref()
-            .is_none_or(|session| !session.is_current(&self.path))
-        {
+        if slot.as_ref().is_none_or(|session| !session.is_current(&self.path)) {
             *slot = None;
             session::check_place(&self.path)?;
             if role == Role::Reader {
@@ -135,31 +123,14 @@ impl SqliteAdapter {
             Change::Delete { .. } => None,
         };
         let refused: Vec<Option<AdapterError>> = changes.iter().map(refused).collect();
-        let fit: Vec<&Change<'_>> = changes
-            .iter()
-            .zip(&refused)
-            .filter(|(_, refusal)| refusal.is_none())
-            .map(|(change, _)| change)
-            .collect();
-        let written = if fit.is_empty() {
-            Ok(Vec::new())
-        } else {
-            self.with(Role::Writer, |s| s.apply(&fit))
-        };
+        let fit: Vec<&Change<'_>> =
+            changes.iter().zip(&refused).filter(|(_, refusal)| refusal.is_none()).map(|(change, _)| change).collect();
+        let written = if fit.is_empty() { Ok(Vec::new()) } else { self.with(Role::Writer, |s| s.apply(&fit)) };
         let mut written = match written {
             Ok(answers) => answers.into_iter(),
-            Err(error) => fit
-                .iter()
-                .map(|_| Err(failure::again(&error)))
-                .collect::<Vec<_>>()
-                .into_iter(),
+            Err(error) => fit.iter().map(|_| Err(failure::again(&error))).collect::<Vec<_>>().into_iter(),
         };
-        let missing = || {
-            Err(AdapterError::new(
-                ErrorKind::Unavailable,
-                "write: no answer",
-            ))
-        };
+        let missing = || Err(AdapterError::new(ErrorKind::Unavailable, "write: no answer"));
         let answer = |refusal: Option<AdapterError>| match refusal {
             Some(error) => Err(error),
             None => written.next().unwrap_or_else(missing),
@@ -182,29 +153,17 @@ impl FileSyncAdapter for SqliteAdapter {
 
     fn query(&self, query: &Query) -> Result<Page, AdapterError> {
         if query.limit == 0 {
-            return Err(AdapterError::new(
-                ErrorKind::Unsupported,
-                "query a page of 0 rows",
-            ));
+            return Err(AdapterError::new(ErrorKind::Unsupported, "query a page of 0 rows"));
         }
-        self.with(Role::Reader, |session| {
-            session.query(query, query.limit.min(PAGE_ROWS))
-        })
+        self.with(Role::Reader, |session| session.query(query, query.limit.min(PAGE_ROWS)))
     }
 
     fn get(&self, id: &RecordId) -> Result<Option<Row>, AdapterError> {
         self.with(Role::Reader, |session| session.get(id))
     }
 
-    fn read_chunks(
-        &self,
-        id: &RecordId,
-        first: u32,
-        count: u32,
-    ) -> Result<Vec<Vec<u8>>, AdapterError> {
-        self.with(Role::Reader, |session| {
-            session.read_chunks(id, first, count)
-        })
+    fn read_chunks(&self, id: &RecordId, first: u32, count: u32) -> Result<Vec<Vec<u8>>, AdapterError> {
+        self.with(Role::Reader, |session| session.read_chunks(id, first, count))
     }
 
     fn set(&self, record: &Record, expected: &Expected) -> Result<Revision, AdapterError> {
@@ -216,21 +175,9 @@ impl FileSyncAdapter for SqliteAdapter {
     }
 
     /// Own writes of this handle wake too.
-    fn subscribe(
-        &self,
-        query: &Query,
-        from: Cursor,
-        sink: Sink,
-    ) -> Result<Subscription, AdapterError> {
+    fn subscribe(&self, query: &Query, from: Cursor, sink: Sink) -> Result<Subscription, AdapterError> {
         self.with(Role::Reader, |_| Ok(()))?;
-        listen::listen(
-            &self.path,
-            self.wait_ms,
-            query,
-            from,
-            sink,
-            Arc::clone(&self.degraded),
-        )
+        listen::listen(&self.path, self.wait_ms, query, from, sink, Arc::clone(&self.degraded))
     }
 
     fn write_batch(&self, writes: &[Write]) -> Vec<Result<Revision, AdapterError>> {
@@ -239,12 +186,7 @@ impl FileSyncAdapter for SqliteAdapter {
     }
 
     fn status(&self) -> Vec<String> {
-        self.degraded
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-            .cloned()
-            .collect()
+        self.degraded.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     fn close(&self) -> Result<(), AdapterError> {

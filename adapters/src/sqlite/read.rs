@@ -10,8 +10,8 @@ use super::session::Session;
 use super::stamp;
 use crate::record::escaped;
 use crate::{
-    AdapterError, Cursor, ErrorKind, MirrorEntry, Page, Query, RecordId, Revision, Row, RowContent,
-    SHARED_OWNER, Selection,
+    AdapterError, Cursor, ErrorKind, MirrorEntry, Page, Query, RecordId, Revision, Row, RowContent, SHARED_OWNER,
+    Selection,
 };
 
 // A row that another program wrote may be longer than our limit; beyond this it is no file of a project, and memory is bounded.
@@ -20,102 +20,58 @@ const FOREIGN_TEXT_LIMIT_BYTES: i64 = 32 * 1024 * 1024;
 impl Session {
     pub(super) fn query(&mut self, query: &Query, limit: usize) -> Result<Page, AdapterError> {
         let failed = self.failed("query");
-        let Self {
-            connection,
-            instance,
-            ..
-        } = self;
+        let Self { connection, instance, .. } = self;
         let transaction = connection.transaction().map_err(&failed)?;
-        let reading = Reading {
-            transaction: &transaction,
-            instance,
-            space: Space::of(query),
-        };
+        let reading = Reading { transaction: &transaction, instance, space: Space::of(query) };
         let page = match &query.select {
             Selection::Changes { after } => reading.changes(after, limit, query.with_content),
-            Selection::Paths { prefix, after } => reading.paths(
-                query.owner.as_deref(),
-                prefix,
-                after.as_deref(),
-                limit,
-                query.with_content,
-            ),
+            Selection::Paths { prefix, after } => {
+                reading.paths(query.owner.as_deref(), prefix, after.as_deref(), limit, query.with_content)
+            }
         };
         page.map_err(failed)
     }
 
     pub(super) fn get(&mut self, id: &RecordId) -> Result<Option<Row>, AdapterError> {
         let failed = self.failed("read");
-        let Self {
-            connection,
-            instance,
-            ..
-        } = self;
+        let Self { connection, instance, .. } = self;
         let mut statement = connection.prepare_cached(ROW).map_err(&failed)?;
         let row = load(&mut statement, instance, id, true).map_err(failed)?;
         Ok(row.filter(|row| row.content != RowContent::Absent || row.mirror.is_some()))
     }
 
-    pub(super) fn read_chunks(
-        &mut self,
-        id: &RecordId,
-        first: u32,
-        count: u32,
-    ) -> Result<Vec<Vec<u8>>, AdapterError> {
+    pub(super) fn read_chunks(&mut self, id: &RecordId, first: u32, count: u32) -> Result<Vec<Vec<u8>>, AdapterError> {
         let failed = self.failed("read chunks in");
         let end = i64::from(first) + i64::from(count);
         let mut statement = self.connection.prepare_cached(CHUNKS).map_err(&failed)?;
-        let rows = statement
-            .query_map(params![id.as_str(), first, end], |row| row.get(0))
-            .map_err(&failed)?;
+        let rows = statement.query_map(params![id.as_str(), first, end], |row| row.get(0)).map_err(&failed)?;
         let chunks: Vec<Vec<u8>> = rows.collect::<Result<_, _>>().map_err(&failed)?;
         if chunks.is_empty() {
             let chunked = "SELECT 1 FROM file_chunked WHERE id = ?1";
-            let found = self
-                .connection
-                .query_row(chunked, [id.as_str()], |_| Ok(()))
-                .optional()
-                .map_err(failed)?;
+            let found = self.connection.query_row(chunked, [id.as_str()], |_| Ok(())).optional().map_err(failed)?;
             if found.is_none() {
-                return Err(AdapterError::new(
-                    ErrorKind::NotFound,
-                    format!("read chunks of {id}: there are none"),
-                ));
+                return Err(AdapterError::new(ErrorKind::NotFound, format!("read chunks of {id}: there are none")));
             }
         }
         Ok(chunks)
     }
 
     /// Whether the space has a change after `place`, and the place of the newest change of any space.
-    pub(super) fn changed_since(
-        &mut self,
-        query: &Query,
-        after: &Cursor,
-    ) -> Result<(bool, Cursor), AdapterError> {
+    pub(super) fn changed_since(&mut self, query: &Query, after: &Cursor) -> Result<(bool, Cursor), AdapterError> {
         let failed = self.failed("query");
-        let Self {
-            connection,
-            instance,
-            ..
-        } = self;
+        let Self { connection, instance, .. } = self;
         let transaction = connection.transaction().map_err(&failed)?;
-        let reading = Reading {
-            transaction: &transaction,
-            instance,
-            space: Space::of(query),
-        };
+        let reading = Reading { transaction: &transaction, instance, space: Space::of(query) };
         let newest = reading.newest().map_err(&failed)?;
-        let found = reading
-            .changed_ids(reading.place_of(after, newest), 1)
-            .map_err(&failed)?;
+        let found = reading.changed_ids(reading.place_of(after, newest), 1).map_err(&failed)?;
         Ok((!found.is_empty(), reading.cursor(newest)))
     }
 }
 
-const CHUNKS: &str =
-    "SELECT bytes FROM file_chunks WHERE id = ?1 AND n >= ?2 AND n < ?3 ORDER BY n";
+const CHUNKS: &str = "SELECT bytes FROM file_chunks WHERE id = ?1 AND n >= ?2 AND n < ?3 ORDER BY n";
 
-const NEWEST: &str = "SELECT max(coalesce((SELECT max(n) FROM file_changes), 0), coalesce((SELECT max(revision) FROM file_mirror), 0))";
+const NEWEST: &str =
+    "SELECT max(coalesce((SELECT max(n) FROM file_changes), 0), coalesce((SELECT max(revision) FROM file_mirror), 0))";
 
 const ROW: &str = "
 SELECT f.rowid, typeof(f.content), octet_length(f.content),
@@ -141,17 +97,9 @@ impl Reading<'_> {
         let mut changed = self.changed_ids(self.place_of(after, newest), limit + 1)?;
         let more = changed.len() > limit;
         changed.truncate(limit);
-        let place = if more {
-            changed.last().map_or(newest, |(n, _)| *n)
-        } else {
-            newest
-        };
+        let place = if more { changed.last().map_or(newest, |(n, _)| *n) } else { newest };
         let rows = self.rows(changed.into_iter().map(|(_, id)| id), with_content)?;
-        Ok(Page {
-            rows,
-            cursor: self.cursor(place),
-            more,
-        })
+        Ok(Page { rows, cursor: self.cursor(place), more })
     }
 
     fn paths(
@@ -170,20 +118,12 @@ impl Reading<'_> {
                 let mut plain = Span::below(&format!("{app}:"), prefix, after);
                 plain.no_colon = true;
                 let mut named = self.ids(&plain, limit + 1)?;
-                named.extend(self.ids(
-                    &Span::below(&format!("{app}:shared:"), prefix, after),
-                    limit + 1,
-                )?);
+                named.extend(self.ids(&Span::below(&format!("{app}:shared:"), prefix, after), limit + 1)?);
                 named
             }
-            Some(owner) => self.ids(
-                &Span::below(&format!("{app}:{}:", escaped(owner)), prefix, after),
-                limit + 1,
-            )?,
+            Some(owner) => self.ids(&Span::below(&format!("{app}:{}:", escaped(owner)), prefix, after), limit + 1)?,
         };
-        named.retain(|name| {
-            name.path.starts_with(prefix) && after.is_none_or(|after| after < name.path.as_str())
-        });
+        named.retain(|name| name.path.starts_with(prefix) && after.is_none_or(|after| after < name.path.as_str()));
         named.sort_by(|a, b| (&a.path, &a.owner).cmp(&(&b.path, &b.owner)));
         let mut end = limit.min(named.len());
         while end < named.len() && named[end].path == named[end - 1].path {
@@ -192,18 +132,10 @@ impl Reading<'_> {
         let more = end < named.len();
         named.truncate(end);
         let rows = self.rows(named.into_iter().map(|name| name.id), with_content)?;
-        Ok(Page {
-            rows,
-            cursor: self.cursor(self.newest()?),
-            more,
-        })
+        Ok(Page { rows, cursor: self.cursor(self.newest()?), more })
     }
 
-    fn rows(
-        &self,
-        ids: impl Iterator<Item = RecordId>,
-        with_content: bool,
-    ) -> rusqlite::Result<Vec<Row>> {
+    fn rows(&self, ids: impl Iterator<Item = RecordId>, with_content: bool) -> rusqlite::Result<Vec<Row>> {
         let mut statement = self.transaction.prepare_cached(ROW)?;
         let mut rows = Vec::new();
         for id in ids {
@@ -224,9 +156,7 @@ impl Reading<'_> {
             ORDER BY n"
         );
         let mut statement = self.transaction.prepare_cached(&sql)?;
-        let Space {
-            low, high, nested, ..
-        } = &self.space;
+        let Space { low, high, nested, .. } = &self.space;
         let mut found = statement.query(params![place, low, high, nested])?;
         let mut changed = Vec::new();
         while changed.len() < limit
@@ -242,11 +172,7 @@ impl Reading<'_> {
 
     /// The ids of present records in a span, in order.
     fn ids(&self, span: &Span, limit: usize) -> rusqlite::Result<Vec<Named>> {
-        let colon = if span.no_colon {
-            "AND instr(substr(id, ?3), ':') = 0"
-        } else {
-            "AND ?3 = ?3"
-        };
+        let colon = if span.no_colon { "AND instr(substr(id, ?3), ':') = 0" } else { "AND ?3 = ?3" };
         let sql = format!(
             "SELECT id FROM files WHERE id >= ?1 AND id < ?2 {colon}
             UNION
@@ -265,9 +191,7 @@ impl Reading<'_> {
     }
 
     fn newest(&self) -> rusqlite::Result<i64> {
-        self.transaction
-            .prepare_cached(NEWEST)?
-            .query_row([], |row| row.get(0))
+        self.transaction.prepare_cached(NEWEST)?.query_row([], |row| row.get(0))
     }
 
     fn cursor(&self, place: i64) -> Cursor {
@@ -284,11 +208,7 @@ impl Reading<'_> {
 /// The number in `<instance>.<number>`, if it is of this database.
 pub(super) fn numbered(text: &str, instance: &str) -> Option<i64> {
     let (of, number) = text.split_once('.')?;
-    if of == instance {
-        number.parse().ok()
-    } else {
-        None
-    }
+    if of == instance { number.parse().ok() } else { None }
 }
 
 pub(super) fn revision(instance: &str, change: i64) -> Revision {
@@ -332,13 +252,7 @@ impl Space {
             Some(owner) => (format!("{app}:{}:", escaped(owner)), within),
         };
         let nested = format!("{app}:{SHARED_OWNER}:");
-        Self {
-            high: after_prefix(&low),
-            app,
-            condition,
-            low,
-            nested,
-        }
+        Self { high: after_prefix(&low), app, condition, low, nested }
     }
 }
 
@@ -360,12 +274,7 @@ impl Span {
             Some(after) => least.clone().max(format!("{lead}{after}\0")),
             None => least.clone(),
         };
-        Self {
-            from,
-            until: after_prefix(&least),
-            path_at: lead.chars().count() as i64 + 1,
-            no_colon: false,
-        }
+        Self { from, until: after_prefix(&least), path_at: lead.chars().count() as i64 + 1, no_colon: false }
     }
 }
 
@@ -394,41 +303,33 @@ fn load(
     let Some((app, owner, path)) = id.parts() else {
         return Ok(None);
     };
-    statement.query_row(
-        params![id.as_str(), with_content, FOREIGN_TEXT_LIMIT_BYTES],
-        |row| {
-            let mirrored: Option<i64> = row.get(12)?;
-            let change = row.get::<_, Option<i64>>(13)?.max(mirrored).unwrap_or(0);
-            // Our own writes leave one form only, so a text row beside chunks was written later, by somebody else.
-            let (content, stamps) = match row.get_ref(0)? {
-                ValueRef::Null => (chunked(row)?, 8),
-                _ => (text(row, with_content)?, 4),
-            };
-            let stamp = |column| {
-                Ok::<u64, rusqlite::Error>(row.get_ref(column)?.as_str().map_or(0, stamp::parse))
-            };
-            Ok(Some(Row {
-                id: id.clone(),
-                app,
-                owner,
-                path,
-                content,
-                revision: revision(instance, change),
-                mirror: mirrored.map(|_| mirror_entry(row)).transpose()?,
-                mirrored_revision: mirrored.map(|change| revision(instance, change)),
-                last_updated_ms: stamp(stamps)?,
-                created_at_ms: stamp(stamps + 1)?,
-            }))
-        },
-    )
+    statement.query_row(params![id.as_str(), with_content, FOREIGN_TEXT_LIMIT_BYTES], |row| {
+        let mirrored: Option<i64> = row.get(12)?;
+        let change = row.get::<_, Option<i64>>(13)?.max(mirrored).unwrap_or(0);
+        // Our own writes leave one form only, so a text row beside chunks was written later, by somebody else.
+        let (content, stamps) = match row.get_ref(0)? {
+            ValueRef::Null => (chunked(row)?, 8),
+            _ => (text(row, with_content)?, 4),
+        };
+        let stamp = |column| Ok::<u64, rusqlite::Error>(row.get_ref(column)?.as_str().map_or(0, stamp::parse));
+        Ok(Some(Row {
+            id: id.clone(),
+            app,
+            owner,
+            path,
+            content,
+            revision: revision(instance, change),
+            mirror: mirrored.map(|_| mirror_entry(row)).transpose()?,
+            mirrored_revision: mirrored.map(|change| revision(instance, change)),
+            last_updated_ms: stamp(stamps)?,
+            created_at_ms: stamp(stamps + 1)?,
+        }))
+    })
 }
 
 fn chunked(row: &rusqlite::Row<'_>) -> rusqlite::Result<RowContent> {
     Ok(match row.get::<_, Option<u32>>(6)? {
-        Some(chunk_count) => RowContent::Chunked {
-            chunk_count,
-            size_bytes: row.get::<_, i64>(7)?.unsigned_abs(),
-        },
+        Some(chunk_count) => RowContent::Chunked { chunk_count, size_bytes: row.get::<_, i64>(7)?.unsigned_abs() },
         None => RowContent::Absent,
     })
 }
@@ -454,14 +355,6 @@ fn text(row: &rusqlite::Row<'_>, with_content: bool) -> rusqlite::Result<RowCont
 
 fn mirror_entry(row: &rusqlite::Row<'_>) -> rusqlite::Result<MirrorEntry> {
     // A hash of another length was not written by us and matches nothing.
-    let content_hash = row
-        .get_ref(11)?
-        .as_blob()
-        .ok()
-        .and_then(|hash| hash.try_into().ok())
-        .unwrap_or([0; 32]);
-    Ok(MirrorEntry {
-        version: row.get(10)?,
-        content_hash,
-    })
+    let content_hash = row.get_ref(11)?.as_blob().ok().and_then(|hash| hash.try_into().ok()).unwrap_or([0; 32]);
+    Ok(MirrorEntry { version: row.get(10)?, content_hash })
 }

@@ -102,8 +102,7 @@ CREATE TRIGGER files_deleted AFTER DELETE ON files WHEN {old} IS NOT NULL BEGIN
 
 /// A record's name in SQL, as `RecordId::new` makes it; a row without app or path keeps the id it was given.
 fn key(row: &str) -> String {
-    let escaped =
-        |column: &str| format!("replace(replace({row}.{column}, '%', '%25'), ':', '%3A')");
+    let escaped = |column: &str| format!("replace(replace({row}.{column}, '%', '%25'), ':', '%3A')");
     let (app, owner) = (escaped("app"), escaped("owner_id"));
     format!(
         "coalesce({app} || ':' || CASE WHEN coalesce({row}.owner_id, '') NOT IN ('', 'shared') THEN {owner} || ':' \
@@ -120,8 +119,7 @@ fn note(id: &str, condition: &str) -> String {
     )
 }
 
-static MIGRATIONS: LazyLock<Migrations<'static>> =
-    LazyLock::new(|| Migrations::new(vec![M::up_with_hook("", first)]));
+static MIGRATIONS: LazyLock<Migrations<'static>> = LazyLock::new(|| Migrations::new(vec![M::up_with_hook("", first)]));
 
 // The version is read again inside the transaction: another starter may have finished while this one waited for the lock.
 fn first(transaction: &Transaction<'_>) -> HookResult {
@@ -129,11 +127,9 @@ fn first(transaction: &Transaction<'_>) -> HookResult {
     if version >= 1 {
         return Ok(());
     }
-    let adopted: bool = transaction.query_row(
-        "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'files')",
-        [],
-        |row| row.get(0),
-    )?;
+    let adopted: bool =
+        transaction
+            .query_row("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'files')", [], |row| row.get(0))?;
     if adopted {
         check_adopted(transaction)?;
     }
@@ -151,19 +147,14 @@ fn check_adopted(transaction: &Transaction<'_>) -> HookResult {
         AND (SELECT group_concat(name) FROM pragma_table_info('files') WHERE pk > 0) = 'id'
         AND (SELECT type = 'table' FROM sqlite_schema WHERE name = 'files')
         AND (SELECT wr = 0 FROM pragma_table_list('files') WHERE schema = 'main')";
-    if !transaction
-        .query_row(shape, [], |row| row.get::<_, Option<bool>>(0))?
-        .unwrap_or(false)
-    {
+    if !transaction.query_row(shape, [], |row| row.get::<_, Option<bool>>(0))?.unwrap_or(false) {
         let sentence = "it holds another program's table `files`; name another file as `backend`";
         return Err(HookError::Hook(sentence.to_owned()));
     }
     let twins = "SELECT path FROM files WHERE path IS NOT NULL AND app IS NOT NULL
         GROUP BY app, coalesce(nullif(owner_id, ''), 'shared'), path HAVING count(*) > 1 LIMIT 1";
     match transaction.query_row(twins, [], |row| row.get::<_, String>(0)) {
-        Ok(path) => Err(HookError::Hook(format!(
-            "its table `files` has several rows for {path}; keep one of them"
-        ))),
+        Ok(path) => Err(HookError::Hook(format!("its table `files` has several rows for {path}; keep one of them"))),
         Err(rusqlite::Error::QueryReturnedNoRows) => Ok(()),
         Err(error) => Err(error.into()),
     }
@@ -180,16 +171,14 @@ pub(super) enum MigrationFailure {
 /// Brings the schema to the newest version. Safe under several starters; a database that is up to date is only read.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), MigrationFailure> {
     connection.set_transaction_behavior(TransactionBehavior::Immediate);
-    MIGRATIONS
-        .to_latest(connection)
-        .map_err(|error| match error {
-            rusqlite_migration::Error::RusqliteError { err, .. } => MigrationFailure::Sqlite(err),
-            rusqlite_migration::Error::MigrationDefinition(
-                MigrationDefinitionError::DatabaseTooFarAhead,
-            ) => MigrationFailure::Refused("a newer release wrote it; upgrade this one".to_owned()),
-            rusqlite_migration::Error::Hook(sentence) => MigrationFailure::Refused(sentence),
-            other => MigrationFailure::Refused(other.to_string()),
-        })
+    MIGRATIONS.to_latest(connection).map_err(|error| match error {
+        rusqlite_migration::Error::RusqliteError { err, .. } => MigrationFailure::Sqlite(err),
+        rusqlite_migration::Error::MigrationDefinition(MigrationDefinitionError::DatabaseTooFarAhead) => {
+            MigrationFailure::Refused("a newer release wrote it; upgrade this one".to_owned())
+        }
+        rusqlite_migration::Error::Hook(sentence) => MigrationFailure::Refused(sentence),
+        other => MigrationFailure::Refused(other.to_string()),
+    })
 }
 
 #[cfg(test)]

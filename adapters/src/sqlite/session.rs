@@ -52,10 +52,7 @@ impl Session {
         let failed = |error| failed("open", path, error);
         if rusqlite::version_number() < OLDEST_SQLITE {
             let found = rusqlite::version();
-            let message = format!(
-                "open {}: SQLite {found} can corrupt shared files, 3.51.3 is needed",
-                path.display()
-            );
+            let message = format!("open {}: SQLite {found} can corrupt shared files, 3.51.3 is needed", path.display());
             return Err(AdapterError::new(ErrorKind::Unsupported, message));
         }
         let flags = match role {
@@ -68,20 +65,11 @@ impl Session {
         if role == Role::Writer {
             migrate(&mut connection, path)?;
             // From here on `write` numbers its own changes.
-            connection
-                .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)
-                .map_err(failed)?;
+            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false).map_err(failed)?;
         }
         let instance = "SELECT value FROM file_store WHERE key = 'instance'";
-        let instance = connection
-            .query_row(instance, [], |row| row.get(0))
-            .map_err(failed)?;
-        Ok(Self {
-            connection,
-            path: path.to_owned(),
-            instance,
-            inode: inode(path),
-        })
+        let instance = connection.query_row(instance, [], |row| row.get(0)).map_err(failed)?;
+        Ok(Self { connection, path: path.to_owned(), instance, inode: inode(path) })
     }
 
     /// Whether `path` still names the file this session has open.
@@ -120,19 +108,14 @@ fn configure(connection: &Connection, role: Role, wait_ms: u64) -> rusqlite::Res
 fn ensure_wal(connection: &Connection, wait: Duration) -> rusqlite::Result<()> {
     let deadline = Instant::now() + wait;
     loop {
-        let mode: rusqlite::Result<String> =
-            connection.query_row("PRAGMA journal_mode", [], |row| row.get(0));
+        let mode: rusqlite::Result<String> = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0));
         let turned = match mode {
             Ok(mode) if mode == "wal" => return Ok(()),
-            Ok(_) => connection.query_row("PRAGMA journal_mode = WAL", [], |row| {
-                row.get::<_, String>(0)
-            }),
+            Ok(_) => connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0)),
             Err(error) => Err(error),
         };
         match turned {
-            Err(error) if is_busy(&error) && Instant::now() < deadline => {
-                std::thread::sleep(RETRY_WAL)
-            }
+            Err(error) if is_busy(&error) && Instant::now() < deadline => std::thread::sleep(RETRY_WAL),
             // Where shared memory is not to be had the mode stays what it is, and everything works, one at a time.
             other => return other.map(drop),
         }
@@ -140,68 +123,45 @@ fn ensure_wal(connection: &Connection, wait: Duration) -> rusqlite::Result<()> {
 }
 
 fn is_busy(error: &rusqlite::Error) -> bool {
-    matches!(
-        error.sqlite_error_code(),
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
-    )
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), AdapterError> {
     schema::migrate(connection).map_err(|failure| match failure {
         MigrationFailure::Sqlite(error) => failed("create tables in", path, error),
-        MigrationFailure::Refused(sentence) => AdapterError::new(
-            ErrorKind::Unsupported,
-            format!("use {}: {sentence}", path.display()),
-        ),
+        MigrationFailure::Refused(sentence) => {
+            AdapterError::new(ErrorKind::Unsupported, format!("use {}: {sentence}", path.display()))
+        }
     })
 }
 
 /// Refuses a path that can be no database before SQLite makes a riddle of it.
 pub(super) fn check_place(path: &Path) -> Result<(), AdapterError> {
-    let refuse = |kind, why: &str| {
-        Err(AdapterError::new(
-            kind,
-            format!("open {}: {why}", path.display()),
-        ))
-    };
+    let refuse = |kind, why: &str| Err(AdapterError::new(kind, format!("open {}: {why}", path.display())));
     match fs::metadata(path) {
-        Ok(found) if found.is_dir() => {
-            refuse(ErrorKind::Unsupported, "it is a folder; name a file in it")
-        }
+        Ok(found) if found.is_dir() => refuse(ErrorKind::Unsupported, "it is a folder; name a file in it"),
         Ok(found) if !found.is_file() => refuse(ErrorKind::Unsupported, "it is no regular file"),
         Ok(_) => match fs::File::open(path) {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => refuse(
-                ErrorKind::Denied,
-                "it may not be read; make it readable and writable",
-            ),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                refuse(ErrorKind::Denied, "it may not be read; make it readable and writable")
+            }
             _ => Ok(()),
         },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            match path.parent().map(fs::metadata) {
-                Some(Ok(parent)) if parent.is_dir() => Ok(()),
-                _ => refuse(
-                    ErrorKind::NotFound,
-                    "its folder does not exist; make it or name another",
-                ),
-            }
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match path.parent().map(fs::metadata) {
+            Some(Ok(parent)) if parent.is_dir() => Ok(()),
+            _ => refuse(ErrorKind::NotFound, "its folder does not exist; make it or name another"),
+        },
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             refuse(ErrorKind::Denied, "its folder may not be entered")
         }
-        Err(error) => Err(AdapterError::caused(
-            ErrorKind::Unavailable,
-            format!("open {}", path.display()),
-            error,
-        )),
+        Err(error) => Err(AdapterError::caused(ErrorKind::Unavailable, format!("open {}", path.display()), error)),
     }
 }
 
 #[cfg(unix)]
 fn inode(path: &Path) -> Option<Inode> {
     use std::os::unix::fs::MetadataExt;
-    fs::metadata(path)
-        .ok()
-        .map(|found| (found.dev(), found.ino()))
+    fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
 // Elsewhere an open database cannot be replaced.

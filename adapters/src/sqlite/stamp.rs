@@ -16,13 +16,7 @@ pub(super) fn format(ms: u64) -> String {
 /// Reads RFC 3339, SQLite's `CURRENT_TIMESTAMP`, or a bare count of milliseconds; 0 for anything else.
 pub(super) fn parse(text: &str) -> u64 {
     let offset = || text.parse::<Timestamp>().ok();
-    let utc = || {
-        text.parse::<DateTime>()
-            .ok()?
-            .to_zoned(TimeZone::UTC)
-            .ok()
-            .map(|zoned| zoned.timestamp())
-    };
+    let utc = || text.parse::<DateTime>().ok()?.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp());
     match offset().or_else(utc) {
         Some(moment) => u64::try_from(moment.as_millisecond()).unwrap_or(0),
         None => text.trim().parse().unwrap_or(0),

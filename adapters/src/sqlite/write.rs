@@ -9,20 +9,13 @@ use super::read::{numbered, revision};
 use super::session::Session;
 use super::stamp;
 use crate::{
-    AdapterError, Body, ErrorKind, Expected, Record, RecordId, Revision, SHARED_OWNER, Write,
-    batch_delete_revision,
+    AdapterError, Body, ErrorKind, Expected, Record, RecordId, Revision, SHARED_OWNER, Write, batch_delete_revision,
 };
 
 /// One item, borrowed.
 pub(super) enum Change<'a> {
-    Set {
-        record: &'a Record,
-        expected: &'a Expected,
-    },
-    Delete {
-        id: &'a RecordId,
-        expected: &'a Expected,
-    },
+    Set { record: &'a Record, expected: &'a Expected },
+    Delete { id: &'a RecordId, expected: &'a Expected },
 }
 
 impl<'a> From<&'a Write> for Change<'a> {
@@ -40,23 +33,17 @@ impl Session {
     /// Applies all items in one transaction; an `Err` means that none of them was.
     pub(super) fn apply(&mut self, changes: &[&Change<'_>]) -> Result<Vec<Answer>, AdapterError> {
         let failed = self.failed("write");
-        let Self {
-            connection,
-            instance,
-            ..
-        } = self;
-        let transaction = connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(&failed)?;
-        let answers =
-            Writing::new(&transaction, instance).and_then(|mut writing| writing.apply_all(changes));
+        let Self { connection, instance, .. } = self;
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&failed)?;
+        let answers = Writing::new(&transaction, instance).and_then(|mut writing| writing.apply_all(changes));
         let answers = answers.map_err(&failed)?;
         transaction.commit().map_err(failed)?;
         Ok(answers)
     }
 }
 
-const NEWEST: &str = "SELECT max(coalesce((SELECT max(n) FROM file_changes), 0), coalesce((SELECT max(revision) FROM file_mirror), 0))";
+const NEWEST: &str =
+    "SELECT max(coalesce((SELECT max(n) FROM file_changes), 0), coalesce((SELECT max(revision) FROM file_mirror), 0))";
 
 const STATE: &str = "
 SELECT f.rowid IS NOT NULL, k.chunk_count, k.size_bytes, m.revision, c.n
@@ -66,9 +53,9 @@ LEFT JOIN file_chunked AS k ON k.id = x.id
 LEFT JOIN file_mirror AS m ON m.id = x.id
 LEFT JOIN file_changes AS c ON c.id = x.id";
 
-const NEW_MIRROR: &str = "INSERT INTO file_mirror (revision, id, version, content_hash) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING";
-const NEW_TEXT: &str =
-    "INSERT INTO files (id, path, content, app, owner_id, last_updated, created_at)
+const NEW_MIRROR: &str =
+    "INSERT INTO file_mirror (revision, id, version, content_hash) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING";
+const NEW_TEXT: &str = "INSERT INTO files (id, path, content, app, owner_id, last_updated, created_at)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING";
 const MIRROR: &str = "INSERT INTO file_mirror (revision, id, version, content_hash) VALUES (?1, ?2, ?3, ?4)
     ON CONFLICT (id) DO UPDATE SET revision = excluded.revision, version = excluded.version, content_hash = excluded.content_hash";
@@ -116,9 +103,7 @@ impl<'a> Writing<'a> {
         Ok(Self {
             transaction,
             instance,
-            last_change: transaction
-                .prepare_cached(NEWEST)?
-                .query_row([], |row| row.get(0))?,
+            last_change: transaction.prepare_cached(NEWEST)?.query_row([], |row| row.get(0))?,
             new_mirror: transaction.prepare_cached(NEW_MIRROR)?,
             new_text: transaction.prepare_cached(NEW_TEXT)?,
             state: transaction.prepare_cached(STATE)?,
@@ -145,10 +130,7 @@ impl<'a> Writing<'a> {
         }
         match &record.body {
             Body::Chunks { keep, .. } if state.chunks.map_or(0, |(count, _)| count) < *keep => {
-                return Ok(Err(AdapterError::conflict(
-                    &id,
-                    "it has fewer chunks than are to be kept",
-                )));
+                return Ok(Err(AdapterError::conflict(&id, "it has fewer chunks than are to be kept")));
             }
             Body::Chunks { keep, add } => self.put_chunks(&id, record, &state, *keep, add)?,
             Body::Text(text) => self.put_text(&id, record, &state, text)?,
@@ -163,62 +145,27 @@ impl<'a> Writing<'a> {
             return Ok(false);
         };
         let change = self.last_change + 1;
-        let entry = params![
-            change,
-            id.as_str(),
-            mirror.version,
-            mirror.content_hash.as_slice()
-        ];
+        let entry = params![change, id.as_str(), mirror.version, mirror.content_hash.as_slice()];
         if self.new_mirror.execute(entry)? == 0 {
             return Ok(false);
         }
         let (updated, created) = self.stamps.of(record);
-        let row = params![
-            id.as_str(),
-            record.path,
-            text,
-            record.app,
-            owner(record),
-            updated,
-            created
-        ];
+        let row = params![id.as_str(), record.path, text, record.app, owner(record), updated, created];
         if self.new_text.execute(row)? == 0 {
-            run(
-                self.transaction,
-                "DELETE FROM file_mirror WHERE revision = ?1",
-                params![change],
-            )?;
+            run(self.transaction, "DELETE FROM file_mirror WHERE revision = ?1", params![change])?;
             return Ok(false);
         }
         self.last_change = change;
         Ok(true)
     }
 
-    fn put_text(
-        &mut self,
-        id: &RecordId,
-        record: &Record,
-        state: &State,
-        text: &str,
-    ) -> rusqlite::Result<()> {
+    fn put_text(&mut self, id: &RecordId, record: &Record, state: &State, text: &str) -> rusqlite::Result<()> {
         if state.chunks.is_some() {
             self.drop_chunks(id)?;
         }
         let transaction = self.transaction;
         let (updated, created) = self.stamps.of(record);
-        run(
-            transaction,
-            TEXT,
-            params![
-                id.as_str(),
-                record.path,
-                text,
-                record.app,
-                owner(record),
-                updated,
-                created
-            ],
-        )
+        run(transaction, TEXT, params![id.as_str(), record.path, text, record.app, owner(record), updated, created])
     }
 
     fn put_chunks(
@@ -230,11 +177,7 @@ impl<'a> Writing<'a> {
         add: &[Vec<u8>],
     ) -> rusqlite::Result<()> {
         if state.has_text {
-            run(
-                self.transaction,
-                "DELETE FROM files WHERE id = ?1",
-                params![id.as_str()],
-            )?;
+            run(self.transaction, "DELETE FROM files WHERE id = ?1", params![id.as_str()])?;
         }
         let mut size = 0;
         if let Some((count, size_bytes)) = state.chunks {
@@ -243,13 +186,8 @@ impl<'a> Writing<'a> {
                 // A blob's length stands in its row's head: dropped bytes are not read.
                 let dropped = "SELECT coalesce(sum(length(bytes)), 0) FROM file_chunks WHERE id = ?1 AND n >= ?2";
                 let mut statement = self.transaction.prepare_cached(dropped)?;
-                size -=
-                    statement.query_row(params![id.as_str(), keep], |row| row.get::<_, i64>(0))?;
-                run(
-                    self.transaction,
-                    "DELETE FROM file_chunks WHERE id = ?1 AND n >= ?2",
-                    params![id.as_str(), keep],
-                )?;
+                size -= statement.query_row(params![id.as_str(), keep], |row| row.get::<_, i64>(0))?;
+                run(self.transaction, "DELETE FROM file_chunks WHERE id = ?1 AND n >= ?2", params![id.as_str(), keep])?;
             }
         }
         for (n, bytes) in (keep..).zip(add) {
@@ -262,20 +200,8 @@ impl<'a> Writing<'a> {
         }
         let count = keep + add.len() as u32;
         let (updated, created) = self.stamps.of(record);
-        let row = params![
-            id.as_str(),
-            record.path,
-            record.app,
-            owner(record),
-            updated,
-            created,
-            count,
-            size
-        ];
-        self.transaction
-            .prepare_cached(CHUNKED)?
-            .execute(row)
-            .map(drop)
+        let row = params![id.as_str(), record.path, record.app, owner(record), updated, created, count, size];
+        self.transaction.prepare_cached(CHUNKED)?.execute(row).map(drop)
     }
 
     /// Gives the record the next change number, in its mirror entry or, if it projects nothing, among the changes.
@@ -284,35 +210,18 @@ impl<'a> Writing<'a> {
         let Some(mirror) = &record.mirror else {
             return self.note(id, state);
         };
-        let entry = params![
-            self.last_change,
-            id.as_str(),
-            mirror.version,
-            mirror.content_hash.as_slice()
-        ];
+        let entry = params![self.last_change, id.as_str(), mirror.version, mirror.content_hash.as_slice()];
         run(self.transaction, MIRROR, entry)?;
         if state.noted.is_some() {
-            run(
-                self.transaction,
-                "DELETE FROM file_changes WHERE id = ?1",
-                params![id.as_str()],
-            )?;
+            run(self.transaction, "DELETE FROM file_changes WHERE id = ?1", params![id.as_str()])?;
         }
         Ok(())
     }
 
     fn note(&self, id: &RecordId, state: &State) -> rusqlite::Result<()> {
-        run(
-            self.transaction,
-            CHANGED,
-            params![self.last_change, id.as_str()],
-        )?;
+        run(self.transaction, CHANGED, params![self.last_change, id.as_str()])?;
         if state.mirrored.is_some() {
-            run(
-                self.transaction,
-                "DELETE FROM file_mirror WHERE id = ?1",
-                params![id.as_str()],
-            )?;
+            run(self.transaction, "DELETE FROM file_mirror WHERE id = ?1", params![id.as_str()])?;
         }
         Ok(())
     }
@@ -322,21 +231,16 @@ impl<'a> Writing<'a> {
         if !state.is_present() && state.mirrored.is_none() {
             return Ok(match expected {
                 Expected::Absent => Ok(batch_delete_revision()),
-                Expected::Revision(_) => Err(AdapterError::new(
-                    ErrorKind::NotFound,
-                    format!("delete {id}: it is gone already"),
-                )),
+                Expected::Revision(_) => {
+                    Err(AdapterError::new(ErrorKind::NotFound, format!("delete {id}: it is gone already")))
+                }
             });
         }
         if let Some(conflict) = self.conflict(id, &state, expected) {
             return Ok(Err(conflict));
         }
         if state.has_text {
-            run(
-                self.transaction,
-                "DELETE FROM files WHERE id = ?1",
-                params![id.as_str()],
-            )?;
+            run(self.transaction, "DELETE FROM files WHERE id = ?1", params![id.as_str()])?;
         }
         if state.chunks.is_some() {
             self.drop_chunks(id)?;
@@ -347,30 +251,15 @@ impl<'a> Writing<'a> {
     }
 
     fn drop_chunks(&self, id: &RecordId) -> rusqlite::Result<()> {
-        run(
-            self.transaction,
-            "DELETE FROM file_chunks WHERE id = ?1",
-            params![id.as_str()],
-        )?;
-        run(
-            self.transaction,
-            "DELETE FROM file_chunked WHERE id = ?1",
-            params![id.as_str()],
-        )
+        run(self.transaction, "DELETE FROM file_chunks WHERE id = ?1", params![id.as_str()])?;
+        run(self.transaction, "DELETE FROM file_chunked WHERE id = ?1", params![id.as_str()])
     }
 
     fn conflict(&self, id: &RecordId, state: &State, expected: &Expected) -> Option<AdapterError> {
         match expected {
-            Expected::Absent if state.is_present() => {
-                Some(AdapterError::conflict(id, "it is there already"))
-            }
-            Expected::Revision(expected)
-                if numbered(expected.as_str(), self.instance) != Some(state.change()) =>
-            {
-                Some(AdapterError::conflict(
-                    id,
-                    "it has changed since it was read",
-                ))
+            Expected::Absent if state.is_present() => Some(AdapterError::conflict(id, "it is there already")),
+            Expected::Revision(expected) if numbered(expected.as_str(), self.instance) != Some(state.change()) => {
+                Some(AdapterError::conflict(id, "it has changed since it was read"))
             }
             _ => None,
         }
@@ -389,20 +278,12 @@ impl<'a> Writing<'a> {
     }
 }
 
-fn run(
-    transaction: &Transaction<'_>,
-    sql: &str,
-    params: impl rusqlite::Params,
-) -> rusqlite::Result<()> {
+fn run(transaction: &Transaction<'_>, sql: &str, params: impl rusqlite::Params) -> rusqlite::Result<()> {
     transaction.prepare_cached(sql)?.execute(params).map(drop)
 }
 
 fn owner(record: &Record) -> &str {
-    if record.owner.is_empty() {
-        SHARED_OWNER
-    } else {
-        &record.owner
-    }
+    if record.owner.is_empty() { SHARED_OWNER } else { &record.owner }
 }
 
 /// The two moments of the last record as text: they are mostly equal, and neighbours in a batch often share them.
@@ -431,10 +312,7 @@ impl Stamps {
 impl Stamp {
     fn at(&mut self, ms: u64) -> &str {
         if self.ms != ms || self.text.is_empty() {
-            *self = Self {
-                ms,
-                text: stamp::format(ms),
-            };
+            *self = Self { ms, text: stamp::format(ms) };
         }
         &self.text
     }

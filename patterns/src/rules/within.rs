@@ -96,10 +96,7 @@ impl<'r> Within<'r> {
         let Some(reached) = self.reached_for(name).filter(|reached| reached.is_tested) else {
             return Ok(self.rules.admit(&self.path_of(name)).ok());
         };
-        Ok(reached.channel_of(name).map(|channel| AdmittedPath {
-            path: self.path_of(name),
-            channel,
-        }))
+        Ok(reached.channel_of(name).map(|channel| AdmittedPath { path: self.path_of(name), channel }))
     }
 
     /// Tells whether a walk must look into the folder called `name`, as [`Rules::may_contain`]; if so, returns its path.
@@ -213,9 +210,7 @@ impl<'r> Reached<'r> {
 
     fn channel_of(&self, name: &str) -> Option<Channel> {
         let mut lists = Channel::ALL.into_iter().zip(&self.tests);
-        lists
-            .find(|(_, tests)| tests.admit(name))
-            .map(|(list, _)| list)
+        lists.find(|(_, tests)| tests.admit(name)).map(|(list, _)| list)
     }
 
     /// Tells whether a path below the folder called `name` may be admitted.
@@ -223,20 +218,14 @@ impl<'r> Reached<'r> {
         let mut closed = self.closed;
         let mut leads = [false; Channel::ALL.len()];
         for live in &self.live {
-            let next = Live {
-                states: live.step(name),
-                ..*live
-            };
+            let next = Live { states: live.step(name), ..*live };
             if live.excludes {
                 closed[live.list] |= next.takes_everything();
             } else {
                 leads[live.list] |= next.states != 0;
             }
         }
-        leads
-            .iter()
-            .zip(closed)
-            .any(|(&leads, closed)| leads && !closed)
+        leads.iter().zip(closed).any(|(&leads, closed)| leads && !closed)
     }
 }
 
@@ -285,11 +274,7 @@ fn skip_anything(glob: &PlainGlob, mut states: u128) -> u128 {
 
 impl<'r> Tests<'r> {
     fn add(&mut self, last: &'r Component, excludes: bool) {
-        let tests = if excludes {
-            &mut self.excluding
-        } else {
-            &mut self.naming
-        };
+        let tests = if excludes { &mut self.excluding } else { &mut self.naming };
         if *last == Component::Anything {
             // It makes the others needless.
             tests.clear();

@@ -48,7 +48,9 @@ pub fn run(context: &Context, args: &CatArgs) -> Result<Option<Answer>, NodeErro
     }
     let object = match std::str::from_utf8(&bytes) {
         Ok(text) => json!({ "path": path.shown(), "size": bytes.len(), "encoding": "utf-8", "content": text }),
-        Err(_) => json!({ "path": path.shown(), "size": bytes.len(), "encoding": "base64", "content": BASE64.encode(&bytes) }),
+        Err(_) => {
+            json!({ "path": path.shown(), "size": bytes.len(), "encoding": "base64", "content": BASE64.encode(&bytes) })
+        }
     };
     Ok(Some(Answer::new(Vec::new(), object)))
 }

@@ -78,7 +78,10 @@ fn list(context: &Context) -> Result<Answer, NodeError> {
     let remains = (!conflicts.is_empty()).then(|| NodeError {
         kind: Kind::Conflicts,
         message: format!("{} files have edits that could not both be kept in place", conflicts.len()),
-        hint: Some("`larder conflicts show PATH` prints both, `larder conflicts resolve PATH [--pick ID]` settles it".to_owned()),
+        hint: Some(
+            "`larder conflicts show PATH` prints both, `larder conflicts resolve PATH [--pick ID]` settles it"
+                .to_owned(),
+        ),
     });
     Ok(Answer::new(lines, json!({ "conflicts": objects })).with_remains(remains))
 }

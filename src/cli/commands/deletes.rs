@@ -47,7 +47,8 @@ fn held(context: &Context) -> Result<Held, NodeError> {
 }
 
 fn listed(held: &Held, verb: &str) -> Result<Answer, NodeError> {
-    let mut lines: Vec<String> = held.iter().map(|(_, path, origin)| format!("{verb} {} (by {origin})", path.shown())).collect();
+    let mut lines: Vec<String> =
+        held.iter().map(|(_, path, origin)| format!("{verb} {} (by {origin})", path.shown())).collect();
     if held.is_empty() {
         lines.push("no deletions wait".to_owned());
     }
@@ -55,9 +56,7 @@ fn listed(held: &Held, verb: &str) -> Result<Answer, NodeError> {
 }
 
 fn objects(held: &Held) -> Vec<Value> {
-    let object = |(version, path, origin): &(VersionId, RelPath, String)| {
-        json!({ "path": path.shown(), "origin": origin, "version": version.to_string() })
-    };
+    let object = |(version, path, origin): &(VersionId, RelPath, String)| json!({ "path": path.shown(), "origin": origin, "version": version.to_string() });
     held.iter().map(object).collect()
 }
 

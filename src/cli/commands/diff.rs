@@ -100,7 +100,8 @@ impl Pair {
             Some(_) => format!("{} ({label})", self.path),
             None => "(nothing)".to_owned(),
         };
-        let bytes = |side: &Option<Vec<u8>>| side.as_ref().map_or_else(|| "nothing".to_owned(), |b| size(b.len() as u64));
+        let bytes =
+            |side: &Option<Vec<u8>>| side.as_ref().map_or_else(|| "nothing".to_owned(), |b| size(b.len() as u64));
         let mut lines = vec![
             format!("--- {}", name(&self.old, &self.old_label)),
             format!("+++ {}", name(&self.new, &self.new_label)),

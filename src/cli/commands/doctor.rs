@@ -41,7 +41,8 @@ pub fn run(context: &Context) -> Result<Answer, NodeError> {
     checks.extend(stale_mounts());
     checks.extend(project(context));
     let lines = checks.iter().flat_map(lines).collect();
-    let object = |check: &Check| json!({ "name": check.name, "ok": check.ok, "text": check.text, "advice": check.advice });
+    let object =
+        |check: &Check| json!({ "name": check.name, "ok": check.ok, "text": check.text, "advice": check.advice });
     let objects: Vec<Value> = checks.iter().map(object).collect();
     let all_ok = checks.iter().all(|check| check.ok);
     Ok(Answer::new(lines, json!({ "ok": all_ok, "checks": objects })))
@@ -65,14 +66,20 @@ fn sqlite() -> Check {
 fn fuse() -> Check {
     let root = rustix::process::geteuid().is_root();
     if !Path::new("/dev/fuse").exists() {
-        return Check::warn("mount", "there is no /dev/fuse", "only needed for `larder mount`: load the kernel's fuse module");
+        return Check::warn(
+            "mount",
+            "there is no /dev/fuse",
+            "only needed for `larder mount`: load the kernel's fuse module",
+        );
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let helper = std::env::split_paths(&path).any(|folder| folder.join("fusermount3").is_file());
     match (root, helper) {
         (true, _) => Check::ok("mount", "/dev/fuse is there, and this is root"),
         (false, true) => Check::ok("mount", "/dev/fuse and fusermount3 are there"),
-        (false, false) => Check::warn("mount", "there is no fusermount3", "only needed for `larder mount`: install the package fuse3"),
+        (false, false) => {
+            Check::warn("mount", "there is no fusermount3", "only needed for `larder mount`: install the package fuse3")
+        }
     }
 }
 
@@ -85,7 +92,10 @@ fn watches() -> Check {
         (Some(watches), Some(instances)) if watches < FEW_WATCHES => Check::warn(
             "watching",
             format!("{watches} folders can be watched, by {instances} programs"),
-            format!("raise it with `sysctl fs.inotify.max_user_watches={}`; beyond it, folders are polled", FEW_WATCHES * 8),
+            format!(
+                "raise it with `sysctl fs.inotify.max_user_watches={}`; beyond it, folders are polled",
+                FEW_WATCHES * 8
+            ),
         ),
         (Some(watches), Some(instances)) => {
             Check::ok("watching", format!("{watches} folders can be watched, by {instances} programs"))
@@ -97,7 +107,11 @@ fn watches() -> Check {
 fn clock(context: &Context) -> Check {
     let now = context.now_ms();
     if now < CLOCK_UNSET_BEFORE_MS {
-        return Check::warn("clock", format!("it says {}", time(now)), "set it: times shown would be wrong; no edit is lost by it");
+        return Check::warn(
+            "clock",
+            format!("it says {}", time(now)),
+            "set it: times shown would be wrong; no edit is lost by it",
+        );
     }
     Check::ok("clock", time(now))
 }
@@ -161,7 +175,11 @@ fn permissions(dirs: &ProjectDirs) -> Check {
         return Check::warn("permissions", ".larder can be read by others", "run `chmod 700 .larder`");
     }
     if key.is_some_and(|mode| mode & 0o077 != 0) {
-        return Check::warn("permissions", "the device key can be read by others", "run `chmod 600 .larder/device.key`");
+        return Check::warn(
+            "permissions",
+            "the device key can be read by others",
+            "run `chmod 600 .larder/device.key`",
+        );
     }
     Check::ok("permissions", ".larder is readable by you alone")
 }
@@ -169,6 +187,8 @@ fn permissions(dirs: &ProjectDirs) -> Check {
 fn opens(context: &Context) -> Check {
     match Glance::open(&context.env, &context.open).and_then(|glance| glance.status()) {
         Ok(_) => Check::ok("state", "state and index can be read"),
-        Err(error) => Check::warn("state", error.message, error.hint.unwrap_or_else(|| "run `larder verify`".to_owned())),
+        Err(error) => {
+            Check::warn("state", error.message, error.hint.unwrap_or_else(|| "run `larder verify`".to_owned()))
+        }
     }
 }

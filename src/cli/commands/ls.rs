@@ -55,7 +55,13 @@ fn lines(entry: &DirEntry, long: bool) -> Vec<String> {
 fn long_line(name: &str, entry: &Entry) -> String {
     let bytes = entry.content.map_or(0, |content| content.size);
     let many = if entry.heads > 1 { format!("  ({} heads)", entry.heads) } else { String::new() };
-    format!("{}  {}  {:>10}  {}  {name}{many}", entry.id.0.short(ID_DIGITS), time(entry.hlc.wall_ms()), size(bytes), entry.origin)
+    format!(
+        "{}  {}  {:>10}  {}  {name}{many}",
+        entry.id.0.short(ID_DIGITS),
+        time(entry.hlc.wall_ms()),
+        size(bytes),
+        entry.origin
+    )
 }
 
 fn objects(entry: &DirEntry) -> Vec<Value> {

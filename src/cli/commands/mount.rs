@@ -107,7 +107,10 @@ mod linux {
     fn refused(error: MountError) -> NodeError {
         match error {
             MountError::System { .. } => NodeError::new(Kind::Internal, error.to_string()),
-            _ => NodeError::user(error.to_string(), "name an empty folder outside the project; `larder doctor` says what mounting needs"),
+            _ => NodeError::user(
+                error.to_string(),
+                "name an empty folder outside the project; `larder doctor` says what mounting needs",
+            ),
         }
     }
 

@@ -12,11 +12,16 @@ use crate::node::{Kind, NodeError, rebuild};
 pub fn run(context: &Context, args: &Dry) -> Result<Answer, NodeError> {
     let rebuilt = rebuild(&context.env, &context.open, args.dry_run)?;
     let (done, counts) = (&rebuilt.replayed, &rebuilt.counts);
-    let problems: Vec<String> = done.problems.iter().map(|problem| format!("{}: {}", problem.chain, problem.error)).collect();
+    let problems: Vec<String> =
+        done.problems.iter().map(|problem| format!("{}: {}", problem.chain, problem.error)).collect();
     let mut lines: Vec<String> = problems.iter().map(|problem| format!("! {problem}")).collect();
     let verb = if args.dry_run { "would rebuild from" } else { "rebuilt from" };
     let checkpoints = count(done.checkpoints as u64, "checkpoint");
-    lines.push(format!("{verb} {checkpoints}: {}, {}", count(counts.live_files, "file"), count(counts.versions, "version")));
+    lines.push(format!(
+        "{verb} {checkpoints}: {}, {}",
+        count(counts.live_files, "file"),
+        count(counts.versions, "version")
+    ));
     let object = json!({
         "dry_run": args.dry_run,
         "checkpoints": done.checkpoints,

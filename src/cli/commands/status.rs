@@ -40,11 +40,15 @@ pub fn lines(status: &Status, daemon: &Value, now_ms: u64) -> Vec<String> {
         say("", contact(line, now_ms));
     }
     let counts = &status.counts;
-    let kept = format!("{}, {}, {}", count(counts.files, "file"), size(counts.bytes), count(counts.versions, "version"));
+    let kept =
+        format!("{}, {}, {}", count(counts.files, "file"), size(counts.bytes), count(counts.versions, "version"));
     say("kept", kept);
     if counts.origins.len() > 1 {
         for origin in &counts.origins {
-            say("", format!("{}: {}, {}", origin.origin, count(origin.files, "file"), count(origin.versions, "version")));
+            say(
+                "",
+                format!("{}: {}, {}", origin.origin, count(origin.files, "file"), count(origin.versions, "version")),
+            );
         }
     }
     push_findings(&mut lines, status, now_ms);
@@ -63,7 +67,9 @@ fn push_findings(lines: &mut Vec<String>, status: &Status, now_ms: u64) {
     });
     list(lines, "conflict", &status.conflicts, Clone::clone);
     list(lines, "held", &status.held_deletions, |path| format!("deletion of {path}"));
-    list(lines, "problem", &status.problems, |problem| format!("{}: {} ({})", problem.path, problem.what, problem.source));
+    list(lines, "problem", &status.problems, |problem| {
+        format!("{}: {} ({})", problem.path, problem.what, problem.source)
+    });
     list(lines, "warning", &status.warnings, Clone::clone);
     let late = [
         (counts.waiting, "wait for versions before them that are not here yet"),
@@ -96,7 +102,8 @@ fn backend_word(status: &Status) -> &'static str {
 
 fn contact(line: &ContactStatus, now_ms: u64) -> String {
     let ago_of = |ms: i64| ago(now_ms, u64::try_from(ms).unwrap_or(0));
-    let success = line.success_ms.map_or_else(|| "never succeeded".to_owned(), |ms| format!("last success {}", ago_of(ms)));
+    let success =
+        line.success_ms.map_or_else(|| "never succeeded".to_owned(), |ms| format!("last success {}", ago_of(ms)));
     let failure = line.failure_ms.map(|ms| {
         let error = line.error.as_deref().unwrap_or("no reason was given");
         format!("; failed {}: {error}", ago_of(ms))

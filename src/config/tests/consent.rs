@@ -36,45 +36,21 @@ fn what_stays_inside_the_folder_asks_nothing() {
 #[test]
 fn everything_that_reaches_beyond_is_an_item() {
     let cases = [
-        (
-            r#"{"root": ".."}"#,
-            vec!["keep files of the folder above: /home/anna"],
-        ),
-        (
-            r#"{"backend": "postgres"}"#,
-            vec!["mirror files into the backend postgres"],
-        ),
-        (
-            r#"{"backend": "sqlite:../x.db"}"#,
-            vec!["mirror files into the backend sqlite:../x.db"],
-        ),
-        (
-            r#"{"backend": "sqlite:a/../../x.db"}"#,
-            vec!["mirror files into the backend sqlite:a/../../x.db"],
-        ),
+        (r#"{"root": ".."}"#, vec!["keep files of the folder above: /home/anna"]),
+        (r#"{"backend": "postgres"}"#, vec!["mirror files into the backend postgres"]),
+        (r#"{"backend": "sqlite:../x.db"}"#, vec!["mirror files into the backend sqlite:../x.db"]),
+        (r#"{"backend": "sqlite:a/../../x.db"}"#, vec!["mirror files into the backend sqlite:a/../../x.db"]),
         (
             r#"{"backend": "sqlite:/home/anna/project2/x.db"}"#,
             vec!["mirror files into the backend sqlite:/home/anna/project2/x.db"],
         ),
-        (
-            r#"{"peers": {"a": {"url": "/mnt", "push": false}}}"#,
-            vec!["take files from the peer a at /mnt"],
-        ),
+        (r#"{"peers": {"a": {"url": "/mnt", "push": false}}}"#, vec!["take files from the peer a at /mnt"]),
         (
             r#"{"peers": {"a": {"url": "/mnt", "private": true, "pull": false}}}"#,
-            vec![
-                "give files to the peer a at /mnt",
-                "give private files to the peer a at /mnt",
-            ],
+            vec!["give files to the peer a at /mnt", "give private files to the peer a at /mnt"],
         ),
-        (
-            r#"{"databases": [{"path": "a.db", "tables": ["t"]}]}"#,
-            vec!["share rows of the table t in a.db"],
-        ),
-        (
-            r#"{"encryption": {"enabled": false, "keyFile": "/etc/key"}}"#,
-            vec!["read the key file /etc/key"],
-        ),
+        (r#"{"databases": [{"path": "a.db", "tables": ["t"]}]}"#, vec!["share rows of the table t in a.db"]),
+        (r#"{"encryption": {"enabled": false, "keyFile": "/etc/key"}}"#, vec!["read the key file /etc/key"]),
     ];
     for (text, expected) in cases {
         assert_eq!(items(text), expected, "{text}");
@@ -100,14 +76,8 @@ fn consent_is_asked_again_when_it_widens() {
     grant(&settings(narrow), &env).expect("kept");
 
     let cases = [
-        (
-            r#"{"peers": {"a": {"url": "/mnt"}}}"#,
-            vec!["give files to the peer a at /mnt"],
-        ),
-        (
-            r#"{"peers": {"a": {"url": "/media", "push": false}}}"#,
-            vec!["take files from the peer a at /media"],
-        ),
+        (r#"{"peers": {"a": {"url": "/mnt"}}}"#, vec!["give files to the peer a at /mnt"]),
+        (r#"{"peers": {"a": {"url": "/media", "push": false}}}"#, vec!["take files from the peer a at /media"]),
         (
             r#"{"peers": {"a": {"url": "/mnt", "push": false, "private": true}}}"#,
             vec!["take private files from the peer a at /mnt"],
@@ -130,36 +100,19 @@ fn consent_is_asked_again_when_it_widens() {
 #[test]
 fn a_narrower_config_asks_nothing() {
     let (_home, env) = home();
-    grant(
-        &settings(r#"{"backend": "postgres", "peers": {"a": "/mnt", "b": "/media"}}"#),
-        &env,
-    )
-    .expect("kept");
+    grant(&settings(r#"{"backend": "postgres", "peers": {"a": "/mnt", "b": "/media"}}"#), &env).expect("kept");
 
-    for narrower in [
-        r#"{"backend": "postgres"}"#,
-        r#"{"peers": {"a": {"url": "/mnt", "pull": false}}}"#,
-        "{}",
-    ] {
-        assert_eq!(
-            required_consent(&settings(narrower), &env),
-            None,
-            "{narrower}"
-        );
+    for narrower in [r#"{"backend": "postgres"}"#, r#"{"peers": {"a": {"url": "/mnt", "pull": false}}}"#, "{}"] {
+        assert_eq!(required_consent(&settings(narrower), &env), None, "{narrower}");
     }
 }
 
 #[test]
 fn env_is_consent_by_itself() {
     let (_home, mut env) = home();
-    env.vars
-        .insert("FILE_SYNC_BACKEND".to_owned(), "postgres".to_owned());
-    env.vars
-        .insert("LARDER_PEERS".to_owned(), "a=/mnt".to_owned());
-    let flags = Flags {
-        peers: vec!["b=/media".to_owned()],
-        ..Flags::default()
-    };
+    env.vars.insert("FILE_SYNC_BACKEND".to_owned(), "postgres".to_owned());
+    env.vars.insert("LARDER_PEERS".to_owned(), "a=/mnt".to_owned());
+    let flags = Flags { peers: vec!["b=/media".to_owned()], ..Flags::default() };
 
     let named = super::resolve(r#"{"backend": "convex"}"#, &env, &flags).expect("good");
 
@@ -169,11 +122,9 @@ fn env_is_consent_by_itself() {
 #[test]
 fn a_variable_that_only_holds_the_address_is_no_consent() {
     let (_home, mut env) = home();
-    env.vars
-        .insert("DATABASE_URL".to_owned(), "postgres://prod".to_owned());
+    env.vars.insert("DATABASE_URL".to_owned(), "postgres://prod".to_owned());
 
-    let settings =
-        super::resolve(r#"{"backend": "postgres"}"#, &env, &Flags::default()).expect("good");
+    let settings = super::resolve(r#"{"backend": "postgres"}"#, &env, &Flags::default()).expect("good");
 
     assert!(required_consent(&settings, &env).is_some());
 }
@@ -201,14 +152,9 @@ fn consent_is_kept_for_oneself_alone_and_can_be_taken_back() {
 
     let folder = env.state_home.join("trust");
     let mode = |path: &Path| std::fs::metadata(path).expect("there").permissions().mode() & 0o777;
-    let files: Vec<_> = std::fs::read_dir(&folder)
-        .expect("there")
-        .map(|entry| entry.expect("an entry").path())
-        .collect();
-    assert_eq!(
-        (mode(&folder), files.len(), mode(&files[0])),
-        (0o700, 1, 0o600)
-    );
+    let files: Vec<_> =
+        std::fs::read_dir(&folder).expect("there").map(|entry| entry.expect("an entry").path()).collect();
+    assert_eq!((mode(&folder), files.len(), mode(&files[0])), (0o700, 1, 0o600));
 
     revoke(&settings, &env).expect("gone");
     revoke(&settings, &env).expect("still gone");
@@ -222,12 +168,7 @@ fn a_damaged_consent_is_none() {
     let settings = settings(r#"{"backend": "postgres"}"#);
     grant(&settings, &env).expect("kept");
     let folder = env.state_home.join("trust");
-    let file = std::fs::read_dir(&folder)
-        .expect("there")
-        .next()
-        .expect("one")
-        .expect("an entry")
-        .path();
+    let file = std::fs::read_dir(&folder).expect("there").next().expect("one").expect("an entry").path();
 
     for damage in [
         "",
@@ -246,8 +187,7 @@ fn an_unwritable_place_is_an_error_that_names_it() {
     std::fs::write(home.path().join("file"), "").expect("written");
     env.state_home = home.path().join("file");
 
-    let error =
-        grant(&settings(r#"{"backend": "postgres"}"#), &env).expect_err("a file is no folder");
+    let error = grant(&settings(r#"{"backend": "postgres"}"#), &env).expect_err("a file is no folder");
 
     assert!(error.to_string().starts_with("keep consent at "), "{error}");
 }
@@ -255,11 +195,7 @@ fn an_unwritable_place_is_an_error_that_names_it() {
 #[test]
 fn a_link_that_leads_out_is_not_inside() {
     let home = tempfile::tempdir().expect("a folder");
-    let dir = home
-        .path()
-        .canonicalize()
-        .expect("a real folder")
-        .join("project");
+    let dir = home.path().canonicalize().expect("a real folder").join("project");
     std::fs::create_dir_all(dir.join("real")).expect("made");
     std::os::unix::fs::symlink("/", dir.join("out")).expect("linked");
     std::os::unix::fs::symlink("real", dir.join("in")).expect("linked");
@@ -281,9 +217,7 @@ fn a_link_that_leads_out_is_not_inside() {
 
 #[test]
 fn the_hash_speaks_of_the_reach_alone() {
-    let base = reach_hash(&settings(
-        r#"{"backend": "postgres", "peers": {"a": "/mnt"}}"#,
-    ));
+    let base = reach_hash(&settings(r#"{"backend": "postgres", "peers": {"a": "/mnt"}}"#));
 
     assert_eq!(
         base,
@@ -291,19 +225,8 @@ fn the_hash_speaks_of_the_reach_alone() {
             "{\n \"peers\": {\"a\": {\"url\": \"/mnt\"}}, \"backend\": \"postgres\", \"intervalSecs\": 1}"
         ))
     );
-    assert_ne!(
-        base,
-        reach_hash(&settings(
-            r#"{"backend": "postgres", "peers": {"a": "/mnt2"}}"#
-        ))
-    );
-    assert_eq!(
-        base.short(16),
-        reach_hash(&settings(
-            r#"{"backend": "postgres", "peers": {"a": "/mnt"}}"#
-        ))
-        .short(16)
-    );
+    assert_ne!(base, reach_hash(&settings(r#"{"backend": "postgres", "peers": {"a": "/mnt2"}}"#)));
+    assert_eq!(base.short(16), reach_hash(&settings(r#"{"backend": "postgres", "peers": {"a": "/mnt"}}"#)).short(16));
 }
 
 #[test]
@@ -312,10 +235,5 @@ fn items_of_a_strangers_config_are_safe_to_show() {
 
     let items = items(text);
 
-    assert!(
-        items
-            .iter()
-            .all(|item| !item.chars().any(|c| c.is_control() || c == '\u{202e}')),
-        "{items:?}"
-    );
+    assert!(items.iter().all(|item| !item.chars().any(|c| c.is_control() || c == '\u{202e}')), "{items:?}");
 }

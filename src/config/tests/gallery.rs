@@ -14,23 +14,13 @@ fn parse(bytes: &[u8]) -> Result<ConfigFile, ConfigError> {
 
 pub(super) fn bad_configs() -> BTreeMap<String, Vec<u8>> {
     let folder = repository_file("tests/data/config/bad");
-    let files = std::fs::read_dir(folder)
-        .expect("the gallery is there")
-        .map(|entry| entry.expect("an entry").path());
-    let configs = files.filter(|file| {
-        file.extension()
-            .is_some_and(|extension| extension == "json")
-    });
-    configs
-        .map(|file| (stem(&file), std::fs::read(&file).expect("a readable file")))
-        .collect()
+    let files = std::fs::read_dir(folder).expect("the gallery is there").map(|entry| entry.expect("an entry").path());
+    let configs = files.filter(|file| file.extension().is_some_and(|extension| extension == "json"));
+    configs.map(|file| (stem(&file), std::fs::read(&file).expect("a readable file"))).collect()
 }
 
 fn stem(file: &Path) -> String {
-    file.file_stem()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned()
+    file.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn golden(name: &str) -> PathBuf {
@@ -41,9 +31,7 @@ fn golden(name: &str) -> PathBuf {
 fn every_bad_config_is_answered_with_its_place_and_what_to_do() {
     let mut differing = Vec::new();
     for (name, bytes) in bad_configs() {
-        let Err(error) = parse(&bytes) else {
-            panic!("{name} was accepted")
-        };
+        let Err(error) = parse(&bytes) else { panic!("{name} was accepted") };
         let said = format!("{}\n", error.render(false));
 
         if is_blessing() {
@@ -54,26 +42,17 @@ fn every_bad_config_is_answered_with_its_place_and_what_to_do() {
     }
 
     let command = "LARDER_BLESS=1 cargo test -p larder --lib config::tests::gallery";
-    assert!(
-        differing.is_empty(),
-        "run `{command}` if this is meant:\n{}",
-        differing.join("\n")
-    );
+    assert!(differing.is_empty(), "run `{command}` if this is meant:\n{}", differing.join("\n"));
 }
 
 #[test]
 fn no_message_holds_a_secret_or_a_control_character() {
     for (name, bytes) in bad_configs() {
-        let Err(error) = parse(&bytes) else {
-            panic!("{name} was accepted")
-        };
+        let Err(error) = parse(&bytes) else { panic!("{name} was accepted") };
 
         for said in [error.render(false), error.to_string(), format!("{error:?}")] {
             assert!(!said.contains("geheim"), "{name}: {said}");
-            assert!(
-                !said.chars().any(|c| c.is_control() && c != '\n'),
-                "{name}: {said:?}"
-            );
+            assert!(!said.chars().any(|c| c.is_control() && c != '\n'), "{name}: {said:?}");
             assert!(said.len() < 8_000, "{name}: {} bytes", said.len());
         }
     }
@@ -81,18 +60,11 @@ fn no_message_holds_a_secret_or_a_control_character() {
 
 #[test]
 fn a_problem_knows_its_line_column_and_key() {
-    let text =
-        "\u{feff}{\r\n  // ü\r\n  \"peers\": { \"ü\": 1, \"nas\": { \"urll\": \"x\" } },\r\n}";
+    let text = "\u{feff}{\r\n  // ü\r\n  \"peers\": { \"ü\": 1, \"nas\": { \"urll\": \"x\" } },\r\n}";
 
-    let Err(ConfigError::Invalid(problems)) = parse(text.as_bytes()) else {
-        panic!("accepted")
-    };
+    let Err(ConfigError::Invalid(problems)) = parse(text.as_bytes()) else { panic!("accepted") };
 
-    let places: Vec<_> = problems
-        .items
-        .iter()
-        .map(|item| (item.line, item.column, item.key.as_str()))
-        .collect();
+    let places: Vec<_> = problems.items.iter().map(|item| (item.line, item.column, item.key.as_str())).collect();
     assert_eq!(places, [(3, 19, "peers.ü"), (3, 31, "peers.nas.urll")]);
 }
 
@@ -100,21 +72,12 @@ fn a_problem_knows_its_line_column_and_key() {
 fn a_file_beyond_the_bound_is_refused_unread() {
     let bytes = vec![b' '; MAX_CONFIG_BYTES as usize + 1];
 
-    assert!(matches!(
-        parse(&bytes),
-        Err(ConfigError::TooLarge {
-            limit_bytes: MAX_CONFIG_BYTES,
-            ..
-        })
-    ));
+    assert!(matches!(parse(&bytes), Err(ConfigError::TooLarge { limit_bytes: MAX_CONFIG_BYTES, .. })));
 }
 
 #[test]
 fn bytes_that_are_no_text_are_named_by_line() {
-    assert!(matches!(
-        parse(b"{\n}\n\xff\n"),
-        Err(ConfigError::NotUtf8 { line: 3, .. })
-    ));
+    assert!(matches!(parse(b"{\n}\n\xff\n"), Err(ConfigError::NotUtf8 { line: 3, .. })));
 }
 
 #[test]
@@ -128,9 +91,7 @@ fn comments_trailing_commas_and_a_byte_order_mark_are_accepted() {
 fn at_most_twenty_problems_are_listed() {
     let keys: String = (0..100).map(|i| format!("\"unknown{i}\": 1,")).collect();
 
-    let Err(ConfigError::Invalid(problems)) = parse(format!("{{{keys}}}").as_bytes()) else {
-        panic!("accepted")
-    };
+    let Err(ConfigError::Invalid(problems)) = parse(format!("{{{keys}}}").as_bytes()) else { panic!("accepted") };
 
     assert_eq!(problems.items.len(), 20);
 }
@@ -139,18 +100,13 @@ fn at_most_twenty_problems_are_listed() {
 fn too_many_patterns_are_named_once_each_and_bounded() {
     let patterns: String = (0..1_100).map(|i| format!("\"docs/{i}/**\",")).collect();
 
-    let Err(ConfigError::Invalid(problems)) =
-        parse(format!("{{\"syncFilePatterns\": [{patterns}]}}").as_bytes())
+    let Err(ConfigError::Invalid(problems)) = parse(format!("{{\"syncFilePatterns\": [{patterns}]}}").as_bytes())
     else {
         panic!("accepted")
     };
 
     assert!((1..=20).contains(&problems.items.len()));
-    assert!(
-        problems.items[0].sentence.contains("1000"),
-        "{}",
-        problems.items[0].sentence
-    );
+    assert!(problems.items[0].sentence.contains("1000"), "{}", problems.items[0].sentence);
 }
 
 const WHOLE: &str = include_str!("../../../sync-config.json.example");

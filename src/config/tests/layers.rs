@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::{PROJECT_DIR, env, resolve, settings};
 use crate::config::{
-    ByteCount, ConfigError, ConfigFile, ConfigPath, Flags, MergeKind, Reloaded, Retention, Root,
-    Settings, Source, explain, reload_bytes, unmatched,
+    ByteCount, ConfigError, ConfigFile, ConfigPath, Flags, MergeKind, Reloaded, Retention, Root, Settings, Source,
+    explain, reload_bytes, unmatched,
 };
 use larder_patterns::{Channel, RelPath};
 
@@ -24,24 +24,13 @@ fn built_in_values_hold_if_nobody_speaks() {
     assert_eq!(settings.backend.value.reveal(), "sqlite:sync.db");
     assert_eq!(settings.interval_secs.value, 30);
     assert!(!settings.respect_gitignore.value);
-    assert_eq!(
-        settings.max_file_bytes.value,
-        ByteCount::new(1 << 30).expect("in bounds")
-    );
-    assert_eq!(
-        settings.retention.value,
-        Retention::new(90 * 86_400).expect("in bounds")
-    );
+    assert_eq!(settings.max_file_bytes.value, ByteCount::new(1 << 30).expect("in bounds"));
+    assert_eq!(settings.retention.value, Retention::new(90 * 86_400).expect("in bounds"));
     assert_eq!(settings.root.value, Root::Here);
     assert_eq!(settings.root_dir, Path::new(PROJECT_DIR));
     assert!(settings.peers.is_empty());
     assert!(settings.table().iter().all(|row| row.source == "built-in"));
-    assert_eq!(
-        settings.warnings.len(),
-        1,
-        "nothing is named: {:?}",
-        settings.warnings
-    );
+    assert_eq!(settings.warnings.len(), 1, "nothing is named: {:?}", settings.warnings);
 }
 
 proptest! {
@@ -97,133 +86,69 @@ fn an_unusable_variable_or_flag_is_an_error_that_names_it() {
             "{name}={value}: {result:?}"
         );
     }
-    let flags = Flags {
-        interval_secs: Some("x".to_owned()),
-        ..Flags::default()
-    };
+    let flags = Flags { interval_secs: Some("x".to_owned()), ..Flags::default() };
     let error = resolve("{}", &env(&[]), &flags).expect_err("no number");
-    assert!(
-        error
-            .render(false)
-            .starts_with("error: cannot use --interval-secs: it must be a whole number"),
-        "{error}"
-    );
+    assert!(error.render(false).starts_with("error: cannot use --interval-secs: it must be a whole number"), "{error}");
 }
 
 #[test]
 fn an_empty_variable_says_nothing() {
-    let settings = resolve(
-        "{\"appId\": \"a\"}",
-        &env(&[("LARDER_APP_ID", "")]),
-        &Flags::default(),
-    )
-    .expect("good");
+    let settings = resolve("{\"appId\": \"a\"}", &env(&[("LARDER_APP_ID", "")]), &Flags::default()).expect("good");
 
     assert_eq!(settings.app_id.value, "a");
 }
 
 #[test]
 fn a_secret_passes_from_the_environment_and_is_never_shown() {
-    let vars = [
-        ("FILE_SYNC_BACKEND", "postgres://me:geheim@db/x"),
-        ("LARDER_PEERS", "nas=https://geheim@nas/x; usb=/mnt"),
-    ];
+    let vars =
+        [("FILE_SYNC_BACKEND", "postgres://me:geheim@db/x"), ("LARDER_PEERS", "nas=https://geheim@nas/x; usb=/mnt")];
 
     let settings = resolve("{}", &env(&vars), &Flags::default()).expect("good");
 
     assert_eq!(settings.backend.value.reveal(), "postgres://me:geheim@db/x");
     assert_eq!(settings.peers.len(), 2);
     let shown = format!("{:?} {:?}", settings.table(), settings);
-    assert!(
-        shown.contains("postgres://me:***@db/x") && !shown.contains("geheim"),
-        "{shown}"
-    );
+    assert!(shown.contains("postgres://me:***@db/x") && !shown.contains("geheim"), "{shown}");
 }
 
 #[test]
 fn a_secret_in_a_flag_is_refused() {
     for flags in [
-        Flags {
-            backend: Some("postgres://me:geheim@db/x".to_owned()),
-            ..Flags::default()
-        },
-        Flags {
-            peers: vec!["a=https://geheim@nas/x".to_owned()],
-            ..Flags::default()
-        },
+        Flags { backend: Some("postgres://me:geheim@db/x".to_owned()), ..Flags::default() },
+        Flags { peers: vec!["a=https://geheim@nas/x".to_owned()], ..Flags::default() },
     ] {
         let error = resolve("{}", &env(&[]), &flags).expect_err("a secret in the arguments");
-        assert!(
-            !error.render(false).contains("geheim")
-                && error.to_string().contains("list of processes"),
-            "{error}"
-        );
+        assert!(!error.render(false).contains("geheim") && error.to_string().contains("list of processes"), "{error}");
     }
 }
 
 #[test]
 fn a_misspelt_variable_is_a_warning() {
-    let settings = resolve(
-        "{}",
-        &env(&[("LARDER_INTERVALL_SECS", "5"), ("LARDER_BLESS", "1")]),
-        &Flags::default(),
-    );
+    let settings = resolve("{}", &env(&[("LARDER_INTERVALL_SECS", "5"), ("LARDER_BLESS", "1")]), &Flags::default());
 
     let warnings = settings.expect("good").warnings;
-    let named: Vec<_> = warnings
-        .iter()
-        .filter(|warning| warning.key.starts_with("LARDER_"))
-        .collect();
+    let named: Vec<_> = warnings.iter().filter(|warning| warning.key.starts_with("LARDER_")).collect();
     assert_eq!(named.len(), 1);
-    assert!(
-        named[0]
-            .sentence
-            .ends_with("did you mean LARDER_INTERVAL_SECS?"),
-        "{}",
-        named[0]
-    );
+    assert!(named[0].sentence.ends_with("did you mean LARDER_INTERVAL_SECS?"), "{}", named[0]);
 }
 
 #[test]
 fn the_root_is_the_parent_only_if_every_pattern_starts_with_the_folder() {
     let cases = [
-        (
-            r#"{"syncFilePatterns": ["project/a/**", "project/*.md", "!other/**"]}"#,
-            Root::Parent,
-        ),
-        (
-            r#"{"syncFilePatterns": ["project/a/**"], "archiveFilePatterns": ["./project/x"]}"#,
-            Root::Parent,
-        ),
-        (
-            r#"{"syncFilePatterns": ["project/a/**"], "archiveFilePatterns": ["logs/**"]}"#,
-            Root::Here,
-        ),
+        (r#"{"syncFilePatterns": ["project/a/**", "project/*.md", "!other/**"]}"#, Root::Parent),
+        (r#"{"syncFilePatterns": ["project/a/**"], "archiveFilePatterns": ["./project/x"]}"#, Root::Parent),
+        (r#"{"syncFilePatterns": ["project/a/**"], "archiveFilePatterns": ["logs/**"]}"#, Root::Here),
         (r#"{"syncFilePatterns": ["project-x/**"]}"#, Root::Here),
         (r#"{"syncFilePatterns": ["project"]}"#, Root::Here),
         (r#"{"syncFilePatterns": ["!project/**"]}"#, Root::Here),
-        (
-            r#"{"syncFilePatterns": ["project/**"], "root": "."}"#,
-            Root::Here,
-        ),
-        (
-            r#"{"syncFilePatterns": ["docs/**"], "root": ".."}"#,
-            Root::Parent,
-        ),
+        (r#"{"syncFilePatterns": ["project/**"], "root": "."}"#, Root::Here),
+        (r#"{"syncFilePatterns": ["docs/**"], "root": ".."}"#, Root::Parent),
         ("{}", Root::Here),
     ];
     for (text, expected) in cases {
         let settings = settings(text);
-        let dir = if expected == Root::Parent {
-            "/home/anna"
-        } else {
-            PROJECT_DIR
-        };
-        assert_eq!(
-            (settings.root.value, settings.root_dir.as_path()),
-            (expected, Path::new(dir)),
-            "{text}"
-        );
+        let dir = if expected == Root::Parent { "/home/anna" } else { PROJECT_DIR };
+        assert_eq!((settings.root.value, settings.root_dir.as_path()), (expected, Path::new(dir)), "{text}");
     }
 }
 
@@ -242,8 +167,7 @@ fn the_default_app_is_the_name_of_the_project_folder() {
     for (dir, expected) in cases {
         let config = ConfigPath::assumed(dir);
         let file = ConfigFile::parse(b"{}", config.file()).expect("good");
-        let settings =
-            Settings::resolve(&config, file, &env(&[]), &Flags::default()).expect("good");
+        let settings = Settings::resolve(&config, file, &env(&[]), &Flags::default()).expect("good");
         assert_eq!(settings.app_id.value, expected, "{dir}");
     }
 }
@@ -254,20 +178,8 @@ fn a_peers_folder_is_found_from_the_project_and_from_home() {
 
     let settings = resolve(text, &env(&[("HOME", "/home/anna")]), &Flags::default()).expect("good");
 
-    let addresses: Vec<&str> = settings
-        .peers
-        .values()
-        .map(|peer| peer.value.address.reveal())
-        .collect();
-    assert_eq!(
-        addresses,
-        [
-            "/home/anna/project/../other",
-            "/home/anna/share",
-            "https://h/x",
-            "/mnt"
-        ]
-    );
+    let addresses: Vec<&str> = settings.peers.values().map(|peer| peer.value.address.reveal()).collect();
+    assert_eq!(addresses, ["/home/anna/project/../other", "/home/anna/share", "https://h/x", "/mnt"]);
     let last = &settings.peers["d"].value;
     assert_eq!((last.private, last.pull, last.push), (true, true, false));
 }
@@ -303,9 +215,8 @@ fn the_merge_kind_comes_from_the_most_literal_glob_then_from_the_extension() {
 
 #[test]
 fn a_pattern_without_a_match_is_a_warning_with_its_line() {
-    let settings = settings(
-        "{\n  \"syncFilePatterns\": [\n    \"docs/**\",\n    \"dosc/**\",\n    \"!tmp/**\"\n  ]\n}",
-    );
+    let settings =
+        settings("{\n  \"syncFilePatterns\": [\n    \"docs/**\",\n    \"dosc/**\",\n    \"!tmp/**\"\n  ]\n}");
 
     let warnings = unmatched(&settings, |pattern| u64::from(pattern.text == "docs/**"));
 
@@ -321,10 +232,7 @@ fn a_rewritten_pattern_is_a_warning_with_its_line() {
     let settings = settings("{\n  \"archiveFilePatterns\": [\"./logs//a.log\"]\n}");
 
     assert_eq!(settings.warnings.len(), 1);
-    assert_eq!(
-        (settings.warnings[0].line, settings.warnings[0].key.as_str()),
-        (Some(2), "archiveFilePatterns[0]")
-    );
+    assert_eq!((settings.warnings[0].line, settings.warnings[0].key.as_str()), (Some(2), "archiveFilePatterns[0]"));
 }
 
 #[test]
@@ -347,52 +255,30 @@ fn explain_names_the_rule_and_its_line() {
         ),
     ];
     for (name, expected) in cases {
-        assert_eq!(
-            explain(&settings, &path(name)).sentences.join(" "),
-            expected
-        );
+        assert_eq!(explain(&settings, &path(name)).sentences.join(" "), expected);
     }
     let denied = explain(&settings, &path("x/.env"));
-    assert_eq!(
-        (denied.kept, denied.decided_by, denied.line),
-        (false, "denylist", None)
-    );
+    assert_eq!((denied.kept, denied.decided_by, denied.line), (false, "denylist", None));
     let code = explain(&settings, &path(".mcp.json"));
     assert!(code.kept && code.refused_from_outside.is_some(), "{code:?}");
-    let unnamed = explain(
-        &super::settings(r#"{"syncFilePatterns": ["docs/**"]}"#),
-        &path("x.md"),
-    );
-    assert_eq!(
-        unnamed.sentences,
-        ["x.md is not kept: no pattern names it."]
-    );
+    let unnamed = explain(&super::settings(r#"{"syncFilePatterns": ["docs/**"]}"#), &path("x.md"));
+    assert_eq!(unnamed.sentences, ["x.md is not kept: no pattern names it."]);
 }
 
 fn reloaded(before: &str, after: &str) -> Result<Reloaded, ConfigError> {
     let config = ConfigPath::assumed(PROJECT_DIR);
-    reload_bytes(
-        after.as_bytes(),
-        &config,
-        &settings(before),
-        &env(&[]),
-        &Flags::default(),
-    )
+    reload_bytes(after.as_bytes(), &config, &settings(before), &env(&[]), &Flags::default())
 }
 
 #[test]
 fn a_reload_names_exactly_the_keys_that_changed() {
-    let before =
-        r#"{"appId": "a", "syncFilePatterns": ["docs/**"], "peers": {"x": "/x", "y": "/y"}}"#;
+    let before = r#"{"appId": "a", "syncFilePatterns": ["docs/**"], "peers": {"x": "/x", "y": "/y"}}"#;
     let cases: [(&str, &[&str]); 4] = [
         (
             "// moved\n\n{\"syncFilePatterns\": [\"docs/**\"], \"appId\": \"a\", \"peers\": {\"y\": \"/y\", \"x\": \"/x\"}}",
             &[],
         ),
-        (
-            r#"{"appId": "b", "syncFilePatterns": ["docs/**"], "peers": {"x": "/x", "y": "/y"}}"#,
-            &["appId"],
-        ),
+        (r#"{"appId": "b", "syncFilePatterns": ["docs/**"], "peers": {"x": "/x", "y": "/y"}}"#, &["appId"]),
         (
             r#"{"appId": "a", "syncFilePatterns": ["docs/*"], "peers": {"x": "/z", "w": "/w"}}"#,
             &["peers.w", "peers.x", "peers.y", "syncFilePatterns"],
@@ -403,11 +289,7 @@ fn a_reload_names_exactly_the_keys_that_changed() {
         ),
     ];
     for (after, expected) in cases {
-        assert_eq!(
-            reloaded(before, after).expect("good").changed_keys,
-            expected,
-            "{after}"
-        );
+        assert_eq!(reloaded(before, after).expect("good").changed_keys, expected, "{after}");
     }
 }
 
@@ -424,25 +306,9 @@ fn the_lists_reach_the_rules() {
         r#"{"syncFilePatterns": ["a/**"], "privateSyncFilePatterns": ["b/**"], "archiveFilePatterns": ["c/**"]}"#,
     );
 
-    let channel = |text: &str| {
-        settings
-            .rules
-            .admit(&path(text))
-            .map(|admitted| admitted.channel())
-            .ok()
-    };
+    let channel = |text: &str| settings.rules.admit(&path(text)).map(|admitted| admitted.channel()).ok();
     assert_eq!(
-        [
-            channel("a/x"),
-            channel("b/x"),
-            channel("c/x"),
-            channel("d/x")
-        ],
-        [
-            Some(Channel::Shared),
-            Some(Channel::Private),
-            Some(Channel::Archive),
-            None
-        ]
+        [channel("a/x"), channel("b/x"), channel("c/x"), channel("d/x")],
+        [Some(Channel::Shared), Some(Channel::Private), Some(Channel::Archive), None]
     );
 }

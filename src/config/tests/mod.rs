@@ -15,16 +15,8 @@ use crate::env::Env;
 const PROJECT_DIR: &str = "/home/anna/project";
 
 fn env(vars: &[(&str, &str)]) -> Env {
-    let (mut env, _) = Env::fixed(
-        1_700_000_000_000,
-        1,
-        "laptop",
-        PathBuf::from("/nonexistent/state"),
-    );
-    env.vars = vars
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-        .collect();
+    let (mut env, _) = Env::fixed(1_700_000_000_000, 1, "laptop", PathBuf::from("/nonexistent/state"));
+    env.vars = vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     env
 }
 
@@ -35,8 +27,7 @@ fn resolve(text: &str, env: &Env, flags: &Flags) -> Result<Settings, ConfigError
 }
 
 fn settings(text: &str) -> Settings {
-    resolve(text, &env(&[]), &Flags::default())
-        .unwrap_or_else(|error| panic!("{}", error.render(false)))
+    resolve(text, &env(&[]), &Flags::default()).unwrap_or_else(|error| panic!("{}", error.render(false)))
 }
 
 fn repository_file(name: &str) -> PathBuf {

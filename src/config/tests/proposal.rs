@@ -9,36 +9,20 @@ use super::settings;
 use crate::config::init::{propose, survey};
 
 fn paths(texts: &[&str]) -> Vec<RelPath> {
-    texts
-        .iter()
-        .map(|text| RelPath::parse(text).expect("a path"))
-        .collect()
+    texts.iter().map(|text| RelPath::parse(text).expect("a path")).collect()
 }
 
 #[test]
 fn a_project_gets_the_patterns_its_files_ask_for() {
     let cases: [(&[&str], &[&str]); 9] = [
-        (
-            &["CLAUDE.md", "src/main.rs"],
-            &["**/CLAUDE.md: 1 file", "*.md: 1 file"],
-        ),
-        (
-            &["data/a.json", "data/x/b.yaml", "data/c.png"],
-            &["data/**/*.{json,yaml}: 2 files"],
-        ),
+        (&["CLAUDE.md", "src/main.rs"], &["**/CLAUDE.md: 1 file", "*.md: 1 file"]),
+        (&["data/a.json", "data/x/b.yaml", "data/c.png"], &["data/**/*.{json,yaml}: 2 files"]),
         (&["prompts/a.md"], &["prompts/**/*.md: 1 file"]),
         (&["src/a.rs", "src/b.rs", "src/c.json"], &[]),
-        (
-            &["stories/1.md", "stories/2.md", "stories/3.md"],
-            &["stories/**/*.md: 3 files"],
-        ),
+        (&["stories/1.md", "stories/2.md", "stories/3.md"], &["stories/**/*.md: 3 files"]),
         (&["stories/1.md", "stories/2.md"], &[]),
         (
-            &[
-                ".claude/commands/x.md",
-                ".claude/settings.json",
-                ".claude/.credentials.json",
-            ],
+            &[".claude/commands/x.md", ".claude/settings.json", ".claude/.credentials.json"],
             &[".claude/commands/**: 1 file"],
         ),
         (
@@ -51,15 +35,7 @@ fn a_project_gets_the_patterns_its_files_ask_for() {
                 "logs/**/*.jsonl: 1 file (archive)",
             ],
         ),
-        (
-            &[
-                "data/.env",
-                "data/credentials.json",
-                "data/key.pem",
-                "node_modules/a/CLAUDE.md",
-            ],
-            &[],
-        ),
+        (&["data/.env", "data/credentials.json", "data/key.pem", "node_modules/a/CLAUDE.md"], &[]),
     ];
     for (files, expected) in cases {
         assert_eq!(propose(&paths(files)).found, expected, "{files:?}");
@@ -145,10 +121,7 @@ fn a_survey_skips_what_tools_fill_links_and_denied_names() {
     let listing = survey(home.path());
 
     let files: Vec<&str> = listing.files.iter().map(RelPath::as_str).collect();
-    assert_eq!(
-        (files, listing.truncated),
-        (vec!["data/a.json", ".claude/agents/a.md"], false)
-    );
+    assert_eq!((files, listing.truncated), (vec!["data/a.json", ".claude/agents/a.md"], false));
 }
 
 #[test]
@@ -168,12 +141,7 @@ fn private_and_archive_patterns_stand_in_their_lists() {
     let proposal = propose(&paths(&["CLAUDE.local.md", "sessions/a.jsonl"]));
 
     let settings = settings(&proposal.text);
-    let channel = |text: &str| {
-        settings
-            .rules
-            .admit(&RelPath::parse(text).expect("a path"))
-            .map(|path| path.channel())
-    };
+    let channel = |text: &str| settings.rules.admit(&RelPath::parse(text).expect("a path")).map(|path| path.channel());
     assert_eq!(channel("CLAUDE.local.md"), Ok(Channel::Private));
     assert_eq!(channel("sessions/b.jsonl"), Ok(Channel::Archive));
 }

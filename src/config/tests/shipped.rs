@@ -41,32 +41,21 @@ fn validator() -> jsonschema::Validator {
 #[test]
 fn the_shipped_schema_is_the_generated_one() {
     if is_blessing() {
-        std::fs::write(repository_file(SCHEMA_FILE_NAME), schema_text())
-            .expect("the schema is writable");
+        std::fs::write(repository_file(SCHEMA_FILE_NAME), schema_text()).expect("the schema is writable");
     }
 
     let command = "LARDER_BLESS=1 cargo test -p larder --lib config::tests::shipped";
-    assert!(
-        read(SCHEMA_FILE_NAME) == schema_text(),
-        "{SCHEMA_FILE_NAME} is out of date: run `{command}`"
-    );
+    assert!(read(SCHEMA_FILE_NAME) == schema_text(), "{SCHEMA_FILE_NAME} is out of date: run `{command}`");
 }
 
 #[test]
 fn the_example_fits_the_schema_and_has_every_field() {
     let example = json(&read(EXAMPLE)).expect("JSONC");
 
-    let errors: Vec<String> = validator()
-        .iter_errors(&example)
-        .map(|error| error.to_string())
-        .collect();
+    let errors: Vec<String> = validator().iter_errors(&example).map(|error| error.to_string()).collect();
 
     let schema: Value = serde_json::from_str(&schema_text()).expect("the schema is JSON");
-    let keys = |value: &Value| {
-        value
-            .as_object()
-            .map(|map| map.keys().cloned().collect::<Vec<_>>())
-    };
+    let keys = |value: &Value| value.as_object().map(|map| map.keys().cloned().collect::<Vec<_>>());
     assert_eq!(errors, Vec::<String>::new());
     assert_eq!(keys(&example), keys(&schema["properties"]));
 }
@@ -86,11 +75,7 @@ fn the_schema_refuses_bad_configs_too() {
         let Some(value) = std::str::from_utf8(&bytes).ok().and_then(json) else {
             continue;
         };
-        assert_eq!(
-            !validator.is_valid(&value),
-            !BEYOND_SCHEMA.contains(&name.as_str()),
-            "{name}"
-        );
+        assert_eq!(!validator.is_valid(&value), !BEYOND_SCHEMA.contains(&name.as_str()), "{name}");
     }
 }
 
@@ -98,15 +83,9 @@ fn the_schema_refuses_bad_configs_too() {
 fn the_page_names_every_key_and_variable() {
     let page = read("docs/config.md");
     let schema: Value = serde_json::from_str(&schema_text()).expect("the schema is JSON");
-    let keys = schema["properties"]
-        .as_object()
-        .expect("properties")
-        .keys()
-        .cloned();
+    let keys = schema["properties"].as_object().expect("properties").keys().cloned();
 
-    let missing: Vec<String> = keys
-        .chain(VARIABLES.map(str::to_owned))
-        .filter(|name| !page.contains(&format!("`{name}`")))
-        .collect();
+    let missing: Vec<String> =
+        keys.chain(VARIABLES.map(str::to_owned)).filter(|name| !page.contains(&format!("`{name}`"))).collect();
     assert_eq!(missing, Vec::<String>::new());
 }

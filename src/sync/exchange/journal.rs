@@ -38,12 +38,7 @@ pub trait Journal {
     fn watermark(&self, store: &str, chain: &Chain) -> Result<Watermark, JournalError>;
 
     /// Remembers it, or a lower one after the store lost something.
-    fn set_watermark(
-        &mut self,
-        store: &str,
-        chain: &Chain,
-        watermark: &Watermark,
-    ) -> Result<(), JournalError>;
+    fn set_watermark(&mut self, store: &str, chain: &Chain, watermark: &Watermark) -> Result<(), JournalError>;
 }
 
 /// A journal in memory, for tests and simulations.
@@ -64,21 +59,11 @@ impl Journal for MemoryJournal {
     }
 
     fn watermark(&self, store: &str, chain: &Chain) -> Result<Watermark, JournalError> {
-        Ok(self
-            .watermarks
-            .get(&(store.to_owned(), chain.clone()))
-            .cloned()
-            .unwrap_or_default())
+        Ok(self.watermarks.get(&(store.to_owned(), chain.clone())).cloned().unwrap_or_default())
     }
 
-    fn set_watermark(
-        &mut self,
-        store: &str,
-        chain: &Chain,
-        watermark: &Watermark,
-    ) -> Result<(), JournalError> {
-        self.watermarks
-            .insert((store.to_owned(), chain.clone()), watermark.clone());
+    fn set_watermark(&mut self, store: &str, chain: &Chain, watermark: &Watermark) -> Result<(), JournalError> {
+        self.watermarks.insert((store.to_owned(), chain.clone()), watermark.clone());
         Ok(())
     }
 }

@@ -59,10 +59,7 @@ pub struct CheckpointFacts {
 impl CheckpointFacts {
     /// Every artifact it names, each of which the store that holds it should hold: packs first, as they are offered.
     pub fn parts(&self) -> impl Iterator<Item = &ArtifactName> {
-        self.packs
-            .iter()
-            .chain(self.snapshot.iter().flatten())
-            .chain(&self.records)
+        self.packs.iter().chain(self.snapshot.iter().flatten()).chain(&self.records)
     }
 }
 
@@ -94,10 +91,7 @@ impl From<LedgerError> for LocalError {
         match error {
             LedgerError::Missing { name } => LocalError::Missing { name },
             LedgerError::Damaged { name, damage } => refusal(name, damage),
-            LedgerError::Order { name, problem } => LocalError::Refused {
-                name,
-                why: problem.to_string(),
-            },
+            LedgerError::Order { name, problem } => LocalError::Refused { name, why: problem.to_string() },
             other => LocalError::Failed(Box::new(other)),
         }
     }
@@ -106,10 +100,7 @@ impl From<LedgerError> for LocalError {
 fn refusal(name: ArtifactName, damage: Damage) -> LocalError {
     match damage {
         Damage::Version { .. } => LocalError::Newer { name },
-        other => LocalError::Refused {
-            name,
-            why: other.to_string(),
-        },
+        other => LocalError::Refused { name, why: other.to_string() },
     }
 }
 
@@ -144,12 +135,8 @@ impl LocalStore for Ledger {
 }
 
 /// Verifies a checkpoint alone and takes out what the exchange needs.
-pub(super) fn checkpoint_facts(
-    name: &ArtifactName,
-    bytes: &[u8],
-) -> Result<CheckpointFacts, LocalError> {
-    let checkpoint =
-        Checkpoint::parse(name, bytes).map_err(|damage| refusal(name.clone(), damage))?;
+pub(super) fn checkpoint_facts(name: &ArtifactName, bytes: &[u8]) -> Result<CheckpointFacts, LocalError> {
+    let checkpoint = Checkpoint::parse(name, bytes).map_err(|damage| refusal(name.clone(), damage))?;
     let (mut records, mut packs) = (Vec::new(), Vec::new());
     for part in checkpoint.artifacts() {
         match part {

@@ -67,10 +67,7 @@ pub struct Budget {
 
 impl Default for Budget {
     fn default() -> Budget {
-        Budget {
-            requests: 1_000_000,
-            bytes: 64 << 30,
-        }
+        Budget { requests: 1_000_000, bytes: 64 << 30 }
     }
 }
 
@@ -137,9 +134,6 @@ pub fn exchange(
     let mut run = run::Run::new(local, remote, config, journal);
     match run.all() {
         Ok(()) => Ok(run.report),
-        Err(cause) => Err(ExchangeError {
-            done: Box::new(run.report),
-            cause,
-        }),
+        Err(cause) => Err(ExchangeError { done: Box::new(run.report), cause }),
     }
 }

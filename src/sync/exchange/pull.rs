@@ -42,18 +42,10 @@ impl Run<'_> {
         let mut here: BTreeSet<u64> = view.here.iter().map(seq_of).collect();
         let there: BTreeSet<u64> = view.remote.iter().map(seq_of).collect();
         let mut waits = false;
-        for name in view
-            .remote
-            .difference(&view.here)
-            .cloned()
-            .collect::<Vec<_>>()
-        {
+        for name in view.remote.difference(&view.here).cloned().collect::<Vec<_>>() {
             let seq = seq_of(&name);
             if view.bad > MAX_BAD_PER_CHAIN {
-                self.note(Problem::GaveUp {
-                    chain: view.chain.clone(),
-                    bad: view.bad,
-                });
+                self.note(Problem::GaveUp { chain: view.chain.clone(), bad: view.bad });
                 break;
             }
             let step = match before(seq, &here, &there) {
@@ -102,18 +94,10 @@ impl Run<'_> {
         if self.journal.accepted_key(name.chain())?.is_none() {
             self.journal.pin_key(name.chain(), facts.key)?;
         }
-        Ok(if self.store(name, &bytes)? {
-            Step::Taken
-        } else {
-            Step::Bad
-        })
+        Ok(if self.store(name, &bytes)? { Step::Taken } else { Step::Bad })
     }
 
-    fn check_key(
-        &mut self,
-        name: &ArtifactName,
-        facts: &CheckpointFacts,
-    ) -> Result<Option<Step>, JournalError> {
+    fn check_key(&mut self, name: &ArtifactName, facts: &CheckpointFacts) -> Result<Option<Step>, JournalError> {
         match self.journal.accepted_key(name.chain())? {
             Some(accepted) if accepted == facts.key => Ok(None),
             Some(accepted) => {
@@ -125,9 +109,7 @@ impl Run<'_> {
                 Ok(Some(Step::Bad))
             }
             None if self.config.trust == Trust::FirstUse => Ok(None),
-            None => Ok(Some(Step::Waits(Need::Key {
-                fingerprint: fingerprint(&facts.key),
-            }))),
+            None => Ok(Some(Step::Waits(Need::Key { fingerprint: fingerprint(&facts.key) }))),
         }
     }
 
@@ -145,44 +127,29 @@ impl Run<'_> {
                 Before::Beginning => count_problem(facts, 0),
                 Before::Gap if facts.snapshot.is_some() => None,
                 Before::Gap | Before::Awaited => {
-                    return Ok(Some(Step::Waits(Need::Checkpoint {
-                        seq: seq_of(name) - 1,
-                    })));
+                    return Ok(Some(Step::Waits(Need::Checkpoint { seq: seq_of(name) - 1 })));
                 }
                 Before::Here => match self.predecessor(name, facts)? {
                     Some(previous) => count_problem(facts, previous.last_n),
                     None => {
-                        return Ok(Some(Step::Waits(Need::Checkpoint {
-                            seq: seq_of(name) - 1,
-                        })));
+                        return Ok(Some(Step::Waits(Need::Checkpoint { seq: seq_of(name) - 1 })));
                     }
                 },
             }
         };
         Ok(why.map(|why| {
-            self.note(Problem::Refused {
-                name: name.clone(),
-                why: why.to_owned(),
-            });
+            self.note(Problem::Refused { name: name.clone(), why: why.to_owned() });
             Step::Bad
         }))
     }
 
     /// The facts of the checkpoint before this one, if it is here.
-    fn predecessor(
-        &mut self,
-        name: &ArtifactName,
-        facts: &CheckpointFacts,
-    ) -> Result<Option<CheckpointFacts>, Stop> {
+    fn predecessor(&mut self, name: &ArtifactName, facts: &CheckpointFacts) -> Result<Option<CheckpointFacts>, Stop> {
         let Some(prev) = facts.prev else {
             return Ok(None);
         };
         let (chain, seq) = (name.chain().clone(), seq_of(name) - 1);
-        let before = ArtifactName::Checkpoint {
-            chain,
-            seq,
-            hash: ShortHash::of(&prev),
-        };
+        let before = ArtifactName::Checkpoint { chain, seq, hash: ShortHash::of(&prev) };
         let previous = self.local_facts(&before)?;
         // The name holds 8 of the 32 bytes only.
         Ok(previous.filter(|previous| previous.hash == prev && previous.key == facts.key))
@@ -190,10 +157,7 @@ impl Run<'_> {
 
     /// The facts of a checkpoint that is here; `None` if it is not, or is damaged.
     pub fn local_facts(&mut self, name: &ArtifactName) -> Result<Option<CheckpointFacts>, Stop> {
-        let facts = self
-            .local
-            .read(name)
-            .and_then(|bytes| self.local.inspect(name, &bytes));
+        let facts = self.local.read(name).and_then(|bytes| self.local.inspect(name, &bytes));
         match facts {
             Ok(facts) => Ok(Some(facts)),
             Err(LocalError::Missing { .. }) => Ok(None),
@@ -202,11 +166,7 @@ impl Run<'_> {
     }
 
     /// Gets the records a checkpoint needs. Says which is missing.
-    fn pull_records(
-        &mut self,
-        facts: &CheckpointFacts,
-        before: Before,
-    ) -> Result<Option<ArtifactName>, Stop> {
+    fn pull_records(&mut self, facts: &CheckpointFacts, before: Before) -> Result<Option<ArtifactName>, Stop> {
         // Who joins at a snapshot has nothing else to read its chain from.
         let joins = before == Before::Gap;
         let listed = facts.snapshot.iter().flatten().filter(|_| joins);
@@ -243,12 +203,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn compare_part(
-        &mut self,
-        view: &mut View,
-        checkpoint: &ArtifactName,
-        part: &ArtifactName,
-    ) -> Result<(), Stop> {
+    fn compare_part(&mut self, view: &mut View, checkpoint: &ArtifactName, part: &ArtifactName) -> Result<(), Stop> {
         if !self.local.has(part)? {
             view.bulk.insert(part.clone());
             view.holes.insert(part.clone());
@@ -285,11 +240,7 @@ impl Run<'_> {
     pub fn pull_wanted(&mut self) -> Result<(), Stop> {
         let config = self.config;
         let spaces = &config.spaces;
-        for name in config
-            .wanted
-            .iter()
-            .filter(|name| spaces.contains(&name.chain().space))
-        {
+        for name in config.wanted.iter().filter(|name| spaces.contains(&name.chain().space)) {
             let missing = match self.local.read(name) {
                 Ok(_) => false,
                 Err(LocalError::Failed(error)) => return Err(LocalError::Failed(error).into()),

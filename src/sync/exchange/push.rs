@@ -32,12 +32,7 @@ impl Run<'_> {
         if view.quiet {
             return Ok(());
         }
-        for name in view
-            .here
-            .difference(&view.remote)
-            .cloned()
-            .collect::<Vec<_>>()
-        {
+        for name in view.here.difference(&view.remote).cloned().collect::<Vec<_>>() {
             if self.refuses_writes {
                 break;
             }
@@ -64,10 +59,7 @@ impl Run<'_> {
             self.list_parts(view)?;
         }
         for part in facts.parts() {
-            let there = view
-                .remote_parts
-                .as_ref()
-                .is_some_and(|parts| parts.contains(part));
+            let there = view.remote_parts.as_ref().is_some_and(|parts| parts.contains(part));
             if there {
                 continue;
             }
@@ -100,10 +92,6 @@ impl Run<'_> {
             Err(error) => return self.refuse(error).map(|()| Offer::NotHere),
         };
         let put = self.offer(name, &bytes)?;
-        Ok(if put.is_some() {
-            Offer::There
-        } else {
-            Offer::Declined
-        })
+        Ok(if put.is_some() { Offer::There } else { Offer::Declined })
     }
 }

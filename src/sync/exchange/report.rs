@@ -136,10 +136,7 @@ pub enum Finding {
 impl Finding {
     /// True if this machine must not publish until a person said which chain is the real one.
     pub fn stops_publishing(&self) -> bool {
-        matches!(
-            self,
-            Finding::OwnChainAhead { .. } | Finding::OwnChainForked { .. }
-        )
+        matches!(self, Finding::OwnChainAhead { .. } | Finding::OwnChainForked { .. })
     }
 }
 
@@ -169,9 +166,7 @@ pub struct Report {
 impl Report {
     /// The checkpoints that came, in an order in which they can be replayed: each after its predecessor.
     pub fn imported(&self) -> impl Iterator<Item = &ArtifactName> {
-        self.pulled
-            .iter()
-            .filter(|name| name.kind() == ArtifactKind::Checkpoint)
+        self.pulled.iter().filter(|name| name.kind() == ArtifactKind::Checkpoint)
     }
 
     /// True if this machine must not publish until a person said which chain is the real one.
@@ -181,10 +176,7 @@ impl Report {
 
     /// True if the other side has nothing we lack, we nothing it lacks, and nothing went wrong.
     pub fn is_complete(&self) -> bool {
-        self.waiting.is_empty()
-            && self.phantoms.is_empty()
-            && self.problems.is_empty()
-            && !self.budget_spent
+        self.waiting.is_empty() && self.phantoms.is_empty() && self.problems.is_empty() && !self.budget_spent
     }
 }
 

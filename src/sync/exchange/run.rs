@@ -9,9 +9,7 @@ use super::journal::{Journal, Watermark};
 use super::local::{LocalError, LocalStore};
 use super::report::{Cause, Finding, Problem, Report};
 use super::{ExchangeConfig, JournalError};
-use crate::ledger::{
-    ArtifactKind, ArtifactName, MAX_CHECKPOINT_BYTES, MAX_PACK_BYTES, MAX_RECORDS_BYTES,
-};
+use crate::ledger::{ArtifactKind, ArtifactName, MAX_CHECKPOINT_BYTES, MAX_PACK_BYTES, MAX_RECORDS_BYTES};
 use crate::model::Chain;
 use crate::transport::{ListRequest, Listing, Put, Transport, TransportError, TransportErrorKind};
 
@@ -92,9 +90,7 @@ impl View {
 
     /// True if the store may hold this part.
     pub fn may_be_there(&self, part: &ArtifactName) -> bool {
-        self.remote_parts
-            .as_ref()
-            .is_none_or(|parts| parts.contains(part))
+        self.remote_parts.as_ref().is_none_or(|parts| parts.contains(part))
     }
 }
 
@@ -124,24 +120,13 @@ impl<'a> Run<'a> {
         journal: &'a mut dyn Journal,
     ) -> Run<'a> {
         let report = Report::default();
-        Run {
-            local,
-            remote,
-            config,
-            journal,
-            report,
-            refuses_writes: false,
-            bytes: 0,
-            failures_in_a_row: 0,
-        }
+        Run { local, remote, config, journal, report, refuses_writes: false, bytes: 0, failures_in_a_row: 0 }
     }
 
     /// All phases. What was done before a stop is settled all the same.
     pub fn all(&mut self) -> Result<(), Cause> {
         let mut views = Vec::new();
-        let moved = self
-            .survey(&mut views)
-            .and_then(|()| self.move_artifacts(&mut views));
+        let moved = self.survey(&mut views).and_then(|()| self.move_artifacts(&mut views));
         let settled = match moved {
             Err(Stop::Broken(cause @ (Cause::Local(_) | Cause::Journal(_)))) => return Err(cause),
             Err(Stop::Broken(cause)) => self.settle(&mut views).map(|()| Some(cause)),
@@ -160,13 +145,9 @@ impl<'a> Run<'a> {
     fn move_artifacts(&mut self, views: &mut [View]) -> Result<(), Stop> {
         views.iter_mut().try_for_each(|view| self.guard_own(view))?;
         if self.config.pulls() {
-            views
-                .iter_mut()
-                .try_for_each(|view| self.pull_metadata(view))?;
+            views.iter_mut().try_for_each(|view| self.pull_metadata(view))?;
         }
-        views
-            .iter_mut()
-            .try_for_each(|view| self.compare_parts(view))?;
+        views.iter_mut().try_for_each(|view| self.compare_parts(view))?;
         if self.config.pushes() {
             views.iter_mut().try_for_each(|view| self.push(view))?;
         }

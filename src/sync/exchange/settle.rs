@@ -14,9 +14,7 @@ use crate::ledger::ArtifactName;
 impl Run<'_> {
     /// Moves every watermark as far as it can go. Asks nothing of the store.
     pub fn settle(&mut self, views: &mut [View]) -> Result<(), Stop> {
-        views
-            .iter_mut()
-            .try_for_each(|view| self.settle_chain(view))
+        views.iter_mut().try_for_each(|view| self.settle_chain(view))
     }
 
     fn settle_chain(&mut self, view: &mut View) -> Result<(), Stop> {
@@ -36,10 +34,7 @@ impl Run<'_> {
         }
         let agreed = self.agreed_seq(view)?;
         let seq = fork.map_or(agreed, |fork| agreed.min(fork - 1));
-        let watermark = Watermark {
-            seq,
-            holes: view.holes.clone(),
-        };
+        let watermark = Watermark { seq, holes: view.holes.clone() };
         let store = self.remote.label();
         if self.journal.watermark(store, &view.chain)? != watermark {
             self.journal.set_watermark(store, &view.chain, &watermark)?;
@@ -50,28 +45,15 @@ impl Run<'_> {
     /// The lowest number on which two verified checkpoints stand.
     fn find_fork(&mut self, view: &View) -> Option<u64> {
         let seq = fork_of(&view.here)?;
-        let names = view
-            .here
-            .iter()
-            .filter(|name| seq_of(name) == seq)
-            .cloned()
-            .collect();
-        self.find(Finding::Forked {
-            chain: view.chain.clone(),
-            seq,
-            names,
-        });
+        let names = view.here.iter().filter(|name| seq_of(name) == seq).cloned().collect();
+        self.find(Finding::Forked { chain: view.chain.clone(), seq, names });
         Some(seq)
     }
 
     /// The highest number up to which both sides hold the same single checkpoint on each number.
     fn agreed_seq(&mut self, view: &View) -> Result<u64, Stop> {
         let mut numbers: BTreeMap<u64, BTreeSet<&ArtifactName>> = BTreeMap::new();
-        for name in view
-            .here
-            .union(&view.remote)
-            .filter(|name| seq_of(name) > view.mark.seq)
-        {
+        for name in view.here.union(&view.remote).filter(|name| seq_of(name) > view.mark.seq) {
             numbers.entry(seq_of(name)).or_default().insert(name);
         }
         let mut agreed = view.mark.seq;
@@ -81,11 +63,8 @@ impl Run<'_> {
             };
             let both = view.remote.contains(*name) && view.here.contains(*name);
             // Only who joined at a snapshot has a number without the one before it.
-            let in_order = seq == agreed + 1
-                || (both
-                    && self
-                        .local_facts(name)?
-                        .is_some_and(|facts| facts.snapshot.is_some()));
+            let in_order =
+                seq == agreed + 1 || (both && self.local_facts(name)?.is_some_and(|facts| facts.snapshot.is_some()));
             if !both || !in_order {
                 break;
             }

@@ -25,10 +25,7 @@ impl Run<'_> {
     /// Looks at every chain that either side has.
     pub fn survey(&mut self, views: &mut Vec<View>) -> Result<(), Stop> {
         let config = self.config;
-        config
-            .spaces
-            .iter()
-            .try_for_each(|space| self.survey_space(space, views))
+        config.spaces.iter().try_for_each(|space| self.survey_space(space, views))
     }
 
     fn survey_space(&mut self, space: &Space, views: &mut Vec<View>) -> Result<(), Stop> {
@@ -73,9 +70,7 @@ impl Run<'_> {
     fn parse(&self, name: &str) -> Option<ArtifactName> {
         let rest = name.strip_prefix(&self.config.app)?.strip_prefix('/')?;
         // Printing and parsing are inverse, so no second spelling gets through.
-        rest.parse::<ArtifactName>()
-            .ok()
-            .filter(|parsed| parsed.to_string() == rest)
+        rest.parse::<ArtifactName>().ok().filter(|parsed| parsed.to_string() == rest)
     }
 
     fn chains_of_heads(&mut self, space: &Space, heads: &[String]) -> BTreeSet<Chain> {
@@ -90,11 +85,7 @@ impl Run<'_> {
     }
 
     /// The chains of a space in the store; `None` if it could not be listed at all.
-    fn chains_there(
-        &mut self,
-        space: &Space,
-        prefix: &str,
-    ) -> Result<Option<BTreeSet<Chain>>, Stop> {
+    fn chains_there(&mut self, space: &Space, prefix: &str) -> Result<Option<BTreeSet<Chain>>, Stop> {
         let mut request = ListRequest::new(prefix, Depth::Children);
         let mut chains = BTreeSet::new();
         let mut pages = 0;
@@ -103,9 +94,7 @@ impl Run<'_> {
                 return Ok(Some(chains).filter(|_| pages > 0));
             };
             for name in listing.names.iter().take(MAX_PAGE_NAMES) {
-                let folder = name
-                    .strip_prefix(prefix)
-                    .and_then(|rest| rest.strip_suffix('/'));
+                let folder = name.strip_prefix(prefix).and_then(|rest| rest.strip_suffix('/'));
                 let chain = folder.and_then(|folder| format!("{space}/{folder}").parse().ok());
                 match chain.filter(|chain: &Chain| Some(&*chain.folder()) == folder) {
                     Some(chain) => drop(chains.insert(chain)),
@@ -129,10 +118,7 @@ impl Run<'_> {
             view.mark.seq = view.mark.seq.min(fork - 1);
         }
         let from = view.mark.seq.saturating_sub(1);
-        view.here = all
-            .into_iter()
-            .filter(|name| seq_of(name) >= from)
-            .collect();
+        view.here = all.into_iter().filter(|name| seq_of(name) >= from).collect();
         Ok(())
     }
 
@@ -157,9 +143,8 @@ impl Run<'_> {
         }
         let whole = format!("{}/{}/", self.config.app, view.chain);
         let complete = self.list_names(view, ListRequest::new(whole, Depth::All))?;
-        let (checkpoints, parts): (BTreeSet<_>, BTreeSet<_>) = std::mem::take(&mut view.remote)
-            .into_iter()
-            .partition(|name| name.kind() == ArtifactKind::Checkpoint);
+        let (checkpoints, parts): (BTreeSet<_>, BTreeSet<_>) =
+            std::mem::take(&mut view.remote).into_iter().partition(|name| name.kind() == ArtifactKind::Checkpoint);
         view.remote = checkpoints;
         view.remote_parts = Some(parts).filter(|_| complete);
         Ok(())
@@ -190,10 +175,7 @@ impl Run<'_> {
                 return Ok(false);
             };
             for name in listing.names.iter().take(MAX_PAGE_NAMES) {
-                match self
-                    .parse(name)
-                    .filter(|parsed| *parsed.chain() == view.chain)
-                {
+                match self.parse(name).filter(|parsed| *parsed.chain() == view.chain) {
                     Some(parsed) => drop(view.remote.insert(parsed)),
                     None => self.report.ignored_names += 1,
                 }
@@ -214,10 +196,7 @@ impl Run<'_> {
         if held == 0 || view.remote.iter().any(at_mark) {
             return false;
         }
-        self.find(Finding::StoreRolledBack {
-            chain: view.chain.clone(),
-            held,
-        });
+        self.find(Finding::StoreRolledBack { chain: view.chain.clone(), held });
         view.mark = Watermark::default();
         view.remote.clear();
         true
@@ -231,11 +210,7 @@ impl Run<'_> {
         let strange: Vec<ArtifactName> = view.remote.difference(&view.here).cloned().collect();
         if !strange.is_empty() && view.here.is_empty() {
             // The watermark is above everything that is here: the ledger was restored, the journal was not.
-            view.here = self
-                .local
-                .checkpoints(&view.chain, 0)?
-                .into_iter()
-                .collect();
+            view.here = self.local.checkpoints(&view.chain, 0)?.into_iter().collect();
         }
         for there in strange.into_iter().take(MAX_OWN_CHECKS) {
             if let Some(facts) = self.look_at_own(&there)? {
@@ -258,10 +233,7 @@ impl Run<'_> {
             Ok(facts) if accepted.is_none_or(|key| key == facts.key) => Ok(Some(facts)),
             Ok(_) => {
                 let why = "it is signed by another key than ours".to_owned();
-                self.note(Problem::Refused {
-                    name: name.clone(),
-                    why,
-                });
+                self.note(Problem::Refused { name: name.clone(), why });
                 Ok(None)
             }
             Err(error) => self.refuse(error).map(|()| None),
@@ -275,20 +247,11 @@ fn is_quiet(view: &View, heads: &BTreeSet<ArtifactName>) -> bool {
     let (Some(head), None) = (heads.next(), heads.next()) else {
         return false;
     };
-    let ours: Vec<&ArtifactName> = view
-        .here
-        .iter()
-        .filter(|name| seq_of(name) >= view.mark.seq)
-        .collect();
+    let ours: Vec<&ArtifactName> = view.here.iter().filter(|name| seq_of(name) >= view.mark.seq).collect();
     seq_of(head) == view.mark.seq && ours == [head]
 }
 
-fn own_finding(
-    chain: &Chain,
-    here: &BTreeSet<ArtifactName>,
-    there: ArtifactName,
-    facts: &CheckpointFacts,
-) -> Finding {
+fn own_finding(chain: &Chain, here: &BTreeSet<ArtifactName>, there: ArtifactName, facts: &CheckpointFacts) -> Finding {
     let tip = here.last();
     let tip_seq = tip.map_or(0, seq_of);
     let seq = seq_of(&there);
@@ -300,31 +263,16 @@ fn own_finding(
         _ => seq > tip_seq,
     };
     if follows {
-        return Finding::OwnChainAhead {
-            chain: chain.clone(),
-            here: tip_seq,
-            there,
-        };
+        return Finding::OwnChainAhead { chain: chain.clone(), here: tip_seq, there };
     }
-    let ours = here
-        .iter()
-        .find(|name| seq_of(name) == seq)
-        .or(tip)
-        .cloned();
-    Finding::OwnChainForked {
-        chain: chain.clone(),
-        here: ours,
-        there,
-    }
+    let ours = here.iter().find(|name| seq_of(name) == seq).or(tip).cloned();
+    Finding::OwnChainForked { chain: chain.clone(), here: ours, there }
 }
 
 /// The lowest number on which several of these checkpoints, which are sorted, stand.
 pub(super) fn fork_of<'a>(names: impl IntoIterator<Item = &'a ArtifactName>) -> Option<u64> {
     let mut last = 0;
-    names
-        .into_iter()
-        .map(seq_of)
-        .find(|&seq| std::mem::replace(&mut last, seq) == seq)
+    names.into_iter().map(seq_of).find(|&seq| std::mem::replace(&mut last, seq) == seq)
 }
 
 /// The number of a checkpoint; 0 for other artifacts.

@@ -30,11 +30,7 @@ pub struct Patience {
 
 impl Default for Patience {
     fn default() -> Patience {
-        Patience {
-            quiet_ms: 50,
-            longest_line_wait_ms: 2_000,
-            longest_writer_wait_ms: 30_000,
-        }
+        Patience { quiet_ms: 50, longest_line_wait_ms: 2_000, longest_writer_wait_ms: 30_000 }
     }
 }
 
@@ -122,24 +118,14 @@ pub struct Debounce {
 impl Debounce {
     /// Nothing waits yet.
     pub fn new(patience: Patience) -> Debounce {
-        Debounce {
-            patience,
-            waiting: HashMap::new(),
-            by_due: BTreeSet::new(),
-        }
+        Debounce { patience, waiting: HashMap::new(), by_due: BTreeSet::new() }
     }
 
     /// Notes that something happened to `path`, and what it looks like now.
     ///
     /// `now_ms` is of a clock that does not jump. Returns false, and notes nothing, if [`MAX_WAITING`] others wait.
     #[must_use = "a path that is not noted must be found by a rescan"]
-    pub fn touched(
-        &mut self,
-        path: &RelPath,
-        is_line_file: bool,
-        now_ms: u64,
-        seen: Observed,
-    ) -> bool {
+    pub fn touched(&mut self, path: &RelPath, is_line_file: bool, now_ms: u64, seen: Observed) -> bool {
         let since_ms = match self.waiting.get(path) {
             Some(waiting) => waiting.since_ms,
             None if self.waiting.len() >= MAX_WAITING => return false,
@@ -159,11 +145,7 @@ impl Debounce {
     /// Hands out what rests at `now_ms`, looking again at each path whose time has come.
     ///
     /// What is handed out no longer waits, but for line files that were still changing.
-    pub fn ready(
-        &mut self,
-        now_ms: u64,
-        mut look: impl FnMut(&RelPath) -> Observed,
-    ) -> Vec<Settled> {
+    pub fn ready(&mut self, now_ms: u64, mut look: impl FnMut(&RelPath) -> Observed) -> Vec<Settled> {
         let mut settled = Vec::new();
         // Each path is judged once: what is put back is due later than now, as all waits are longer than nothing.
         while let Some((due_ms, path)) = self.by_due.first().cloned() {
@@ -171,10 +153,7 @@ impl Debounce {
                 break;
             }
             self.by_due.remove(&(due_ms, path.clone()));
-            let waiting = self
-                .waiting
-                .remove(&path)
-                .expect("each deadline is of a waiting path");
+            let waiting = self.waiting.remove(&path).expect("each deadline is of a waiting path");
             let seen = look(&path);
             settled.extend(self.judge(path, waiting, seen, now_ms));
         }
@@ -188,9 +167,7 @@ impl Debounce {
 
     /// Returns what is being written, and since when, in no order.
     pub fn pending(&self) -> impl Iterator<Item = (&RelPath, u64)> {
-        self.waiting
-            .iter()
-            .map(|(path, waiting)| (path, waiting.since_ms))
+        self.waiting.iter().map(|(path, waiting)| (path, waiting.since_ms))
     }
 
     /// Tells whether a path waits.
@@ -204,13 +181,7 @@ impl Debounce {
         self.by_due.clear();
     }
 
-    fn judge(
-        &mut self,
-        path: RelPath,
-        mut waiting: Waiting,
-        seen: Observed,
-        now_ms: u64,
-    ) -> Option<Settled> {
+    fn judge(&mut self, path: RelPath, mut waiting: Waiting, seen: Observed, now_ms: u64) -> Option<Settled> {
         if !seen.same(&waiting.seen) {
             waiting.unrest_ms = now_ms;
         }
@@ -222,13 +193,7 @@ impl Debounce {
         self.judge_in_motion(path, waiting, now_ms)
     }
 
-    fn judge_at_rest(
-        &mut self,
-        path: RelPath,
-        mut waiting: Waiting,
-        rested_ms: u64,
-        now_ms: u64,
-    ) -> Option<Settled> {
+    fn judge_at_rest(&mut self, path: RelPath, mut waiting: Waiting, rested_ms: u64, now_ms: u64) -> Option<Settled> {
         let held_open = waiting.seen.writer() == Writer::HoldsOpen;
         match waiting.seen {
             // Loggers keep their files open for ever; the unfinished line comes with its own event.
@@ -246,12 +211,7 @@ impl Debounce {
         }
     }
 
-    fn judge_in_motion(
-        &mut self,
-        path: RelPath,
-        mut waiting: Waiting,
-        now_ms: u64,
-    ) -> Option<Settled> {
+    fn judge_in_motion(&mut self, path: RelPath, mut waiting: Waiting, now_ms: u64) -> Option<Settled> {
         let waited_ms = now_ms.saturating_sub(waiting.since_ms);
         let mut released = None;
         if let Observed::Present { stat, .. } = waiting.seen
@@ -259,14 +219,10 @@ impl Debounce {
             && self.patience.longest_line_wait_ms <= waited_ms
         {
             waiting.since_ms = now_ms;
-            released = Some(Settled::Growing {
-                path: path.clone(),
-                stat,
-            });
+            released = Some(Settled::Growing { path: path.clone(), stat });
         }
-        waiting.due_ms = self
-            .due_after_unrest(waiting.is_line_file, waiting.unrest_ms, waiting.since_ms)
-            .max(now_ms + 1);
+        waiting.due_ms =
+            self.due_after_unrest(waiting.is_line_file, waiting.unrest_ms, waiting.since_ms).max(now_ms + 1);
         self.put(path, waiting);
         released
     }
@@ -274,11 +230,7 @@ impl Debounce {
     /// After a quiet time; for a line file no later than its longest wait.
     fn due_after_unrest(&self, is_line_file: bool, unrest_ms: u64, since_ms: u64) -> u64 {
         let quiet = unrest_ms + self.quiet_ms();
-        if is_line_file {
-            quiet.min(since_ms + self.patience.longest_line_wait_ms.max(1))
-        } else {
-            quiet
-        }
+        if is_line_file { quiet.min(since_ms + self.patience.longest_line_wait_ms.max(1)) } else { quiet }
     }
 
     fn quiet_ms(&self) -> u64 {

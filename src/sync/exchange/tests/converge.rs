@@ -12,10 +12,7 @@ struct Dice(u64);
 
 impl Dice {
     fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % sides
     }
 }
@@ -39,15 +36,8 @@ fn simulate(seed: u64, per_mille: u32) {
     const PLACES: usize = 2;
     let mut dice = Dice(seed);
     let origins = ["a-1", "b-1", "c-1", "d-1"];
-    let mut machines: Vec<Machine> = origins
-        .iter()
-        .zip(1..)
-        .map(|(origin, key)| Machine::new(origin, key))
-        .collect();
-    let mut stores: Vec<PlaceStore> = machines
-        .iter()
-        .map(|machine| machine.store.clone())
-        .collect();
+    let mut machines: Vec<Machine> = origins.iter().zip(1..).map(|(origin, key)| Machine::new(origin, key)).collect();
+    let mut stores: Vec<PlaceStore> = machines.iter().map(|machine| machine.store.clone()).collect();
     stores.extend((0..PLACES).map(|n| place(&format!("place {n}")).0));
     let mut published = Contents::default();
 
@@ -56,25 +46,17 @@ fn simulate(seed: u64, per_mille: u32) {
         if dice.roll(3) == 0 {
             let text = format!("{seed} {step}");
             match dice.roll(3) {
-                0 => machines[who].publish(&Load {
-                    hlc: step,
-                    ..Load::default()
-                }),
+                0 => machines[who].publish(&Load { hlc: step, ..Load::default() }),
                 _ => machines[who].publish_full(&text),
             };
             let own = machines[who].writer.chain.clone();
             let all = machines[who].store.bytes();
-            published
-                .0
-                .extend(all.0.into_iter().filter(|(name, _)| *name.chain() == own));
+            published.0.extend(all.0.into_iter().filter(|(name, _)| *name.chain() == own));
             continue;
         }
         let other = dice.roll(stores.len() as u64) as usize;
         if other != who {
-            let plan = FaultPlan::Seeded {
-                seed: seed * 1000 + step,
-                per_mille,
-            };
+            let plan = FaultPlan::Seeded { seed: seed * 1000 + step, per_mille };
             let line = faulty(&stores[other], &format!("store {other}"), plan);
             // An exchange that ends early is part of the game.
             let _ = machines[who].meet(&line);
@@ -92,11 +74,7 @@ fn simulate(seed: u64, per_mille: u32) {
     }
 
     for (n, store) in stores.iter().enumerate() {
-        assert_eq!(
-            store.bytes(),
-            published,
-            "seed {seed} per mille {per_mille}: store {n} differs"
-        );
+        assert_eq!(store.bytes(), published, "seed {seed} per mille {per_mille}: store {n} differs");
     }
     for (who, machine) in machines.iter_mut().enumerate() {
         let other = (who + 1) % MACHINES;
@@ -108,11 +86,7 @@ fn simulate(seed: u64, per_mille: u32) {
 
 #[test]
 fn machines_that_never_meet_converge_through_a_third() {
-    let (mut a, mut b, mut c) = (
-        Machine::new("a-1", 1),
-        Machine::new("b-1", 2),
-        Machine::new("c-1", 3),
-    );
+    let (mut a, mut b, mut c) = (Machine::new("a-1", 1), Machine::new("b-1", 2), Machine::new("c-1", 3));
     let ((_, north), (south_store, south)) = (place("north"), place("south"));
     a.publish_full("one");
     b.publish_full("two");
@@ -146,10 +120,7 @@ fn nothing_new_costs_one_list_of_chains_and_one_list_for_each() {
     for machine in [&mut a, &mut b] {
         let report = machine.meets(&spot);
         let requests = report.requests;
-        assert_eq!(
-            (requests.list, requests.get, requests.put, requests.heads),
-            (1 + 2, 0, 0, 0)
-        );
+        assert_eq!((requests.list, requests.get, requests.put, requests.heads), (1 + 2, 0, 0, 0));
         assert!(report.is_complete() && report.pulled.is_empty() && report.pushed.is_empty());
     }
 }
@@ -161,21 +132,12 @@ fn a_small_edit_costs_one_get_on_the_reader_and_one_put_on_the_writer() {
     a.publish_full("first");
     a.meets(&spot);
     b.meets(&spot);
-    let edit = a.publish(&Load {
-        hlc: 7,
-        ..Load::default()
-    });
+    let edit = a.publish(&Load { hlc: 7, ..Load::default() });
 
     let (wrote, read) = (a.meets(&spot), b.meets(&spot));
 
-    assert_eq!(
-        (wrote.requests.list, wrote.requests.get, wrote.requests.put),
-        (2, 0, 1)
-    );
-    assert_eq!(
-        (read.requests.list, read.requests.get, read.requests.put),
-        (2, 1, 0)
-    );
+    assert_eq!((wrote.requests.list, wrote.requests.get, wrote.requests.put), (2, 0, 1));
+    assert_eq!((read.requests.list, read.requests.get, read.requests.put), (2, 1, 0));
     assert_eq!(read.imported().collect::<Vec<_>>(), [&edit]);
 }
 
@@ -197,11 +159,7 @@ impl<T: Transport> Transport for WithHeads<T> {
     ) -> Result<Vec<u8>, crate::transport::TransportError> {
         self.0.get(name, range, max_bytes)
     }
-    fn put_new(
-        &self,
-        name: &str,
-        bytes: &[u8],
-    ) -> Result<crate::transport::Put, crate::transport::TransportError> {
+    fn put_new(&self, name: &str, bytes: &[u8]) -> Result<crate::transport::Put, crate::transport::TransportError> {
         self.0.put_new(name, bytes)
     }
     fn wait(
@@ -224,11 +182,7 @@ fn a_place_that_tells_its_heads_costs_one_request_when_nothing_is_new() {
     let (store, spot) = place("spot");
     let heads = move || {
         let mut newest: BTreeMap<String, String> = BTreeMap::new();
-        for name in store
-            .names()
-            .iter()
-            .filter(|name| name.kind() == ArtifactKind::Checkpoint)
-        {
+        for name in store.names().iter().filter(|name| name.kind() == ArtifactKind::Checkpoint) {
             newest.insert(name.chain().to_string(), format!("{APP}/{name}"));
         }
         newest.into_values().collect()

@@ -13,10 +13,7 @@ fn before() -> (Machine, Machine, PlaceStore) {
         a.publish_full(&format!("a {n}"));
         b.publish_full(&format!("b {n}"));
     }
-    b.publish(&Load {
-        hlc: 9,
-        ..Load::default()
-    });
+    b.publish(&Load { hlc: 9, ..Load::default() });
     b.meets(&spot);
     (a, b, store)
 }
@@ -30,30 +27,18 @@ fn killed_between_any_two_calls_and_run_again_nothing_is_lost_or_doubled() {
             let everything = a.store.names().len() + b.store.names().len();
             let line = faulty(&store, "spot", FaultPlan::DieAt { call, moment });
             let cut = a.meet(&line);
-            assert!(
-                is_sound(&store, true),
-                "call {call} {moment:?}: a checkpoint came before its parts"
-            );
-            assert!(
-                is_sound(&a.store, false),
-                "call {call} {moment:?}: taken before its records"
-            );
+            assert!(is_sound(&store, true), "call {call} {moment:?}: a checkpoint came before its parts");
+            assert!(is_sound(&a.store, false), "call {call} {moment:?}: taken before its records");
             // Another machine reads what is there while the first is dead.
             let mut c = Machine::new("c-1", 3);
             c.meets(&store.0.visit("spot"));
-            assert!(
-                is_sound(&c.store, true) && checkpoints(&c.store) == checkpoints(&store),
-                "call {call} {moment:?}"
-            );
+            assert!(is_sound(&c.store, true) && checkpoints(&c.store) == checkpoints(&store), "call {call} {moment:?}");
 
             let again = a.meets(&store.0.visit("spot"));
             b.meets(&store.0.visit("spot"));
 
             assert!(again.is_complete(), "call {call} {moment:?}: {again:?}");
-            assert!(
-                again.findings.is_empty(),
-                "call {call} {moment:?}: {again:?}"
-            );
+            assert!(again.findings.is_empty(), "call {call} {moment:?}: {again:?}");
             assert_eq!(store.names().len(), everything, "call {call} {moment:?}");
             assert_eq!(a.store.bytes(), store.bytes(), "call {call} {moment:?}");
             assert_eq!(b.store.bytes(), store.bytes(), "call {call} {moment:?}");
@@ -71,10 +56,7 @@ fn killed_between_any_two_calls_and_run_again_nothing_is_lost_or_doubled() {
 fn a_budget_of_any_size_gets_everything_over_in_enough_exchanges() {
     for requests in [5, 7, 15] {
         let (mut a, _, store) = before();
-        a.config.budget = Budget {
-            requests,
-            ..Budget::default()
-        };
+        a.config.budget = Budget { requests, ..Budget::default() };
         let mut rounds = 0;
         while a.store.names().len() < 19 || store.names().len() < 19 {
             let report = a.meets(&store.0.visit("spot"));
@@ -121,8 +103,7 @@ fn a_store_rolled_back_to_last_week_is_noticed_and_brought_up_again() {
     a.meets(&store.0.visit("spot"));
     let (old, spot) = place("spot");
     for (name, bytes) in store.bytes().0 {
-        let last_week =
-            matches!(&name, crate::ledger::ArtifactName::Checkpoint { seq, .. } if *seq <= 2);
+        let last_week = matches!(&name, crate::ledger::ArtifactName::Checkpoint { seq, .. } if *seq <= 2);
         if last_week {
             old.damage(&name, Some(&bytes));
         }

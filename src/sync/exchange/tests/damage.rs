@@ -14,23 +14,13 @@ fn metadata_comes_before_bulk_and_a_checkpoint_after_its_records() {
     let (pushed, pulled) = (a.meets(&spot).pushed, b.meets(&spot).pulled);
 
     use ArtifactKind::{Checkpoint, Pack, Records};
-    assert_eq!(
-        kinds(&pushed),
-        [Pack, Records, Checkpoint, Pack, Records, Checkpoint]
-    );
-    assert_eq!(
-        kinds(&pulled),
-        [Records, Checkpoint, Records, Checkpoint, Pack, Pack]
-    );
+    assert_eq!(kinds(&pushed), [Pack, Records, Checkpoint, Pack, Records, Checkpoint]);
+    assert_eq!(kinds(&pulled), [Records, Checkpoint, Records, Checkpoint, Pack, Pack]);
 }
 
 #[test]
 fn a_missing_pack_is_a_phantom_that_is_asked_for_each_time_and_heals_from_any_holder() {
-    let (mut a, mut b, mut c) = (
-        Machine::new("a-1", 1),
-        Machine::new("b-1", 2),
-        Machine::new("c-1", 3),
-    );
+    let (mut a, mut b, mut c) = (Machine::new("a-1", 1), Machine::new("b-1", 2), Machine::new("c-1", 3));
     let ((store, spot), (_, other)) = (place("spot"), place("other"));
     a.publish_full("one");
     a.publish_full("two");
@@ -54,11 +44,7 @@ fn a_missing_pack_is_a_phantom_that_is_asked_for_each_time_and_heals_from_any_ho
 
 #[test]
 fn a_holder_heals_a_store_that_somebody_else_filled_with_a_hole() {
-    let (mut a, mut b, mut c) = (
-        Machine::new("a-1", 1),
-        Machine::new("b-1", 2),
-        Machine::new("c-1", 3),
-    );
+    let (mut a, mut b, mut c) = (Machine::new("a-1", 1), Machine::new("b-1", 2), Machine::new("c-1", 3));
     let ((_, first), (shared, second)) = (place("first"), place("second"));
     a.publish(&Load::default());
     a.meets(&first);
@@ -103,11 +89,7 @@ fn a_damaged_newest_checkpoint_falls_back_to_the_one_before() {
 
 #[test]
 fn each_kind_of_damage_to_each_kind_of_artifact_is_named_and_stops_nothing_else() {
-    for kind in [
-        ArtifactKind::Checkpoint,
-        ArtifactKind::Records,
-        ArtifactKind::Pack,
-    ] {
+    for kind in [ArtifactKind::Checkpoint, ArtifactKind::Records, ArtifactKind::Pack] {
         for harm in ["missing", "truncated", "flipped", "swapped"] {
             let (mut a, mut b) = (Machine::new("a-1", 1), Machine::new("b-1", 2));
             let mut other = Machine::new("o-1", 9);
@@ -118,23 +100,15 @@ fn each_kind_of_damage_to_each_kind_of_artifact_is_named_and_stops_nothing_else(
             other.publish_full("other");
             other.meets(&spot);
             a.meets(&spot);
-            let of_kind: Vec<_> = a
-                .store
-                .names()
-                .into_iter()
-                .filter(|name| name.kind() == kind)
-                .collect();
+            let of_kind: Vec<_> = a.store.names().into_iter().filter(|name| name.kind() == kind).collect();
             let (victim, twin) = (&of_kind[1], &of_kind[0]);
             let good = a.store.bytes().0[victim].to_vec();
             let bad = match harm {
                 "missing" => None,
                 "truncated" => Some(good[..good.len() / 2].to_vec()),
-                "flipped" => Some(
-                    good.iter()
-                        .enumerate()
-                        .map(|(n, b)| if n == good.len() / 2 { b ^ 1 } else { *b })
-                        .collect(),
-                ),
+                "flipped" => {
+                    Some(good.iter().enumerate().map(|(n, b)| if n == good.len() / 2 { b ^ 1 } else { *b }).collect())
+                }
                 _ => Some(a.store.bytes().0[twin].to_vec()),
             };
             store.damage(victim, bad.as_deref());
@@ -172,12 +146,7 @@ fn a_checkpoint_waits_for_its_records_and_what_follows_waits_with_it() {
     assert_eq!(report.imported().count(), 1);
     assert_eq!(report.waiting.len(), 1);
     assert_eq!(report.waiting[0].name, second);
-    assert_eq!(
-        report.waiting[0].need,
-        Need::Records {
-            name: records.clone()
-        }
-    );
+    assert_eq!(report.waiting[0].need, Need::Records { name: records.clone() });
     a.config.thoroughness = super::super::Thoroughness::Whole;
     assert_eq!(a.meets(&spot).pushed, [records]);
     assert_eq!(b.meets(&spot).imported().count(), 2);
@@ -207,38 +176,18 @@ fn a_reader_may_begin_at_a_snapshot_when_what_is_below_is_gone() {
     let (mut a, mut b) = (Machine::new("a-1", 1), Machine::new("b-1", 2));
     let (store, spot) = place("spot");
     let early = [a.publish_full("one"), a.publish_full("two")];
-    let merged = (
-        vec![b"records one and two".to_vec()],
-        vec![b"pack one and two".to_vec()],
-    );
-    let snapshot = a.publish(&Load {
-        snapshot: Some(merged),
-        ..Load::default()
-    });
-    let after = a.publish(&Load {
-        hlc: 5,
-        ..Load::default()
-    });
+    let merged = (vec![b"records one and two".to_vec()], vec![b"pack one and two".to_vec()]);
+    let snapshot = a.publish(&Load { snapshot: Some(merged), ..Load::default() });
+    let after = a.publish(&Load { hlc: 5, ..Load::default() });
     a.meets(&spot);
     early.iter().for_each(|name| store.damage(name, None));
 
     let report = b.meets(&spot);
 
     assert_eq!(report.imported().collect::<Vec<_>>(), [&snapshot, &after]);
-    assert!(
-        b.store
-            .names()
-            .contains(&a.writer.records_name(b"records one and two"))
-    );
-    assert!(
-        b.store
-            .names()
-            .contains(&a.writer.pack_name(b"pack one and two"))
-    );
-    assert!(
-        report.waiting.is_empty() && report.problems.is_empty(),
-        "{report:?}"
-    );
+    assert!(b.store.names().contains(&a.writer.records_name(b"records one and two")));
+    assert!(b.store.names().contains(&a.writer.pack_name(b"pack one and two")));
+    assert!(report.waiting.is_empty() && report.problems.is_empty(), "{report:?}");
     let quiet = b.meets(&spot).requests;
     assert_eq!((quiet.list, quiet.get), (2, 0));
 }

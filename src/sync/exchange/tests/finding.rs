@@ -30,11 +30,7 @@ fn a_restored_backup_finds_its_own_chain_ahead_and_must_not_publish() {
 
     let report = restored.meets(&spot);
 
-    let expected = Finding::OwnChainAhead {
-        chain: a.writer.chain.clone(),
-        here: 1,
-        there: next,
-    };
+    let expected = Finding::OwnChainAhead { chain: a.writer.chain.clone(), here: 1, there: next };
     assert_eq!(report.findings, [expected]);
     assert!(report.stops_publishing());
     assert!(report.pulled.is_empty() && report.pushed.is_empty());
@@ -53,13 +49,7 @@ fn a_backup_whose_ledger_is_older_than_its_journal_is_found_too() {
 
     let report = restored.meets(&spot);
 
-    assert!(
-        matches!(
-            report.findings[..],
-            [Finding::OwnChainAhead { here: 1, .. }]
-        ),
-        "{report:?}"
-    );
+    assert!(matches!(report.findings[..], [Finding::OwnChainAhead { here: 1, .. }]), "{report:?}");
 }
 
 #[test]
@@ -77,14 +67,7 @@ fn a_cloned_disk_that_published_is_a_fork_of_our_own_chain() {
     let report = clone.meets(&spot);
 
     let chain = a.writer.chain.clone();
-    assert_eq!(
-        report.findings,
-        [Finding::OwnChainForked {
-            chain,
-            here: Some(ours),
-            there: theirs
-        }]
-    );
+    assert_eq!(report.findings, [Finding::OwnChainForked { chain, here: Some(ours), there: theirs }]);
     assert!(report.stops_publishing());
     assert_eq!(store.bytes(), there);
 }
@@ -99,13 +82,7 @@ fn a_machine_that_lost_everything_finds_its_chain_instead_of_starting_it_again()
 
     let report = anew.meets(&spot);
 
-    assert!(
-        matches!(
-            report.findings[..],
-            [Finding::OwnChainAhead { here: 0, .. }]
-        ),
-        "{report:?}"
-    );
+    assert!(matches!(report.findings[..], [Finding::OwnChainAhead { here: 0, .. }]), "{report:?}");
 }
 
 #[test]
@@ -125,9 +102,7 @@ fn junk_under_our_own_names_does_not_stop_us() {
     store.damage(&fake, Some(b"junk"));
     use super::super::Journal;
     let key = a.writer.public_key();
-    a.journal
-        .pin_key(&a.writer.chain.clone(), key)
-        .expect("memory");
+    a.journal.pin_key(&a.writer.chain.clone(), key).expect("memory");
 
     let report = a.meets(&spot);
 
@@ -155,11 +130,7 @@ fn a_third_partys_fork_is_kept_on_both_branches_everywhere_and_reported_at_each_
 
     let mut names = vec![ours, theirs.clone()];
     names.sort();
-    let fork = Finding::Forked {
-        chain: a.writer.chain.clone(),
-        seq: 2,
-        names,
-    };
+    let fork = Finding::Forked { chain: a.writer.chain.clone(), seq: 2, names };
     assert_eq!(report.findings, std::slice::from_ref(&fork));
     assert!(!report.stops_publishing());
     assert!(north.names().contains(&theirs));
@@ -180,12 +151,8 @@ fn a_changed_key_is_refused_and_named_and_the_honest_chain_goes_on() {
     a.meets(&spot);
     b.meets(&spot);
     let mut forger = Writer::new("a-1", 66);
-    let forged: Vec<_> = (0..2)
-        .map(|_| forger.next(&Load::default()).remove(0))
-        .collect();
-    forged
-        .iter()
-        .for_each(|(name, bytes)| store.damage(name, Some(bytes)));
+    let forged: Vec<_> = (0..2).map(|_| forger.next(&Load::default()).remove(0)).collect();
+    forged.iter().for_each(|(name, bytes)| store.damage(name, Some(bytes)));
     let honest = a.publish_full("two");
     for (name, bytes) in a.store.bytes().0 {
         store.damage(&name, Some(&bytes));
@@ -201,10 +168,7 @@ fn a_changed_key_is_refused_and_named_and_the_honest_chain_goes_on() {
             _ => None,
         })
         .collect();
-    assert_eq!(
-        refused,
-        forged.iter().map(|(name, _)| name).collect::<Vec<_>>()
-    );
+    assert_eq!(refused, forged.iter().map(|(name, _)| name).collect::<Vec<_>>());
     assert!(b.store.names().contains(&honest));
     assert_eq!(b.store.names(), a.store.names());
 }
@@ -220,15 +184,10 @@ fn an_unknown_chain_waits_until_its_key_is_accepted() {
 
     let report = b.meets(&spot);
     assert!(report.pulled.is_empty());
-    assert!(
-        matches!(report.waiting[..], [ref w] if matches!(w.need, Need::Key { .. })),
-        "{report:?}"
-    );
+    assert!(matches!(report.waiting[..], [ref w] if matches!(w.need, Need::Key { .. })), "{report:?}");
 
     use super::super::Journal;
-    b.journal
-        .pin_key(&a.writer.chain, a.writer.public_key())
-        .expect("memory");
+    b.journal.pin_key(&a.writer.chain, a.writer.public_key()).expect("memory");
     assert_eq!(b.meets(&spot).imported().count(), 2);
 }
 

@@ -7,16 +7,11 @@ use ed25519_dalek::SigningKey;
 
 use super::super::local::checkpoint_facts;
 use super::super::{
-    CheckpointFacts, ExchangeConfig, ExchangeError, LocalError, LocalStore, MemoryJournal, Report,
-    exchange,
+    CheckpointFacts, ExchangeConfig, ExchangeError, LocalError, LocalStore, MemoryJournal, Report, exchange,
 };
-use crate::ledger::{
-    ArtifactKind, ArtifactName, Certificate, CheckpointBody, PublicKey, ShortHash, verify_bytes,
-};
+use crate::ledger::{ArtifactKind, ArtifactName, Certificate, CheckpointBody, PublicKey, ShortHash, verify_bytes};
 use crate::model::{ArtifactHash, Chain, OriginName, Space};
-use crate::transport::{
-    Depth, FaultPlan, FaultyTransport, ListRequest, MemoryPlace, MemoryTransport, Transport,
-};
+use crate::transport::{Depth, FaultPlan, FaultyTransport, ListRequest, MemoryPlace, MemoryTransport, Transport};
 
 pub const APP: &str = "app";
 
@@ -41,10 +36,7 @@ impl PlaceStore {
 
     pub fn bytes(&self) -> Contents {
         let named = |(name, bytes): (String, Arc<[u8]>)| {
-            Some((
-                name.strip_prefix("app/")?.parse::<ArtifactName>().ok()?,
-                bytes,
-            ))
+            Some((name.strip_prefix("app/")?.parse::<ArtifactName>().ok()?, bytes))
         };
         Contents(self.0.artifacts().into_iter().filter_map(named).collect())
     }
@@ -68,9 +60,7 @@ impl LocalStore for PlaceStore {
 
     fn checkpoints(&self, chain: &Chain, from_seq: u64) -> Result<Vec<ArtifactName>, LocalError> {
         let names = self.0.names_below(&format!("{APP}/{chain}/checkpoints/"));
-        let parsed = names
-            .iter()
-            .filter_map(|name| name.strip_prefix("app/")?.parse().ok());
+        let parsed = names.iter().filter_map(|name| name.strip_prefix("app/")?.parse().ok());
         let wanted = |name: &ArtifactName| matches!(name, ArtifactName::Checkpoint { seq, .. } if *seq >= from_seq);
         Ok(parsed.filter(wanted).collect())
     }
@@ -80,13 +70,8 @@ impl LocalStore for PlaceStore {
     }
 
     fn read(&self, name: &ArtifactName) -> Result<Vec<u8>, LocalError> {
-        let bytes = self
-            .get(name)
-            .ok_or_else(|| LocalError::Missing { name: name.clone() })?;
-        let refused = |why| LocalError::Refused {
-            name: name.clone(),
-            why,
-        };
+        let bytes = self.get(name).ok_or_else(|| LocalError::Missing { name: name.clone() })?;
+        let refused = |why| LocalError::Refused { name: name.clone(), why };
         verify_bytes(name, &bytes).map_err(|damage| refused(damage.to_string()))?;
         Ok(bytes.to_vec())
     }
@@ -96,10 +81,7 @@ impl LocalStore for PlaceStore {
     }
 
     fn put(&self, name: &ArtifactName, bytes: &[u8]) -> Result<(), LocalError> {
-        let refused = |why| LocalError::Refused {
-            name: name.clone(),
-            why,
-        };
+        let refused = |why| LocalError::Refused { name: name.clone(), why };
         verify_bytes(name, bytes).map_err(|damage| refused(damage.to_string()))?;
         self.damage(name, Some(bytes));
         Ok(())
@@ -137,11 +119,7 @@ impl Writer {
     pub fn in_space(origin: &str, key_seed: u8, space: Space) -> Writer {
         let origin: OriginName = origin.parse().expect("a name");
         Writer {
-            chain: Chain {
-                space,
-                origin,
-                generation: 1,
-            },
+            chain: Chain { space, origin, generation: 1 },
             app: APP.to_owned(),
             key: SigningKey::from_bytes(&[key_seed; 32]),
             owner: SigningKey::from_bytes(&[200; 32]),
@@ -162,17 +140,11 @@ impl Writer {
     }
 
     pub fn records_name(&self, raw: &[u8]) -> ArtifactName {
-        ArtifactName::Records {
-            chain: self.chain.clone(),
-            hash: ArtifactHash::of(raw),
-        }
+        ArtifactName::Records { chain: self.chain.clone(), hash: ArtifactHash::of(raw) }
     }
 
     pub fn pack_name(&self, bytes: &[u8]) -> ArtifactName {
-        ArtifactName::Pack {
-            chain: self.chain.clone(),
-            hash: ArtifactHash::of(bytes),
-        }
+        ArtifactName::Pack { chain: self.chain.clone(), hash: ArtifactHash::of(bytes) }
     }
 
     /// The artifacts of the next checkpoint, parts first, itself last.
@@ -194,12 +166,7 @@ impl Writer {
         artifacts
     }
 
-    fn sign(
-        &self,
-        load: &Load,
-        listed_records: &[Vec<u8>],
-        listed_packs: &[Vec<u8>],
-    ) -> (ArtifactName, Vec<u8>) {
+    fn sign(&self, load: &Load, listed_records: &[Vec<u8>], listed_packs: &[Vec<u8>]) -> (ArtifactName, Vec<u8>) {
         let device = PublicKey::of(&self.key);
         let reference = |bytes: &Vec<u8>| (ArtifactHash::of(bytes), bytes.len());
         let listed = |bytes: &Vec<u8>| (ArtifactHash::of(bytes), bytes.len(), 0);
@@ -231,14 +198,7 @@ impl Writer {
         let body: CheckpointBody = serde_json::from_value(body).expect("a checkpoint");
         let (_, bytes) = body.sign(&self.key);
         let hash = ShortHash::of(&ArtifactHash::of(&bytes));
-        (
-            ArtifactName::Checkpoint {
-                chain: self.chain.clone(),
-                seq: self.seq,
-                hash,
-            },
-            bytes,
-        )
+        (ArtifactName::Checkpoint { chain: self.chain.clone(), seq: self.seq, hash }, bytes)
     }
 }
 
@@ -255,21 +215,14 @@ impl Machine {
         let writer = Writer::new(origin, key_seed);
         let mut config = ExchangeConfig::new(APP, vec![Space::shared()]);
         config.own = vec![writer.chain.clone()];
-        Machine {
-            store: PlaceStore(MemoryPlace::new()),
-            journal: MemoryJournal::default(),
-            writer,
-            config,
-        }
+        Machine { store: PlaceStore(MemoryPlace::new()), journal: MemoryJournal::default(), writer, config }
     }
 
     /// Publishes a checkpoint; its name.
     pub fn publish(&mut self, load: &Load) -> ArtifactName {
         let artifacts = self.writer.next(load);
         for (name, bytes) in &artifacts {
-            self.store
-                .put(name, bytes)
-                .expect("own artifacts are valid");
+            self.store.put(name, bytes).expect("own artifacts are valid");
         }
         artifacts.last().expect("the checkpoint").0.clone()
     }
@@ -290,8 +243,7 @@ impl Machine {
 
     /// An exchange that must not end early.
     pub fn meets(&mut self, remote: &dyn Transport) -> Report {
-        self.meet(remote)
-            .expect("a place in memory is always there")
+        self.meet(remote).expect("a place in memory is always there")
     }
 }
 
@@ -320,23 +272,15 @@ pub fn checkpoints(store: &PlaceStore) -> Vec<ArtifactName> {
 /// True if every checkpoint in the store has its predecessor and its records (and packs, if asked) there.
 pub fn is_sound(store: &PlaceStore, with_packs: bool) -> bool {
     let names = store.names();
-    let checkpoints = names
-        .iter()
-        .filter(|name| name.kind() == ArtifactKind::Checkpoint);
+    let checkpoints = names.iter().filter(|name| name.kind() == ArtifactKind::Checkpoint);
     checkpoints.into_iter().all(|name| {
-        let facts = store
-            .inspect(name, &store.read(name).expect("there"))
-            .expect("valid");
+        let facts = store.inspect(name, &store.read(name).expect("there")).expect("valid");
         let ArtifactName::Checkpoint { chain, seq, .. } = name else {
             return false;
         };
         let before = facts.prev.is_none_or(|prev| {
             let (chain, seq) = (chain.clone(), seq - 1);
-            names.contains(&ArtifactName::Checkpoint {
-                chain,
-                seq,
-                hash: ShortHash::of(&prev),
-            })
+            names.contains(&ArtifactName::Checkpoint { chain, seq, hash: ShortHash::of(&prev) })
         });
         let records = facts.records.iter().all(|part| names.contains(part));
         before && records && (!with_packs || facts.parts().all(|part| names.contains(part)))

@@ -5,9 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::super::{Cause, Need};
 use super::fleet::*;
-use crate::transport::{
-    ListRequest, Listing, Put, Transport, TransportError, TransportErrorKind, WaitHint, Wake,
-};
+use crate::transport::{ListRequest, Listing, Put, Transport, TransportError, TransportErrorKind, WaitHint, Wake};
 
 type Answer<T> = Result<T, TransportError>;
 type Get = dyn Fn(&str, u64) -> Answer<Vec<u8>> + Send + Sync;
@@ -43,12 +41,7 @@ impl Transport for Liar {
         (self.list)(request)
     }
 
-    fn get(
-        &self,
-        name: &str,
-        _: Option<Range<u64>>,
-        max_bytes: u64,
-    ) -> Result<Vec<u8>, TransportError> {
+    fn get(&self, name: &str, _: Option<Range<u64>>, max_bytes: u64) -> Result<Vec<u8>, TransportError> {
         self.calls.fetch_add(1, Ordering::SeqCst);
         (self.get)(name, max_bytes)
     }
@@ -107,10 +100,7 @@ fn hostile_names_in_listings_are_ignored_and_counted() {
             if request.prefix == "app/shared/" {
                 listed.push(CHAIN.to_owned());
             }
-            Ok(Listing {
-                names: listed,
-                more: false,
-            })
+            Ok(Listing { names: listed, more: false })
         }),
         ..Liar::default()
     };
@@ -118,11 +108,7 @@ fn hostile_names_in_listings_are_ignored_and_counted() {
 
     let report = a.meets(&liar);
 
-    assert_eq!(
-        report.ignored_names,
-        (chain_count + name_count) as u64,
-        "{report:?}"
-    );
+    assert_eq!(report.ignored_names, (chain_count + name_count) as u64, "{report:?}");
     assert_eq!((report.requests.list, report.requests.get), (2, 0));
     assert!(a.store.names().is_empty());
 }
@@ -131,43 +117,18 @@ fn hostile_names_in_listings_are_ignored_and_counted() {
 fn listings_without_end_and_listings_that_do_not_go_forward_are_bounded() {
     let endless = Liar {
         list: Box::new(|request| {
-            let from = request
-                .after
-                .as_deref()
-                .and_then(|after| after.rsplit('-').nth(1)?.parse::<u64>().ok())
-                .unwrap_or(0);
-            let name = |n: u64| {
-                format!(
-                    "{}cp-{:016}-0123456789abcdef.json",
-                    request.prefix,
-                    from + n + 1
-                )
-            };
-            Ok(Listing {
-                names: (0..50).map(name).collect(),
-                more: true,
-            })
+            let from =
+                request.after.as_deref().and_then(|after| after.rsplit('-').nth(1)?.parse::<u64>().ok()).unwrap_or(0);
+            let name = |n: u64| format!("{}cp-{:016}-0123456789abcdef.json", request.prefix, from + n + 1);
+            Ok(Listing { names: (0..50).map(name).collect(), more: true })
         }),
         ..Liar::default()
     };
     let stuck = Liar {
-        list: Box::new(|request| {
-            Ok(Listing {
-                names: vec![format!("{}x", request.prefix)],
-                more: true,
-            })
-        }),
+        list: Box::new(|request| Ok(Listing { names: vec![format!("{}x", request.prefix)], more: true })),
         ..Liar::default()
     };
-    let hollow = Liar {
-        list: Box::new(|_| {
-            Ok(Listing {
-                names: Vec::new(),
-                more: true,
-            })
-        }),
-        ..Liar::default()
-    };
+    let hollow = Liar { list: Box::new(|_| Ok(Listing { names: Vec::new(), more: true })), ..Liar::default() };
     for (liar, most) in [(endless, 50), (stuck, 10), (hollow, 10)] {
         let report = Machine::new("z-1", 1).meets(&liar);
 
@@ -180,16 +141,10 @@ fn listings_without_end_and_listings_that_do_not_go_forward_are_bounded() {
 fn a_flood_of_artifacts_that_are_not_there_is_left_after_a_bound() {
     let liar = Liar {
         list: Box::new(|request| match request.prefix.as_str() {
-            "app/shared/" => Ok(Listing {
-                names: vec![CHAIN.to_owned()],
-                more: false,
-            }),
+            "app/shared/" => Ok(Listing { names: vec![CHAIN.to_owned()], more: false }),
             _ => {
                 let name = |n: u64| format!("{CHAIN}checkpoints/cp-{:016}-{n:016x}.json", 1);
-                Ok(Listing {
-                    names: (0..5000).map(name).collect(),
-                    more: false,
-                })
+                Ok(Listing { names: (0..5000).map(name).collect(), more: false })
             }
         }),
         get: Box::new(|_, max_bytes| Ok(vec![b'{'; (max_bytes + 1).min(1000) as usize])),
@@ -204,16 +159,9 @@ fn a_flood_of_artifacts_that_are_not_there_is_left_after_a_bound() {
 
 #[test]
 fn a_place_that_is_gone_ends_the_exchange_with_what_was_done_and_one_bad_answer_does_not() {
-    let gone = Liar {
-        list: Box::new(|_| Err(error(TransportErrorKind::Unavailable))),
-        ..Liar::default()
-    };
+    let gone = Liar { list: Box::new(|_| Err(error(TransportErrorKind::Unavailable))), ..Liar::default() };
     let throttled = Liar {
-        list: Box::new(|_| {
-            Err(error(TransportErrorKind::Throttled {
-                retry_after_ms: 700,
-            }))
-        }),
+        list: Box::new(|_| Err(error(TransportErrorKind::Throttled { retry_after_ms: 700 }))),
         ..Liar::default()
     };
     let mut a = Machine::new("a-1", 1);
@@ -229,10 +177,7 @@ fn a_place_that_is_gone_ends_the_exchange_with_what_was_done_and_one_bad_answer_
     );
 
     // One chain after the other fails: three in a row say that the place itself is gone.
-    let broken = Liar {
-        put: Box::new(|_| Err(error(TransportErrorKind::Unavailable))),
-        ..Liar::default()
-    };
+    let broken = Liar { put: Box::new(|_| Err(error(TransportErrorKind::Unavailable))), ..Liar::default() };
     let (_, spot) = place("spot");
     for (origin, key) in [("b-1", 2), ("c-1", 3), ("d-1", 4), ("e-1", 5)] {
         let mut other = Machine::new(origin, key);
@@ -288,11 +233,7 @@ fn other_bytes_under_our_name_are_named_and_do_not_stop_other_chains() {
 
     let report = a.meets(&conflicts);
 
-    assert_eq!(
-        report.problems.len(),
-        2,
-        "the pack, then the records without which no checkpoint goes: {report:?}"
-    );
+    assert_eq!(report.problems.len(), 2, "the pack, then the records without which no checkpoint goes: {report:?}");
     assert_eq!(store.names(), b.store.names());
 }
 
@@ -302,18 +243,11 @@ fn an_artifact_of_a_newer_release_waits_for_an_upgrade() {
     use crate::model::ArtifactHash;
     let bytes = br#"{"v":2}"#;
     let chain = Writer::new("a-1", 1).chain;
-    let name = ArtifactName::Checkpoint {
-        chain,
-        seq: 1,
-        hash: ShortHash::of(&ArtifactHash::of(bytes)),
-    };
+    let name = ArtifactName::Checkpoint { chain, seq: 1, hash: ShortHash::of(&ArtifactHash::of(bytes)) };
     let (store, spot) = place("spot");
     store.damage(&name, Some(bytes));
 
     let report = Machine::new("b-1", 2).meets(&spot);
 
-    assert!(
-        matches!(&report.waiting[..], [w] if w.need == Need::Upgrade),
-        "{report:?}"
-    );
+    assert!(matches!(&report.waiting[..], [w] if w.need == Need::Upgrade), "{report:?}");
 }

@@ -16,10 +16,7 @@ fn a_space_that_is_not_meant_for_a_store_is_neither_sent_nor_taken_nor_listed() 
     let mut a = Machine::new("a-1", 1);
     a.publish_full("shared");
     let mut secret = Writer::in_space("a-1", 1, private.clone());
-    for (name, bytes) in secret.next(&Load {
-        packs: vec![b"secret".to_vec()],
-        ..Load::default()
-    }) {
+    for (name, bytes) in secret.next(&Load { packs: vec![b"secret".to_vec()], ..Load::default() }) {
         a.store.damage(&name, Some(&bytes));
     }
     let ((public, to_public), (own, to_own)) = (place("public"), place("own"));
@@ -28,12 +25,7 @@ fn a_space_that_is_not_meant_for_a_store_is_neither_sent_nor_taken_nor_listed() 
     a.config.spaces.push(private);
     a.meets(&to_own);
 
-    assert!(
-        public
-            .names()
-            .iter()
-            .all(|name| name.chain().space == Space::shared())
-    );
+    assert!(public.names().iter().all(|name| name.chain().space == Space::shared()));
     assert_eq!(own.bytes(), a.store.bytes());
     let mut b = Machine::new("b-1", 2);
     let report = b.meets(&to_own);
@@ -80,18 +72,13 @@ fn the_ledger_on_disk_exchanges_through_a_database() {
     let (ours, theirs) = (open("ours"), open("theirs"));
     let mut writer = Writer::new("a-1", 1);
     for n in 0..3u8 {
-        let load = Load {
-            packs: vec![vec![n; 3]],
-            records: vec![vec![b'r', n]],
-            ..Load::default()
-        };
+        let load = Load { packs: vec![vec![n; 3]], records: vec![vec![b'r', n]], ..Load::default() };
         for (name, bytes) in writer.next(&load) {
             ours.put(&name, &bytes).expect("valid");
         }
     }
     let adapter = MemoryAdapter::new();
-    let database =
-        |label| BackendTransport::new(Arc::new(adapter.clone()), APP, label).expect("opens");
+    let database = |label| BackendTransport::new(Arc::new(adapter.clone()), APP, label).expect("opens");
     let config = ExchangeConfig::new(APP, vec![Space::shared()]);
     let (mut our_journal, mut their_journal) = (MemoryJournal::default(), MemoryJournal::default());
 
