@@ -187,7 +187,7 @@ impl Fleet {
             state,
             moved_from: None,
             via: None,
-            adopted: writer.n % 5 == 0,
+            adopted: writer.n.is_multiple_of(5),
         }
     }
 
