@@ -111,6 +111,27 @@ impl Scene {
         let log = self.a.run(["log", "shared/edited.md", "--json"]).expect(0);
         assert_eq!(count_versions(&log), 2, "{moment}: {log:#?}");
     }
+    /// What must hold if the user goes on working between the kill and the next start: an edit of what was just being
+    /// recorded descends from it, so that one person alone never meets a conflict with herself.
+    fn check_after_further_edits(&self, moment: &str) {
+        self.a.write("shared/edited.md", "edited by a, again\n");
+        self.a.write("shared/renamed-to.md", "renamed, then edited\n");
+        self.a.remove("shared/new/deep.md");
+        let mut wanted = Scene::wanted();
+        wanted.remove(b"new/deep.md".as_slice());
+        for (name, text) in [("edited.md", "edited by a, again\n"), ("renamed-to.md", "renamed, then edited\n")] {
+            wanted.insert(name.as_bytes().to_vec(), Leaf::File { exec: false, bytes: text.as_bytes().to_vec() });
+        }
+
+        for project in [&self.a, &self.b, &self.a] {
+            expect_sync(project, moment);
+        }
+        for project in [&self.a, &self.b] {
+            assert_eq!(project.tree("shared"), wanted, "{moment}: {:?}", project.dir);
+            let verified = project.run(["verify"]);
+            assert_eq!(verified.code, Some(0), "{moment}: {verified:#?}");
+        }
+    }
 }
 
 /// The number of versions that `log --json` shows; each has one content or is a deletion.
@@ -126,15 +147,16 @@ fn expect_sync(project: &Project, moment: &str) {
     assert_eq!(outcome.code, Some(0), "{moment}: {:?}: {outcome:#?}", project.dir);
 }
 
-/// Tries `kill_at` = first, first + stride, .. until a run ends by itself, on several scenes beside each other.
-fn kill_everywhere(test: &str, args: &[&str]) -> io::Result<()> {
+/// Tries `kill_at` = first, first + stride, .. until a run ends by itself, on several scenes beside each other; `check`
+/// says what has to hold afterwards.
+fn kill_everywhere(test: &str, args: &[&str], max_kills: u64, check: fn(&Scene, &str)) -> io::Result<()> {
     let scenes: Vec<Scene> = (0..WORKERS).map(|_| Scene::set()).collect();
     let total = match tracer::run(scenes[0].a.command(args), 0)? {
         Ended::ByItself { code: 0, calls } => calls,
         other => panic!("{args:?} without a kill: {other:?}"),
     };
-    scenes[0].check("without a kill");
-    let stride = if is_full() { 1 } else { total.div_ceil(MAX_KILLS) };
+    check(&scenes[0], "without a kill");
+    let stride = if is_full() { 1 } else { total.div_ceil(max_kills) };
     let first = 1 + Dice::new(seed(test)).below(stride);
     println!("{test}: {total} calls, every {stride} from {first}");
 
@@ -151,7 +173,7 @@ fn kill_everywhere(test: &str, args: &[&str]) -> io::Result<()> {
                         assert!(kill_at + stride + 50 > total, "ended by itself: {ended:?} of {total}");
                         return;
                     };
-                    scene.check(&format!("killed before call {kill_at} of {total} of {args:?}"));
+                    check(scene, &format!("killed before call {kill_at} of {total} of {args:?}"));
                 }
             });
         }
@@ -162,7 +184,15 @@ fn kill_everywhere(test: &str, args: &[&str]) -> io::Result<()> {
 #[test]
 fn killed_at_every_call_of_a_sync_nothing_is_lost_torn_or_doubled() {
     const TEST: &str = "killed_at_every_call_of_a_sync_nothing_is_lost_torn_or_doubled";
-    if let Err(error) = kill_everywhere(TEST, &["sync"]) {
+    if let Err(error) = kill_everywhere(TEST, &["sync"], MAX_KILLS, Scene::check) {
+        skip(TEST, &format!("ptrace or seccomp is not permitted here ({error}); the random kills remain"));
+    }
+}
+
+#[test]
+fn killed_at_any_call_and_edited_before_the_next_sync_nobody_conflicts_with_herself() {
+    const TEST: &str = "killed_at_any_call_and_edited_before_the_next_sync_nobody_conflicts_with_herself";
+    if let Err(error) = kill_everywhere(TEST, &["sync"], MAX_KILLS / 2, Scene::check_after_further_edits) {
         skip(TEST, &format!("ptrace or seccomp is not permitted here ({error}); the random kills remain"));
     }
 }
