@@ -313,6 +313,36 @@ fn daemons_keep_two_folders_the_same_and_catch_up_after_a_pause() {
 }
 
 #[test]
+fn a_program_that_leaves_the_database_takes_no_log_with_it() {
+    // A process that closes any descriptor of a database drops all its locks on it. Then the next program to leave
+    // believes that it was the last, deletes the write-ahead log, and what the daemons write goes nowhere.
+    let lab = Lab::new();
+    let (a, b) = lab.pair();
+    a.write("shared/plan.md", "plan\n");
+    let (daemon_a, daemon_b) = (a.up(), b.up());
+    arrives(&b, "shared/plan.md", "plan\n");
+
+    for round in 0..5 {
+        // Another program, as a person uses it; a connection of this process stands in where it is missing.
+        let looked =
+            std::process::Command::new("sqlite3").arg(lab.path("shared.db")).arg("SELECT count(*) FROM files").output();
+        if !looked.is_ok_and(|output| output.status.success()) {
+            assert_eq!(lab.rows().count(), 1);
+        }
+        assert!(lab.path("shared.db-wal").exists(), "round {round}: the log was deleted under running daemons");
+        let wanted = format!("edit {round}\n");
+        b.write("shared/plan.md", &wanted);
+        until(&format!("the row shows edit {round}"), DAEMON_DEADLINE, || {
+            lab.rows().content("shared/plan.md").as_deref() == Some(wanted.as_str())
+        });
+    }
+
+    daemon_a.stop();
+    daemon_b.stop();
+    close(&lab, &[&a, &b]);
+}
+
+#[test]
 fn sql_in_the_middle_of_an_exchange_is_never_overwritten_unrecorded() {
     const ROUNDS: u32 = 8;
     let lab = Lab::new();
