@@ -265,9 +265,28 @@ impl Engine {
         Ok(())
     }
 
+    /// The versions that an edit of a file with this base stands on.
+    ///
+    /// After a crash between the ledger and the state, the base is older than what was last recorded of this very file:
+    /// then the edit stands on that. Versions that a row or a command made are none of the file's.
+    fn parents_of_base(&mut self, slot: &Slot, base: &Base) -> Result<Vec<Stored>> {
+        let mut parents = Vec::with_capacity(base.versions.len());
+        for id in &base.versions {
+            parents.extend(self.index.version(id)?);
+        }
+        let chain = self.own_chain(&slot.space)?.chain.clone();
+        let Some(own) = self.index.lane_of(&chain, slot)? else { return Ok(parents) };
+        let Some(last) = self.index.version(&own.id)?.filter(|last| last.version.via.is_none()) else {
+            return Ok(parents);
+        };
+        let newer = !base.versions.contains(&last.id);
+        let descends = parents.iter().all(|parent| last.version.descends_from(&parent.version.dot));
+        Ok(if newer && descends && !parents.is_empty() { vec![last] } else { parents })
+    }
+
     /// Which versions an edit descends from, or which it already is.
     fn parents_for(
-        &self,
+        &mut self,
         slot: &Slot,
         base: Option<&Base>,
         heads: &[Stored],
@@ -276,10 +295,7 @@ impl Engine {
     ) -> Result<Parents> {
         let is_content = |stored: &&Stored| stored.version.content().as_ref() == Some(content);
         if let Some(base) = base {
-            let mut parents = Vec::with_capacity(base.versions.len());
-            for id in &base.versions {
-                parents.extend(self.index.version(id)?);
-            }
+            let parents = self.parents_of_base(slot, base)?;
             // A crash between the ledger and the state: the very edit is a head already.
             let descends = |head: &Stored| parents.iter().all(|parent| head.version.descends_from(&parent.version.dot));
             if let Some(head) = heads.iter().filter(is_content).find(|head| descends(head)) {
@@ -324,10 +340,7 @@ impl Engine {
             gathered.forget.push(path.clone());
             return Ok(());
         }
-        let mut parents = Vec::new();
-        for id in &base.versions {
-            parents.extend(self.index.version(id)?);
-        }
+        let parents = self.parents_of_base(&slot, &base)?;
         gathered.linear &= heads.iter().all(|head| parents.iter().any(|parent| parent.id == head.id));
         let moved_to = moves.taken.get(path).cloned();
         let reason = if moved_to.is_some() { Reason::Move } else { Reason::User };

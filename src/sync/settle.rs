@@ -153,8 +153,7 @@ impl Engine {
         if size == 0 || self.index.has_segment(&SegmentHash(hash.0))? {
             return Ok(true);
         }
-        let manifest = self.index.manifest(hash, size)?;
-        Ok(manifest.is_some_and(|manifest| manifest.needs_record()))
+        Ok(self.index.knows_content(hash)?)
     }
 
     /// Drops displaced files that are old enough and proven; records those that are not. Called once a run.
