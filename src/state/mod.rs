@@ -123,6 +123,11 @@ impl State {
         connection
             .execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-8192; PRAGMA wal_autocheckpoint=400; PRAGMA journal_size_limit=4194304;")
             .map_err(damaged)?;
+        // Plans do not depend on bound values; without this, statements are compiled again at every binding.
+        connection
+            .set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)
+            .map_err(sqlite("configure"))?;
+        connection.set_prepared_statement_cache_capacity(128);
         let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(damaged)?;
         if verdict != "ok" {
             return Err(StateError::Damaged { why: verdict });

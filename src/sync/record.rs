@@ -65,6 +65,8 @@ struct Gathered<'p> {
     deletions: Vec<(RelPath, Stored)>,
     /// Every edit so far stood on all heads of its path.
     linear: bool,
+    /// When this run began, no file had a base: it need not be asked for one by one.
+    no_bases: bool,
 }
 
 impl<'p> Gathered<'p> {
@@ -79,6 +81,7 @@ impl<'p> Gathered<'p> {
             forget: Vec::new(),
             deletions: Vec::new(),
             linear: true,
+            no_bases: false,
         }
     }
 }
@@ -141,6 +144,8 @@ impl Engine {
         let intents = self.state.intents()?.into_iter().map(|intent| intent.path).collect();
         let mut gathered = Gathered::new(&pen, intents, first_contact);
         let total = observation.changed.len() as u64;
+        gathered.no_bases = self.state.count_bases(None)? == 0;
+        self.index.begin_reading()?;
         for (done, entry) in observation.changed.iter().enumerate() {
             self.record_entry(entry, &mut moves, &mut gathered, report)?;
             if done % 256 == 0 {
@@ -149,8 +154,10 @@ impl Engine {
             let full = |open: &OpenBatch<'_>| open.versions >= BATCH_VERSIONS || open.bytes >= BATCH_BYTES;
             if gathered.open.values().any(full) {
                 self.close_gathered(&mut gathered, dry_run, report)?;
+                self.index.begin_reading()?;
             }
         }
+        self.index.end_reading()?;
         for path in &gone {
             self.record_gone(path, &moves, &mut gathered, report)?;
         }
@@ -181,7 +188,8 @@ impl Engine {
     ) -> Result<()> {
         let path = entry.path.path();
         let slot = self.slot_of(entry.path.channel(), path);
-        let base = self.state.base(path)?.filter(|base| base.channel == entry.path.channel());
+        let base = if gathered.no_bases { None } else { self.state.base(path)? };
+        let base = base.filter(|base| base.channel == entry.path.channel());
         if gathered.intents.contains(path) {
             return Ok(());
         }
@@ -368,6 +376,7 @@ impl Engine {
     /// Makes the gathered versions durable, then their bases.
     fn close_gathered<'p>(&mut self, gathered: &mut Gathered<'p>, dry_run: bool, report: &mut Report) -> Result<()> {
         let next = Gathered::new(gathered.pen, std::mem::take(&mut gathered.intents), gathered.first_contact);
+        let next = Gathered { no_bases: gathered.no_bases, ..next };
         let gathered = std::mem::replace(gathered, next);
         if dry_run {
             self.chains.clear();
