@@ -312,6 +312,38 @@ fn daemons_keep_two_folders_the_same_and_catch_up_after_a_pause() {
     close(&lab, &[&a, &b]);
 }
 
+#[test]
+fn sql_in_the_middle_of_an_exchange_is_never_overwritten_unrecorded() {
+    const ROUNDS: u32 = 8;
+    let lab = Lab::new();
+    let (a, b) = lab.pair();
+    a.write("shared/plan.md", "plan\n");
+    let (daemon_a, daemon_b) = (a.up(), b.up());
+    arrives(&b, "shared/plan.md", "plan\n");
+    until("the row is there", DAEMON_DEADLINE, || lab.rows().content("shared/plan.md").is_some());
+
+    for round in 0..ROUNDS {
+        b.append("shared/plan.md", format!("edit {round}\n"));
+        let edited = text(&b, "shared/plan.md").expect("the plan");
+        arrives(&a, "shared/plan.md", &edited);
+        // The row may or may not show b's edit yet: plain SQL cannot know.
+        let sql = "UPDATE files SET content = content || ?1 WHERE path = 'shared/plan.md'";
+        lab.rows().execute(sql, [format!("row edit {round}\n")]);
+        // On disk or listed as a conflict: either will do, silence will not.
+        until(&format!("row edit {round} is on a's disk or listed"), DAEMON_DEADLINE, || {
+            let wanted = format!("row edit {round}\n");
+            text(&a, "shared/plan.md").is_some_and(|plan| plan.contains(&wanted))
+                || a.run(["conflicts", "show", "shared/plan.md"]).said().contains(&wanted)
+        });
+    }
+
+    daemon_a.stop();
+    daemon_b.stop();
+    converge(&a, &b);
+    assert_same(&a, &b);
+    close(&lab, &[&a, &b]);
+}
+
 #[track_caller]
 fn arrives(project: &Project, path: &str, content: &str) {
     until(&format!("{path} is {content:?} in {:?}", project.dir), DAEMON_DEADLINE, || {
