@@ -64,6 +64,12 @@ CREATE TABLE bases(
   mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, inode INTEGER NOT NULL, device INTEGER NOT NULL,
   resume BLOB
 ) WITHOUT ROWID, STRICT;
+CREATE TABLE recording(
+  path TEXT PRIMARY KEY, channel TEXT NOT NULL, versions BLOB NOT NULL,
+  hash BLOB, size INTEGER NOT NULL, kind INTEGER NOT NULL,
+  mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, inode INTEGER NOT NULL, device INTEGER NOT NULL,
+  resume BLOB
+) WITHOUT ROWID, STRICT;
 CREATE TABLE intents(
   id TEXT PRIMARY KEY, path TEXT NOT NULL, channel TEXT NOT NULL, old_versions BLOB NOT NULL, old_hash BLOB,
   new_versions BLOB NOT NULL, new_hash BLOB, new_size INTEGER NOT NULL, new_kind INTEGER NOT NULL, beside INTEGER NOT NULL
@@ -160,6 +166,17 @@ impl State {
                 Err(error)
             }
         }
+    }
+
+    /// Runs `work` in one transaction that a killed process leaves behind whole, but a power cut may lose.
+    pub fn quick_transaction<T, E: From<StateError>>(
+        &mut self,
+        work: impl FnOnce(&State) -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
+        self.connection.execute_batch("PRAGMA synchronous=NORMAL").map_err(sqlite("relax"))?;
+        let outcome = self.transaction(work);
+        self.connection.execute_batch("PRAGMA synchronous=FULL").map_err(sqlite("tighten"))?;
+        outcome
     }
 
     /// A single value by name.

@@ -282,14 +282,26 @@ impl Engine {
         for id in &base.versions {
             parents.extend(self.index.version(id)?);
         }
-        let chain = self.own_chain(&slot.space)?.chain.clone();
-        let Some(own) = self.index.lane_of(&chain, slot)? else { return Ok(parents) };
-        let Some(last) = self.index.version(&own.id)?.filter(|last| last.version.via.is_none()) else {
-            return Ok(parents);
-        };
+        let Some(last) = self.last_of_file(slot)? else { return Ok(parents) };
         let newer = !base.versions.contains(&last.id);
         let descends = parents.iter().all(|parent| last.version.descends_from(&parent.version.dot));
         Ok(if newer && descends && !parents.is_empty() { vec![last] } else { parents })
+    }
+
+    /// The newest version of a path that was made here, of the file itself.
+    fn last_of_file(&mut self, slot: &Slot) -> Result<Option<Stored>> {
+        let chain = self.own_chain(&slot.space)?.chain.clone();
+        let Some(own) = self.index.lane_of(&chain, slot)? else { return Ok(None) };
+        Ok(self.index.version(&own.id)?.filter(|last| last.version.via.is_none()))
+    }
+
+    /// The same, if it is a head with content.
+    fn own_last(&mut self, slot: &Slot) -> Result<Option<Stored>> {
+        let Some(last) = self.last_of_file(slot)?.filter(|last| last.version.content().is_some()) else {
+            return Ok(None);
+        };
+        let is_head = self.index.heads(slot)?.iter().any(|head| head.id == last.id);
+        Ok(is_head.then_some(last))
     }
 
     /// Which versions an edit descends from, or which it already is.
@@ -313,6 +325,11 @@ impl Engine {
         }
         if heads.is_empty() {
             return Ok(Parents::Of(Vec::new()));
+        }
+        if let Some(own) = self.own_last(slot)? {
+            // Without a base only a crash explains an own version with content: the file is an edit of that.
+            let is_it = own.version.content().as_ref() == Some(content);
+            return Ok(if is_it { Parents::Known(vec![own.id]) } else { Parents::Of(vec![own]) });
         }
         let resolution = self.resolution(slot)?;
         if resolution.outcome == super::resolve::Outcome::Content(*content) {
@@ -382,6 +399,9 @@ impl Engine {
             self.chains.clear();
             return Ok(());
         }
+        if !gathered.no_bases {
+            self.note_recording(&gathered)?;
+        }
         let before = self.index.max_row()?;
         for (space, open) in gathered.open {
             self.close_batch(&space, open, report)?;
@@ -398,9 +418,23 @@ impl Engine {
             for path in &gathered.forget {
                 state.remove_base(path)?;
             }
+            state.clear_recordings()?;
             state.clear_record_waits(gathered.bases.iter().map(|base| &base.path))?;
             state.set_meta_i64("materialised", materialised)?;
             state.set_meta_i64("hlc_floor", floor.as_u64() as i64)?;
+            Ok::<(), SyncError>(())
+        })
+    }
+
+    /// Notes which bases the versions will make, so that a kill right after the ledger has them loses no base.
+    fn note_recording(&mut self, gathered: &Gathered<'_>) -> Result<()> {
+        self.state.quick_transaction(|state| {
+            for base in &gathered.bases {
+                state.set_recording(base)?;
+            }
+            for (path, tombstone) in &gathered.deletions {
+                state.set_recording_gone(path, tombstone.version.channel, tombstone.id)?;
+            }
             Ok::<(), SyncError>(())
         })
     }
