@@ -118,6 +118,7 @@ impl Index {
     ///
     /// Idempotent. The checkpoints of one chain are best given in order; others are kept and counted once the gap closes.
     pub fn apply(&mut self, items: &[Item]) -> Result<Applied, IndexError> {
+        self.end_reading()?;
         self.apply_work(&Work { items, ..Work::default() })
     }
 

@@ -70,6 +70,22 @@ impl Reader {
         outcome
     }
 
+    /// Reads from one moment until `end_reading` or the next `apply`: many small reads then share one transaction.
+    pub fn begin_reading(&self) -> Result<(), IndexError> {
+        if self.conn.is_autocommit() {
+            self.conn.execute_batch("BEGIN")?;
+        }
+        Ok(())
+    }
+
+    /// Ends what `begin_reading` began; nothing if nothing did.
+    pub fn end_reading(&self) -> Result<(), IndexError> {
+        if !self.conn.is_autocommit() {
+            self.conn.execute_batch("COMMIT")?;
+        }
+        Ok(())
+    }
+
     /// The parent and the name of a directory; the root's parent is 0.
     pub fn dir_numbered(&self, dir: i64) -> Result<Option<(i64, String)>, IndexError> {
         let mut statement = self.conn.prepare_cached("SELECT parent, name FROM dirs WHERE did = ?1")?;

@@ -121,25 +121,61 @@ impl State {
 
     /// Sets the base of a path.
     pub fn set_base(&self, base: &Base) -> Result<()> {
-        self.connection
-            .prepare_cached("INSERT OR REPLACE INTO bases(path, channel, versions, hash, kind, size, mtime_ns, ctime_ns, inode, device, resume) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)")
-            .and_then(|mut statement| {
-                statement.execute(rusqlite::params![
-                    base.path.as_str(),
-                    base.channel.as_str(),
-                    pack_ids(&base.versions),
-                    base.hash.as_bytes(),
-                    kind_code(base.kind),
-                    base.stat.size as i64,
-                    base.stat.mtime_ns,
-                    base.stat.ctime_ns,
-                    base.stat.inode as i64,
-                    base.stat.device as i64,
-                    base.resume,
-                ])
-            })
-            .map(drop)
-            .map_err(sqlite("write base"))
+        self.put_base("bases", base, Some(base.hash))
+    }
+
+    /// Notes the base that a path will have once its version is in the ledger.
+    pub fn set_recording(&self, base: &Base) -> Result<()> {
+        self.put_base("recording", base, Some(base.hash))
+    }
+
+    /// Notes that a path will have no base once this tombstone is in the ledger.
+    pub fn set_recording_gone(&self, path: &RelPath, channel: Channel, tombstone: VersionId) -> Result<()> {
+        let base = Base {
+            path: path.clone(),
+            channel,
+            versions: vec![tombstone],
+            hash: ContentHash::of(b""),
+            kind: ContentKind::File { exec: false },
+            stat: BaseStat::default(),
+            resume: None,
+        };
+        self.put_base("recording", &base, None)
+    }
+
+    /// What a killed run was recording: the versions, and the base to come (`None`: the path was gone).
+    pub fn recordings(&self) -> Result<Vec<(RelPath, Vec<VersionId>, Option<Base>)>> {
+        let sql = format!("SELECT {COLUMNS} FROM recording ORDER BY path");
+        self.rows("list recordings", &sql, [], |row| {
+            let (path, versions): (String, Vec<u8>) = (row.get(0)?, row.get(2)?);
+            let gone = row.get::<_, Option<Vec<u8>>>(3)?.is_none();
+            let base = if gone { None } else { Some(base_of(row)?) };
+            Ok((|| Ok((path_of(&path)?, unpack_ids(&versions)?, base.transpose()?)))())
+        })
+    }
+
+    /// Everything that was being recorded is settled.
+    pub fn clear_recordings(&self) -> Result<()> {
+        self.run("clear recordings", "DELETE FROM recording", []).map(drop)
+    }
+
+    fn put_base(&self, table: &str, base: &Base, hash: Option<ContentHash>) -> Result<()> {
+        let sql =
+            format!("INSERT OR REPLACE INTO {table}({COLUMNS}) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)");
+        let params = rusqlite::params![
+            base.path.as_str(),
+            base.channel.as_str(),
+            pack_ids(&base.versions),
+            hash.map(|hash| *hash.as_bytes()),
+            kind_code(base.kind),
+            base.stat.size as i64,
+            base.stat.mtime_ns,
+            base.stat.ctime_ns,
+            base.stat.inode as i64,
+            base.stat.device as i64,
+            base.resume,
+        ];
+        self.run("write base", &sql, params).map(drop)
     }
 
     /// Forgets the base of a path: its absence means nothing from here on.

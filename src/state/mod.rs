@@ -64,6 +64,12 @@ CREATE TABLE bases(
   mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, inode INTEGER NOT NULL, device INTEGER NOT NULL,
   resume BLOB
 ) WITHOUT ROWID, STRICT;
+CREATE TABLE recording(
+  path TEXT PRIMARY KEY, channel TEXT NOT NULL, versions BLOB NOT NULL,
+  hash BLOB, size INTEGER NOT NULL, kind INTEGER NOT NULL,
+  mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, inode INTEGER NOT NULL, device INTEGER NOT NULL,
+  resume BLOB
+) WITHOUT ROWID, STRICT;
 CREATE TABLE intents(
   id TEXT PRIMARY KEY, path TEXT NOT NULL, channel TEXT NOT NULL, old_versions BLOB NOT NULL, old_hash BLOB,
   new_versions BLOB NOT NULL, new_hash BLOB, new_size INTEGER NOT NULL, new_kind INTEGER NOT NULL, beside INTEGER NOT NULL
@@ -123,6 +129,11 @@ impl State {
         connection
             .execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-8192; PRAGMA wal_autocheckpoint=400; PRAGMA journal_size_limit=4194304;")
             .map_err(damaged)?;
+        // Plans do not depend on bound values; without this, statements are compiled again at every binding.
+        connection
+            .set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)
+            .map_err(sqlite("configure"))?;
+        connection.set_prepared_statement_cache_capacity(128);
         let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(damaged)?;
         if verdict != "ok" {
             return Err(StateError::Damaged { why: verdict });
@@ -155,6 +166,17 @@ impl State {
                 Err(error)
             }
         }
+    }
+
+    /// Runs `work` in one transaction that a killed process leaves behind whole, but a power cut may lose.
+    pub fn quick_transaction<T, E: From<StateError>>(
+        &mut self,
+        work: impl FnOnce(&State) -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
+        self.connection.execute_batch("PRAGMA synchronous=NORMAL").map_err(sqlite("relax"))?;
+        let outcome = self.transaction(work);
+        self.connection.execute_batch("PRAGMA synchronous=FULL").map_err(sqlite("tighten"))?;
+        outcome
     }
 
     /// A single value by name.

@@ -8,6 +8,8 @@ use super::{Change, Engine, Report, Result, SyncError};
 use crate::index::{Slot, Stored};
 use crate::model::{Content, Reason, RelPath, State as VersionState, VersionId};
 
+/// Says that a command made the version, not an edit of the file.
+const VIA_PERSON: &str = "command";
 /// Conflicts looked at for a count.
 const MAX_CONFLICTS: usize = 100_000;
 
@@ -148,7 +150,8 @@ impl Engine {
         };
         let admitted = self.policy.rules.admit(&slot.path).map(|admitted| admitted.channel());
         let channel = admitted.unwrap_or(crate::model::Channel::Shared);
-        let draft = Draft { slot, channel, parents: heads, state, moved_from: None, via: None, adopted: false };
+        let via = Some(VIA_PERSON.to_owned());
+        let draft = Draft { slot, channel, parents: heads, state, moved_from: None, via, adopted: false };
         self.publish_drafts(vec![(draft, Vec::new())], report)
     }
 }

@@ -106,6 +106,21 @@ impl Engine {
         dry_run: bool,
         report: &mut Report,
     ) -> Result<bool> {
+        self.index.begin_reading()?;
+        self.contents.begin_reading()?;
+        let reached = self.mirror_reading(adapter, slots, dry_run, report);
+        self.contents.end_reading()?;
+        self.index.end_reading()?;
+        reached
+    }
+
+    fn mirror_reading(
+        &mut self,
+        adapter: &dyn FileSyncAdapter,
+        slots: &[Slot],
+        dry_run: bool,
+        report: &mut Report,
+    ) -> Result<bool> {
         let mut batch: Vec<Item> = Vec::new();
         let mut batch_bytes = 0;
         for slot in slots {

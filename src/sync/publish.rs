@@ -166,9 +166,10 @@ impl Engine {
 
     /// Adds a manifest as a delta against an earlier content of the same path.
     pub(super) fn add_manifest(&self, open: &mut OpenBatch<'_>, manifest: &Manifest, parents: &[Stored]) -> Result<()> {
-        let known = open.manifests.contains_key(&manifest.content)
-            || self.index.manifest(&manifest.content, manifest.size)?.is_some();
-        if !manifest.needs_record() || known {
+        if !manifest.needs_record() || open.manifests.contains_key(&manifest.content) {
+            return Ok(());
+        }
+        if self.index.knows_content(&manifest.content)? {
             return Ok(());
         }
         let mut previous = None;

@@ -65,6 +65,8 @@ struct Gathered<'p> {
     deletions: Vec<(RelPath, Stored)>,
     /// Every edit so far stood on all heads of its path.
     linear: bool,
+    /// When this run began, no file had a base: it need not be asked for one by one.
+    no_bases: bool,
 }
 
 impl<'p> Gathered<'p> {
@@ -79,6 +81,7 @@ impl<'p> Gathered<'p> {
             forget: Vec::new(),
             deletions: Vec::new(),
             linear: true,
+            no_bases: false,
         }
     }
 }
@@ -141,6 +144,8 @@ impl Engine {
         let intents = self.state.intents()?.into_iter().map(|intent| intent.path).collect();
         let mut gathered = Gathered::new(&pen, intents, first_contact);
         let total = observation.changed.len() as u64;
+        gathered.no_bases = self.state.count_bases(None)? == 0;
+        self.index.begin_reading()?;
         for (done, entry) in observation.changed.iter().enumerate() {
             self.record_entry(entry, &mut moves, &mut gathered, report)?;
             if done % 256 == 0 {
@@ -149,8 +154,10 @@ impl Engine {
             let full = |open: &OpenBatch<'_>| open.versions >= BATCH_VERSIONS || open.bytes >= BATCH_BYTES;
             if gathered.open.values().any(full) {
                 self.close_gathered(&mut gathered, dry_run, report)?;
+                self.index.begin_reading()?;
             }
         }
+        self.index.end_reading()?;
         for path in &gone {
             self.record_gone(path, &moves, &mut gathered, report)?;
         }
@@ -181,7 +188,8 @@ impl Engine {
     ) -> Result<()> {
         let path = entry.path.path();
         let slot = self.slot_of(entry.path.channel(), path);
-        let base = self.state.base(path)?.filter(|base| base.channel == entry.path.channel());
+        let base = if gathered.no_bases { None } else { self.state.base(path)? };
+        let base = base.filter(|base| base.channel == entry.path.channel());
         if gathered.intents.contains(path) {
             return Ok(());
         }
@@ -265,9 +273,40 @@ impl Engine {
         Ok(())
     }
 
+    /// The versions that an edit of a file with this base stands on.
+    ///
+    /// After a crash between the ledger and the state, the base is older than what was last recorded of this very file:
+    /// then the edit stands on that. Versions that a row or a command made are none of the file's.
+    fn parents_of_base(&mut self, slot: &Slot, base: &Base) -> Result<Vec<Stored>> {
+        let mut parents = Vec::with_capacity(base.versions.len());
+        for id in &base.versions {
+            parents.extend(self.index.version(id)?);
+        }
+        let Some(last) = self.last_of_file(slot)? else { return Ok(parents) };
+        let newer = !base.versions.contains(&last.id);
+        let descends = parents.iter().all(|parent| last.version.descends_from(&parent.version.dot));
+        Ok(if newer && descends && !parents.is_empty() { vec![last] } else { parents })
+    }
+
+    /// The newest version of a path that was made here, of the file itself.
+    fn last_of_file(&mut self, slot: &Slot) -> Result<Option<Stored>> {
+        let chain = self.own_chain(&slot.space)?.chain.clone();
+        let Some(own) = self.index.lane_of(&chain, slot)? else { return Ok(None) };
+        Ok(self.index.version(&own.id)?.filter(|last| last.version.via.is_none()))
+    }
+
+    /// The same, if it is a head with content.
+    fn own_last(&mut self, slot: &Slot) -> Result<Option<Stored>> {
+        let Some(last) = self.last_of_file(slot)?.filter(|last| last.version.content().is_some()) else {
+            return Ok(None);
+        };
+        let is_head = self.index.heads(slot)?.iter().any(|head| head.id == last.id);
+        Ok(is_head.then_some(last))
+    }
+
     /// Which versions an edit descends from, or which it already is.
     fn parents_for(
-        &self,
+        &mut self,
         slot: &Slot,
         base: Option<&Base>,
         heads: &[Stored],
@@ -276,10 +315,7 @@ impl Engine {
     ) -> Result<Parents> {
         let is_content = |stored: &&Stored| stored.version.content().as_ref() == Some(content);
         if let Some(base) = base {
-            let mut parents = Vec::with_capacity(base.versions.len());
-            for id in &base.versions {
-                parents.extend(self.index.version(id)?);
-            }
+            let parents = self.parents_of_base(slot, base)?;
             // A crash between the ledger and the state: the very edit is a head already.
             let descends = |head: &Stored| parents.iter().all(|parent| head.version.descends_from(&parent.version.dot));
             if let Some(head) = heads.iter().filter(is_content).find(|head| descends(head)) {
@@ -289,6 +325,11 @@ impl Engine {
         }
         if heads.is_empty() {
             return Ok(Parents::Of(Vec::new()));
+        }
+        if let Some(own) = self.own_last(slot)? {
+            // Without a base only a crash explains an own version with content: the file is an edit of that.
+            let is_it = own.version.content().as_ref() == Some(content);
+            return Ok(if is_it { Parents::Known(vec![own.id]) } else { Parents::Of(vec![own]) });
         }
         let resolution = self.resolution(slot)?;
         if resolution.outcome == super::resolve::Outcome::Content(*content) {
@@ -324,10 +365,7 @@ impl Engine {
             gathered.forget.push(path.clone());
             return Ok(());
         }
-        let mut parents = Vec::new();
-        for id in &base.versions {
-            parents.extend(self.index.version(id)?);
-        }
+        let parents = self.parents_of_base(&slot, &base)?;
         gathered.linear &= heads.iter().all(|head| parents.iter().any(|parent| parent.id == head.id));
         let moved_to = moves.taken.get(path).cloned();
         let reason = if moved_to.is_some() { Reason::Move } else { Reason::User };
@@ -355,10 +393,14 @@ impl Engine {
     /// Makes the gathered versions durable, then their bases.
     fn close_gathered<'p>(&mut self, gathered: &mut Gathered<'p>, dry_run: bool, report: &mut Report) -> Result<()> {
         let next = Gathered::new(gathered.pen, std::mem::take(&mut gathered.intents), gathered.first_contact);
+        let next = Gathered { no_bases: gathered.no_bases, ..next };
         let gathered = std::mem::replace(gathered, next);
         if dry_run {
             self.chains.clear();
             return Ok(());
+        }
+        if !gathered.no_bases {
+            self.note_recording(&gathered)?;
         }
         let before = self.index.max_row()?;
         for (space, open) in gathered.open {
@@ -376,9 +418,23 @@ impl Engine {
             for path in &gathered.forget {
                 state.remove_base(path)?;
             }
+            state.clear_recordings()?;
             state.clear_record_waits(gathered.bases.iter().map(|base| &base.path))?;
             state.set_meta_i64("materialised", materialised)?;
             state.set_meta_i64("hlc_floor", floor.as_u64() as i64)?;
+            Ok::<(), SyncError>(())
+        })
+    }
+
+    /// Notes which bases the versions will make, so that a kill right after the ledger has them loses no base.
+    fn note_recording(&mut self, gathered: &Gathered<'_>) -> Result<()> {
+        self.state.quick_transaction(|state| {
+            for base in &gathered.bases {
+                state.set_recording(base)?;
+            }
+            for (path, tombstone) in &gathered.deletions {
+                state.set_recording_gone(path, tombstone.version.channel, tombstone.id)?;
+            }
             Ok::<(), SyncError>(())
         })
     }

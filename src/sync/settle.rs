@@ -31,10 +31,38 @@ impl Engine {
     /// Closes every open intent and removes staged files nobody speaks of.
     pub(super) fn settle(&mut self) -> Result<()> {
         let intents = self.state.intents()?;
+        self.settle_recordings()?;
         for intent in &intents {
             self.settle_intent(intent)?;
         }
         self.sweep_stage()
+    }
+
+    /// What a killed run recorded counts if the ledger has it, and never happened if not.
+    fn settle_recordings(&mut self) -> Result<()> {
+        let recordings = self.state.recordings()?;
+        if recordings.is_empty() {
+            return Ok(());
+        }
+        let mut settled = Vec::new();
+        for (path, versions, base) in recordings {
+            let mut known = true;
+            for id in &versions {
+                known = known && self.index.has_version(id)?;
+            }
+            if known {
+                settled.push((path, base));
+            }
+        }
+        self.state.transaction(|state| {
+            for (path, base) in &settled {
+                match base {
+                    Some(base) => state.set_base(base)?,
+                    None => state.remove_base(path)?,
+                }
+            }
+            Ok::<(), SyncError>(state.clear_recordings()?)
+        })
     }
 
     fn settle_intent(&mut self, intent: &Intent) -> Result<()> {
@@ -153,8 +181,7 @@ impl Engine {
         if size == 0 || self.index.has_segment(&SegmentHash(hash.0))? {
             return Ok(true);
         }
-        let manifest = self.index.manifest(hash, size)?;
-        Ok(manifest.is_some_and(|manifest| manifest.needs_record()))
+        Ok(self.index.knows_content(hash)?)
     }
 
     /// Drops displaced files that are old enough and proven; records those that are not. Called once a run.

@@ -64,7 +64,7 @@ fn files_of_every_kind_arrive_byte_for_byte() {
     b.sync();
 
     assert_same(&a, &b);
-    assert_eq!(b.tree("shared").len(), 14);
+    assert_eq!(b.tree("shared").len(), 13);
     assert_eq!(b.tree("shared")[b"link.md".as_slice()], Leaf::Link(b"plain.md".to_vec()));
     assert_eq!(lab.rows().content("shared/plain.md").as_deref(), Some("# plain\n"));
     close(&lab, &[&a, &b]);
