@@ -141,12 +141,10 @@ pub(super) fn check_place(path: &Path) -> Result<(), AdapterError> {
     match fs::metadata(path) {
         Ok(found) if found.is_dir() => refuse(ErrorKind::Unsupported, "it is a folder; name a file in it"),
         Ok(found) if !found.is_file() => refuse(ErrorKind::Unsupported, "it is no regular file"),
-        Ok(_) => match fs::File::open(path) {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                refuse(ErrorKind::Denied, "it may not be read; make it readable and writable")
-            }
-            _ => Ok(()),
-        },
+        // Asked, not tried: closing any handle to the file would drop the locks that this process's connections hold on
+        // it, and the next program to close the database would take the log away from under them.
+        Ok(_) if may_not_read(path) => refuse(ErrorKind::Denied, "it may not be read; make it readable and writable"),
+        Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => match path.parent().map(fs::metadata) {
             Some(Ok(parent)) if parent.is_dir() => Ok(()),
             _ => refuse(ErrorKind::NotFound, "its folder does not exist; make it or name another"),
@@ -156,6 +154,16 @@ pub(super) fn check_place(path: &Path) -> Result<(), AdapterError> {
         }
         Err(error) => Err(AdapterError::caused(ErrorKind::Unavailable, format!("open {}", path.display()), error)),
     }
+}
+
+#[cfg(unix)]
+fn may_not_read(path: &Path) -> bool {
+    rustix::fs::access(path, rustix::fs::Access::READ_OK) == Err(rustix::io::Errno::ACCESS)
+}
+
+#[cfg(not(unix))]
+fn may_not_read(_path: &Path) -> bool {
+    false
 }
 
 #[cfg(unix)]
