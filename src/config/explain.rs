@@ -118,7 +118,9 @@ fn sentences(explained: &Explained, refusal: Option<Refusal>, deciding: Option<&
             Some(glob) => format!("because of `merge` \"{glob}\""),
             None => "because of its extension".to_owned(),
         };
-        sentences.push(format!("Concurrent edits are united as `{kind}`, {why}."));
+        sentences.push(format!(
+            "Its merge kind is `{kind}`, {why}; this release unites appended lines only, of other concurrent edits the later one stands and the rest is listed."
+        ));
     }
     sentences
 }

@@ -243,7 +243,7 @@ fn explain_names_the_rule_and_its_line() {
     let cases = [
         (
             "docs/a.md",
-            "docs/a.md is kept in the shared channel, because \"docs/**\" (syncFilePatterns[0], line 3) names it. Also matched, without deciding: \"**\" (syncFilePatterns[2], line 5). Concurrent edits are united as `lww`, because of `merge` \"docs/*.md\".",
+            "docs/a.md is kept in the shared channel, because \"docs/**\" (syncFilePatterns[0], line 3) names it. Also matched, without deciding: \"**\" (syncFilePatterns[2], line 5). Its merge kind is `lww`, because of `merge` \"docs/*.md\"; this release unites appended lines only, of other concurrent edits the later one stands and the rest is listed.",
         ),
         (
             "docs/tmp/a.md",
@@ -251,7 +251,7 @@ fn explain_names_the_rule_and_its_line() {
         ),
         (
             "docs/me.md",
-            "docs/me.md is kept in the private channel, because \"docs/me.md\" (privateSyncFilePatterns[0], line 7) names it. Also matched, without deciding: \"docs/**\" (syncFilePatterns[0], line 3), \"**\" (syncFilePatterns[2], line 5). Concurrent edits are united as `lww`, because of `merge` \"docs/*.md\".",
+            "docs/me.md is kept in the private channel, because \"docs/me.md\" (privateSyncFilePatterns[0], line 7) names it. Also matched, without deciding: \"docs/**\" (syncFilePatterns[0], line 3), \"**\" (syncFilePatterns[2], line 5). Its merge kind is `lww`, because of `merge` \"docs/*.md\"; this release unites appended lines only, of other concurrent edits the later one stands and the rest is listed.",
         ),
     ];
     for (name, expected) in cases {
