@@ -200,8 +200,11 @@ impl State {
         text.map_err(|_| StateError::Form { what: "a text" })
     }
 
-    /// Sets a value; `None` removes it.
+    /// Sets a value; `None` removes it. What is there already is not written again: doing nothing writes nothing.
     pub fn set_meta(&self, key: &str, value: Option<&[u8]>) -> Result<()> {
+        if self.meta(key)?.as_deref() == value {
+            return Ok(());
+        }
         let done = match value {
             Some(value) => self
                 .connection

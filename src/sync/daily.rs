@@ -13,6 +13,8 @@ use crate::model::RelPath;
 use crate::scan::Root;
 use crate::state::Problem;
 
+/// The index's log is moved into its file above this, in bytes.
+const INDEX_LOG_BYTES: u64 = 8 << 20;
 /// Slots handed out at once.
 const PAGE_SLOTS: usize = 2_000;
 
@@ -25,6 +27,14 @@ impl Engine {
     /// The mirror, if it is open.
     pub fn adapter(&self) -> Option<Arc<dyn FileSyncAdapter>> {
         self.adapter.clone()
+    }
+
+    /// Moves the index's log into its file once it has grown; the log is never moved on the path of a single edit.
+    pub fn rest_index(&self) -> Result<()> {
+        if self.index.wal_bytes() > INDEX_LOG_BYTES {
+            self.index.rest()?;
+        }
+        Ok(())
     }
 
     /// Another connection to the index, for another thread.
