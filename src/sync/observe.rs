@@ -99,9 +99,11 @@ impl Engine {
         Ok(())
     }
 
-    /// Pattern hits cost a second match of each path, so they are counted once for each set of rules.
+    /// Pattern hits cost a second match of each path, so they are counted until every pattern of the rules has matched.
     fn wants_pattern_hits(&self) -> Result<bool> {
-        Ok(self.state.meta_text("contact_rules")?.as_deref() != Some(&self.policy.fingerprint))
+        let new_rules = self.state.meta_text("contact_rules")?.as_deref() != Some(&self.policy.fingerprint);
+        // A pattern that matched nothing may match by now: what arrived since counts.
+        Ok(new_rules || self.state.problems()?.iter().any(|(source, _)| source == "patterns"))
     }
 
     fn idle_patterns(&self, listing: &Listing) -> Vec<String> {
