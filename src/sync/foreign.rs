@@ -12,7 +12,7 @@ use super::{Change, Engine, Report, Result};
 use crate::chunk::{self, CutKind};
 use crate::index::{Slot, Stored};
 use crate::model::{
-    Channel, Content, ContentHash, ContentKind, Manifest, Reason, RelPath, Space, State as VersionState, VersionId,
+    Channel, Content, ContentHash, ContentKind, Manifest, Reason, RelPath, State as VersionState, VersionId,
 };
 use crate::state::Direction;
 
@@ -320,10 +320,5 @@ impl Engine {
             }
         }
         Ok(false)
-    }
-
-    /// The space that is exchanged for shared rows; used by callers that list them.
-    pub fn shared_space() -> Space {
-        Space::shared()
     }
 }

@@ -364,11 +364,6 @@ impl Engine {
     pub(super) fn owner_of(&self, slot: &Slot) -> String {
         if slot.space.is_shared() { SHARED_OWNER.to_owned() } else { self.policy.owner.clone() }
     }
-
-    /// The path waits for nothing in the backend.
-    pub fn outbox_paths(&self) -> Result<Vec<(RelPath, String)>> {
-        Ok(self.state.outbox()?.into_iter().map(|(_, path, _, _, error)| (path, error)).collect())
-    }
 }
 
 /// True if the backend itself is away, rather than one row refused.

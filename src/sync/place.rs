@@ -83,22 +83,6 @@ impl Stage {
         self.dir.as_fd()
     }
 
-    /// Creates a new file of this name; fails if one is there.
-    pub fn create(&self, id: &str, exec: bool) -> Result<File> {
-        create_file(self.dir(), id, exec)
-    }
-
-    /// Reads a displaced file back.
-    pub fn open_file(&self, id: &str) -> io::Result<File> {
-        let fd = fs::openat(
-            &self.dir,
-            id,
-            OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK,
-            Mode::empty(),
-        )?;
-        Ok(File::from(fd))
-    }
-
     /// Every name in the folder.
     pub fn names(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
@@ -114,11 +98,6 @@ impl Stage {
             Err(Errno::NOENT) | Ok(()) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
-    }
-
-    /// Makes everything in the folder durable.
-    pub fn sync(&self) -> io::Result<()> {
-        Ok(fs::fsync(&self.dir)?)
     }
 }
 
@@ -252,11 +231,6 @@ impl Spot {
     /// The last name of the path.
     pub fn name(&self) -> &str {
         &self.name
-    }
-
-    /// Reads the target of the link that stands here.
-    pub fn read_link(&self) -> Result<Vec<u8>> {
-        Ok(fs::readlinkat(&self.folder, self.name.as_str(), Vec::new())?.into_bytes())
     }
 
     /// Makes the folder's entries durable.

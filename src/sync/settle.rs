@@ -4,15 +4,12 @@
 //! an edit, of the new base if the rename had happened, else of the old one. Invariant: no displaced file is dropped
 //! before its bytes are proven to be in the ledger.
 
-use super::content::shape_of;
 use super::materialise::{hash_displaced, open_displaced};
 use super::place::{Spot, Standing};
 use super::publish::Draft;
 use super::{Change, Engine, Report, Result, SyncError};
 use crate::chunk::{Chunker, CutKind};
-use crate::model::{
-    Content, ContentHash, ContentKind, Manifest, RelPath, SegmentHash, SegmentRef, State as VersionState,
-};
+use crate::model::{Content, ContentHash, ContentKind, Manifest, SegmentHash, SegmentRef, State as VersionState};
 use crate::state::{Base, BaseStat, Displaced, Intent};
 
 /// Displaced files are kept this long, in milliseconds.
@@ -245,13 +242,6 @@ impl Engine {
         self.close_batch(&slot.space, open, report)?;
         report.recorded.push((one.path.shown(), Change::Edited));
         Ok(self.state.set_displaced(&Displaced { hash: Some(content.hash), ..one.clone() })?)
-    }
-
-    /// True if a path resolves to content; for reports.
-    pub fn has_content(&self, path: &RelPath) -> Result<bool> {
-        let Ok(admitted) = self.policy.rules.admit(path) else { return Ok(false) };
-        let resolution = self.resolution(&self.slot_of(admitted.channel(), path))?;
-        Ok(shape_of(&resolution.outcome).is_some())
     }
 }
 
