@@ -70,9 +70,11 @@ impl Finding {
     pub fn repair(&self) -> &'static str {
         match self.problem {
             Problem::Missing | Problem::Gap { .. } => "`larder sync` fetches it from any store that holds it",
-            Problem::Damaged(_) => "`larder repair` sets it aside; any holder of the good bytes heals it",
-            Problem::Fork => "`larder origin fork` on the machine that wrote it starts a new generation",
-            Problem::Order(_) => "the machine that wrote it starts a new generation with `larder origin fork`",
+            Problem::Damaged(_) => {
+                "copy the file of this name from another machine's `.larder/ledger` over it; keep the damaged one until then"
+            }
+            Problem::Fork => "`larder origin new` on the copy makes it a machine of its own; both branches are kept",
+            Problem::Order(_) => "`larder origin new` on the machine that wrote it lets it go on under a new name",
             Problem::Unreadable(_) => "check the disk and the folder's permissions",
             Problem::Stray => "it can be removed: nothing reads it",
         }
