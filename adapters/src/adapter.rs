@@ -127,6 +127,11 @@ pub trait FileSyncAdapter: Send + Sync {
     /// Reads one record with its text. `None` if there is neither content nor a mirror entry.
     fn get(&self, id: &RecordId) -> Result<Option<Row>, AdapterError>;
 
+    /// Reads several records as `get` does, in their order; what stands between two of them may have changed.
+    fn get_many(&self, ids: &[RecordId]) -> Result<Vec<Option<Row>>, AdapterError> {
+        ids.iter().map(|id| self.get(id)).collect()
+    }
+
     /// Reads chunks `first..first + count` of a chunked record, fewer at its end.
     ///
     /// `NotFound` if the record has no chunks. Not atomic with the row: a caller that read the row before compares the hash.

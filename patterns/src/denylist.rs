@@ -337,6 +337,9 @@ fn segments_match(segments: &[String], name: &str) -> bool {
     let [first, middle @ .., last] = segments else {
         return segments.first().is_some_and(|only| only == name);
     };
+    if !may_match(first, last, name) {
+        return false;
+    }
     let Some(mut rest) = name.strip_prefix(first.as_str()).and_then(|rest| rest.strip_suffix(last.as_str())) else {
         return false;
     };
@@ -348,6 +351,12 @@ fn segments_match(segments: &[String], name: &str) -> bool {
         }
         None => false,
     })
+}
+
+/// Compares the outermost bytes: nearly every name differs there, and a call to compare the rest costs more than these.
+fn may_match(first: &str, last: &str, name: &str) -> bool {
+    let (first, last, name) = (first.as_bytes(), last.as_bytes(), name.as_bytes());
+    (first.is_empty() || first.first() == name.first()) && (last.is_empty() || last.last() == name.last())
 }
 
 /// Finds a segment in a name. Both are so short that preparing a cleverer search would take longer than the search.

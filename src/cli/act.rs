@@ -9,7 +9,7 @@ use super::out::Answer;
 use super::report;
 use crate::config::Flags;
 use crate::daemon::{self, Reply, Request};
-use crate::node::{ChangeRequest, Glance, Kind, Node, NodeError};
+use crate::node::{ChangeRequest, Kind, Node, NodeError, ProjectDirs};
 use crate::sync::Report;
 
 /// Does what was asked and words it.
@@ -64,13 +64,13 @@ pub fn ask_daemon(context: &Context, request: &Request) -> Result<Option<Reply>,
     if context.open.flags != Flags::default() {
         return Ok(None);
     }
-    let glance = match Glance::open(&context.env, &context.open) {
-        Ok(glance) => glance,
+    let dirs = match context.open.settings(&context.env) {
+        Ok(settings) => ProjectDirs::of(&settings.config),
         Err(error) if error.kind == Kind::User => return Err(error),
         // What is wrong with the project is said by the run itself.
         Err(_) => return Ok(None),
     };
-    Ok(glance.holder().and_then(|_| daemon::ask(&glance.dirs.socket(), request)))
+    Ok(dirs.holder().and_then(|_| daemon::ask(&dirs.socket(), request)))
 }
 
 fn kind_of(code: u8) -> Kind {

@@ -202,6 +202,13 @@ pub struct Lane {
     pub first: u64,
 }
 
+impl Lane {
+    /// True if it is a lane of this chain, the space aside.
+    pub fn is_of(&self, chain: &Chain) -> bool {
+        self.origin == chain.origin && self.generation == chain.generation
+    }
+}
+
 impl fmt::Display for Lane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}~{}/{}", self.origin, self.generation, self.first)

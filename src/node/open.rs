@@ -4,7 +4,8 @@
 //! never written with. A backend that is away does not stop opening: files are kept, and `status` says so.
 
 use std::fs::{File, TryLockError};
-use std::io::{Read, Write};
+use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -52,6 +53,17 @@ impl ProjectDirs {
     pub fn lock(&self) -> PathBuf {
         self.larder.join("lock")
     }
+
+    /// The process id of the daemon or command that holds the project, if one does.
+    pub fn holder(&self) -> Option<u32> {
+        let mut file = File::open(self.lock()).ok()?;
+        let holder = read_holder(&mut file)?;
+        // Only a process that lives may hold it. The lock is not touched otherwise: whoever takes it at this moment
+        // must not find it taken by somebody who only looks.
+        let pid = i32::try_from(holder).ok().and_then(rustix::process::Pid::from_raw)?;
+        let lives = !matches!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH));
+        (lives && file.try_lock_shared().is_err()).then_some(holder)
+    }
 }
 
 /// How to find and open a project.
@@ -94,7 +106,8 @@ pub struct Node {
     pub options: OpenOptions,
     /// Why the backend could not be opened, if it could not.
     pub backend_error: Option<NodeError>,
-    _lock: File,
+    // Last: everything else is closed before the lock says so.
+    _lock: ProjectLock,
 }
 
 impl Node {
@@ -130,12 +143,13 @@ impl Node {
         options: &OpenOptions,
         settings: Settings,
         dirs: ProjectDirs,
-        lock: File,
+        lock: ProjectLock,
         identity: Identity,
         progress: Arc<dyn Progress>,
     ) -> Result<Node, NodeError> {
         let root = Arc::new(Root::open(&settings.root_dir)?);
         let state = State::open(&dirs.state())?;
+        state.check_if_due(lock.left_open, env.clock.wall_ms())?;
         let ledger = Arc::new(Ledger::open(&dirs.larder)?);
         let index = open_index(&dirs, env, &ledger)?;
         let contents = Arc::new(ContentReader::new(ledger.clone(), index.reader()?));
@@ -231,19 +245,6 @@ impl Glance {
         let index = Some(Reader::open(&dirs.index())?);
         Ok(Glance { settings, dirs, state, index, contents: Some(contents), identity })
     }
-
-    /// The process id of the daemon or command that holds the project, if one does.
-    pub fn holder(&self) -> Option<u32> {
-        let mut file = File::open(self.dirs.lock()).ok()?;
-        let mut text = String::new();
-        file.read_to_string(&mut text).ok()?;
-        let holder: u32 = text.trim().parse().ok()?;
-        // Only a process that lives may hold it. The lock is not touched otherwise: whoever takes it at this moment
-        // must not find it taken by somebody who only looks.
-        let pid = i32::try_from(holder).ok().and_then(rustix::process::Pid::from_raw)?;
-        let lives = !matches!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH));
-        (lives && file.try_lock_shared().is_err()).then_some(holder)
-    }
 }
 
 /// What the engine needs of the settings.
@@ -325,23 +326,53 @@ fn set_aside_foreign(dirs: &ProjectDirs, env: &Env, owner: &str) -> Result<(), N
     Ok(())
 }
 
-pub(super) fn take_lock(dirs: &ProjectDirs) -> Result<File, NodeError> {
+/// The project's lock; ends with its holder, however that ends. Holds the process id, and 0 after an end in good order.
+pub(super) struct ProjectLock {
+    file: File,
+    /// The holder before did not end in good order.
+    pub left_open: bool,
+}
+
+impl ProjectLock {
+    /// Written in place and always as long: a lock file is never torn, and truncating it would cost a journal entry.
+    fn write_holder(&self, holder: u32) -> std::io::Result<()> {
+        self.file.write_all_at(format!("{holder:>10}\n").as_bytes(), 0)
+    }
+}
+
+impl Drop for ProjectLock {
+    fn drop(&mut self) {
+        // If it cannot be said that this end was in good order, the next holder looks more closely.
+        let _ = self.write_holder(0);
+    }
+}
+
+/// The process id in a lock file.
+fn read_holder(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.read_to_string(&mut text).ok()?;
+    text.lines().next()?.trim().parse().ok()
+}
+
+pub(super) fn take_lock(dirs: &ProjectDirs) -> Result<ProjectLock, NodeError> {
     let internal = |error: std::io::Error| NodeError::new(Kind::Internal, format!("open the project's lock: {error}"));
     let path = dirs.lock();
     let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(internal)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
             // A name is a courtesy; the message stands without it.
-            let _ = file.read_to_string(&mut holder);
-            let message = format!("another larder already works in this project (process {})", holder.trim());
+            let holder = read_holder(&mut file).map_or(String::new(), |holder| format!(" (process {holder})"));
+            let message = format!("another larder already works in this project{holder}");
             return Err(NodeError::user(message, "use `larder status`, or stop that one first"));
         }
         Err(TryLockError::Error(error)) => return Err(internal(error)),
     }
-    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(internal)?;
-    Ok(file)
+    let is_new = file.metadata().map_err(internal)?.len() == 0;
+    let left_open = !is_new && read_holder(&mut file) != Some(0);
+    let lock = ProjectLock { file, left_open };
+    lock.write_holder(std::process::id()).map_err(internal)?;
+    Ok(lock)
 }
 
 fn open_identity(dirs: &ProjectDirs, env: &Env, owner: &str) -> Result<Identity, NodeError> {

@@ -154,7 +154,7 @@ impl Glance {
             app: larder_patterns::shown(&settings.app_id.value),
             owner: larder_patterns::shown(&settings.owner_id.value),
             origin: self.identity.as_ref().map(|identity| identity.origin().to_string()),
-            running_pid: self.holder(),
+            running_pid: self.dirs.holder(),
             warnings: settings.warnings.iter().map(ToString::to_string).collect(),
             ..Status::default()
         };

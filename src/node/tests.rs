@@ -451,3 +451,60 @@ fn a_row_edited_while_the_file_has_an_unsent_edit_becomes_a_conflict_and_loses_n
     let slot = a.node().engine.slot_by_rules(&RelPath::parse("x.txt").expect("a path")).expect("a slot");
     assert_eq!(a.node().engine.reader().expect("opens").heads(&slot).expect("reads").len(), 2);
 }
+
+#[test]
+fn a_folder_that_is_renamed_and_renamed_back_is_moved_both_times() {
+    let backend = backend();
+    let (mut a, mut b) = (Machine::new("a", &backend), Machine::new("b", &backend));
+    for i in 0..40 {
+        a.write(&format!("d/{i}.md"), &format!("text {i}"));
+    }
+    a.write("d/long.jsonl", &"{\"line\": 1}\n".repeat(20_000));
+    a.run();
+    b.run();
+    a.run();
+    b.run();
+
+    for (from, to) in [("d", "e"), ("e", "d"), ("d", "e")] {
+        std::fs::rename(a.path(from), a.path(to)).expect("renames");
+        let report = a.run();
+
+        let moved = |(path, change): &(String, Change)| {
+            let old = path.replacen(to, from, 1);
+            *change == Change::Renamed { from: old }
+        };
+        assert_eq!(report.recorded.len(), 41, "{:?}", report.recorded);
+        assert!(report.recorded.iter().all(moved), "{:?}", report.recorded);
+        assert!(a.node().engine.held_deletions().expect("lists").is_empty(), "a move is no deletion");
+        b.run();
+        assert!(!b.path(from).exists() && b.read(&format!("{to}/7.md")).as_deref() == Some("text 7"));
+    }
+    assert_eq!((a.conflicts(), b.conflicts()), (0, 0));
+    assert_eq!(b.read("e/long.jsonl"), a.read("e/long.jsonl"));
+}
+
+#[test]
+fn a_merged_log_that_moves_with_its_folder_keeps_every_line() {
+    let backend = backend();
+    let (mut a, mut b) = (Machine::new("a", &backend), Machine::new("b", &backend));
+    a.write("d/log.jsonl", "{\"n\":0}\n");
+    a.run();
+    b.run();
+    a.run();
+    b.run();
+    a.write("d/log.jsonl", "{\"n\":0}\n{\"a\":1}\n");
+    b.write("d/log.jsonl", "{\"n\":0}\n{\"b\":1}\n");
+    for _ in 0..3 {
+        a.run();
+        b.run();
+    }
+    let merged = a.read("d/log.jsonl").expect("is there");
+    assert!(merged.contains("\"a\"") && merged.contains("\"b\""), "{merged}");
+
+    // What stands there was computed, never published: no version has these bytes.
+    std::fs::rename(a.path("d"), a.path("e")).expect("renames");
+    a.run();
+    b.run();
+
+    assert_eq!(b.read("e/log.jsonl"), Some(merged));
+}

@@ -93,6 +93,7 @@ pub(super) struct Walk<'w> {
 struct Queue<'w> {
     tasks: Vec<Task<'w>>,
     busy: usize,
+    waiting: usize,
 }
 
 const TOP: usize = 0;
@@ -208,8 +209,12 @@ impl<'w> Walk<'w> {
             queue.busy -= 1;
             // Last first: the stack then goes down the first folder, as a plain recursion would.
             queue.tasks.extend(tasks.into_iter().rev());
+            let is_awaited = queue.waiting > 0;
             drop(queue);
-            self.changed.notify_all();
+            // Most folders hold none, and waking nobody is a call to the system all the same.
+            if is_awaited {
+                self.changed.notify_all();
+            }
         }
     }
 
@@ -223,7 +228,9 @@ impl<'w> Walk<'w> {
             if queue.busy == 0 {
                 return None;
             }
+            queue.waiting += 1;
             queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue.waiting -= 1;
         }
     }
 

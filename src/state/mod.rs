@@ -12,7 +12,7 @@ mod journal;
 
 use std::path::Path;
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 use rusqlite_migration::{M, Migrations};
 
 pub use base::{Base, BaseStat};
@@ -53,7 +53,10 @@ pub enum StateError {
 type Result<T> = std::result::Result<T, StateError>;
 
 fn sqlite(doing: &'static str) -> impl Fn(rusqlite::Error) -> StateError {
-    move |source| StateError::Sqlite { doing, source }
+    move |source| match source.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StateError::Damaged { why: source.to_string() },
+        _ => StateError::Sqlite { doing, source },
+    }
 }
 
 const SCHEMA: &str = "
@@ -99,12 +102,28 @@ pub struct State {
 }
 
 impl State {
-    /// Opens or creates the database, checks it, brings the schema up to date.
+    /// Opens or creates the database, brings the schema up to date.
     ///
     /// Errors: damaged, of a newer release, or SQLite's own.
     pub fn open(path: &Path) -> Result<State> {
         let connection = Connection::open(path).map_err(sqlite("open"))?;
         State::prepare(connection)
+    }
+
+    /// Reads every page, if the last holder did not end in good order or nobody did so since yesterday.
+    ///
+    /// What is read between two such looks is still refused as damaged where SQLite finds it so.
+    pub fn check_if_due(&self, left_open: bool, now_ms: u64) -> Result<()> {
+        const DAY_MS: u64 = 24 * 3_600_000;
+        let today = (now_ms / DAY_MS).cast_signed();
+        if !left_open && self.meta_i64("checked_day")? == Some(today) {
+            return Ok(());
+        }
+        let verdict = self.connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
+        match verdict.map_err(sqlite("check"))?.as_str() {
+            "ok" => self.set_meta_i64("checked_day", today),
+            verdict => Err(StateError::Damaged { why: verdict.to_owned() }),
+        }
     }
 
     /// A database in memory, for tests and simulations.
@@ -134,10 +153,6 @@ impl State {
             .set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)
             .map_err(sqlite("configure"))?;
         connection.set_prepared_statement_cache_capacity(128);
-        let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(damaged)?;
-        if verdict != "ok" {
-            return Err(StateError::Damaged { why: verdict });
-        }
         let migrations = Migrations::new(vec![M::up(SCHEMA)]);
         migrations.to_latest(&mut connection).map_err(|error| match error {
             rusqlite_migration::Error::MigrationDefinition(_) => StateError::TooNew,

@@ -10,12 +10,14 @@ use larder_adapters::{
 
 use super::resolve::{Outcome, Resolution};
 use super::{Engine, Report, Result};
-use crate::index::Slot;
+use crate::index::{Slot, Stored};
 use crate::model::{Channel, RelPath};
 use crate::state::Direction;
 
 /// Slots looked at per page.
 const PAGE_SLOTS: usize = 2_000;
+/// Rows read at once, to see what stands in them.
+const LOOK_SLOTS: usize = 64;
 /// Row contents gathered before a batch is written, in bytes.
 const BATCH_BYTES: usize = 8 << 20;
 const FIRST_RETRY_MS: i64 = 500;
@@ -123,33 +125,66 @@ impl Engine {
     ) -> Result<bool> {
         let mut batch: Vec<Item> = Vec::new();
         let mut batch_bytes = 0;
-        for slot in slots {
-            if slot.origin.is_some() || (!slot.space.is_shared() && !adapter.capabilities().own) {
-                continue;
-            }
-            match self.need(adapter, slot) {
-                Ok(Need::Nothing) if !self.state.any_outbox()? => {}
-                Ok(Need::Nothing) => self.state.clear_outbox(&slot.path)?,
-                Ok(Need::Later(why)) => self.postpone(slot, &why)?,
-                Ok(Need::Foreign(row)) => {
-                    self.postpone(slot, "another program wrote its row; that edit is recorded first")?;
-                    self.late_rows.push(*row);
-                }
-                Ok(Need::Row(item)) => {
-                    batch_bytes += item.bytes as usize;
-                    batch.push(*item);
-                }
+        let own_only = adapter.capabilities().own;
+        let mirrored: Vec<&Slot> =
+            slots.iter().filter(|slot| slot.origin.is_none() && (slot.space.is_shared() || own_only)).collect();
+        for group in mirrored.chunks(LOOK_SLOTS) {
+            let looks = match self.look(adapter, group) {
                 Err(super::SyncError::Adapter(error)) if is_down(&error) => return self.backend_down(adapter, &error),
-                Err(error) => return Err(error),
-            }
-            if batch_bytes >= BATCH_BYTES || batch.len() >= adapter.capabilities().batch_rows.max(1) {
-                if !self.write_rows(adapter, &mut batch, dry_run, report)? {
-                    return Ok(false);
+                looks => looks?,
+            };
+            for (slot, (resolution, row)) in group.iter().zip(looks) {
+                match self.need(adapter, slot, &resolution, row) {
+                    Ok(Need::Nothing) if !self.state.any_outbox()? => {}
+                    Ok(Need::Nothing) => self.state.clear_outbox(&slot.path)?,
+                    Ok(Need::Later(why)) => self.postpone(slot, &why)?,
+                    Ok(Need::Foreign(row)) => {
+                        self.postpone(slot, "another program wrote its row; that edit is recorded first")?;
+                        self.late_rows.push(*row);
+                    }
+                    Ok(Need::Row(item)) => {
+                        batch_bytes += item.bytes as usize;
+                        batch.push(*item);
+                    }
+                    Err(super::SyncError::Adapter(error)) if is_down(&error) => {
+                        return self.backend_down(adapter, &error);
+                    }
+                    Err(error) => return Err(error),
                 }
-                batch_bytes = 0;
+                if batch_bytes >= BATCH_BYTES || batch.len() >= adapter.capabilities().batch_rows.max(1) {
+                    if !self.write_rows(adapter, &mut batch, dry_run, report)? {
+                        return Ok(false);
+                    }
+                    batch_bytes = 0;
+                }
             }
         }
         self.write_rows(adapter, &mut batch, dry_run, report)
+    }
+
+    /// What some slots resolve to, and their rows as they stand.
+    fn look(&self, adapter: &dyn FileSyncAdapter, slots: &[&Slot]) -> Result<Vec<(Resolution, Option<Row>)>> {
+        let mut looks = Vec::with_capacity(slots.len());
+        let (mut asked, mut ids) = (Vec::new(), Vec::new());
+        for slot in slots {
+            let resolution = self.resolution(slot)?;
+            if !matches!(resolution.outcome, Outcome::Pending(_)) && !self.is_fresh(&resolution) {
+                asked.push(looks.len());
+                ids.push(self.record_id(slot));
+            }
+            looks.push((resolution, None));
+        }
+        for (at, row) in asked.into_iter().zip(adapter.get_many(&ids)?) {
+            looks[at].1 = row;
+        }
+        Ok(looks)
+    }
+
+    /// A path whose only version was made here can hardly have a row; the write itself finds out if it does.
+    fn is_fresh(&self, resolution: &Resolution) -> bool {
+        let own = self.identity.origin();
+        let is_first = |winner: &Stored| winner.version.parents.is_empty() && winner.version.dot.lane.origin == *own;
+        resolution.versions.len() == 1 && resolution.winner.as_ref().is_some_and(is_first)
     }
 
     /// Rows of what a dry run only listed as recorded.
@@ -185,24 +220,20 @@ impl Engine {
     }
 
     /// Works out what the row of a slot needs.
-    fn need(&mut self, adapter: &dyn FileSyncAdapter, slot: &Slot) -> Result<Need> {
-        let resolution = self.resolution(slot)?;
+    fn need(
+        &mut self,
+        adapter: &dyn FileSyncAdapter,
+        slot: &Slot,
+        resolution: &Resolution,
+        row: Option<Row>,
+    ) -> Result<Need> {
         if let Outcome::Pending(why) = &resolution.outcome {
             return Ok(Need::Later((*why).to_owned()));
         }
-        if self.is_held(&resolution)? {
+        if self.is_held(resolution)? {
             return Ok(Need::Nothing);
         }
-        let id = self.record_id(slot);
-        // A path whose only version was made here can hardly have a row; the write itself finds out if it does.
-        let own = self.identity.origin();
-        let fresh = resolution.versions.len() == 1
-            && resolution
-                .winner
-                .as_ref()
-                .is_some_and(|w| w.version.parents.is_empty() && w.version.dot.lane.origin == *own);
-        let row = if fresh { None } else { adapter.get(&id)? };
-        self.need_given(adapter, slot, &resolution, id, row)
+        self.need_given(adapter, slot, resolution, self.record_id(slot), row)
     }
 
     fn need_given(

@@ -3,12 +3,15 @@
 //! Invariant: absence is only reported where it was looked for: a folder that could not be listed, a mount boundary, a
 //! narrowed pattern or an unreadable file never makes a path "gone". Unchanged files are not opened.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{Engine, Report, Result};
 use crate::model::{ContentKind, RelPath};
 use crate::scan::{self, Entry, EntryKind, Listing, Stat, WalkOptions};
 use crate::state::{BaseStat, Problem, StateError};
+
+/// Up to this many single looks confirm what is gone; beyond, the whole tree is listed again.
+const FEW_LOOKS: usize = 64;
 
 /// What to look at.
 #[derive(Clone, Debug)]
@@ -30,7 +33,7 @@ pub struct Observation {
     /// Files whose facts differ from their base, or that have none; by path.
     pub changed: Vec<Entry>,
     /// Paths with a base that were looked for and are not there; by path.
-    pub gone: Vec<RelPath>,
+    pub gone: Vec<Gone>,
     /// Paths with a base that today's rules do not admit, or admit to another channel; by path.
     pub released: Vec<RelPath>,
     /// Files looked at.
@@ -39,6 +42,37 @@ pub struct Observation {
     pub problems: Vec<Problem>,
     /// Patterns that matched nothing; only after a whole walk.
     pub idle_patterns: Vec<String>,
+}
+
+/// A path that was looked for and is not there.
+#[derive(Clone, Debug)]
+pub struct Gone {
+    /// Where.
+    pub path: RelPath,
+    /// What stood there.
+    pub kind: ContentKind,
+    /// As it was.
+    pub stat: BaseStat,
+}
+
+impl Observation {
+    /// Files that went along with a folder above them: new path to old.
+    ///
+    /// The very inode, its times untouched, stands elsewhere. Renaming a file by itself changes its ctime, so this is no
+    /// save by an editor, and neither a second look nor a second reading can tell more.
+    pub(super) fn moved_with_folder(&self) -> BTreeMap<RelPath, RelPath> {
+        let by_inode: HashMap<(u64, u64), &Gone> =
+            self.gone.iter().map(|gone| ((gone.stat.device, gone.stat.inode), gone)).collect();
+        let mut moved = BTreeMap::new();
+        for entry in &self.changed {
+            let stat = base_stat(&entry.stat);
+            let same = by_inode.get(&(stat.device, stat.inode));
+            if let Some(gone) = same.filter(|gone| gone.stat == stat && gone.kind == kind_of(entry.kind)) {
+                moved.insert(entry.path.path().clone(), gone.path.clone());
+            }
+        }
+        moved
+    }
 }
 
 /// The kind as a version holds it.
@@ -77,8 +111,8 @@ impl Engine {
         }
         observation.changed.sort_by(|a, b| a.path.path().cmp(b.path.path()));
         observation.changed.dedup_by(|a, b| a.path.path() == b.path.path());
-        observation.gone.sort_unstable();
-        observation.gone.dedup();
+        observation.gone.sort_by(|a, b| a.path.cmp(&b.path));
+        observation.gone.dedup_by(|a, b| a.path == b.path);
         Ok(observation)
     }
 
@@ -116,13 +150,13 @@ impl Engine {
     fn compare(&self, listing: &Listing, below: Option<&RelPath>, observation: &mut Observation) -> Result<()> {
         let mut entries = listing.entries.iter().peekable();
         observation.seen += listing.entries.len() as u64;
-        let mut missing: Vec<String> = Vec::new();
+        let mut missing: Vec<(String, ContentKind, BaseStat)> = Vec::new();
         self.state.for_each_stat(below, |path, channel, kind, base| -> Result<()> {
             while let Some(entry) = entries.next_if(|entry| entry.path.path().as_str() < path) {
                 observation.changed.push(entry.clone());
             }
             match entries.next_if(|entry| entry.path.path().as_str() == path) {
-                None => missing.push(path.to_owned()),
+                None => missing.push((path.to_owned(), kind, *base)),
                 Some(entry) if entry.path.channel() != channel => {
                     observation.released.push(entry.path.path().clone());
                     observation.changed.push(entry.clone());
@@ -135,12 +169,12 @@ impl Engine {
             Ok(())
         })?;
         observation.changed.extend(entries.cloned());
-        for path in missing {
+        for (path, kind, stat) in missing {
             let path = RelPath::parse(&path).map_err(|_| StateError::Form { what: "a path" })?;
             if self.policy.rules.admit(&path).is_err() {
                 observation.released.push(path);
             } else if listing.silence(&path).is_none() {
-                observation.gone.push(path);
+                observation.gone.push(Gone { path, kind, stat });
             }
         }
         Ok(())
@@ -166,7 +200,9 @@ impl Engine {
             }
             (Some(entry), Some(base)) if base_stat(&entry.stat) == base.stat && kind_of(entry.kind) == base.kind => {}
             (Some(entry), _) => observation.changed.push(entry.clone()),
-            (None, Some(_)) if listing.silence(path).is_none() => observation.gone.push(path.clone()),
+            (None, Some(base)) if listing.silence(path).is_none() => {
+                observation.gone.push(Gone { path: path.clone(), kind: base.kind, stat: base.stat });
+            }
             (None, _) => {}
         }
         // What is a folder now may hold more than the one path that was named.
@@ -181,28 +217,45 @@ impl Engine {
     }
 
     /// Looks a second time at paths that seemed gone, a quiet time later; keeps those that still are.
-    pub(super) fn confirm_gone(&self, gone: &[RelPath]) -> Result<BTreeSet<RelPath>> {
-        let mut confirmed = BTreeSet::new();
+    pub(super) fn confirm_gone(&self, gone: &[&RelPath]) -> Result<BTreeSet<RelPath>> {
         if gone.is_empty() {
-            return Ok(confirmed);
+            return Ok(BTreeSet::new());
         }
         (self.env.pause)(super::QUIET_MS);
         self.root.check_present()?;
-        if gone.len() > 64 {
-            let mut again = Observation::default();
+        let mut again = Observation::default();
+        let (folders, files) = self.tops_of_gone(gone);
+        if folders.len() + files.len() > FEW_LOOKS {
             self.observe_tree(None, &mut again)?;
-            let still: BTreeSet<RelPath> = again.gone.into_iter().collect();
-            confirmed.extend(gone.iter().filter(|path| still.contains(*path)).cloned());
         } else {
-            for path in gone {
-                let mut again = Observation::default();
+            for folder in &folders {
+                self.observe_tree(Some(folder), &mut again)?;
+            }
+            for path in files {
                 self.observe_path(path, &mut again)?;
-                if !again.gone.is_empty() {
-                    confirmed.insert(path.clone());
-                }
             }
         }
-        Ok(confirmed)
+        let still: BTreeSet<RelPath> = again.gone.into_iter().map(|gone| gone.path).collect();
+        Ok(gone.iter().filter(|path| still.contains(**path)).map(|path| (*path).clone()).collect())
+    }
+
+    /// The outermost folders that are gone, and the gone paths whose folder still stands.
+    fn tops_of_gone<'g>(&self, gone: &[&'g RelPath]) -> (BTreeSet<RelPath>, Vec<&'g RelPath>) {
+        let (mut folders, mut files) = (BTreeSet::new(), Vec::new());
+        let mut standing: HashMap<RelPath, bool> = HashMap::new();
+        for path in gone {
+            let mut above = path.ancestors();
+            let missing = above.find(|folder| {
+                let stands = standing.entry(folder.clone());
+                // What cannot be looked at is looked at again, whole, and speaks for itself.
+                !*stands.or_insert_with(|| !matches!(scan::stat(&self.root, folder), Ok(None)))
+            });
+            match missing {
+                Some(folder) => drop(folders.insert(folder)),
+                None => files.push(*path),
+            }
+        }
+        (folders, files)
     }
 
     /// Saves what is wrong with single paths; a whole walk replaces the list.

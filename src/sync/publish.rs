@@ -10,8 +10,8 @@ use super::{Change, Engine, OwnChain, Report, Result};
 use crate::index::{Item, Slot, Stored};
 use crate::ledger::{Batch, Identity, Ledger, Tip, Writer};
 use crate::model::{
-    Channel, ContentHash, Dot, Hlc, Lane, MAX_DELTA_DEPTH, Manifest, ManifestDelta, MetaEvent, Record, RecordLine,
-    RelPath, SegmentHash, SegmentRef, Space, State as VersionState, Uses, Vector, Version, VersionId,
+    Chain, Channel, ContentHash, Dot, Hlc, Lane, MAX_DELTA_DEPTH, Manifest, ManifestDelta, MetaEvent, Record,
+    RecordLine, RelPath, SegmentHash, SegmentRef, Space, State as VersionState, Uses, Vector, Version, VersionId,
 };
 
 /// Whether a snapshot is due is looked at once in this many checkpoints.
@@ -84,12 +84,12 @@ impl Engine {
 
     /// Places a draft in its chain.
     pub(super) fn version_of(&mut self, draft: Draft) -> Result<Version> {
-        let fresh = draft.parents.is_empty() && self.index.heads(&draft.slot)?.is_empty();
-        self.version_in(draft, fresh)
+        let heads = self.index.heads(&draft.slot)?;
+        self.version_in(draft, &heads)
     }
 
-    /// Places a draft in its chain; `fresh` if its slot never had a version.
-    pub(super) fn version_in(&mut self, draft: Draft, fresh: bool) -> Result<Version> {
+    /// Places a draft in its chain; `heads` are those of its slot.
+    pub(super) fn version_in(&mut self, draft: Draft, heads: &[Stored]) -> Result<Version> {
         let wall_ms = self.now_ms();
         let newest_parent = draft.parents.iter().map(|parent| parent.version.hlc).max();
         let hlc = self.clock.tick(wall_ms, newest_parent);
@@ -99,12 +99,12 @@ impl Engine {
         }
         let born = born_of(&draft, hlc);
         let chain = self.own_chain(&draft.slot.space)?.chain.clone();
-        let last_own = if fresh { None } else { self.index.lane_of(&chain, &draft.slot)? };
+        let last_own = self.last_own(&chain, &draft.slot, heads)?;
         let own = self.own_chain(&draft.slot.space)?;
         let n = own.next_n;
         own.next_n += 1;
         let lane = match last_own {
-            Some(last) if vector.covers(&last.dot) => last.dot.lane,
+            Some(last) if vector.covers(&last) => last.lane,
             _ => Lane { origin: chain.origin.clone(), generation: chain.generation, first: n },
         };
         vector.remove(&lane);
@@ -145,23 +145,35 @@ impl Engine {
         Ok(OpenBatch { batch, versions: 0, bytes: 0, manifests: BTreeMap::new(), uses: BTreeMap::new() })
     }
 
+    /// The dot of the newest version of a slot in an own chain.
+    fn last_own(&self, chain: &Chain, slot: &Slot, heads: &[Stored]) -> Result<Option<Dot>> {
+        match heads {
+            [] => Ok(None),
+            // The only head is above everything of its slot, so also above what was made here before it.
+            [head] if head.version.dot.lane.is_of(chain) => Ok(Some(head.version.dot.clone())),
+            _ => Ok(self.index.lane_of(chain, slot)?.map(|own| own.dot)),
+        }
+    }
+
     /// Adds one segment unless the ledger has it already.
     pub(super) fn add_segment(&self, open: &mut OpenBatch<'_>, hash: SegmentHash, bytes: &[u8]) -> Result<()> {
-        if open.batch.contains(&hash) {
+        if self.use_segment(open, hash)? {
             return Ok(());
         }
-        match self.index.place(&hash)? {
-            None => {
-                open.bytes += bytes.len() as u64;
-                Ok(open.batch.segment(hash, bytes)?)
-            }
-            Some(place) => {
-                if place.artifact.chain() != open.batch.chain() {
-                    open.uses.entry(place.artifact.to_string()).or_default().push(hash);
-                }
-                Ok(())
-            }
+        open.bytes += bytes.len() as u64;
+        Ok(open.batch.segment(hash, bytes)?)
+    }
+
+    /// Notes that a batch needs a segment that the ledger has; false if it has it not.
+    pub(super) fn use_segment(&self, open: &mut OpenBatch<'_>, hash: SegmentHash) -> Result<bool> {
+        if open.batch.contains(&hash) {
+            return Ok(true);
         }
+        let Some(place) = self.index.place(&hash)? else { return Ok(false) };
+        if place.artifact.chain() != open.batch.chain() {
+            open.uses.entry(place.artifact.to_string()).or_default().push(hash);
+        }
+        Ok(true)
     }
 
     /// Adds a manifest as a delta against an earlier content of the same path.

@@ -95,8 +95,8 @@ impl Engine {
         if !dry_run {
             self.release(&observation.released)?;
         }
-        let gone = self.settle_young(&mut observation)?;
-        self.record_changes(&observation, gone, first_contact, dry_run, report)?;
+        let moves = self.settle_young(&mut observation)?;
+        self.record_changes(&observation, moves, first_contact, dry_run, report)?;
         if first_contact && !dry_run && matches!(scope, Scope::All) {
             self.state.set_meta("contact_rules", Some(self.policy.fingerprint.as_bytes()))?;
         }
@@ -117,29 +117,31 @@ impl Engine {
     }
 
     /// Waits until files that were touched a moment ago are stable; confirms what is gone in the same wait.
-    fn settle_young(&self, observation: &mut Observation) -> Result<BTreeSet<RelPath>> {
+    fn settle_young(&self, observation: &mut Observation) -> Result<Moves> {
         let now_ns = self.now_ms() as i64 * 1_000_000;
         let young_since = now_ns - QUIET_MS as i64 * 1_000_000;
         let is_young = |stat: &Stat| stat.mtime_ns.max(stat.ctime_ns) > young_since;
         let young = observation.changed.iter().any(|entry| is_young(&entry.stat));
-        if observation.gone.is_empty() {
-            if young {
-                (self.env.pause)(QUIET_MS);
-            }
-            return Ok(BTreeSet::new());
+        let with_folder = observation.moved_with_folder();
+        let moved: BTreeSet<&RelPath> = with_folder.values().collect();
+        let gone = observation.gone.iter().map(|gone| &gone.path);
+        let doubtful: Vec<&RelPath> = gone.filter(|path| !moved.contains(path)).collect();
+        if doubtful.is_empty() && young {
+            (self.env.pause)(QUIET_MS);
         }
-        self.confirm_gone(&observation.gone)
+        let mut gone = self.confirm_gone(&doubtful)?;
+        gone.extend(moved.into_iter().cloned());
+        self.moves_from(gone, with_folder)
     }
 
     fn record_changes(
         &mut self,
         observation: &Observation,
-        gone: BTreeSet<RelPath>,
+        mut moves: Moves,
         first_contact: bool,
         dry_run: bool,
         report: &mut Report,
     ) -> Result<()> {
-        let mut moves = self.moves_from(&gone)?;
         let pen = self.pen();
         let intents = self.state.intents()?.into_iter().map(|intent| intent.path).collect();
         let mut gathered = Gathered::new(&pen, intents, first_contact);
@@ -157,10 +159,10 @@ impl Engine {
                 self.index.begin_reading()?;
             }
         }
-        self.index.end_reading()?;
-        for path in &gone {
-            self.record_gone(path, &moves, &mut gathered, report)?;
+        for base in std::mem::take(&mut moves.gone) {
+            self.record_gone(base, &moves, &mut gathered, report)?;
         }
+        self.index.end_reading()?;
         if !dry_run {
             // Their rows stay until a person approves, as the files do elsewhere.
             self.hold_if_many(&gathered.deletions)?;
@@ -168,12 +170,14 @@ impl Engine {
         self.close_gathered(&mut gathered, dry_run, report)
     }
 
-    /// Bases of vanished files by content, so that a rename is known as one.
-    fn moves_from(&self, gone: &BTreeSet<RelPath>) -> Result<Moves> {
-        let mut moves = Moves::default();
+    /// The vanished files, so that a rename is known as one.
+    fn moves_from(&self, gone: BTreeSet<RelPath>, with_folder: BTreeMap<RelPath, RelPath>) -> Result<Moves> {
+        let mut moves = Moves { with_folder, ..Moves::default() };
         for path in gone {
-            if let Some(base) = self.state.base(path)? {
-                moves.by_content.entry((base.hash, base.kind)).or_default().push(base);
+            if let Some(base) = self.state.base(&path)? {
+                moves.by_content.entry((base.hash, base.kind)).or_default().push(moves.gone.len());
+                moves.by_path.insert(path, moves.gone.len());
+                moves.gone.push(base);
             }
         }
         Ok(moves)
@@ -197,7 +201,12 @@ impl Engine {
             Some(open) => open,
             None => self.open_batch(gathered.pen, &slot.space)?,
         };
-        let reading = self.take(entry, base.as_ref(), &mut gathered.chunker, &mut open)?;
+        let along = if base.is_none() { moves.came_along(&slot, self) } else { None };
+        let along = along.map(|old| self.take_along(old, &mut open)).transpose()?.flatten();
+        let reading = match along {
+            Some(taken) => Reading::Taken(Box::new(taken)),
+            None => self.take(entry, base.as_ref(), &mut gathered.chunker, &mut open)?,
+        };
         let outcome = match reading {
             Reading::Taken(taken) => {
                 self.record_taken(entry, slot.clone(), base, *taken, moves, &mut open, gathered, report)
@@ -252,20 +261,25 @@ impl Engine {
             }
             Parents::Of(parents) => parents,
         };
-        let moved = if base.is_none() && parents.is_empty() { moves.take(&slot, &taken.content, self)? } else { None };
-        let moved_from = moved.as_ref().map(|(base, _)| base.path.clone());
-        let adopted = gathered.first_contact && base.is_none() && moved.is_none();
-        let all_parents = match moved {
-            Some((_, parents)) => parents,
-            None => parents,
-        };
+        let mut all_parents = parents;
+        let mut moved_from = None;
+        // A path that held something once may be moved to again: then what is gone there is a parent as well.
+        let holds_nothing = all_parents.iter().all(|parent| parent.version.content().is_none());
+        let moved = if base.is_none() && holds_nothing { moves.take(&slot, &taken.content, self) } else { None };
+        if let Some(moved) = &moved {
+            let old = self.slot_of(moved.channel, &moved.path);
+            let old_heads = self.index.heads(&old)?;
+            moved_from = Some(moved.path.clone());
+            all_parents.extend(self.parents_of_base(&old, moved, &old_heads)?);
+        }
+        let adopted = gathered.first_contact && base.is_none() && moved_from.is_none();
         gathered.linear &= heads.iter().all(|head| all_parents.iter().any(|parent| parent.id == head.id));
         self.add_manifest(open, &taken.manifest, &all_parents)?;
         let had_content = base.is_some();
         let state = VersionState::Content(taken.content);
         let channel = entry.path.channel();
         let draft = Draft { slot, channel, parents: all_parents, state, moved_from, via: None, adopted };
-        let version = self.version_in(draft, heads.is_empty() && base.is_none())?;
+        let version = self.version_in(draft, &heads)?;
         report.recorded.push((path.shown(), change_of(&version, had_content)));
         let id = open.batch.version(version)?;
         open.versions += 1;
@@ -277,7 +291,13 @@ impl Engine {
     ///
     /// After a crash between the ledger and the state, the base is older than what was last recorded of this very file:
     /// then the edit stands on that. Versions that a row or a command made are none of the file's.
-    fn parents_of_base(&mut self, slot: &Slot, base: &Base) -> Result<Vec<Stored>> {
+    fn parents_of_base(&mut self, slot: &Slot, base: &Base, heads: &[Stored]) -> Result<Vec<Stored>> {
+        if let ([head], [known]) = (heads, base.versions.as_slice())
+            && head.id == *known
+        {
+            // Nothing of this path can be newer than its only head.
+            return Ok(heads.to_vec());
+        }
         let mut parents = Vec::with_capacity(base.versions.len());
         for id in &base.versions {
             parents.extend(self.index.version(id)?);
@@ -295,13 +315,15 @@ impl Engine {
         Ok(self.index.version(&own.id)?.filter(|last| last.version.via.is_none()))
     }
 
-    /// The same, if it is a head with content.
-    fn own_last(&mut self, slot: &Slot) -> Result<Option<Stored>> {
-        let Some(last) = self.last_of_file(slot)?.filter(|last| last.version.content().is_some()) else {
+    /// The same, if it is one of `heads` and has content.
+    fn own_last(&mut self, slot: &Slot, heads: &[Stored]) -> Result<Option<Stored>> {
+        let chain = self.own_chain(&slot.space)?.chain.clone();
+        let may_be = |head: &Stored| head.version.content().is_some() && head.version.dot.lane.is_of(&chain);
+        if !heads.iter().any(may_be) {
             return Ok(None);
-        };
-        let is_head = self.index.heads(slot)?.iter().any(|head| head.id == last.id);
-        Ok(is_head.then_some(last))
+        }
+        let last = self.last_of_file(slot)?.filter(|last| last.version.content().is_some());
+        Ok(last.filter(|last| heads.iter().any(|head| head.id == last.id)))
     }
 
     /// Which versions an edit descends from, or which it already is.
@@ -315,7 +337,7 @@ impl Engine {
     ) -> Result<Parents> {
         let is_content = |stored: &&Stored| stored.version.content().as_ref() == Some(content);
         if let Some(base) = base {
-            let parents = self.parents_of_base(slot, base)?;
+            let parents = self.parents_of_base(slot, base, heads)?;
             // A crash between the ledger and the state: the very edit is a head already.
             let descends = |head: &Stored| parents.iter().all(|parent| head.version.descends_from(&parent.version.dot));
             if let Some(head) = heads.iter().filter(is_content).find(|head| descends(head)) {
@@ -326,14 +348,17 @@ impl Engine {
         if heads.is_empty() {
             return Ok(Parents::Of(Vec::new()));
         }
-        if let Some(own) = self.own_last(slot)? {
+        if let Some(own) = self.own_last(slot, heads)? {
             // Without a base only a crash explains an own version with content: the file is an edit of that.
             let is_it = own.version.content().as_ref() == Some(content);
             return Ok(if is_it { Parents::Known(vec![own.id]) } else { Parents::Of(vec![own]) });
         }
-        let resolution = self.resolution(slot)?;
-        if resolution.outcome == super::resolve::Outcome::Content(*content) {
-            return Ok(Parents::Known(resolution.versions));
+        let all_gone = heads.iter().all(|head| head.version.content().is_none());
+        if !all_gone {
+            let resolution = self.resolution(slot)?;
+            if resolution.outcome == super::resolve::Outcome::Content(*content) {
+                return Ok(Parents::Known(resolution.versions));
+            }
         }
         if first_contact {
             let known = self.index.history(slot, MAX_HISTORY)?;
@@ -342,19 +367,18 @@ impl Engine {
             }
             return Ok(Parents::Of(Vec::new()));
         }
-        let all_gone = heads.iter().all(|head| head.version.content().is_none());
         Ok(Parents::Of(if all_gone { heads.to_vec() } else { Vec::new() }))
     }
 
     /// A path that is gone becomes a tombstone, unless its file was seen elsewhere: then that one says so.
     fn record_gone<'p>(
         &mut self,
-        path: &RelPath,
+        base: Base,
         moves: &Moves,
         gathered: &mut Gathered<'p>,
         report: &mut Report,
     ) -> Result<()> {
-        let Some(base) = self.state.base(path)? else { return Ok(()) };
+        let path = &base.path;
         if gathered.intents.contains(path) {
             return Ok(());
         }
@@ -365,7 +389,7 @@ impl Engine {
             gathered.forget.push(path.clone());
             return Ok(());
         }
-        let parents = self.parents_of_base(&slot, &base)?;
+        let parents = self.parents_of_base(&slot, &base, &heads)?;
         gathered.linear &= heads.iter().all(|head| parents.iter().any(|parent| parent.id == head.id));
         let moved_to = moves.taken.get(path).cloned();
         let reason = if moved_to.is_some() { Reason::Move } else { Reason::User };
@@ -373,7 +397,7 @@ impl Engine {
         let channel = base.channel;
         let space = slot.space.clone();
         let draft = Draft { slot, channel, parents, state, moved_from: None, via: None, adopted: false };
-        let version = self.version_of(draft)?;
+        let version = self.version_in(draft, &heads)?;
         let mut open = match gathered.open.remove(&space) {
             Some(open) => open,
             None => self.open_batch(gathered.pen, &space)?,
@@ -464,6 +488,18 @@ impl Engine {
             }
         }
         Ok(Reading::Busy)
+    }
+
+    /// A file that came along with its folder holds what it held; `None` if the ledger does not have that, as of a merge.
+    fn take_along(&self, old: &Base, open: &mut OpenBatch<'_>) -> Result<Option<Taken>> {
+        let Some(manifest) = self.index.manifest(&old.hash, old.stat.size)? else { return Ok(None) };
+        for segment in &manifest.segments {
+            if !self.use_segment(open, segment.0)? {
+                return Ok(None);
+            }
+        }
+        let content = Content { hash: old.hash, size: old.stat.size, kind: old.kind };
+        Ok(Some(Taken { content, manifest, resume: old.resume.clone(), stat: old.stat }))
     }
 
     fn take_link(&mut self, entry: &Entry, open: &mut OpenBatch<'_>) -> Result<Reading> {
@@ -656,28 +692,39 @@ enum Parents {
     Known(Vec<VersionId>),
 }
 
-/// Files that vanished, by what they held; and where each was seen again.
+/// Files that vanished, and where each was seen again.
 #[derive(Default)]
 struct Moves {
-    by_content: BTreeMap<(ContentHash, ContentKind), Vec<Base>>,
+    gone: Vec<Base>,
+    /// Places in `gone`.
+    by_content: BTreeMap<(ContentHash, ContentKind), Vec<usize>>,
+    by_path: BTreeMap<RelPath, usize>,
+    /// New path to old, of files whose very inode went along with a folder.
+    with_folder: BTreeMap<RelPath, RelPath>,
+    /// Old path to new.
     taken: BTreeMap<RelPath, RelPath>,
 }
 
 impl Moves {
-    /// A vanished file of the same space and content; it counts as moved to the slot's path.
-    fn take(&mut self, slot: &Slot, content: &Content, engine: &Engine) -> Result<Option<(Base, Vec<Stored>)>> {
+    /// The base of the file that came along with its folder: what it holds need not be read again.
+    fn came_along(&self, slot: &Slot, engine: &Engine) -> Option<&Base> {
+        let old = self.by_path.get(self.with_folder.get(&slot.path)?)?;
+        Some(&self.gone[*old]).filter(|base| engine.space_of(base.channel) == slot.space)
+    }
+
+    /// A vanished file of the same space and content; it counts as moved to the slot's path. Returns the old path.
+    fn take(&mut self, slot: &Slot, content: &Content, engine: &Engine) -> Option<Base> {
         if content.size == 0 {
-            return Ok(None);
+            return None;
         }
-        let Some(candidates) = self.by_content.get_mut(&(content.hash, content.kind)) else { return Ok(None) };
-        let fits = |base: &Base| engine.slot_of(base.channel, &base.path).space == slot.space;
-        let Some(at) = candidates.iter().position(fits) else { return Ok(None) };
-        let base = candidates.remove(at);
-        let mut parents = Vec::new();
-        for id in &base.versions {
-            parents.extend(engine.index.version(id)?);
-        }
+        let candidates = self.by_content.get_mut(&(content.hash, content.kind))?;
+        let same_inode = self.with_folder.get(&slot.path);
+        let fits = |at: &&usize| engine.space_of(self.gone[**at].channel) == slot.space;
+        let best = |at: &&usize| (Some(&self.gone[**at].path) != same_inode, **at);
+        let base = *candidates.iter().filter(fits).min_by_key(best)?;
+        candidates.retain(|at| *at != base);
+        let base = self.gone[base].clone();
         self.taken.insert(base.path.clone(), slot.path.clone());
-        Ok(Some((base, parents)))
+        Some(base)
     }
 }

@@ -162,6 +162,10 @@ impl FileSyncAdapter for SqliteAdapter {
         self.with(Role::Reader, |session| session.get(id))
     }
 
+    fn get_many(&self, ids: &[RecordId]) -> Result<Vec<Option<Row>>, AdapterError> {
+        self.with(Role::Reader, |session| session.get_many(ids))
+    }
+
     fn read_chunks(&self, id: &RecordId, first: u32, count: u32) -> Result<Vec<Vec<u8>>, AdapterError> {
         self.with(Role::Reader, |session| session.read_chunks(id, first, count))
     }

@@ -33,11 +33,27 @@ impl Session {
     }
 
     pub(super) fn get(&mut self, id: &RecordId) -> Result<Option<Row>, AdapterError> {
+        Ok(self.get_many(std::slice::from_ref(id))?.pop().flatten())
+    }
+
+    /// One transaction for all: taking and leaving SQLite's locks costs more than reading a row.
+    pub(super) fn get_many(&mut self, ids: &[RecordId]) -> Result<Vec<Option<Row>>, AdapterError> {
         let failed = self.failed("read");
         let Self { connection, instance, .. } = self;
+        let transaction = match ids {
+            [_] => None,
+            _ => Some(connection.unchecked_transaction().map_err(&failed)?),
+        };
         let mut statement = connection.prepare_cached(ROW).map_err(&failed)?;
-        let row = load(&mut statement, instance, id, true).map_err(failed)?;
-        Ok(row.filter(|row| row.content != RowContent::Absent || row.mirror.is_some()))
+        let mut rows = Vec::with_capacity(ids.len());
+        for id in ids {
+            let row = load(&mut statement, instance, id, true).map_err(&failed)?;
+            rows.push(row.filter(|row| row.content != RowContent::Absent || row.mirror.is_some()));
+        }
+        if let Some(transaction) = transaction {
+            transaction.commit().map_err(failed)?;
+        }
+        Ok(rows)
     }
 
     pub(super) fn read_chunks(&mut self, id: &RecordId, first: u32, count: u32) -> Result<Vec<Vec<u8>>, AdapterError> {
