@@ -24,6 +24,7 @@ pub fn lines(report: &Report, dry_run: bool) -> Vec<String> {
     push_changes(&mut lines, "+", record, &report.recorded);
     push_changes(&mut lines, "+", from_row, &report.recorded_rows);
     push_changes(&mut lines, "<", write, &report.written);
+    push_all(&mut lines, &report.healed, |name| format!("< healed {name}"));
     push_all(&mut lines, &report.waiting, |(path, why)| format!("~ waits: {path}: {why}"));
     push_all(&mut lines, &report.problems, |(path, what)| format!("! {path}: {what}"));
     lines.push(summary(report, dry_run));
@@ -89,6 +90,7 @@ pub fn object(report: &Report, dry_run: bool) -> Value {
         "rows_deleted": report.rows_deleted,
         "pulled": report.pulled,
         "pushed": report.pushed,
+        "healed": report.healed,
         "waiting": reasons(&report.waiting, "why"),
         "problems": reasons(&report.problems, "what"),
         "ledger_bytes": report.ledger_bytes,

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{IndexError, Reader};
-use crate::ledger::{ArtifactName, Ledger, LedgerError, Place, slice_segment};
+use crate::ledger::{ArtifactName, Damage, Ledger, LedgerError, Place, slice_segment};
 use crate::model::{Content, ContentHash, Manifest, SegmentHash, SegmentRef};
 
 /// Decoded blocks kept, in bytes.
@@ -129,8 +129,7 @@ impl ContentReader {
             return Ok(None);
         };
         let block = self.block(&place)?;
-        let wrong = |damage| LedgerError::Damaged { name: place.artifact.clone(), damage };
-        let bytes = slice_segment(&block, segment, &place).map_err(wrong)?;
+        let bytes = slice_segment(&block, segment, &place).map_err(|damage| self.damaged(&place, damage))?;
         let (from, to) = (offset as usize, (offset + len) as usize);
         Ok(bytes.get(from..to).map(<[u8]>::to_vec))
     }
@@ -161,8 +160,7 @@ impl ContentReader {
         let place = lock(&self.reader).place(&segment)?;
         let place = place.ok_or(ContentError::Missing { content: content.hash, segment })?;
         let block = self.block(&place)?;
-        let wrong = |damage| LedgerError::Damaged { name: place.artifact.clone(), damage };
-        let bytes = slice_segment(&block, segment, &place).map_err(wrong)?;
+        let bytes = slice_segment(&block, segment, &place).map_err(|damage| self.damaged(&place, damage))?;
         // The manifest's length and the artifact's must agree, or offsets after this segment would be wrong.
         if bytes.len() != len as usize {
             return Err(ContentError::Mismatch { content: content.hash });
@@ -176,9 +174,18 @@ impl ContentReader {
         if let Some(block) = lock(&self.blocks).get(&key) {
             return Ok(block);
         }
-        let block = self.ledger.read_block(place)?;
+        // The index placed it there once, so that a missing artifact is lost, not late.
+        let block = self.ledger.read_block(place).inspect_err(|error| self.ledger.note_error(error))?;
         lock(&self.blocks).put(key, block.clone());
         Ok(block)
+    }
+
+    /// Notes damage for the next exchange, and drops the block: the good one that comes must be read.
+    fn damaged(&self, place: &Place, damage: Damage) -> LedgerError {
+        lock(&self.blocks).remove(&(place.artifact.clone(), place.block.offset));
+        let error = LedgerError::Damaged { name: place.artifact.clone(), damage };
+        self.ledger.note_error(&error);
+        error
     }
 
     fn layout(&self, content: &Content) -> Result<Arc<Layout>, ContentError> {
@@ -249,6 +256,13 @@ impl Blocks {
         self.by_use.insert(self.ticks, key.clone());
         *tick = self.ticks;
         Some(block.clone())
+    }
+
+    fn remove(&mut self, key: &BlockKey) {
+        if let Some((block, tick)) = self.blocks.remove(key) {
+            self.by_use.remove(&tick);
+            self.bytes -= block.len();
+        }
     }
 
     fn put(&mut self, key: BlockKey, block: Arc<[u8]>) {

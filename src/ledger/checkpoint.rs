@@ -253,6 +253,12 @@ impl Checkpoint {
         Tip { seq: self.body.seq, hash: self.hash, last_n: self.body.last_n }
     }
 
+    /// The name of the checkpoint before this one; `None` for the first.
+    pub fn predecessor(&self) -> Option<ArtifactName> {
+        let (seq, hash) = (self.body.seq.checked_sub(1)?, ShortHash::of(&self.body.prev?));
+        Some(ArtifactName::Checkpoint { chain: self.body.chain.clone(), seq, hash })
+    }
+
     /// The inline segments with their places.
     pub fn inline_places(&self) -> Result<Vec<(SegmentHash, Place)>, Damage> {
         let blocks = self.body.inline.iter().flat_map(|inline| &inline.blocks);

@@ -1,6 +1,7 @@
 //! The few file operations that make an artifact durable, counted.
 //!
-//! Invariant: an artifact appears under its name only complete and synced, and a name that exists is never replaced.
+//! Invariant: an artifact appears under its name only complete and synced, and a name that exists is never replaced, but
+//! for damaged bytes by the good ones.
 //! Every operation goes through `step`, so that a test can let the machine die between any two of them.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -161,10 +162,20 @@ impl Disk {
         }
     }
 
-    /// Moves a file out of the way; both folders stand on one file system.
-    pub fn move_aside(&self, from: &Path, to: &Path) -> Result<(), LedgerError> {
-        self.step("move", from)?;
-        fs::rename(from, to).map_err(io_error("move", from))
+    /// Gives a file a second name, so that the first one may be replaced; a copy where there are no links.
+    pub fn keep_aside(&self, from: &Path, to: &Path) -> Result<(), LedgerError> {
+        self.step("keep", from)?;
+        match fs::hard_link(from, to) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => fs::copy(from, to).map(drop),
+            linked => linked,
+        }
+        .map_err(io_error("keep", from))
+    }
+
+    /// Puts a synced file in the place of one that is damaged, at one stroke: there is no moment without a file.
+    pub fn replace_damaged(&self, staged: StagedFile, path: &Path) -> Result<(), LedgerError> {
+        self.step("replace", path)?;
+        fs::rename(&staged.path, path).map_err(io_error("replace", path))
     }
 }
 

@@ -44,7 +44,10 @@ impl Ledger {
             if let Ok(Put::New | Put::Healed) = result {
                 let mut file = self.disk().stage(&self.staging())?;
                 self.disk().write(&mut file, bytes.as_ref())?;
-                staged.push((name.clone(), file));
+                match result {
+                    Ok(Put::Healed) => self.heal(name, file)?,
+                    _ => staged.push((name.clone(), file)),
+                }
             }
             results.push(result);
         }
@@ -61,12 +64,18 @@ impl Ledger {
         }
         match self.read_whole(name) {
             Ok(present) if present == bytes || verify_bytes(name, &present).is_ok() => Ok(Put::Present),
-            Ok(_) | Err(LedgerError::Damaged { .. }) => {
-                self.quarantine(name)?;
-                Ok(Put::Healed)
-            }
+            Ok(_) | Err(LedgerError::Damaged { .. }) => Ok(Put::Healed),
             Err(error) => Err(error),
         }
+    }
+
+    /// Good bytes take the place of damaged ones, which stay in the quarantine. Whenever it is cut off, one of the two
+    /// stands there: a checkpoint that is gone, and be it for a moment, could be written a second time.
+    fn heal(&self, name: &ArtifactName, file: StagedFile) -> Result<(), LedgerError> {
+        self.disk().sync_staged(&file)?;
+        self.keep_in_quarantine(name)?;
+        self.disk().replace_damaged(file, &self.path(name))?;
+        self.disk().sync_folder(&self.folder(name.chain(), name.folder()))
     }
 
     /// Makes staged artifacts durable and names them in the order given: at most three syncs.

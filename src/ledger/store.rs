@@ -27,14 +27,15 @@ const STAGING: &str = ".staging";
 pub struct Ledger {
     root: PathBuf,
     quarantine: PathBuf,
+    damaged: PathBuf,
     disk: Disk,
 }
 
 impl Ledger {
     /// Opens the ledger below `larder` (the project's `.larder` folder), making its folders if need be.
     pub fn open(larder: &Path) -> Result<Ledger, LedgerError> {
-        let ledger =
-            Ledger { root: larder.join("ledger"), quarantine: larder.join("quarantine"), disk: Disk::default() };
+        let [root, quarantine, damaged] = ["ledger", "quarantine", "damaged"].map(|folder| larder.join(folder));
+        let ledger = Ledger { root, quarantine, damaged, disk: Disk::default() };
         ledger.disk.create_folder(&ledger.root)?;
         Ok(ledger)
     }
@@ -56,6 +57,11 @@ impl Ledger {
 
     pub(crate) fn staging(&self) -> PathBuf {
         self.root.join(STAGING)
+    }
+
+    /// Where damage that is not healed yet is noted.
+    pub(super) fn damaged_folder(&self) -> &Path {
+        &self.damaged
     }
 
     pub(crate) fn disk(&self) -> &Disk {
@@ -297,15 +303,15 @@ impl Ledger {
         }
     }
 
-    /// Moves a damaged artifact to the quarantine, so that good bytes can take its name. Returns where it is now.
-    pub fn quarantine(&self, name: &ArtifactName) -> Result<PathBuf, LedgerError> {
+    /// Keeps a damaged artifact's bytes in the quarantine as well, so that good ones may replace them. Returns where.
+    pub(super) fn keep_in_quarantine(&self, name: &ArtifactName) -> Result<PathBuf, LedgerError> {
         self.disk.create_folder(&self.quarantine)?;
         let flat = name.to_string().replace('/', "!");
         // At most as many attempts as a person would ever make on one name.
         let target = (0..10_000).map(|n| self.quarantine.join(format!("{flat}.{n}"))).find(|path| !path.exists());
         let target = target.unwrap_or_else(|| self.quarantine.join(&flat));
-        self.disk.move_aside(&self.path(name), &target)?;
-        self.disk.sync_folder(&self.folder(name.chain(), name.folder()))?;
+        self.disk.keep_aside(&self.path(name), &target)?;
+        self.disk.sync_folder(&self.quarantine)?;
         Ok(target)
     }
 }

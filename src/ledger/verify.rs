@@ -32,6 +32,8 @@ pub struct Finding {
     pub artifact: String,
     /// What is wrong.
     pub problem: Problem,
+    /// The artifact whose good bytes would heal it, if there is one.
+    pub wanted: Option<ArtifactName>,
 }
 
 /// What is wrong with an artifact.
@@ -71,7 +73,7 @@ impl Finding {
         match self.problem {
             Problem::Missing | Problem::Gap { .. } => "`larder sync` fetches it from any store that holds it",
             Problem::Damaged(_) => {
-                "copy the file of this name from another machine's `.larder/ledger` over it; keep the damaged one until then"
+                "`larder sync` asks every store for good bytes; if none holds them, copy the file of this name from another machine's `.larder/ledger` over it"
             }
             Problem::Fork => "`larder origin new` on the copy makes it a machine of its own; both branches are kept",
             Problem::Order(_) => "`larder origin new` on the machine that wrote it lets it go on under a new name",
@@ -111,7 +113,7 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn report(&mut self, seq: Option<u64>, artifact: String, problem: Problem) {
-        self.findings.push(Finding { chain: self.chain.clone(), seq, artifact, problem });
+        self.findings.push(Finding { chain: self.chain.clone(), seq, artifact, problem, wanted: None });
     }
 
     fn report_error(&mut self, seq: Option<u64>, name: &ArtifactName, error: LedgerError) {
@@ -121,7 +123,11 @@ impl Check<'_> {
             LedgerError::Order { problem, .. } => Problem::Order(problem),
             other => Problem::Unreadable(other),
         };
+        let heals = matches!(problem, Problem::Damaged(_) | Problem::Missing);
         self.report(seq, name.to_string(), problem);
+        if let Some(last) = self.findings.last_mut().filter(|_| heals) {
+            last.wanted = Some(name.clone());
+        }
     }
 
     fn strays(&mut self) -> Result<(), LedgerError> {
@@ -144,6 +150,10 @@ impl Check<'_> {
             if seq > expected {
                 let gap = Problem::Gap { from: expected, to: seq - 1 };
                 self.report(Some(expected), format!("{}/checkpoints", self.chain), gap);
+                let before = same_seq.iter().find_map(|name| self.ledger.read_checkpoint(name).ok()?.predecessor());
+                if let Some(last) = self.findings.last_mut() {
+                    last.wanted = before;
+                }
             }
             expected = seq + 1;
             if same_seq.len() > 1 {

@@ -1,7 +1,7 @@
 //! Check and repair: verify everything that is recorded, make the index anew.
 //!
-//! Invariant: `verify` reads only and works beside a daemon; an empty list means that everything recorded is here and
-//! sound. `rebuild` holds the project's lock and gives the same answers as before, from the ledger alone.
+//! Invariant: `verify` changes nothing and works beside a daemon; an empty list means that everything recorded is here and
+//! sound. What is damaged it leaves noted in the ledger, so that the next exchange asks for it and `status` tells. `rebuild` holds the project's lock and gives the same answers as before, from the ledger alone.
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -10,15 +10,20 @@ use std::path::Path;
 use rusqlite::{Connection, OpenFlags};
 
 use super::error::{Kind, NodeError};
+use super::heads::Heads;
 use super::history::content_error;
 use super::open::{Glance, OpenOptions, ProjectDirs, take_lock};
 use crate::env::Env;
 use crate::index::{Counts, Index, Reader, Replayed, Tree, replay};
-use crate::ledger::{Depth, Ledger, Problem};
+use crate::ledger::{
+    ArtifactName, Damage, Depth, Finding, Identity, Ledger, LedgerError, NotedDamage, Problem, ShortHash,
+};
 use crate::model::{Content, ContentHash};
 
 /// Bytes read at once of a long content.
 const READ_BYTES: u64 = 16 << 20;
+/// What is done about what another machine has not handed on yet.
+pub(super) const AWAITED: &str = "nothing to do: it is asked for at each exchange";
 
 /// One thing that `verify` found.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -76,7 +81,26 @@ pub fn verify(env: &Env, options: &OpenOptions, depth: Depth) -> Result<Verified
     }
     let ledger = Ledger::open(&dirs.larder)?;
     verified.chains = ledger.chains()?.len();
-    for finding in ledger.verify(depth)? {
+    let mut found = ledger.verify(depth)?;
+    for noted in ledger.noted_damage()? {
+        found.extend(still_damaged(&ledger, &found, noted));
+    }
+    let awaited = awaited_packs(&dirs, &ledger)?;
+    for finding in found {
+        if awaited.contains(&finding.artifact) {
+            verified.findings.push(Found {
+                part: "ledger",
+                what: finding.artifact,
+                problem: "has not come yet".to_owned(),
+                repair: AWAITED.to_owned(),
+                damage: false,
+            });
+            continue;
+        }
+        if let Some(name) = &finding.wanted {
+            // Who may not write here may still look; then the next look finds it again.
+            let _ = ledger.note_damage(name, &finding.problem.to_string());
+        }
         verified.findings.push(Found {
             part: "ledger",
             what: larder_patterns::shown(&finding.artifact),
@@ -96,6 +120,30 @@ pub fn verify(env: &Env, options: &OpenOptions, depth: Depth) -> Result<Verified
     Ok(verified)
 }
 
+/// Damage that was met before, if it is still there and this look did not meet it: a shallow one reads no packs.
+fn still_damaged(ledger: &Ledger, found: &[Finding], noted: NotedDamage) -> Option<Finding> {
+    let artifact = noted.name.to_string();
+    if found.iter().any(|finding| finding.wanted.as_ref() == Some(&noted.name)) || ledger.is_whole(&noted.name) {
+        return None;
+    }
+    let problem = match ledger.read_whole(&noted.name) {
+        Err(LedgerError::Missing { .. }) => Problem::Missing,
+        _ => Problem::Damaged(Damage::Form("its bytes are not what its name says")),
+    };
+    Some(Finding { chain: noted.name.chain().clone(), seq: None, artifact, problem, wanted: Some(noted.name) })
+}
+
+/// Packs of other machines that were never here: their checkpoints came first.
+fn awaited_packs(dirs: &ProjectDirs, ledger: &Ledger) -> Result<HashSet<String>, NodeError> {
+    let (Ok(identity), Ok(index)) = (Identity::load(&dirs.larder), Reader::open(&dirs.index())) else {
+        return Ok(HashSet::new());
+    };
+    let absent = index.absent_packs().unwrap_or_default().into_iter();
+    let others = absent.filter(|name| name.chain().origin != *identity.origin() && !ledger.has(name));
+    let lost: HashSet<ArtifactName> = ledger.noted_damage()?.into_iter().map(|noted| noted.name).collect();
+    Ok(others.filter(|name| !lost.contains(name)).map(|name| name.to_string()).collect())
+}
+
 impl Verified {
     fn look_at_index(
         &mut self,
@@ -108,6 +156,7 @@ impl Verified {
         let index = glance.index()?;
         self.versions = index.counts()?.versions;
         self.compare_with_ledger(index, ledger)?;
+        Heads::new(&glance, index, ledger)?.check(&mut self.findings)?;
         if depth == Depth::Bytes {
             self.read_contents(&glance, index)?;
         }
@@ -117,8 +166,12 @@ impl Verified {
     /// An index that is behind is brought up at the next start; one that is ahead tells of another ledger.
     fn compare_with_ledger(&mut self, index: &Reader, ledger: &Ledger) -> Result<(), NodeError> {
         for chain in ledger.chains()? {
-            let Some((seq, _)) = index.applied(&chain)? else { continue };
+            let Some((seq, hash)) = index.applied(&chain)? else { continue };
             if ledger.checkpoint_names(&chain, 0)?.len() < usize::try_from(seq).unwrap_or(usize::MAX) {
+                let tip = ArtifactName::Checkpoint { chain: chain.clone(), seq, hash: ShortHash::of(&hash) };
+                if !ledger.has(&tip) {
+                    let _ = ledger.note_damage(&tip, "it was applied and is not here any more");
+                }
                 self.findings.push(Found {
                     part: "index",
                     what: chain.to_string(),

@@ -6,6 +6,7 @@
 mod change;
 mod check;
 mod error;
+mod heads;
 mod history;
 mod open;
 mod run;

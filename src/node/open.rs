@@ -14,9 +14,9 @@ use larder_adapters::{ErrorKind, FileSyncAdapter, OpenContext};
 use super::error::{Kind, NodeError};
 use crate::config::{self, ConfigPath, Flags, Settings};
 use crate::env::Env;
-use crate::index::{ContentReader, Index, Opened, Reader, replay};
-use crate::ledger::{Identity, Ledger, Standing};
-use crate::model::Hash;
+use crate::index::{ContentReader, Index, Opened, Reader, ReplayProblem, replay};
+use crate::ledger::{ArtifactName, Identity, Ledger, ShortHash, Standing};
+use crate::model::{Chain, Hash};
 use crate::scan::Root;
 use crate::state::State;
 use crate::sync::{Engine, Parts, Policy, Progress};
@@ -151,7 +151,7 @@ impl Node {
         let state = State::open(&dirs.state())?;
         state.check_if_due(lock.left_open, env.clock.wall_ms())?;
         let ledger = Arc::new(Ledger::open(&dirs.larder)?);
-        let index = open_index(&dirs, env, &ledger)?;
+        let (index, problems) = open_index(&dirs, env, &ledger)?;
         let contents = Arc::new(ContentReader::new(ledger.clone(), index.reader()?));
         let opened = match &options.adapter {
             Some(adapter) => Ok(adapter.clone()),
@@ -175,6 +175,7 @@ impl Node {
             adapter,
             progress,
         })?;
+        engine.note_replay(&problems)?;
         let (env, options) = (env.clone(), options.clone());
         Ok(Node { settings, dirs, env, engine, options, backend_error, _lock: lock })
     }
@@ -393,7 +394,8 @@ fn open_identity(dirs: &ProjectDirs, env: &Env, owner: &str) -> Result<Identity,
     Err(NodeError::user(message, "run `larder origin new` here to make it a machine of its own; nothing is lost"))
 }
 
-fn open_index(dirs: &ProjectDirs, env: &Env, ledger: &Ledger) -> Result<Index, NodeError> {
+/// The index, brought up to the ledger, and what of the ledger could not be applied.
+fn open_index(dirs: &ProjectDirs, env: &Env, ledger: &Ledger) -> Result<(Index, Vec<ReplayProblem>), NodeError> {
     let mut epoch = [0u8; 8];
     env.random.fill(&mut epoch);
     let epoch = u64::from_le_bytes(epoch) >> 1;
@@ -401,11 +403,23 @@ fn open_index(dirs: &ProjectDirs, env: &Env, ledger: &Ledger) -> Result<Index, N
     if let Opened::Fresh { reason } = opened {
         tracing::info!("the index is made anew: {reason:?}");
     }
-    let done = replay(&mut index, ledger).map_err(crate::sync::SyncError::from)?;
+    let mut done = replay(&mut index, ledger).map_err(crate::sync::SyncError::from)?;
     if !done.stale.is_empty() {
+        note_lost_tips(&index, ledger, &done.stale)?;
         drop(index);
         index = Index::recreate(&dirs.index(), epoch)?;
-        replay(&mut index, ledger).map_err(crate::sync::SyncError::from)?;
+        done = replay(&mut index, ledger).map_err(crate::sync::SyncError::from)?;
     }
-    Ok(index)
+    Ok((index, done.problems))
+}
+
+/// The last checkpoint that was applied of a chain is gone: only this index knows its name.
+fn note_lost_tips(index: &Index, ledger: &Ledger, chains: &[Chain]) -> Result<(), NodeError> {
+    for chain in chains {
+        if let Some((seq, hash)) = index.applied(chain)? {
+            let name = ArtifactName::Checkpoint { chain: chain.clone(), seq, hash: ShortHash::of(&hash) };
+            ledger.note_damage(&name, "it was applied and is not here any more")?;
+        }
+    }
+    Ok(())
 }

@@ -3,7 +3,7 @@
 //! Invariant: an exchange precedes the first look at the disk, so that a first contact knows what others have; a backend
 //! that fails does not stop what can be done without it, and is named in the report.
 
-use super::status::{conflicts_remain, held_remain};
+use super::status::{conflicts_remain, damage_remains, held_remain};
 use super::{Kind, Node, NodeError};
 use crate::sync::exchange::Direction;
 use crate::sync::{Report, Scope, SyncError};
@@ -97,6 +97,10 @@ impl Node {
         if let Some(error) = &report.backend_error {
             let kind = self.backend_error.as_ref().map_or(Kind::Unavailable, |error| error.kind);
             return Ok(Some(NodeError::new(kind, format!("the backend could not be reached: {error}"))));
+        }
+        let damaged = damage_remains(self.engine.known_damage()?.len());
+        if damaged.is_some() {
+            return Ok(damaged);
         }
         let held = held_remain(self.engine.held_deletions()?.len());
         if held.is_some() {

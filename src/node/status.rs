@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::error::{Kind, NodeError};
 use super::open::Glance;
+use crate::ledger::Ledger;
 use crate::state::{PeerLine, State};
 use crate::sync::IndexGraph;
 use crate::sync::resolve::resolve;
@@ -16,6 +17,11 @@ pub const MAX_LISTED: usize = 1_000;
 
 /// The journal's line of the backend as a whole: opened and asked, whatever was exchanged.
 const WHOLE_RUN: &str = "backend";
+
+/// Who notices damage that an exchange may heal.
+const DAMAGE: &str = "damage";
+/// What is done about it.
+const HEALING: &str = "`larder sync` asks every store for good bytes; if none holds them, copy the file of this name from another machine's `.larder/ledger`";
 
 /// What is known of a project. The JSON form is stable.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -135,7 +141,7 @@ pub struct OutboxStatus {
 /// Something wrong that does not stop the rest.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ProblemStatus {
-    /// Who noticed: `scan`, `patterns`, `exchange`, `ledger`, `rows`, `clocks`, ..
+    /// Who noticed: `scan`, `patterns`, `exchange`, `ledger`, `damage`, `rows`, `clocks`, ..
     pub source: String,
     /// Where.
     pub path: String,
@@ -162,6 +168,7 @@ impl Glance {
         if let Some(state) = &self.state {
             status.read_journal(state)?;
         }
+        status.read_damage(&Ledger::open(&self.dirs.larder)?)?;
         status.counts = self.counts()?;
         status.conflicts =
             self.conflicts()?.into_iter().take(MAX_LISTED).map(|found| found.slot.path.shown()).collect();
@@ -238,6 +245,14 @@ impl Status {
         Ok(())
     }
 
+    fn read_damage(&mut self, ledger: &Ledger) -> Result<(), NodeError> {
+        for noted in ledger.noted_damage()?.into_iter().take(MAX_LISTED) {
+            let what = format!("{}; {HEALING}", larder_patterns::shown(&noted.why));
+            self.problems.push(ProblemStatus { source: DAMAGE.to_owned(), path: noted.name.to_string(), what });
+        }
+        Ok(())
+    }
+
     /// True if nothing ever ran here.
     pub fn is_new(&self) -> bool {
         self.origin.is_none()
@@ -246,6 +261,10 @@ impl Status {
     /// What somebody has to look at; gives the exit code.
     pub fn remains(&self) -> Option<NodeError> {
         let with_hint = |kind, message: String, hint: &str| NodeError { kind, message, hint: Some(hint.to_owned()) };
+        let damaged = damage_remains(self.problems.iter().filter(|problem| problem.source == DAMAGE).count());
+        if damaged.is_some() {
+            return damaged;
+        }
         if self.problems.iter().any(|problem| problem.source == "ledger") {
             let message = "damage was found in the ledger".to_owned();
             return Some(with_hint(
@@ -276,6 +295,16 @@ impl Status {
         }
         held_remain(self.held_deletions.len()).or_else(|| conflicts_remain(self.conflicts.len()))
     }
+}
+
+/// That something recorded here is damaged and nobody gave good bytes yet.
+pub(super) fn damage_remains(count: usize) -> Option<NodeError> {
+    let message = match count {
+        0 => return None,
+        1 => "1 thing recorded here is damaged or lost".to_owned(),
+        _ => format!("{count} things recorded here are damaged or lost"),
+    };
+    Some(NodeError { kind: Kind::Damage, message, hint: Some(format!("see `larder status`: {HEALING}")) })
 }
 
 /// That deletions wait for a person.

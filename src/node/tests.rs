@@ -7,6 +7,7 @@ use larder_adapters::{FileSyncAdapter, MemoryAdapter, Query, RecordId, RowConten
 
 use super::{Node, OpenOptions};
 use crate::env::Env;
+use crate::ledger::Depth;
 use crate::model::RelPath;
 use crate::sync::{Change, NoProgress, Report};
 
@@ -37,14 +38,18 @@ impl Machine {
         }
     }
 
+    fn env(&self) -> Env {
+        let mut env = Env::system();
+        env.host = self.host.to_owned();
+        env.vars.clear();
+        env.state_home = self.home.path().to_owned();
+        env.pause = Arc::new(|_| {});
+        env
+    }
+
     fn node(&mut self) -> &mut Node {
         if self.node.is_none() {
-            let mut env = Env::system();
-            env.host = self.host.to_owned();
-            env.vars.clear();
-            env.state_home = self.home.path().to_owned();
-            env.pause = Arc::new(|_| {});
-            self.node = Some(Node::open(&env, &self.options(), Arc::new(NoProgress)).expect("opens"));
+            self.node = Some(Node::open(&self.env(), &self.options(), Arc::new(NoProgress)).expect("opens"));
         }
         self.node.as_mut().expect("was opened above")
     }
@@ -507,4 +512,140 @@ fn a_merged_log_that_moves_with_its_folder_keeps_every_line() {
     b.run();
 
     assert_eq!(b.read("e/log.jsonl"), Some(merged));
+/// Flips a byte in the middle of every artifact of one kind in a machine's ledger; how many there were.
+fn rot(machine: &Machine, kind: &str) -> usize {
+    let ledger = machine.path(".larder/ledger");
+    let hit: Vec<PathBuf> = tree(&ledger)
+        .into_iter()
+        .map(|(name, _)| ledger.join(name))
+        .filter(|p| p.to_string_lossy().contains(kind))
+        .collect();
+    for path in &hit {
+        let mut bytes = std::fs::read(path).expect("reads");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(path, bytes).expect("writes");
+    }
+    hit.len()
+}
+
+impl Machine {
+    fn verify(&self, depth: Depth) -> super::Verified {
+        super::verify(&self.env(), &self.options(), depth).expect("looks")
+    }
+
+    fn glance_status(&self) -> super::Status {
+        super::Glance::open(&self.env(), &self.options()).expect("opens").status().expect("tells")
+    }
+}
+
+#[test]
+fn damage_is_found_said_and_healed_by_the_next_exchange() {
+    for kind in ["/checkpoints/", "/packs/"] {
+        let backend = backend();
+        let (mut a, mut b) = (Machine::new("a", &backend), Machine::new("b", &backend));
+        for i in 0..40 {
+            a.write(&format!("d/{i}.md"), &noise(i));
+        }
+        converge(&mut [&mut a, &mut b]);
+        a.restart();
+        let hit = rot(&a, kind);
+        assert!(hit > 0, "{kind}");
+
+        let found = a.verify(Depth::Bytes);
+        assert_eq!(found.remains().map(|error| error.kind), Some(super::Kind::Damage), "{found:?}");
+        let status = a.glance_status();
+        assert_eq!(damage_said(&a), hit);
+        assert_eq!(status.remains().map(|error| error.kind), Some(super::Kind::Damage));
+
+        let report = a.run();
+        assert_eq!(report.healed.len(), hit, "{report:?}");
+        assert!(a.node().remains(&report).expect("looks").is_none());
+        a.restart();
+        assert_eq!(a.verify(Depth::Bytes).findings, []);
+        assert_eq!(damage_said(&a), 0);
+        let kept = std::fs::read_dir(a.path(".larder/quarantine")).expect("lists").count();
+        assert_eq!(kept, hit);
+        converge(&mut [&mut a, &mut b]);
+        assert_eq!(tree(a.dir.path()), tree(b.dir.path()));
+    }
+}
+
+#[test]
+fn damage_met_while_reading_is_noted_and_healed_without_a_restart() {
+    let backend = backend();
+    let (mut a, mut b) = (Machine::new("a", &backend), Machine::new("b", &backend));
+    for i in 0..40 {
+        a.write(&format!("d/{i}.md"), &noise(i));
+    }
+    converge(&mut [&mut a, &mut b]);
+    a.restart();
+    let hit = rot(&a, "/packs/");
+    let contents = a.node().engine.contents();
+
+    // Whichever block was hit, one of the files is in it.
+    let all: Vec<_> = (0..40).map(|i| slot_content(&mut a, &format!("d/{i}.md"))).collect();
+    assert!(all.iter().any(|content| contents.read_all(content).is_err()));
+    assert_eq!(damage_said(&a), hit);
+    a.run();
+
+    assert!(all.iter().all(|content| contents.read_all(content).is_ok()));
+    assert_eq!(contents.read_all(&all[7]).expect("reads"), noise(7).as_bytes());
+    assert_eq!(damage_said(&a), 0);
+}
+
+fn damage_said(machine: &Machine) -> usize {
+    machine.glance_status().problems.iter().filter(|problem| problem.source == "damage").count()
+}
+
+fn slot_content(machine: &mut Machine, path: &str) -> crate::model::Content {
+    let engine = &machine.node().engine;
+    let slot = engine.slot_by_rules(&RelPath::parse(path).expect("a path")).expect("a slot");
+    engine.reader().expect("opens").heads(&slot).expect("reads")[0].version.content().expect("a content")
+}
+
+/// Text that does not compress, so that it goes into packs.
+fn noise(seed: i32) -> String {
+    let mut bytes = vec![0; 20_000];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn a_lost_pack_is_damage_to_its_writer_and_awaited_by_who_never_had_it() {
+    let backend = backend();
+    let (mut a, mut b) = (Machine::new("a", &backend), Machine::new("b", &backend));
+    for i in 0..40 {
+        a.write(&format!("d/{i}.md"), &noise(i));
+    }
+    converge(&mut [&mut a, &mut b]);
+    for machine in [&mut a, &mut b] {
+        machine.restart();
+        std::fs::remove_dir_all(packs_of(machine)).expect("removes");
+    }
+    // B is told anew what it has, as if the pack had never come.
+    super::rebuild(&b.env(), &b.options(), false).expect("rebuilds");
+
+    let (of_a, of_b) = (a.verify(Depth::Names), b.verify(Depth::Names));
+
+    let heads = |verified: &super::Verified, damage| {
+        verified.findings.iter().filter(|found| found.part == "content" && found.damage == damage).count()
+    };
+    assert_eq!((heads(&of_a, true), heads(&of_a, false)), (40, 0), "{of_a:?}");
+    assert_eq!((heads(&of_b, true), heads(&of_b, false)), (0, 40), "{of_b:?}");
+    assert!(of_b.remains().is_none(), "{of_b:?}");
+    assert!(b.glance_status().remains().is_none());
+
+    converge(&mut [&mut a, &mut b]);
+    for machine in [&mut a, &mut b] {
+        machine.restart();
+        assert_eq!(machine.verify(Depth::Bytes).findings, []);
+    }
+}
+
+/// The folder of packs of the only chain of a machine.
+fn packs_of(machine: &Machine) -> PathBuf {
+    let chains = std::fs::read_dir(machine.path(".larder/ledger/shared")).expect("lists");
+    let packs = chains.map(|chain| chain.expect("lists").path().join("packs")).find(|packs| packs.exists());
+    packs.expect("a pack")
 }

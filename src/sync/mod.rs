@@ -166,6 +166,8 @@ pub struct Report {
     pub pulled: u64,
     /// Artifacts given to stores.
     pub pushed: u64,
+    /// Artifacts that were damaged or lost here and are whole again.
+    pub healed: Vec<String>,
     /// Paths that wait, with the reason.
     pub waiting: Vec<(String, String)>,
     /// Paths with something wrong, with what to do.

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use super::exchange::{self, Direction, ExchangeConfig, Finding, Journal, JournalError, Thoroughness, Watermark};
 use super::{Engine, Report, Result, SyncError};
-use crate::index::Slot;
-use crate::ledger::ArtifactName;
+use crate::index::{ReplayProblem, Slot};
+use crate::ledger::{ArtifactName, LedgerError, NotedDamage};
 use crate::model::{Chain, Space};
 use crate::state::{self, Problem, State};
 use crate::transport::marker::{self, ProjectId};
@@ -73,7 +73,8 @@ impl Engine {
             ..ExchangeConfig::new(&self.policy.app, spaces)
         };
         let label = format!("{}:exchange", adapter.capabilities().name);
-        let config = ExchangeConfig { thoroughness: self.thoroughness(), ..config };
+        let wanted: Vec<ArtifactName> = self.ledger.noted_damage()?.into_iter().map(|noted| noted.name).collect();
+        let config = ExchangeConfig { thoroughness: self.thoroughness(), wanted, ..config };
         for chain in &config.own {
             self.state.pin_key(&chain.to_string(), self.identity.public_key().as_bytes())?;
         }
@@ -86,6 +87,7 @@ impl Engine {
         report.pulled += done.pulled.len() as u64;
         report.pushed += done.pushed.len() as u64;
         self.note_exchange(&label, &done, failure.as_deref(), now)?;
+        self.settle_damage(&done, report)?;
         if !done.pulled.is_empty() {
             self.replay()?;
         }
@@ -94,6 +96,20 @@ impl Engine {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Notes what the exchange found damaged here, and forgets what is whole again.
+    fn settle_damage(&mut self, done: &exchange::Report, report: &mut Report) -> Result<()> {
+        for name in &done.damaged {
+            self.ledger.note_damage(name, "its bytes are not what its name says")?;
+        }
+        report.healed.extend(self.ledger.forget_healed()?.iter().map(ArtifactName::to_string));
+        Ok(())
+    }
+
+    /// What is known to be damaged or lost here, and no store gave yet.
+    pub fn known_damage(&self) -> Result<Vec<NotedDamage>> {
+        Ok(self.ledger.noted_damage()?)
     }
 
     /// Everything is listed once a run of the program and once a day; else only news.
@@ -123,7 +139,10 @@ impl Engine {
                 .take(20)
                 .map(|waiting| Problem { path: waiting.name.to_string(), what: format!("waits: {:?}", waiting.need) }),
         );
-        problems.extend(done.phantoms.iter().take(20).map(|name| Problem {
+        // What is damaged here is told by its own note.
+        let damaged = self.ledger.noted_damage()?;
+        let awaited = done.phantoms.iter().filter(|name| damaged.iter().all(|noted| noted.name != **name));
+        problems.extend(awaited.take(20).map(|name| Problem {
             path: name.to_string(),
             what: "named by another machine and not here yet; asked for at each exchange".to_owned(),
         }));
@@ -155,18 +174,28 @@ impl Engine {
     /// Brings the index up to the ledger.
     pub fn replay(&mut self) -> Result<()> {
         let done = crate::index::replay(&mut self.index, &self.ledger)?;
-        let problems: Vec<Problem> = done
-            .problems
-            .iter()
-            .map(|problem| Problem { path: problem.chain.to_string(), what: problem.error.to_string() })
-            .collect();
-        let now = self.now_ms() as i64;
-        self.state.set_problems("ledger", &problems, now)?;
+        self.note_replay(&done.problems)?;
         self.observe_clocks(&done.touched)?;
         // Tips are read again: an own chain may have come back from a store.
         self.chains.clear();
         Ok(())
     }
+
+    /// Notes for `status`, and for the next exchange, what a replay could not apply. A pack that has not come yet is no
+    /// damage: the exchange tells of it.
+    pub fn note_replay(&self, problems: &[ReplayProblem]) -> Result<()> {
+        let damage = problems.iter().filter(|problem| !is_awaited(&problem.error));
+        let mut told = Vec::new();
+        for problem in damage {
+            self.ledger.note_error(&problem.error);
+            told.push(Problem { path: problem.chain.to_string(), what: problem.error.to_string() });
+        }
+        Ok(self.state.set_problems("ledger", &told, self.now_ms() as i64)?)
+    }
+}
+
+fn is_awaited(error: &LedgerError) -> bool {
+    matches!(error, LedgerError::Missing { name: ArtifactName::Pack { .. } })
 }
 
 impl Engine {

@@ -528,13 +528,15 @@ fn a_larder_folder_that_came_with_a_checkout_is_set_aside_unread() {
 }
 
 #[test]
-fn damage_in_the_ledger_is_found_and_named() {
+fn damage_in_the_ledger_is_found_named_and_healed() {
     let lab = Lab::new();
-    let (a, _) = lab.pair();
+    let (a, b) = lab.pair();
     for n in 0..3 {
         a.write("shared/one.md", format!("{n}\n"));
         a.sync();
+        b.sync();
     }
+    a.sync();
     a.verify();
     let artifacts = a.tree(".larder/ledger");
     let (name, _) =
@@ -547,6 +549,11 @@ fn damage_in_the_ledger_is_found_and_named() {
     fs::write(&path, bytes).expect("damage");
 
     a.run(["verify"]).expect(4).says("cp-");
+    a.run(["status"]).expect(4).says("cp-").says("larder sync");
+    a.sync().says("healed");
+    a.verify();
+    a.run(["status"]).expect(0);
+    b.verify();
 }
 
 #[test]

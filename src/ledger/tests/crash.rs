@@ -100,3 +100,28 @@ fn an_import_dies_anywhere() {
         }
     }
 }
+
+#[test]
+fn healing_dies_anywhere_and_the_name_is_never_without_a_file() {
+    for limit in 0.. {
+        let mut house = House::new(34);
+        house.publish(&[("a", prose(1, 400))]);
+        let name = house.checkpoints().remove(0).name;
+        let (path, good) = (house.ledger.path(&name), house.ledger.read_whole(&name).expect("bytes"));
+        std::fs::write(&path, b"rotten").expect("damaged");
+        house.ledger.disk().crash.after(limit);
+        let died = house.ledger.put(&name, &good).is_err();
+
+        assert!(path.exists(), "died at step {limit}");
+        let ledger = Ledger::open(&house.larder()).expect("a ledger after the crash");
+        ledger.put(&name, &good).expect("the same again");
+        assert!(ledger.is_whole(&name), "died at step {limit}");
+        let kept =
+            std::fs::read_dir(house.larder().join("quarantine")).expect("a listing").map(|e| e.expect("an entry"));
+        assert!(kept.into_iter().any(|entry| std::fs::read(entry.path()).expect("bytes") == b"rotten"));
+        if !died {
+            assert!(limit >= 5, "only {limit} operations");
+            return;
+        }
+    }
+}

@@ -282,3 +282,37 @@ fn a_file_that_is_no_artifact_is_named_and_passed_over() {
     assert_eq!(house.findings(Depth::Bytes), [format!("{}/checkpoints/notes.txt is no artifact", house.chain())]);
     assert_eq!(house.ledger.list("", "", 10).expect("a listing").len(), 1);
 }
+
+#[test]
+fn damage_is_noted_until_the_artifact_is_whole_again() {
+    let mut house = House::new(44);
+    house.publish(&[("a", noise(1, 400_000))]);
+    let name: ArtifactName = house.ledger.list("", "", 100).expect("a listing").remove(0).parse().expect("an artifact");
+    let good = fs::read(house.ledger.path(&name)).expect("bytes");
+
+    house.ledger.note_damage(&name, "met while reading").expect("noted");
+    house.ledger.note_damage(&name, "met again").expect("noted");
+    let noted = NotedDamage { name: name.clone(), why: "met while reading".to_owned() };
+    assert_eq!(house.ledger.noted_damage().expect("listed"), [noted]);
+
+    fs::remove_file(house.ledger.path(&name)).expect("removed");
+    assert_eq!(house.ledger.forget_healed().expect("looked"), []);
+    assert_eq!(house.ledger.noted_damage().expect("listed").len(), 1);
+    house.ledger.put(&name, &good).expect("healed");
+    assert_eq!(house.ledger.forget_healed().expect("looked"), [name]);
+    assert_eq!(house.ledger.noted_damage().expect("listed"), []);
+}
+
+#[test]
+fn a_gap_is_wanted_by_the_name_that_the_next_checkpoint_gives() {
+    let mut house = House::new(45);
+    for n in 0..3 {
+        house.publish(&[("a", prose(n, 100))]);
+    }
+    let names = house.ledger.checkpoint_names(&house.chain(), 0).expect("a listing");
+    fs::remove_file(house.ledger.path(&names[1])).expect("removed");
+
+    let findings = house.ledger.verify(Depth::Names).expect("looked");
+
+    assert_eq!(findings.iter().filter_map(|finding| finding.wanted.as_ref()).collect::<Vec<_>>(), [&names[1]]);
+}

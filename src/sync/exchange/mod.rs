@@ -7,6 +7,7 @@
 //!
 //! It decides nothing about files or versions, does not wait, retry or sleep: it reports, and the caller acts.
 
+mod heal;
 mod journal;
 mod local;
 mod pull;
@@ -121,7 +122,7 @@ impl ExchangeConfig {
 
 /// Makes `local` and `remote` hold the same artifacts, as far as direction, trust and budget allow.
 ///
-/// Order: what each chain has; checkpoints and records from the store; ours to the store (packs, records, checkpoint,
+/// Order: what is damaged here and wanted; what each chain has; checkpoints and records from the store; ours to the store (packs, records, checkpoint,
 /// chain by chain); packs from the store; watermarks. Idempotent and resumable: every artifact stored is stored for
 /// good. One bad item stops no other: it is in the report. Errors: the place or the disk here is out of reach; the
 /// error carries the report of what was done before.

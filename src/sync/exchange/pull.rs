@@ -13,7 +13,7 @@ use super::{JournalError, Trust};
 use crate::ledger::{ArtifactName, ShortHash};
 
 /// Whether a checkpoint came.
-enum Step {
+pub(super) enum Step {
     Taken,
     /// It is good and waits for something.
     Waits(Need),
@@ -97,7 +97,11 @@ impl Run<'_> {
         Ok(if self.store(name, &bytes)? { Step::Taken } else { Step::Bad })
     }
 
-    fn check_key(&mut self, name: &ArtifactName, facts: &CheckpointFacts) -> Result<Option<Step>, JournalError> {
+    pub(super) fn check_key(
+        &mut self,
+        name: &ArtifactName,
+        facts: &CheckpointFacts,
+    ) -> Result<Option<Step>, JournalError> {
         match self.journal.accepted_key(name.chain())? {
             Some(accepted) if accepted == facts.key => Ok(None),
             Some(accepted) => {
@@ -161,7 +165,7 @@ impl Run<'_> {
         match facts {
             Ok(facts) => Ok(Some(facts)),
             Err(LocalError::Missing { .. }) => Ok(None),
-            Err(error) => self.refuse(error).map(|()| None),
+            Err(error) => self.refuse_ours(name, error).map(|()| None),
         }
     }
 
@@ -231,23 +235,6 @@ impl Run<'_> {
             } else {
                 view.bad += u64::from(worth_it);
                 self.report.phantoms.insert(part);
-            }
-        }
-        Ok(())
-    }
-
-    /// Asks for what the caller misses whatever the chains say.
-    pub fn pull_wanted(&mut self) -> Result<(), Stop> {
-        let config = self.config;
-        let spaces = &config.spaces;
-        for name in config.wanted.iter().filter(|name| spaces.contains(&name.chain().space)) {
-            let missing = match self.local.read(name) {
-                Ok(_) => false,
-                Err(LocalError::Failed(error)) => return Err(LocalError::Failed(error).into()),
-                Err(_) => true,
-            };
-            if missing && !self.take(name)? {
-                self.report.phantoms.insert(name.clone());
             }
         }
         Ok(())

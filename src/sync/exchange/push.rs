@@ -89,7 +89,7 @@ impl Run<'_> {
         let bytes = match self.local.read(name) {
             Ok(bytes) => bytes,
             Err(LocalError::Missing { .. }) => return Ok(Offer::NotHere),
-            Err(error) => return self.refuse(error).map(|()| Offer::NotHere),
+            Err(error) => return self.refuse_ours(name, error).map(|()| Offer::NotHere),
         };
         let put = self.offer(name, &bytes)?;
         Ok(if put.is_some() { Offer::There } else { Offer::Declined })

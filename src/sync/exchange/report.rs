@@ -151,6 +151,8 @@ pub struct Report {
     pub waiting: Vec<Waiting>,
     /// Artifacts that something here names and that are neither here nor there.
     pub phantoms: BTreeSet<ArtifactName>,
+    /// Artifacts that are here with wrong bytes.
+    pub damaged: BTreeSet<ArtifactName>,
     /// What is wrong with chains.
     pub findings: Vec<Finding>,
     /// What went wrong with single items.

@@ -126,7 +126,9 @@ impl<'a> Run<'a> {
     /// All phases. What was done before a stop is settled all the same.
     pub fn all(&mut self) -> Result<(), Cause> {
         let mut views = Vec::new();
-        let moved = self.survey(&mut views).and_then(|()| self.move_artifacts(&mut views));
+        let healed = if self.config.pulls() { self.heal() } else { Ok(()) };
+        let surveyed = healed.and_then(|()| self.survey(&mut views));
+        let moved = surveyed.and_then(|()| self.move_artifacts(&mut views));
         let settled = match moved {
             Err(Stop::Broken(cause @ (Cause::Local(_) | Cause::Journal(_)))) => return Err(cause),
             Err(Stop::Broken(cause)) => self.settle(&mut views).map(|()| Some(cause)),
@@ -153,7 +155,6 @@ impl<'a> Run<'a> {
         }
         if self.config.pulls() {
             views.iter_mut().try_for_each(|view| self.pull_bulk(view))?;
-            self.pull_wanted()?;
         }
         Ok(())
     }
@@ -246,6 +247,14 @@ impl<'a> Run<'a> {
             }
             other => Err(other.into()),
         }
+    }
+
+    /// The same for bytes of our own: they are named, so that somebody can be asked for good ones.
+    pub fn refuse_ours(&mut self, name: &ArtifactName, error: LocalError) -> Result<(), Stop> {
+        if matches!(error, LocalError::Refused { .. }) {
+            self.report.damaged.insert(name.clone());
+        }
+        self.refuse(error)
     }
 
     /// Offers an artifact. `None` if the store did not take it; `Some` if it is there now.

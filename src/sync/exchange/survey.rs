@@ -212,8 +212,11 @@ impl Run<'_> {
             // The watermark is above everything that is here: the ledger was restored, the journal was not.
             view.here = self.local.checkpoints(&view.chain, 0)?.into_iter().collect();
         }
-        for there in strange.into_iter().take(MAX_OWN_CHECKS) {
-            if let Some(facts) = self.look_at_own(&there)? {
+        for there in strange.iter().rev().take(MAX_OWN_CHECKS) {
+            self.fill_own_hole(view, there)?;
+        }
+        for there in strange.into_iter().filter(|there| !view.here.contains(there)).take(MAX_OWN_CHECKS) {
+            if let Some((facts, _)) = self.look_at_own(&there)? {
                 view.closed = true;
                 let finding = own_finding(&view.chain, &view.here, there, &facts);
                 self.find(finding);
@@ -223,14 +226,28 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The facts of a checkpoint of our chain that we do not have, if our key really signed it.
-    fn look_at_own(&mut self, name: &ArtifactName) -> Result<Option<CheckpointFacts>, Stop> {
+    /// Takes a checkpoint of ours that is lost here back, if the one after it, which is here, names it: no second writer.
+    fn fill_own_hole(&mut self, view: &mut View, there: &ArtifactName) -> Result<(), Stop> {
+        let seq = seq_of(there);
+        let Some(next) = view.here.iter().find(|name| seq_of(name) == seq + 1).cloned() else { return Ok(()) };
+        if !self.config.pulls() || view.here.iter().any(|name| seq_of(name) == seq) {
+            return Ok(());
+        }
+        let Some((lost, bytes)) = self.look_at_own(there)? else { return Ok(()) };
+        if self.local_facts(&next)?.is_some_and(|next| next.prev == Some(lost.hash)) && self.store(there, &bytes)? {
+            view.here.insert(there.clone());
+        }
+        Ok(())
+    }
+
+    /// The facts of a checkpoint of our chain that we do not have, if our key really signed it, and its bytes.
+    fn look_at_own(&mut self, name: &ArtifactName) -> Result<Option<(CheckpointFacts, Vec<u8>)>, Stop> {
         let Fetched::Bytes(bytes) = self.get(name)? else {
             return Ok(None);
         };
         let accepted = self.journal.accepted_key(name.chain())?;
         match self.local.inspect(name, &bytes) {
-            Ok(facts) if accepted.is_none_or(|key| key == facts.key) => Ok(Some(facts)),
+            Ok(facts) if accepted.is_none_or(|key| key == facts.key) => Ok(Some((facts, bytes))),
             Ok(_) => {
                 let why = "it is signed by another key than ours".to_owned();
                 self.note(Problem::Refused { name: name.clone(), why });

@@ -1,6 +1,6 @@
 //! Missing and damaged artifacts hold up only what needs them, and any holder of the good bytes heals them.
 
-use super::super::{Need, Problem};
+use super::super::{Finding, LocalStore, Need, Problem, Thoroughness};
 use super::fleet::*;
 use crate::ledger::ArtifactKind;
 
@@ -147,7 +147,7 @@ fn a_checkpoint_waits_for_its_records_and_what_follows_waits_with_it() {
     assert_eq!(report.waiting.len(), 1);
     assert_eq!(report.waiting[0].name, second);
     assert_eq!(report.waiting[0].need, Need::Records { name: records.clone() });
-    a.config.thoroughness = super::super::Thoroughness::Whole;
+    a.config.thoroughness = Thoroughness::Whole;
     assert_eq!(a.meets(&spot).pushed, [records]);
     assert_eq!(b.meets(&spot).imported().count(), 2);
 }
@@ -190,4 +190,74 @@ fn a_reader_may_begin_at_a_snapshot_when_what_is_below_is_gone() {
     assert!(report.waiting.is_empty() && report.problems.is_empty(), "{report:?}");
     let quiet = b.meets(&spot).requests;
     assert_eq!((quiet.list, quiet.get), (2, 0));
+}
+
+#[test]
+fn a_lost_checkpoint_of_our_own_is_taken_back_and_is_no_second_writer() {
+    let (mut a, mut b) = (Machine::new("a-1", 1), Machine::new("b-1", 2));
+    let (_, spot) = place("spot");
+    let names: Vec<_> = ["one", "two", "three", "four"].map(|text| a.publish_full(text)).into();
+    a.meets(&spot);
+    b.meets(&spot);
+    let whole = a.store.bytes();
+
+    for lost in [&names[1..2], &names[0..2], &names[0..3]] {
+        lost.iter().for_each(|name| a.store.damage(name, None));
+        a.config.thoroughness = Thoroughness::Whole;
+        let report = a.meets(&spot);
+
+        assert!(report.findings.is_empty(), "{lost:?}: {report:?}");
+        assert_eq!(a.store.bytes(), whole);
+    }
+}
+
+#[test]
+fn a_wanted_checkpoint_brings_the_lost_ones_before_it() {
+    let (mut a, mut b) = (Machine::new("a-1", 1), Machine::new("b-1", 2));
+    let (_, spot) = place("spot");
+    let names: Vec<_> = ["one", "two", "three"].map(|text| a.publish_full(text)).into();
+    a.meets(&spot);
+    b.meets(&spot);
+    names.iter().for_each(|name| b.store.damage(name, None));
+
+    b.config.wanted = vec![names[2].clone()];
+    let report = b.meets(&spot);
+
+    assert_eq!(report.pulled, [names[2].clone(), names[1].clone(), names[0].clone()]);
+    assert!(report.is_complete(), "{report:?}");
+}
+
+#[test]
+fn what_is_wanted_is_held_to_the_accepted_key_and_the_name() {
+    let (mut a, mut b, mut thief) = (Machine::new("a-1", 1), Machine::new("b-1", 2), Machine::new("a-1", 7));
+    let ((_, spot), (bad, trap)) = (place("spot"), place("trap"));
+    let real = a.publish_full("one");
+    let forged = thief.publish_full("one");
+    a.meets(&spot);
+    b.meets(&spot);
+    thief.meets(&trap);
+    bad.0.damage(&format!("{APP}/{real}"), Some(&thief.store.read(&forged).expect("there")));
+    b.store.damage(&real, None);
+
+    b.config.wanted = vec![real.clone(), forged.clone()];
+    let report = b.meets(&trap);
+
+    assert!(!b.store.names().contains(&real) && !b.store.names().contains(&forged), "{report:?}");
+    assert!(report.phantoms.contains(&real), "{report:?}");
+    assert!(report.findings.iter().any(|finding| matches!(finding, Finding::KeyChanged { .. })), "{report:?}");
+    b.meets(&spot);
+    assert!(b.store.names().contains(&real));
+}
+
+#[test]
+fn an_exchange_that_meets_our_own_damage_names_it() {
+    let mut a = Machine::new("a-1", 1);
+    let (_, spot) = place("spot");
+    a.publish_full("one");
+    let pack = a.writer.pack_name(b"pack one");
+    a.store.damage(&pack, Some(b"rotten"));
+
+    let report = a.meets(&spot);
+
+    assert_eq!(report.damaged.iter().collect::<Vec<_>>(), [&pack]);
 }
