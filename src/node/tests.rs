@@ -6,7 +6,7 @@ use std::sync::Arc;
 use larder_adapters::{FileSyncAdapter, MemoryAdapter, Query, RecordId, RowContent};
 
 use super::{Node, OpenOptions};
-use crate::env::Env;
+use crate::env::{Env, ManualClock};
 use crate::ledger::Depth;
 use crate::model::RelPath;
 use crate::sync::{Change, NoProgress, Report};
@@ -20,14 +20,20 @@ struct Machine {
     node: Option<Node>,
     host: &'static str,
     adapter: Arc<dyn FileSyncAdapter>,
+    clock: Option<Arc<ManualClock>>,
 }
 
 impl Machine {
+    /// With a clock that moves only when told.
+    fn timed(host: &'static str, adapter: &Arc<dyn FileSyncAdapter>, clock: &Arc<ManualClock>) -> Machine {
+        Machine { clock: Some(clock.clone()), ..Machine::new(host, adapter) }
+    }
+
     fn new(host: &'static str, adapter: &Arc<dyn FileSyncAdapter>) -> Machine {
         let dir = tempfile::tempdir().expect("a folder");
         std::fs::write(dir.path().join("sync-config.json"), CONFIG).expect("writes");
         let home = tempfile::tempdir().expect("a folder");
-        Machine { dir, home, node: None, host, adapter: adapter.clone() }
+        Machine { dir, home, node: None, host, adapter: adapter.clone(), clock: None }
     }
 
     fn options(&self) -> OpenOptions {
@@ -44,6 +50,9 @@ impl Machine {
         env.vars.clear();
         env.state_home = self.home.path().to_owned();
         env.pause = Arc::new(|_| {});
+        if let Some(clock) = &self.clock {
+            env.clock = clock.clone();
+        }
         env
     }
 
@@ -295,6 +304,116 @@ fn a_vanished_tree_waits_for_a_person() {
     a.node().restore_deletions().expect("restores");
     converge(&mut [&mut a, &mut b]);
     assert_eq!(a.read("d/7.md").as_deref(), Some("file 7"));
+    assert_eq!(tree(a.dir.path()), tree(b.dir.path()));
+}
+
+const MINUTE_MS: u64 = 60_000;
+
+/// Two machines with one clock that both have `files` files in `d/`.
+fn timed_pair(files: usize) -> (Machine, Machine, Arc<ManualClock>) {
+    let backend = backend();
+    // Later than any file is written: a file from the future would count as still being written.
+    let clock = Arc::new(ManualClock::new(4_000_000_000_000));
+    let (mut a, mut b) = (Machine::timed("a", &backend, &clock), Machine::timed("b", &backend, &clock));
+    for i in 0..files {
+        a.write(&format!("d/{i}.md"), &format!("file {i}"));
+    }
+    converge(&mut [&mut a, &mut b]);
+    clock.advance(60 * MINUTE_MS);
+    (a, b, clock)
+}
+
+impl Machine {
+    fn delete(&self, files: std::ops::Range<usize>) {
+        files.for_each(|i| std::fs::remove_file(self.path(&format!("d/{i}.md"))).expect("removes"));
+    }
+
+    fn held(&mut self) -> usize {
+        self.node().engine.held_deletions().expect("lists").len()
+    }
+}
+
+#[test]
+fn deletions_are_counted_over_ten_minutes_across_runs_and_restarts() {
+    let (mut a, mut b, clock) = timed_pair(60);
+
+    a.delete(0..20);
+    a.run();
+    a.restart();
+    b.run();
+    assert_eq!((a.held(), b.held()), (0, 0));
+    assert_eq!(b.read("d/3.md"), None);
+    clock.advance(9 * MINUTE_MS);
+    a.delete(20..30);
+    a.run();
+    b.restart();
+    b.run();
+
+    // What was done is done; what came after it waits, at the sender and at every receiver.
+    assert_eq!((a.held(), b.held()), (10, 10));
+    assert!(b.read("d/25.md").is_some());
+}
+
+#[test]
+fn slow_deletions_never_wait_not_even_when_they_arrive_together() {
+    let (mut a, mut b, clock) = timed_pair(60);
+
+    for first in [0, 20] {
+        a.delete(first..first + 20);
+        a.run();
+        clock.advance(11 * MINUTE_MS);
+    }
+    b.run();
+
+    assert_eq!((a.held(), b.held()), (0, 0));
+    assert_eq!((b.read("d/3.md"), b.read("d/33.md")), (None, None));
+    assert!(b.read("d/45.md").is_some());
+}
+
+#[test]
+fn the_share_is_of_what_was_live_when_the_window_began() {
+    let (mut a, _, clock) = timed_pair(200);
+
+    // A fifth of 200 in two steps; of the 170 that are left after the first it would be more.
+    for range in [0..30, 30..40] {
+        a.delete(range);
+        a.run();
+        clock.advance(MINUTE_MS);
+    }
+    assert_eq!(a.held(), 0);
+    a.delete(40..41);
+    a.run();
+
+    assert_eq!(a.held(), 1);
+}
+
+#[test]
+fn moves_and_files_that_came_back_and_approved_deletions_are_not_counted() {
+    let (mut a, mut b, clock) = timed_pair(90);
+
+    for i in 60..90 {
+        std::fs::create_dir_all(a.path("moved")).expect("makes");
+        std::fs::rename(a.path(&format!("d/{i}.md")), a.path(&format!("moved/{i}.md"))).expect("renames");
+    }
+    a.run();
+    a.delete(0..20);
+    a.run();
+    clock.advance(MINUTE_MS);
+    (0..20).for_each(|i| a.write(&format!("d/{i}.md"), "back again"));
+    a.run();
+    a.delete(20..40);
+    a.run();
+    assert_eq!(a.held(), 0);
+
+    a.delete(0..20);
+    a.run();
+    assert_eq!(a.held(), 20);
+    a.node().approve_deletions().expect("approves");
+    a.delete(40..45);
+    a.run();
+    assert_eq!(a.held(), 0);
+    converge(&mut [&mut b, &mut a]);
+    assert_eq!((a.held(), b.held()), (0, 0));
     assert_eq!(tree(a.dir.path()), tree(b.dir.path()));
 }
 

@@ -235,4 +235,21 @@ impl State {
             .map(|count| count as u64)
             .map_err(sqlite("count bases"))
     }
+
+    /// How many files of one space have a base: private ones or all others; below a top folder, or in all.
+    pub fn count_live(&self, private: bool, folder: Option<&str>) -> Result<u64> {
+        let (from, to) = match folder {
+            None => (String::new(), None),
+            Some(folder) => (format!("{folder}/"), Some(format!("{folder}0"))),
+        };
+        let sql = "SELECT count(*) FROM bases WHERE path >= ?1 AND (?2 IS NULL OR path < ?2) AND (channel = ?3) = ?4";
+        self.connection
+            .prepare_cached(sql)
+            .and_then(|mut statement| {
+                let private_name = crate::model::Channel::Private.as_str();
+                statement.query_row((from, to, private_name, private), |row| row.get::<_, i64>(0))
+            })
+            .map(|count| count as u64)
+            .map_err(sqlite("count bases"))
+    }
 }

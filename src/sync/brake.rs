@@ -1,20 +1,32 @@
 //! The brake: an unusual number of deletions waits for a person.
 //!
 //! Invariant: it holds back files and rows only; heads, index and view are what the artifacts say. A held path that gets
-//! content from elsewhere takes it. Moves are not counted.
+//! content from elsewhere takes it. Moves are not counted. What is counted stands in the ledger, so a restart forgets
+//! nothing, and sender and receivers count the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::materialise::Step;
 use super::resolve::{Outcome, Resolution};
 use super::{Engine, Result};
-use crate::index::Stored;
-use crate::model::{Reason, RelPath, Space, State as VersionState, VersionId};
+use crate::index::{Deletion, Span, Stored};
+use crate::model::{Chain, Hlc, Reason, RelPath, Space, State as VersionState, VersionId};
 
 /// Fewer deletions than this never wait.
 const FEW_DELETIONS: u64 = 25;
 /// Above this share of the live files (of the space or a top folder) they wait, in percent.
 const SHARE_PERCENT: u64 = 20;
+/// Deletions are counted together within this time, in milliseconds of the clock of who made them.
+const WINDOW_MS: u64 = 10 * 60_000;
+
+/// One deletion as the brake counts it.
+struct Event {
+    id: VersionId,
+    path: RelPath,
+    hlc: Hlc,
+    /// The path is no longer among the live ones.
+    gone: bool,
+}
 
 impl Engine {
     /// True if a resolution is a deletion that waits.
@@ -38,37 +50,71 @@ impl Engine {
         self.hold_if_many(&deletions)
     }
 
-    /// Holds deletions if they pass the bound for the project or for their top folder.
+    /// Holds deletions if, with those that the same origin made shortly before or after, they pass the bound for the space
+    /// or for their top folder. What was counted in an earlier run counts again: the tombstones themselves say when.
     pub(super) fn hold_if_many(&mut self, deletions: &[(RelPath, Stored)]) -> Result<()> {
-        let counted: Vec<&(RelPath, Stored)> = deletions.iter().filter(|(_, stored)| is_counted(stored)).collect();
-        if counted.len() as u64 <= FEW_DELETIONS {
+        let mut by_chain: BTreeMap<Chain, Vec<&(RelPath, Stored)>> = BTreeMap::new();
+        for one in deletions.iter().filter(|(_, stored)| is_counted(stored)) {
+            let lane = &one.1.version.dot.lane;
+            let space = self.space_of(one.1.version.channel);
+            let chain = Chain { space, origin: lane.origin.clone(), generation: lane.generation };
+            by_chain.entry(chain).or_default().push(one);
+        }
+        for (chain, new) in by_chain {
+            self.hold_of_chain(&chain, &new)?;
+        }
+        Ok(())
+    }
+
+    fn hold_of_chain(&mut self, chain: &Chain, new: &[&(RelPath, Stored)]) -> Result<()> {
+        let events = self.events(chain, new)?;
+        if events.len() as u64 <= FEW_DELETIONS {
             return Ok(());
         }
-        let held = self.state.held()?;
-        let mut groups: BTreeMap<(String, String), Vec<&(RelPath, Stored)>> = BTreeMap::new();
-        for one in &counted {
-            let origin = one.1.version.dot.lane.origin.to_string();
-            groups.entry((origin.clone(), String::new())).or_default().push(one);
-            if let Some((top, _)) = one.0.as_str().split_once('/') {
-                groups.entry((origin, top.to_owned())).or_default().push(one);
-            }
+        let tops = new.iter().filter_map(|(path, _)| Some(path.as_str().split_once('/')?.0));
+        let scopes: BTreeSet<&str> = tops.chain([""]).collect();
+        let private = chain.space == self.private_space;
+        let mut held = BTreeSet::new();
+        for scope in scopes {
+            let live = self.state.count_live(private, Some(scope).filter(|scope| !scope.is_empty()))?;
+            let inside = |event: &&Event| scope.is_empty() || top_of(&event.path) == Some(scope);
+            held.extend(too_many(&events.iter().filter(inside).collect::<Vec<_>>(), live));
         }
         let now = self.now_ms() as i64;
-        for ((origin, folder), members) in groups {
-            let live = self.state.count_bases((!folder.is_empty()).then_some(folder.as_str()))?;
-            let before =
-                held.iter().filter(|(_, path, by)| *by == origin && path.as_str().starts_with(&folder)).count();
-            let count = (members.len() + before) as u64;
-            if count <= FEW_DELETIONS.max(live * SHARE_PERCENT / 100) {
-                continue;
-            }
-            for (path, stored) in members {
-                if !self.index.is_approved(&stored.id)? {
-                    self.state.hold(&stored.id, path, &origin, now)?;
-                }
+        for (path, stored) in new.iter().filter(|(_, stored)| held.contains(&stored.id)) {
+            if !self.index.is_approved(&stored.id)? {
+                self.state.hold(&stored.id, path, &chain.origin.to_string(), now)?;
             }
         }
         Ok(())
+    }
+
+    /// The new deletions and those of the same chain within a window of them that nobody approved, oldest first.
+    fn events(&self, chain: &Chain, new: &[&(RelPath, Stored)]) -> Result<Vec<Event>> {
+        let times = || new.iter().map(|(_, stored)| stored.version.hlc.wall_ms());
+        let numbers = new.iter().map(|(_, stored)| stored.version.dot.n);
+        let span = Span {
+            n: numbers.min().unwrap_or_default(),
+            from_ms: times().min().unwrap_or_default().saturating_sub(WINDOW_MS),
+            to_ms: times().max().unwrap_or_default().saturating_add(WINDOW_MS),
+        };
+        // A path that was deleted, came back and was deleted again counts once, by its last tombstone.
+        let mut by_path: BTreeMap<RelPath, (Hlc, VersionId)> = BTreeMap::new();
+        let known = self.index.deletions(chain, span)?.into_iter().map(|Deletion { id, path, hlc }| (path, (hlc, id)));
+        let new = new.iter().map(|(path, stored)| (path.clone(), (stored.version.hlc, stored.id)));
+        for (path, last) in known.chain(new) {
+            let entry = by_path.entry(path).or_insert(last);
+            *entry = last.max(*entry);
+        }
+        let mut events = Vec::with_capacity(by_path.len());
+        for (path, (hlc, id)) in by_path {
+            if !self.index.is_approved(&id)? {
+                let gone = self.state.base(&path)?.is_none();
+                events.push(Event { id, path, hlc, gone });
+            }
+        }
+        events.sort_by_key(|event| (event.hlc, event.id));
+        Ok(events)
     }
 
     /// Every deletion that waits: version, path, origin.
@@ -113,6 +159,31 @@ impl Engine {
             Ok::<(), super::SyncError>(())
         })
     }
+}
+
+/// The events of every window that holds too many of those that were live when it began. `live` is counted now.
+fn too_many(events: &[&Event], live: u64) -> BTreeSet<VersionId> {
+    let mut many = BTreeSet::new();
+    let mut gone_since: Vec<u64> = events.iter().map(|event| u64::from(event.gone)).collect();
+    for at in (1..events.len()).rev() {
+        gone_since[at - 1] += gone_since[at];
+    }
+    let (mut start, mut marked) = (0, 0);
+    for (end, event) in events.iter().enumerate() {
+        while event.hlc.wall_ms() - events[start].hlc.wall_ms() > WINDOW_MS {
+            start += 1;
+        }
+        let (count, live_then) = ((end - start + 1) as u64, live + gone_since[start]);
+        if count > FEW_DELETIONS.max(live_then * SHARE_PERCENT / 100) {
+            many.extend(events[start.max(marked)..=end].iter().map(|event| event.id));
+            marked = end + 1;
+        }
+    }
+    many
+}
+
+fn top_of(path: &RelPath) -> Option<&str> {
+    path.as_str().split_once('/').map(|(top, _)| top)
 }
 
 fn is_counted(stored: &Stored) -> bool {
