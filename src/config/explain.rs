@@ -2,10 +2,11 @@
 //!
 //! Invariant: what is said is what `Rules::admit` does; nothing is decided here. Pure.
 
-use larder_patterns::{Decision, PatternRef, Refusal, RelPath};
+use larder_patterns::{Channel, Decision, PatternRef, Refusal, RelPath};
 use serde::Serialize;
 
 use super::file::MergeKind;
+use super::merge::MergeRules;
 use super::settings::Settings;
 
 /// Why a path is kept or not. The JSON form is stable.
@@ -25,9 +26,11 @@ pub struct Explained {
     pub key: Option<String>,
     /// The line of the config it stands on.
     pub line: Option<usize>,
-    /// How concurrent edits are united, if it is kept.
+    /// How concurrent edits are united, if it is kept and compared with other machines' copies: `append` or `lww`.
     pub merge: Option<MergeKind>,
-    /// The glob of `merge` that says so; none if the extension does.
+    /// What the config asks for instead, without effect.
+    pub merge_asked: Option<MergeKind>,
+    /// The glob of `merge` that asks for it.
     pub merge_glob: Option<String>,
     /// Other patterns that match it, with their lines.
     pub also_matched: Vec<Matched>,
@@ -69,12 +72,19 @@ pub fn explain(settings: &Settings, path: &RelPath) -> Explained {
         rule,
         key: deciding.as_ref().map(|pattern| pattern.key.clone()),
         line: deciding.as_ref().and_then(|pattern| pattern.line),
-        merge: kept.then(|| settings.merge.kind(path)),
-        merge_glob: settings.merge.deciding_glob(path).filter(|_| kept).map(larder_patterns::shown),
+        merge: None,
+        merge_asked: None,
+        merge_glob: None,
         also_matched: explanation.also_matched.iter().map(|pattern| matched(settings, pattern)).collect(),
         refused_from_outside: explanation.refused_from_outside,
         sentences: Vec::new(),
     };
+    if explanation.verdict.as_ref().is_ok_and(|channel| *channel != Channel::Archive) {
+        let (in_force, glob) = (MergeRules::in_force(path), settings.merge.deciding_glob(path));
+        explained.merge = Some(in_force);
+        explained.merge_glob = glob.map(larder_patterns::shown);
+        explained.merge_asked = glob.map(|_| settings.merge.kind(path)).filter(|asked| *asked != in_force);
+    }
     explained.sentences = sentences(&explained, explanation.verdict.err(), deciding.as_ref());
     explained
 }
@@ -113,16 +123,22 @@ fn sentences(explained: &Explained, refusal: Option<Refusal>, deciding: Option<&
             "A copy from elsewhere is not accepted here: the file makes other programs run code (`{rule}`), and no pattern is exactly its path."
         ));
     }
-    if let Some(kind) = explained.merge {
-        let why = match &explained.merge_glob {
-            Some(glob) => format!("because of `merge` \"{glob}\""),
-            None => "because of its extension".to_owned(),
-        };
-        sentences.push(format!(
-            "Its merge kind is `{kind}`, {why}; this release unites appended lines only, of other concurrent edits the later one stands and the rest is listed."
-        ));
-    }
+    sentences.extend(merge_sentences(explained));
     sentences
+}
+
+fn merge_sentences(explained: &Explained) -> Vec<String> {
+    let Some(in_force) = explained.merge else { return Vec::new() };
+    let united = match in_force {
+        MergeKind::Append => {
+            "Of concurrent edits, lines that were appended are all kept; where one is a rewrite, the later one stands and the other is listed."
+        }
+        _ => "Of concurrent edits the later one stands and the other is listed.",
+    };
+    let asked = explained.merge_asked.zip(explained.merge_glob.as_ref()).map(|(asked, glob)| {
+        format!("`merge` \"{glob}\" asks for `{asked}` and has no effect: what comes of edits must be the same on every machine, and this config is not.")
+    });
+    [Some(united.to_owned()), asked].into_iter().flatten().collect()
 }
 
 impl Matched {

@@ -55,7 +55,7 @@ pub struct Config {
     /// Larger files are skipped and listed: a number of bytes, or a text such as "64MiB". Default: "1GiB".
     pub max_file_bytes: Option<ByteCount>,
     /// How concurrent edits of a file are united, by glob; of several that match, the one with the most literal
-    /// characters counts. Sensible defaults exist for the usual extensions.
+    /// characters counts. Kept for later: in this release the file's name alone decides.
     pub merge: Option<BTreeMap<String, MergeKind>>,
     /// SQLite databases whose tables are kept the same row by row.
     pub databases: Option<Vec<Database>>,

@@ -1,6 +1,7 @@
-//! Which kind of merge a path gets: the config's globs first, then its extension.
+//! Which kind of merge a path is to get, by the config's globs, then its extension; and which one it gets.
 //!
-//! Invariant: the answer depends on the path and the globs alone, never on their order in the file: of several globs
+//! What is in force follows from the path alone: the same artifacts must give the same bytes on every machine, and a
+//! config is each machine's own (docs/decisions/0008). Invariant: what is asked for depends on the path and the globs alone, never on their order in the file: of several globs
 //! that match, the one with the most literal characters counts, then the lower text. Merges nothing itself.
 
 use std::collections::BTreeMap;
@@ -8,6 +9,7 @@ use std::collections::BTreeMap;
 use larder_patterns::{PatternLists, RelPath, Rules};
 
 use super::file::MergeKind;
+use crate::chunk::is_line_file;
 
 /// Decides the kind of merge of every path.
 #[derive(Debug, Clone, Default)]
@@ -76,7 +78,12 @@ impl MergeRules {
         if errors.is_empty() { Ok(MergeRules { globs: compiled }) } else { Err(errors) }
     }
 
-    /// The kind of merge `path` gets.
+    /// The kind of merge that concurrent edits of `path` get, here and everywhere.
+    pub fn in_force(path: &RelPath) -> MergeKind {
+        if is_line_file(path) { MergeKind::Append } else { MergeKind::Lww }
+    }
+
+    /// The kind of merge that the config, or else the extension, asks for.
     pub fn kind(&self, path: &RelPath) -> MergeKind {
         self.glob_of(path).map_or_else(|| default_kind(path), |glob| glob.kind)
     }

@@ -44,6 +44,10 @@ pub(super) fn collect(settings: &Settings, env: &Env) -> Vec<Warning> {
         let sentence = "`databases` is kept for later: this release does not sync rows yet".to_owned();
         warnings.push(Warning { key: "databases".to_owned(), line: settings.line_of("databases"), sentence });
     }
+    if settings.file.config.merge.as_ref().is_some_and(|merge| !merge.is_empty()) {
+        let sentence = "`merge` has no effect in this release: appended lines of *.jsonl, *.ndjson and *.log are united, of all other concurrent edits the later one stands; `larder explain PATH` says which".to_owned();
+        warnings.push(Warning { key: "merge".to_owned(), line: settings.line_of("merge"), sentence });
+    }
     for (name, meant) in env.vars.keys().filter_map(|name| Some((name, meant_variable(name)?))) {
         let name = larder_patterns::shown(name);
         let sentence = format!("the environment variable {name} is not known: did you mean {meant}?");

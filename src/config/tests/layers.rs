@@ -236,6 +236,33 @@ fn a_rewritten_pattern_is_a_warning_with_its_line() {
 }
 
 #[test]
+fn explain_and_config_say_what_happens_to_concurrent_edits_and_not_what_was_asked_for() {
+    let settings = settings(
+        r#"{"syncFilePatterns": ["**"], "archiveFilePatterns": ["old/**"], "merge": {"**/*.log": "lww", "*.csv": "append", "*.md": "lww"}}"#,
+    );
+    let cases = [
+        ("a.log", Some(MergeKind::Append), Some(MergeKind::Lww), true),
+        ("a.csv", Some(MergeKind::Lww), Some(MergeKind::Append), true),
+        ("a.md", Some(MergeKind::Lww), None, false),
+        ("a.json", Some(MergeKind::Lww), None, false),
+    ];
+    for (name, in_force, asked, told) in cases {
+        let explained = explain(&settings, &path(name));
+        assert_eq!((explained.merge, explained.merge_asked), (in_force, asked), "{name}");
+        assert_eq!(explained.sentences.iter().any(|sentence| sentence.contains("has no effect")), told, "{name}");
+    }
+
+    assert!(settings.warnings.iter().any(|warning| warning.key == "merge"), "{:?}", settings.warnings);
+}
+
+#[test]
+fn archived_files_are_never_united() {
+    let settings = settings(r#"{"archiveFilePatterns": ["old/**"]}"#);
+
+    assert_eq!(explain(&settings, &path("old/a.log")).merge, None);
+}
+
+#[test]
 fn explain_names_the_rule_and_its_line() {
     let settings = settings(
         "{\n\"syncFilePatterns\": [\n\"docs/**\",\n\"!docs/tmp/**\",\n\"**\"\n],\n\"privateSyncFilePatterns\": [\"docs/me.md\"],\n\"merge\": {\"docs/*.md\": \"lww\"}\n}",
@@ -243,7 +270,7 @@ fn explain_names_the_rule_and_its_line() {
     let cases = [
         (
             "docs/a.md",
-            "docs/a.md is kept in the shared channel, because \"docs/**\" (syncFilePatterns[0], line 3) names it. Also matched, without deciding: \"**\" (syncFilePatterns[2], line 5). Its merge kind is `lww`, because of `merge` \"docs/*.md\"; this release unites appended lines only, of other concurrent edits the later one stands and the rest is listed.",
+            "docs/a.md is kept in the shared channel, because \"docs/**\" (syncFilePatterns[0], line 3) names it. Also matched, without deciding: \"**\" (syncFilePatterns[2], line 5). Of concurrent edits the later one stands and the other is listed.",
         ),
         (
             "docs/tmp/a.md",
@@ -251,7 +278,7 @@ fn explain_names_the_rule_and_its_line() {
         ),
         (
             "docs/me.md",
-            "docs/me.md is kept in the private channel, because \"docs/me.md\" (privateSyncFilePatterns[0], line 7) names it. Also matched, without deciding: \"docs/**\" (syncFilePatterns[0], line 3), \"**\" (syncFilePatterns[2], line 5). Its merge kind is `lww`, because of `merge` \"docs/*.md\"; this release unites appended lines only, of other concurrent edits the later one stands and the rest is listed.",
+            "docs/me.md is kept in the private channel, because \"docs/me.md\" (privateSyncFilePatterns[0], line 7) names it. Also matched, without deciding: \"docs/**\" (syncFilePatterns[0], line 3), \"**\" (syncFilePatterns[2], line 5). Of concurrent edits the later one stands and the other is listed.",
         ),
     ];
     for (name, expected) in cases {
