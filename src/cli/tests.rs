@@ -110,7 +110,7 @@ fn the_object_of_a_run_keeps_its_shape() {
             "recorded": [{ "path": "a.md", "what": "created" }],
             "recorded_rows": [{ "path": "row.md", "what": "edited" }],
             "written": [{ "path": "c.md", "what": "renamed", "from": "b.md" }],
-            "rows_written": 1, "rows_deleted": 0, "pulled": 0, "pushed": 2,
+            "rows_written": 1, "rows_deleted": 0, "pulled": 0, "pushed": 2, "healed": [],
             "waiting": [{ "path": "d.md", "why": "being written" }],
             "problems": [{ "path": "pipe", "what": "is no file" }],
             "ledger_bytes": 0, "row_bytes": 0, "backend_error": null,

@@ -1,14 +1,14 @@
-//! Which paths one chain deleted around some time, for whoever counts deletions.
+//! Which paths one chain deleted around some time, for whoever counts deletions; and which moves an edit took back.
 //!
-//! Invariant: costs the versions that the chain published in that time, not its history: within a chain the clock rises with
+//! Invariant: counting costs the versions that the chain published in that time, not its history: within a chain the clock rises with
 //! the number. Moves are no deletions, and a path that has content again was not deleted.
 
 use rusqlite::Row;
 
 use super::codec::Flags;
 use super::row::{VersionRow, state};
-use super::{IndexError, Reader};
-use crate::model::{Chain, Hlc, Reason, RelPath, VersionId};
+use super::{IndexError, Reader, Slot};
+use crate::model::{Chain, Hlc, Reason, RelPath, State, VersionId};
 
 /// Versions looked at in each direction; a chain that published more in that time is counted in part.
 const MAX_LOOKED_AT: usize = 500_000;
@@ -22,6 +22,15 @@ pub struct Deletion {
     pub path: RelPath,
     /// When, by the clock of who did it.
     pub hlc: Hlc,
+}
+
+/// A path that was moved away and has content all the same, because somebody edited it without knowing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Revived {
+    /// The old path.
+    pub slot: Slot,
+    /// Where it was moved.
+    pub moved_to: RelPath,
 }
 
 /// A span of a chain: versions around number `n`, as long as their clock is within bounds.
@@ -52,6 +61,25 @@ impl Reader {
             deletions.push(Deletion { id: row.id, path: self.slot(row.sid)?.path, hlc: row.hlc });
         }
         Ok(deletions)
+    }
+
+    /// The paths of which one head is a move away and another has content, in order; at most `limit`.
+    pub fn revived(&self, limit: usize) -> Result<Vec<Revived>, IndexError> {
+        let mut statement = self.conn.prepare_cached("SELECT sid FROM slots WHERE heads IS NOT NULL AND state & 1")?;
+        let mut rows = statement.query([])?;
+        let mut revived = Vec::new();
+        while let Some(row) = rows.next()?
+            && revived.len() < limit
+        {
+            let slot = self.slot(row.get(0)?)?;
+            let moved = self.heads(&slot)?.into_iter().find_map(|head| match head.version.state {
+                State::Tombstone { moved_to, .. } => moved_to,
+                State::Content(_) => None,
+            });
+            revived.extend(moved.map(|moved_to| Revived { slot, moved_to }));
+        }
+        revived.sort_by(|a, b| a.slot.cmp(&b.slot));
+        Ok(revived)
     }
 
     fn deleted(&self, sql: &str, cid: i64, span: Span, found: &mut Vec<i64>) -> Result<(), IndexError> {

@@ -36,7 +36,7 @@ use std::path::{Path, PathBuf};
 
 pub use apply::{Applied, Fork, Item, Rejected};
 pub use content::{ContentError, ContentReader, MAX_READ_BYTES};
-pub use deletions::{Deletion, Span};
+pub use deletions::{Deletion, Revived, Span};
 pub use error::IndexError;
 pub use manifest::MAX_RESOLVED_SEGMENTS;
 pub use numbers::{NumberedName, NumberedSlot, NumberedVersion, ROOT_DIR_NUMBER};

@@ -22,5 +22,5 @@ pub use open::{Glance, Node, OpenOptions, ProjectDirs};
 pub use run::{RunOptions, Way};
 pub use status::{
     BackendStatus, ContactStatus, CountStatus, OpenConflict, OriginStatus, OutboxStatus, PendingStatus, ProblemStatus,
-    Status,
+    RevivedStatus, Status,
 };

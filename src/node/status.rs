@@ -50,6 +50,8 @@ pub struct Status {
     pub problems: Vec<ProblemStatus>,
     /// Paths with edits that could not both be kept in place.
     pub conflicts: Vec<String>,
+    /// Paths that were moved away and live on, because they were edited elsewhere.
+    pub revived: Vec<RevivedStatus>,
     /// Deletions that wait for approval.
     pub held_deletions: Vec<String>,
     /// Worth knowing about the config.
@@ -125,6 +127,15 @@ pub struct PendingStatus {
     pub since_ms: i64,
 }
 
+/// A path that was moved away and lives on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct RevivedStatus {
+    /// The old path, which has the edit.
+    pub path: String,
+    /// The new path, which has what was moved.
+    pub moved_to: String,
+}
+
 /// A row that the backend has not taken yet.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct OutboxStatus {
@@ -172,7 +183,17 @@ impl Glance {
         status.counts = self.counts()?;
         status.conflicts =
             self.conflicts()?.into_iter().take(MAX_LISTED).map(|found| found.slot.path.shown()).collect();
+        status.revived = self.revived()?;
         Ok(status)
+    }
+
+    fn revived(&self) -> Result<Vec<RevivedStatus>, NodeError> {
+        let Some(index) = &self.index else { return Ok(Vec::new()) };
+        let told = |revived: crate::index::Revived| RevivedStatus {
+            path: revived.slot.path.shown(),
+            moved_to: revived.moved_to.shown(),
+        };
+        Ok(index.revived(MAX_LISTED)?.into_iter().map(told).collect())
     }
 
     fn counts(&self) -> Result<CountStatus, NodeError> {

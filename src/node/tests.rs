@@ -768,3 +768,57 @@ fn packs_of(machine: &Machine) -> PathBuf {
     let packs = chains.map(|chain| chain.expect("lists").path().join("packs")).find(|packs| packs.exists());
     packs.expect("a pack")
 }
+
+#[test]
+fn an_edit_of_a_path_that_was_moved_away_revives_it_and_status_says_so() {
+    let backend = backend();
+    let (mut a, mut b) = (Machine::new("a", &backend), Machine::new("b", &backend));
+    a.write("old.md", "what was there");
+    converge(&mut [&mut a, &mut b]);
+
+    std::fs::rename(a.path("old.md"), a.path("new.md")).expect("renames");
+    b.write("old.md", "edited where it was");
+    a.run();
+    b.run();
+    converge(&mut [&mut a, &mut b]);
+
+    for machine in [&a, &b] {
+        assert_eq!(machine.read("old.md").as_deref(), Some("edited where it was"));
+        assert_eq!(machine.read("new.md").as_deref(), Some("what was there"));
+        let revived = machine.glance_status().revived;
+        assert_eq!(
+            revived.iter().map(|r| (r.path.as_str(), r.moved_to.as_str())).collect::<Vec<_>>(),
+            [("old.md", "new.md")]
+        );
+    }
+    std::fs::remove_file(a.path("old.md")).expect("removes");
+    converge(&mut [&mut a, &mut b]);
+    assert_eq!((a.glance_status().revived, b.glance_status().revived), (Vec::new(), Vec::new()));
+    assert_eq!((b.read("old.md"), b.read("new.md").as_deref()), (None, Some("what was there")));
+}
+
+#[test]
+fn a_bit_set_here_and_an_edit_made_there_are_one_file_everywhere() {
+    use std::os::unix::fs::PermissionsExt;
+    let backend = backend();
+    let (mut a, mut b) = (Machine::new("a", &backend), Machine::new("b", &backend));
+    a.write("tool.txt", "one");
+    converge(&mut [&mut a, &mut b]);
+
+    std::fs::set_permissions(a.path("tool.txt"), std::fs::Permissions::from_mode(0o755)).expect("chmod");
+    b.write("tool.txt", "two");
+    a.run();
+    b.run();
+    converge(&mut [&mut a, &mut b]);
+
+    for machine in [&mut a, &mut b] {
+        assert_eq!(machine.read("tool.txt").as_deref(), Some("two"));
+        let mode = std::fs::metadata(machine.path("tool.txt")).expect("is there").permissions().mode();
+        assert_eq!((mode & 0o100, machine.conflicts()), (0o100, 0));
+    }
+    assert_eq!(row(&backend, "tool.txt").as_deref(), Some("two"));
+    b.write("tool.txt", "three");
+    converge(&mut [&mut a, &mut b]);
+    let mode = std::fs::metadata(a.path("tool.txt")).expect("is there").permissions().mode();
+    assert_eq!((a.read("tool.txt").as_deref(), mode & 0o100), (Some("three"), 0o100));
+}

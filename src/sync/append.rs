@@ -11,6 +11,8 @@ use crate::model::{Content, ContentKind, VersionId};
 
 /// Versions looked at between the heads and their common ancestor.
 const MAX_VERSIONS: usize = 20_000;
+/// Versions looked at for a common ancestor alone.
+const MAX_LOOKED_BACK: usize = 2_000;
 /// Bytes of tails held in memory during one merge.
 const MAX_TAIL_BYTES: u64 = 64 << 20;
 
@@ -41,7 +43,7 @@ pub fn merge(heads: &[&Stored], graph: &dyn Graph) -> Merge {
 }
 
 fn try_merge(heads: &[&Stored], graph: &dyn Graph) -> Result<Outcome, Stop> {
-    let between = Between::of(heads, graph)?;
+    let between = Between::of(heads, graph, MAX_VERSIONS)?;
     let Some(ancestor) = &between.ancestor else {
         return longest_if_prefixes(heads, graph);
     };
@@ -54,6 +56,12 @@ fn try_merge(heads: &[&Stored], graph: &dyn Graph) -> Result<Outcome, Stop> {
     let tail = tails.joined(&ids);
     let exec = merged_exec(heads, base);
     Ok(Outcome::Appended(Appended { base: Some(base), tail, kind: ContentKind::File { exec } }))
+}
+
+/// The newest version of the path that all of these heads descend from; `None` if there is none, it is further back than
+/// is looked, or what lies between is not here.
+pub fn common_ancestor(heads: &[&Stored], graph: &dyn Graph) -> Option<Stored> {
+    Between::of(heads, graph, MAX_LOOKED_BACK).ok()?.ancestor
 }
 
 /// Exec bits merge three-way: the bit that somebody changed since the ancestor.
@@ -103,7 +111,7 @@ struct Between {
 impl Between {
     /// Walks back from the heads, newest first. A child's clock is above its parents', so a version that every head reaches
     /// while no other one is open is the newest that all the versions before it in this walk descend from.
-    fn of(heads: &[&Stored], graph: &dyn Graph) -> Result<Between, Stop> {
+    fn of(heads: &[&Stored], graph: &dyn Graph, max_versions: usize) -> Result<Between, Stop> {
         let all = (1u64 << heads.len().min(63)) - 1;
         let mut open: BTreeMap<(u64, VersionId), (Stored, u64)> = BTreeMap::new();
         for (i, head) in heads.iter().enumerate() {
@@ -117,7 +125,7 @@ impl Between {
                 popped.reverse();
                 return Ok(Between { ancestor: Some(stored), in_order: popped });
             }
-            if popped.len() >= MAX_VERSIONS {
+            if popped.len() >= max_versions {
                 return Err(Stop::NotClean);
             }
             for parent in &stored.version.parents {

@@ -31,13 +31,13 @@ pub enum Outcome {
     Absent,
     /// It holds the content of one version.
     Content(Content),
-    /// It holds a common ancestor and the lines added since on every side.
+    /// It holds an earlier content, the lines added since on every side, and the bit that somebody set or took away.
     Appended(Appended),
     /// Bytes that the decision needs are not here yet; the disk stays as it is.
     Pending(&'static str),
 }
 
-/// A merged line file.
+/// A merge that is no version's content: of a line file, or (then without a tail) of bytes and an executable bit.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Appended {
     /// The common ancestor's content; `None` if nothing stood before.
@@ -88,11 +88,16 @@ pub fn resolve(heads: &[Stored], graph: &dyn Graph) -> Resolution {
         versions.sort_unstable();
         return Resolution { versions, outcome, winner, losers: Vec::new() };
     };
-    let mut fold = Fold { members: vec![contents[0]], outcome: outcome_of(contents[0]), losers: Vec::new() };
-    if !lower.is_empty() {
-        for head in &contents[1..] {
-            fold.step(head, graph);
-        }
+    let bits = if lower.is_empty() { None } else { BitChange::of(&contents, graph) };
+    let in_bytes = |head: &&&Stored| bits.as_ref().is_none_or(|bits| bits.heads.iter().all(|bit| bit.id != head.id));
+    let folded: Vec<&Stored> = contents.iter().filter(in_bytes).copied().collect();
+    let mut fold = Fold { members: vec![folded[0]], outcome: outcome_of(folded[0]), losers: Vec::new() };
+    for head in &folded[1..] {
+        fold.step(head, graph);
+    }
+    if let Some(bits) = bits {
+        fold.outcome = bits.applied_to(fold.outcome, &contents);
+        fold.members.extend(bits.heads);
     }
     versions.extend(fold.members.iter().map(|head| head.id));
     versions.sort_unstable();
@@ -143,12 +148,77 @@ impl<'a> Fold<'a> {
     }
 
     fn merged_with(&self, head: &'a Stored, graph: &dyn Graph) -> append::Merge {
+        if let Some(outcome) = self.same_bytes(head, graph) {
+            return append::Merge::Clean(outcome);
+        }
         if !chunk::is_line_file(&head.version.path) {
             return append::Merge::NotClean;
         }
         let mut heads = self.members.clone();
         heads.push(head);
         append::merge(&heads, graph)
+    }
+
+    /// The same bytes with and without the bit: the side that changed it since their ancestor has it its way.
+    fn same_bytes(&self, head: &'a Stored, graph: &dyn Graph) -> Option<Outcome> {
+        let (Outcome::Content(ours), Some(theirs)) = (&self.outcome, head.version.content()) else { return None };
+        let are_files = matches!((ours.kind, theirs.kind), (ContentKind::File { .. }, ContentKind::File { .. }));
+        if ours.hash != theirs.hash || !are_files {
+            return None;
+        }
+        let mut heads = self.members.clone();
+        heads.push(head);
+        let exec = !exec_of(&append::common_ancestor(&heads, graph)?.version.content()?)?;
+        Some(Outcome::Content(Content { kind: ContentKind::File { exec }, ..theirs }))
+    }
+}
+
+/// Heads that changed nothing but the executable bit since the newest version that all heads descend from. They stand
+/// beside any change of the bytes, so they take no part in the fold and are never in conflict.
+struct BitChange<'a> {
+    heads: Vec<&'a Stored>,
+    exec: bool,
+}
+
+impl<'a> BitChange<'a> {
+    /// `None` if there are none, or nothing else.
+    fn of(contents: &[&'a Stored], graph: &dyn Graph) -> Option<BitChange<'a>> {
+        let base = append::common_ancestor(contents, graph)?.version.content()?;
+        let was = exec_of(&base)?;
+        let mut heads = Vec::new();
+        for head in contents {
+            let content = head.version.content()?;
+            if exec_of(&content)? != was && content.hash == base.hash {
+                heads.push(*head);
+            }
+        }
+        let some = !heads.is_empty() && heads.len() < contents.len();
+        some.then_some(BitChange { heads, exec: !was })
+    }
+
+    /// The outcome of the other heads with the bit as it was changed. What no head holds is a merge, never a version.
+    fn applied_to(&self, outcome: Outcome, contents: &[&Stored]) -> Outcome {
+        let kind = ContentKind::File { exec: self.exec };
+        match outcome {
+            Outcome::Content(content) => {
+                let changed = Content { kind, ..content };
+                if contents.iter().any(|head| head.version.content() == Some(changed)) {
+                    Outcome::Content(changed)
+                } else {
+                    Outcome::Appended(Appended { base: Some(content), tail: Vec::new(), kind })
+                }
+            }
+            Outcome::Appended(appended) => Outcome::Appended(Appended { kind, ..appended }),
+            other => other,
+        }
+    }
+}
+
+/// The executable bit; `None` for a link.
+fn exec_of(content: &Content) -> Option<bool> {
+    match content.kind {
+        ContentKind::File { exec } => Some(exec),
+        ContentKind::Link => None,
     }
 }
 

@@ -34,6 +34,22 @@ impl Graph for World {
 
 impl World {
     fn add(&mut self, path: &str, text: Option<&str>, hlc: u64, parents: &[&Stored], adopted: bool) -> Stored {
+        self.add_with(path, text.map(|text| (text, false)), hlc, parents, adopted)
+    }
+
+    /// A file with its executable bit.
+    fn file(&mut self, path: &str, text: &str, exec: bool, hlc: u64, parents: &[&Stored]) -> Stored {
+        self.add_with(path, Some((text, exec)), hlc, parents, false)
+    }
+
+    fn add_with(
+        &mut self,
+        path: &str,
+        text: Option<(&str, bool)>,
+        hlc: u64,
+        parents: &[&Stored],
+        adopted: bool,
+    ) -> Stored {
         self.next_n += 1;
         let origin: OriginName = format!("host-{}", self.next_n).parse().expect("an origin");
         let lane = Lane { origin, generation: 1, first: 1 };
@@ -42,10 +58,10 @@ impl World {
         let mut ids: Vec<VersionId> = parents.iter().map(|parent| parent.id).collect();
         ids.sort_unstable();
         let state = match text {
-            Some(text) => {
+            Some((text, exec)) => {
                 let (hash, size) = (ContentHash::of(text.as_bytes()), text.len() as u64);
                 self.bytes.insert(hash, text.as_bytes().to_vec());
-                VersionState::Content(Content { hash, size, kind: ContentKind::File { exec: false } })
+                VersionState::Content(Content { hash, size, kind: ContentKind::File { exec } })
             }
             None => VersionState::Tombstone { reason: Reason::User, moved_to: None },
         };
@@ -194,7 +210,111 @@ fn bytes_that_are_not_here_make_the_path_wait() {
     assert!(matches!(resolution.outcome, Outcome::Pending(_)));
 }
 
+fn exec(resolution: &Resolution) -> Option<bool> {
+    match &resolution.outcome {
+        Outcome::Content(content) => exec_of(content),
+        Outcome::Appended(appended) => Some(appended.kind == ContentKind::File { exec: true }),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_change_of_the_executable_bit_alone_stands_beside_any_edit() {
+    for path in ["x.bin", "x.log"] {
+        for was in [false, true] {
+            for (bit_hlc, edit_hlc) in [(2, 3), (3, 2)] {
+                let mut world = World::default();
+                let base = world.file(path, "base\n", was, 1, &[]);
+                let bit = world.file(path, "base\n", !was, bit_hlc, &[&base]);
+                let edit = world.file(path, "rewritten\n", was, edit_hlc, &[&base]);
+
+                let resolution = resolve(&[bit.clone(), edit.clone()], &world);
+
+                let mut both = vec![bit.id, edit.id];
+                both.sort_unstable();
+                assert_eq!(world.text(&resolution).as_deref(), Some("rewritten\n"));
+                assert_eq!((exec(&resolution), resolution.is_conflict()), (Some(!was), false));
+                assert_eq!(resolution.versions, both);
+            }
+        }
+    }
+}
+
+#[test]
+fn equal_bytes_take_the_bit_that_was_changed_and_a_conflict_of_others_keeps_it() {
+    let mut world = World::default();
+    let base = world.file("x.bin", "base", true, 1, &[]);
+    let bit = world.file("x.bin", "base", false, 2, &[&base]);
+    let same = world.file("x.bin", "new", true, 3, &[&base]);
+    let same_without = world.file("x.bin", "new", false, 4, &[&base]);
+    let other = world.file("x.bin", "other", true, 5, &[&base]);
+
+    let united = resolve(&[same.clone(), same_without], &world);
+    assert_eq!((exec(&united), united.is_conflict()), (Some(false), false));
+    assert_eq!(united.versions.len(), 2);
+
+    let beside = resolve(&[other, bit, same.clone()], &world);
+    assert_eq!((world.text(&beside).as_deref(), exec(&beside)), (Some("other"), Some(false)));
+    assert_eq!(beside.losers, vec![same]);
+}
+
+#[test]
+fn without_an_ancestor_the_bit_decides_nothing() {
+    let mut world = World::default();
+    let plain = world.file("x.bin", "same", false, 1, &[]);
+    let exec_head = world.file("x.bin", "same", true, 2, &[]);
+
+    let resolution = resolve(&[exec_head, plain.clone()], &world);
+
+    assert_eq!((exec(&resolution), resolution.losers), (Some(true), vec![plain]));
+}
+
+#[test]
+fn going_back_to_what_was_is_an_edit_and_no_change_of_the_bit() {
+    let mut world = World::default();
+    let base = world.file("x.bin", "base", false, 1, &[]);
+    let away = world.file("x.bin", "away", false, 2, &[&base]);
+    let back = world.file("x.bin", "base", false, 3, &[&away]);
+    let edit = world.file("x.bin", "edit", false, 4, &[&base]);
+
+    assert_eq!(resolve(&[back.clone(), edit], &world).losers, vec![back]);
+}
+
 proptest! {
+    #[test]
+    fn executable_bits_merge_alike_in_whatever_order_the_heads_came(
+        edits in proptest::collection::vec(("[ab0]", any::<bool>(), 2u64..5, any::<bool>()), 2..6), was: bool,
+        line_file: bool, seed in 0usize..720,
+    ) {
+        let path = if line_file { "x.log" } else { "x.bin" };
+        let mut world = World::default();
+        let base = world.file(path, "0\n", was, 1, &[]);
+        let middle = world.file(path, "0\n1\n", was, 2, &[&base]);
+        let mut heads: Vec<Stored> = Vec::new();
+        for (text, bit, hlc, late) in &edits {
+            let parent = if *late { &middle } else { &base };
+            let text = if text == "0" { "0\n".to_owned() } else { format!("0\n{text}\n") };
+            heads.push(world.file(path, &text, *bit, 1 + hlc, &[parent]));
+        }
+        let ours = |id: &VersionId, resolution: &Resolution| {
+            resolution.versions.contains(id) || resolution.losers.iter().any(|head| head.id == *id)
+        };
+
+        let mut first = resolve(&heads, &world);
+        let by = seed % heads.len();
+        heads.rotate_left(by);
+        if seed % 2 == 0 {
+            heads.reverse();
+        }
+        let mut second = resolve(&heads, &world);
+
+        // Nobody is forgotten: each head is in the result or listed.
+        prop_assert!(heads.iter().all(|head| ours(&head.id, &first)), "{:?}", first);
+        first.losers.sort_by_key(|head| head.id);
+        second.losers.sort_by_key(|head| head.id);
+        prop_assert_eq!(first, second);
+    }
+
     #[test]
     fn resolving_is_a_pure_function_of_the_set_of_heads(
         lines in proptest::collection::vec("[a-c]{0,3}", 2..6), line_file: bool, seed in 0usize..720,

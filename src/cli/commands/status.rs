@@ -66,6 +66,12 @@ fn push_findings(lines: &mut Vec<String>, status: &Status, now_ms: u64) {
         format!("{}: {} ({})", row.path, row.error, count(u64::from(row.attempts), "try"))
     });
     list(lines, "conflict", &status.conflicts, Clone::clone);
+    list(lines, "revived", &status.revived, |revived| {
+        let (path, moved_to) = (&revived.path, &revived.moved_to);
+        format!(
+            "{path}: edited elsewhere after it was moved to {moved_to}; both are kept until one is edited or removed"
+        )
+    });
     list(lines, "held", &status.held_deletions, |path| format!("deletion of {path}"));
     list(lines, "problem", &status.problems, |problem| {
         format!("{}: {} ({})", problem.path, problem.what, problem.source)
