@@ -144,9 +144,15 @@ pub(super) fn check_place(path: &Path) -> Result<(), AdapterError> {
         // Asked, not tried: closing any handle to the file would drop the locks that this process's connections hold on
         // it, and the next program to close the database would take the log away from under them.
         Ok(_) if may_not_read(path) => refuse(ErrorKind::Denied, "it may not be read; make it readable and writable"),
+        // SQLite would open it for reading and leave a log and its memory beside it, as read-only as itself, which then keep
+        // it from being written even when it may be.
+        Ok(_) if may_not_write(path) || (!has_log(path) && path.parent().is_some_and(may_not_write)) => {
+            refuse(ErrorKind::Denied, ONLY_READ)
+        }
         Ok(_) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => match path.parent().map(fs::metadata) {
-            Some(Ok(parent)) if parent.is_dir() => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match path.parent().map(|at| (at, fs::metadata(at))) {
+            Some((at, Ok(parent))) if parent.is_dir() && may_not_write(at) => refuse(ErrorKind::Denied, ONLY_READ),
+            Some((_, Ok(parent))) if parent.is_dir() => Ok(()),
             _ => refuse(ErrorKind::NotFound, "its folder does not exist; make it or name another"),
         },
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -154,6 +160,27 @@ pub(super) fn check_place(path: &Path) -> Result<(), AdapterError> {
         }
         Err(error) => Err(AdapterError::caused(ErrorKind::Unavailable, format!("open {}", path.display()), error)),
     }
+}
+
+const ONLY_READ: &str = "it may only be read; make the file and its folder writable";
+
+/// True if somebody has it open, so that nothing has to be made beside it.
+fn has_log(path: &Path) -> bool {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    Path::new(&log).exists()
+}
+
+#[cfg(unix)]
+fn may_not_write(path: &Path) -> bool {
+    use rustix::io::Errno;
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    matches!(rustix::fs::access(path, rustix::fs::Access::WRITE_OK), Err(Errno::ACCESS | Errno::ROFS))
+}
+
+#[cfg(not(unix))]
+fn may_not_write(_path: &Path) -> bool {
+    false
 }
 
 #[cfg(unix)]
