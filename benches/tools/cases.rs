@@ -365,7 +365,12 @@ fn daemon_latency(options: &Options) {
     {
         for (share, goal, name) in [(0.5, goals[0], "p50"), (0.99, goals[1], "p99")] {
             let whole = percentile(waits.clone(), share);
-            table.figure(&format!("{what}, {name} after the file is stable"), whole - QUIET_MS, "ms", Goal::AtMost(goal));
+            table.figure(
+                &format!("{what}, {name} after the file is stable"),
+                whole - QUIET_MS,
+                "ms",
+                Goal::AtMost(goal),
+            );
             table.figure(&format!("{what}, {name} after the write"), whole, "ms", Goal::None);
         }
     }

@@ -11,6 +11,8 @@ use crate::ledger::Depth;
 use crate::model::RelPath;
 use crate::sync::{Change, NoProgress, Report};
 
+mod in_place;
+
 const CONFIG: &str = r#"{ "appId": "demo", "syncFilePatterns": ["**/*.md", "**/*.json", "**/*.jsonl", "**/*.txt"], "archiveFilePatterns": ["runs/**"] }"#;
 
 /// One machine: a project folder and the node that works in it.
@@ -631,6 +633,8 @@ fn a_merged_log_that_moves_with_its_folder_keeps_every_line() {
     b.run();
 
     assert_eq!(b.read("e/log.jsonl"), Some(merged));
+}
+
 /// Flips a byte in the middle of every artifact of one kind in a machine's ledger; how many there were.
 fn rot(machine: &Machine, kind: &str) -> usize {
     let ledger = machine.path(".larder/ledger");

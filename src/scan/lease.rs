@@ -1,10 +1,11 @@
-//! Asks whether somebody has a file open for writing, without disturbing them.
+//! Asks whether somebody has a file open for writing, without disturbing them; and holds a file while nobody else has it.
 //!
-//! A read lease is granted only if nobody has; where leases are not ours to take (another owner's file, network file
-//! systems) `/proc` is searched. The answer is of this moment: it proves nothing about the next.
+//! A read lease is granted only if nobody writes; where leases are not ours to take (another owner's file, network file
+//! systems) `/proc` is searched. That answer is of its moment: it proves nothing about the next. A write lease ([`Alone`])
+//! is granted only if nobody else has the file open at all, and lasts: who opens it meanwhile waits until it is given up.
 
-use std::fs;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::fs::{self, File};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 
 use larder_patterns::RelPath;
@@ -37,7 +38,7 @@ pub fn open_for_writing_elsewhere(root: &Root, path: &RelPath) -> Result<bool, S
     }
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = root.open_beneath(path.as_str(), flags).map_err(failed)?;
-    match lease(&file) {
+    match lease(file.as_fd()) {
         Ok(()) => Ok(false),
         Err(Errno::AGAIN) => Ok(true),
         Err(_) => {
@@ -47,20 +48,54 @@ pub fn open_for_writing_elsewhere(root: &Root, path: &RelPath) -> Result<bool, S
     }
 }
 
-/// Takes a read lease and gives it back.
-fn lease(file: &OwnedFd) -> Result<(), Errno> {
-    // Who opens the file for writing within these microseconds makes the kernel signal us; the default SIGIO would end the
-    // process, SIGURG is ignored by default.
-    control(file, F_SETSIG, libc::SIGURG)?;
-    control(file, libc::F_SETLEASE, libc::F_RDLCK)?;
-    control(file, libc::F_SETLEASE, libc::F_UNLCK)
+/// Holds a file that nobody else has open, reader or writer, mapped or not; given up when dropped.
+///
+/// While it is held, whoever opens the file waits (with `O_NONBLOCK`: is told to try again), so it is held for one short
+/// change and never across a sync. Who keeps it beyond `/proc/sys/fs/lease-break-time` loses it: ask [`Alone::is_undisturbed`].
+#[derive(Debug)]
+pub struct Alone<'f> {
+    file: &'f File,
 }
 
-fn control(file: &OwnedFd, command: libc::c_int, argument: libc::c_int) -> Result<(), Errno> {
+impl Alone<'_> {
+    /// Takes the file if nobody else has it open. `None` too where leases are not ours to take: nothing is proven then.
+    ///
+    /// `file` must be open for writing.
+    pub fn with(file: &File) -> Option<Alone<'_>> {
+        take(file.as_fd(), libc::F_WRLCK).ok().map(|()| Alone { file })
+    }
+
+    /// True if nobody has asked for the file since it was taken.
+    pub fn is_undisturbed(&self) -> bool {
+        matches!(fcntl(self.file.as_fd(), libc::F_GETLEASE, 0), Ok(libc::F_WRLCK))
+    }
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        // It cannot fail for a handle that holds one; closing the file gives it up as well.
+        let _ = fcntl(self.file.as_fd(), libc::F_SETLEASE, libc::F_UNLCK);
+    }
+}
+
+/// Takes a read lease and gives it back.
+fn lease(file: BorrowedFd<'_>) -> Result<(), Errno> {
+    take(file, libc::F_RDLCK)?;
+    fcntl(file, libc::F_SETLEASE, libc::F_UNLCK).map(drop)
+}
+
+fn take(file: BorrowedFd<'_>, kind: libc::c_int) -> Result<(), Errno> {
+    // Who opens the file within these microseconds makes the kernel signal us; the default SIGIO would end the process,
+    // SIGURG is ignored by default.
+    fcntl(file, F_SETSIG, libc::SIGURG)?;
+    fcntl(file, libc::F_SETLEASE, kind).map(drop)
+}
+
+fn fcntl(file: BorrowedFd<'_>, command: libc::c_int, argument: libc::c_int) -> Result<libc::c_int, Errno> {
     // SAFETY: the handle is open for the whole call, and these commands take an integer and touch no memory.
     let answer = unsafe { libc::fcntl(file.as_raw_fd(), command, argument) };
-    if answer == 0 {
-        return Ok(());
+    if answer >= 0 {
+        return Ok(answer);
     }
     let code = std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
     Err(Errno::from_raw_os_error(code))
@@ -122,6 +157,31 @@ mod tests {
 
         drop((reader, writer));
         assert!(!asked() && !search_proc(&stat));
+    }
+
+    #[test]
+    fn a_file_is_held_only_while_nobody_else_has_it_open() {
+        let scratch = Scratch::new();
+        scratch.write("data/a.log", "text");
+        let open = || OpenOptions::new().read(true).append(true).open(scratch.at("data/a.log")).expect("opens");
+        let ours = open();
+
+        let reader = fs::File::open(scratch.at("data/a.log")).expect("opens");
+        assert!(Alone::with(&ours).is_none());
+        drop(reader);
+        let writer = open();
+        assert!(Alone::with(&ours).is_none());
+        drop(writer);
+
+        let alone = Alone::with(&ours).expect("nobody else has it");
+        assert!(alone.is_undisturbed());
+        // Who may not wait is told to try again; the holder learns of it.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+        let asked = rustix::fs::open(scratch.at("data/a.log"), flags, rustix::fs::Mode::empty());
+        assert_eq!(asked.err(), Some(Errno::AGAIN));
+        assert!(!alone.is_undisturbed());
+        drop(alone);
+        fs::File::open(scratch.at("data/a.log")).expect("opens again");
     }
 
     #[test]

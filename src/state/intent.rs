@@ -32,6 +32,8 @@ pub struct Intent {
     pub new_kind: ContentKind,
     /// Staged beside its file rather than in `.larder/displaced/`, because of a mount boundary.
     pub beside: bool,
+    /// Nothing is staged: what follows this many bytes is appended to the file as it stands.
+    pub append_from: Option<u64>,
 }
 
 /// A file that a replace took away.
@@ -82,6 +84,7 @@ fn intent_of(row: &Row<'_>) -> rusqlite::Result<Result<Intent>> {
     let new_size: i64 = row.get(7)?;
     let new_kind: i64 = row.get(8)?;
     let beside: bool = row.get(9)?;
+    let append_from: Option<i64> = row.get(10)?;
     Ok((|| {
         Ok(Intent {
             id,
@@ -94,6 +97,7 @@ fn intent_of(row: &Row<'_>) -> rusqlite::Result<Result<Intent>> {
             new_size: new_size as u64,
             new_kind: kind_of(new_kind)?,
             beside,
+            append_from: append_from.map(i64::cast_unsigned),
         })
     })())
 }
@@ -132,7 +136,7 @@ impl State {
 
     /// Opens an intent.
     pub fn add_intent(&self, intent: &Intent) -> Result<()> {
-        let sql = "INSERT INTO intents(id, path, channel, old_versions, old_hash, new_versions, new_hash, new_size, new_kind, beside) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+        let sql = "INSERT INTO intents(id, path, channel, old_versions, old_hash, new_versions, new_hash, new_size, new_kind, beside, append_from) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
         let params = rusqlite::params![
             intent.id,
             intent.path.as_str(),
@@ -144,6 +148,7 @@ impl State {
             intent.new_size as i64,
             kind_code(intent.new_kind),
             intent.beside,
+            intent.append_from.map(u64::cast_signed),
         ];
         self.run("open intent", sql, params).map(drop)
     }
@@ -155,7 +160,7 @@ impl State {
 
     /// Every open intent, by path.
     pub fn intents(&self) -> Result<Vec<Intent>> {
-        let sql = "SELECT id, path, channel, old_versions, old_hash, new_versions, new_hash, new_size, new_kind, beside FROM intents ORDER BY path, id";
+        let sql = "SELECT id, path, channel, old_versions, old_hash, new_versions, new_hash, new_size, new_kind, beside, append_from FROM intents ORDER BY path, id";
         self.rows("list intents", sql, [], intent_of)
     }
 

@@ -96,6 +96,9 @@ CREATE TABLE peers(
 CREATE TABLE held(version BLOB PRIMARY KEY, path TEXT NOT NULL, origin TEXT NOT NULL, since_ms INTEGER NOT NULL) WITHOUT ROWID, STRICT;
 ";
 
+/// An append in place knows where it began.
+const APPENDS: &str = "ALTER TABLE intents ADD COLUMN append_from INTEGER;";
+
 /// The open `state.db`. One writer at a time: the holder of the project's lock.
 pub struct State {
     connection: Connection,
@@ -153,7 +156,7 @@ impl State {
             .set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)
             .map_err(sqlite("configure"))?;
         connection.set_prepared_statement_cache_capacity(128);
-        let migrations = Migrations::new(vec![M::up(SCHEMA)]);
+        let migrations = Migrations::new(vec![M::up(SCHEMA), M::up(APPENDS)]);
         migrations.to_latest(&mut connection).map_err(|error| match error {
             rusqlite_migration::Error::MigrationDefinition(_) => StateError::TooNew,
             rusqlite_migration::Error::RusqliteError { err, .. } => {

@@ -86,6 +86,51 @@ fn the_reason_of_a_wait_keeps_its_first_time() {
     assert_eq!(state.pending().expect("lists")[0].since_ms, 5);
 }
 
+fn intent(name: &str, append_from: Option<u64>) -> Intent {
+    Intent {
+        id: format!("id-{name}"),
+        path: path(name),
+        channel: Channel::Shared,
+        old_versions: vec![VersionId::of(b"1")],
+        old_hash: Some(ContentHash::of(b"old")),
+        new_versions: vec![VersionId::of(b"2")],
+        new_hash: Some(ContentHash::of(b"new")),
+        new_size: 9,
+        new_kind: ContentKind::File { exec: false },
+        beside: false,
+        append_from,
+    }
+}
+
+#[test]
+fn intents_come_back_as_they_were_opened() {
+    let state = State::in_memory().expect("opens");
+    let intents = [intent("a.log", Some(6)), intent("b.md", None)];
+
+    for intent in &intents {
+        state.add_intent(intent).expect("opens the intent");
+    }
+
+    assert_eq!(state.intents().expect("lists"), intents);
+}
+
+#[test]
+fn a_state_of_the_first_release_keeps_what_it_holds() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("state.db");
+    let first = rusqlite::Connection::open(&file).expect("creates");
+    first.execute_batch(SCHEMA).and_then(|()| first.execute_batch("PRAGMA user_version=1")).expect("the first schema");
+    let old = "INSERT INTO intents VALUES('id-a', 'a.md', 'shared', x'', NULL, x'', NULL, 0, 0, 0)";
+    first.execute(old, []).expect("an open intent");
+    drop(first);
+
+    let state = State::open(&file).expect("opens");
+
+    let kept = state.intents().expect("lists");
+    assert_eq!((kept.len(), kept[0].id.as_str(), kept[0].append_from), (1, "id-a", None));
+    state.add_intent(&intent("b.log", Some(3))).expect("opens another");
+}
+
 #[test]
 fn a_damaged_file_is_named_with_what_to_do() {
     let folder = tempfile::tempdir().expect("a folder");

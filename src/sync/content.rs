@@ -6,7 +6,7 @@ use larder_adapters::{Body, Capabilities, Row, RowContent};
 
 use super::resolve::{Appended, Outcome, Resolution};
 use super::{Engine, Result};
-use crate::chunk;
+use crate::chunk::{self, ContentHasher};
 use crate::model::{Content, ContentHash, ContentKind, Manifest, RelPath};
 
 /// Bytes handed out at once.
@@ -20,7 +20,7 @@ pub(super) struct Pieces<'a> {
     base: Option<Content>,
     tail: &'a [u8],
     offset: u64,
-    hasher: blake3::Hasher,
+    hasher: ContentHasher,
 }
 
 impl<'a> Pieces<'a> {
@@ -43,7 +43,12 @@ impl<'a> Pieces<'a> {
 
     /// The hash of what was handed out.
     pub(super) fn hash(&self) -> ContentHash {
-        ContentHash(crate::model::Hash::from_bytes(*self.hasher.finalize().as_bytes()))
+        self.hasher.finish()
+    }
+
+    /// Where hashing can go on when what was handed out grows.
+    pub(super) fn resume(&self) -> Vec<u8> {
+        self.hasher.state().to_bytes()
     }
 }
 
@@ -64,7 +69,7 @@ impl Engine {
             Outcome::Appended(Appended { base, tail, .. }) => (*base, tail),
             Outcome::Unknown | Outcome::Absent | Outcome::Pending(_) => (None, &[]),
         };
-        Pieces { engine: self, base, tail, offset: 0, hasher: blake3::Hasher::new() }
+        Pieces { engine: self, base, tail, offset: 0, hasher: ContentHasher::new() }
     }
 
     /// All bytes of an outcome at once; `None` if some are not here.
@@ -75,6 +80,21 @@ impl Engine {
             whole.extend_from_slice(&piece);
         }
         Some(whole)
+    }
+
+    /// The bytes of an outcome from `offset` to its end; `None` if some are not here.
+    pub(super) fn bytes_from(&self, outcome: &Outcome, offset: u64) -> Option<Vec<u8>> {
+        let read = |content: &Content| self.contents.read(content, offset, content.size.saturating_sub(offset)).ok();
+        let (mut bytes, tail): (Vec<u8>, &[u8]) = match outcome {
+            Outcome::Content(content) => (read(content)?, &[]),
+            Outcome::Appended(Appended { base: Some(base), tail, .. }) => {
+                let skipped = usize::try_from(offset.saturating_sub(base.size)).ok()?;
+                (read(base)?, tail.get(skipped..)?)
+            }
+            _ => return None,
+        };
+        bytes.extend_from_slice(tail);
+        Some(bytes)
     }
 
     /// The body of a path's row and the hash of the content. `None` if bytes are not here, or it is a link.

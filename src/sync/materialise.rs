@@ -1,8 +1,8 @@
 //! Materialise: what paths resolve to is written to disk, under intents, in batches.
 //!
 //! Order of a batch: stage every new content and make it durable; commit the intents; rename; make the folders durable;
-//! hash what was displaced; commit the new bases and close the intents. A stop anywhere leaves states that `settle`
-//! finishes. Invariant: nothing on disk is replaced before it is recorded, and what a replace takes away is kept.
+//! hash what was displaced; commit the new bases and close the intents. What only grew is appended to instead (`in_place`).
+//! A stop anywhere leaves states that `settle` finishes. Invariant: nothing on disk is replaced before it is recorded, and what a replace takes away is kept.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -17,10 +17,11 @@ use super::place::{
 use super::plan::{Action, BaseFacts, Disk, Sight, plan};
 use super::resolve::{Outcome, Resolution};
 use super::{Change, Engine, Report, Result, SyncError, io};
+use crate::chunk::is_line_file;
 use crate::index::Slot;
 use crate::model::{ContentHash, ContentKind, RelPath};
 use crate::scan;
-use crate::state::{Base, BaseStat, Displaced, Intent, UndoStep};
+use crate::state::{Base, BaseStat, Displaced, Intent, State, UndoStep};
 
 /// Slots looked at per page.
 const PAGE_SLOTS: usize = 2_000;
@@ -33,10 +34,10 @@ const FEW_FILES: usize = 4;
 
 /// One path to be changed on disk.
 pub(super) struct Step {
-    slot: Slot,
-    resolution: Resolution,
-    base: Option<Base>,
-    remove: bool,
+    pub(super) slot: Slot,
+    pub(super) resolution: Resolution,
+    pub(super) base: Option<Base>,
+    pub(super) remove: bool,
 }
 
 impl Step {
@@ -63,11 +64,16 @@ struct Staged {
     intent: Intent,
     /// The inode that will stand at the path.
     stat: BaseStat,
+    /// Where hashing can go on when a line file grows.
+    resume: Option<Vec<u8>>,
 }
 
 impl Engine {
     /// Brings the disk to what the heads say. With `dry_run` only lists it.
     pub fn materialise(&mut self, dry_run: bool, report: &mut Report) -> Result<()> {
+        if !dry_run {
+            self.settle_appends()?;
+        }
         let retry = self.paths_that_wait()?;
         self.materialise_slots(&retry, dry_run, report)?;
         let last = self.index.max_row()?;
@@ -110,6 +116,10 @@ impl Engine {
         let mut removals = Vec::new();
         let mut writes = Vec::new();
         for slot in slots {
+            if self.unfinished.contains(&slot.path) {
+                report.waiting.push((slot.path.shown(), "an append to it was interrupted".to_owned()));
+                continue;
+            }
             let base = self.state.base(&slot.path)?.filter(|base| self.space_of(base.channel) == slot.space);
             let resolution = self.resolution(slot)?;
             if base.as_ref().is_some_and(|base| base.versions == resolution.versions) {
@@ -228,6 +238,10 @@ impl Engine {
         if dry_run || steps.is_empty() {
             return Ok(());
         }
+        let steps = self.append_in_place(steps, report)?;
+        if steps.is_empty() {
+            return Ok(());
+        }
         let mut staged = Vec::with_capacity(steps.len());
         for step in steps {
             let path = step.slot.path.clone();
@@ -258,7 +272,7 @@ impl Engine {
         self.finish_batch(&done, report)
     }
 
-    fn wait_for(&mut self, path: &RelPath, why: &PlaceError, report: &mut Report) -> Result<()> {
+    pub(super) fn wait_for(&mut self, path: &RelPath, why: &PlaceError, report: &mut Report) -> Result<()> {
         report.written.retain(|(written, _)| *written != path.shown());
         report.waiting.push((path.shown(), why.to_string()));
         Ok(self.state.set_pending(path, "write", &why.to_string(), self.now_ms() as i64)?)
@@ -280,16 +294,17 @@ impl Engine {
             new_size: 0,
             new_kind: ContentKind::File { exec: false },
             beside,
+            append_from: None,
         };
-        let mut stat = BaseStat::default();
+        let (mut stat, mut resume) = (BaseStat::default(), None);
         if let Some((size, kind)) = shape_of(&step.resolution.outcome) {
-            let (hash, staged_stat) = self.stage_content(&step, &intent, &spot, size, kind)?;
+            let (hash, staged_stat, staged_resume) = self.stage_content(&step, &intent, &spot, size, kind)?;
             intent.new_hash = Some(hash);
             intent.new_size = size;
             intent.new_kind = kind;
-            stat = staged_stat;
+            (stat, resume) = (staged_stat, staged_resume);
         }
-        Ok(Staged { step, spot, intent, stat })
+        Ok(Staged { step, spot, intent, stat, resume })
     }
 
     fn channel_of(&self, slot: &Slot) -> crate::model::Channel {
@@ -297,6 +312,8 @@ impl Engine {
     }
 
     /// Writes the new content beside or into the staging folder and checks its hash.
+    ///
+    /// Returns the hash, the facts and, for a line file, where hashing can go on.
     fn stage_content(
         &self,
         step: &Step,
@@ -304,7 +321,7 @@ impl Engine {
         spot: &Spot,
         size: u64,
         kind: ContentKind,
-    ) -> std::result::Result<(ContentHash, BaseStat), PlaceError> {
+    ) -> std::result::Result<(ContentHash, BaseStat, Option<Vec<u8>>), PlaceError> {
         let mut pieces = self.pieces(&step.resolution.outcome);
         if kind == ContentKind::Link {
             let target = self.whole(&step.resolution.outcome).unwrap_or_default();
@@ -320,7 +337,10 @@ impl Engine {
             _ => true,
         };
         match written {
-            Ok(stat) if right && (stat.size == size || kind == ContentKind::Link) => Ok((hash, stat)),
+            Ok(stat) if right && (stat.size == size || kind == ContentKind::Link) => {
+                let resume = is_line_file(&step.slot.path).then(|| pieces.resume());
+                Ok((hash, stat, resume))
+            }
             Ok(_) => {
                 self.unlink_staged(intent, spot);
                 Err(PlaceError::Io(std::io::Error::other(
@@ -423,17 +443,7 @@ impl Engine {
         let bases = done.iter().map(|one| self.base_after(one)).collect::<Result<Vec<_>>>()?;
         self.state.transaction(|state| {
             for (one, base) in done.iter().zip(&bases) {
-                match base {
-                    Some(base) => state.set_base(base)?,
-                    None => state.remove_base(&one.intent.path)?,
-                }
-                let old = one.step.base.as_ref().map(|base| (base.hash, base.stat.size, base.kind));
-                let (path, channel) = (one.intent.path.clone(), one.intent.channel);
-                state.add_undo(&UndoStep { batch, path, channel, old })?;
-                state.remove_intent(&one.intent.id)?;
-                for what in ["write", "unplaced", "held"] {
-                    state.clear_pending(&one.intent.path, what)?;
-                }
+                close_step(state, batch, &one.step, &one.intent, base.as_ref())?;
             }
             for one in &displaced {
                 state.set_displaced(one)?;
@@ -467,7 +477,7 @@ impl Engine {
             hash,
             kind: one.intent.new_kind,
             stat,
-            resume: None,
+            resume: one.resume.clone(),
         }))
     }
 
@@ -482,7 +492,7 @@ impl Engine {
         Ok(())
     }
 
-    fn undo_batch_of_this_run(&mut self) -> i64 {
+    pub(super) fn undo_batch_of_this_run(&mut self) -> i64 {
         if self.undo_batch == 0 || !self.undo_open {
             self.undo_batch += 1;
             self.undo_open = true;
@@ -502,6 +512,22 @@ impl Engine {
             Some((self.stage.dir(), one.id.clone()))
         }
     }
+}
+
+/// The disk is as the step wanted it: the base says so, the step can be undone, nothing waits any more.
+pub(super) fn close_step(state: &State, batch: i64, step: &Step, intent: &Intent, base: Option<&Base>) -> Result<()> {
+    match base {
+        Some(base) => state.set_base(base)?,
+        None => state.remove_base(&intent.path)?,
+    }
+    let old = step.base.as_ref().map(|base| (base.hash, base.stat.size, base.kind));
+    let (path, channel) = (intent.path.clone(), intent.channel);
+    state.add_undo(&UndoStep { batch, path, channel, old })?;
+    state.remove_intent(&intent.id)?;
+    for what in ["write", "unplaced", "held"] {
+        state.clear_pending(&intent.path, what)?;
+    }
+    Ok(())
 }
 
 fn change_of(step: &Step) -> Change {

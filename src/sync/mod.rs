@@ -12,6 +12,8 @@ mod daily;
 pub mod exchange;
 mod foreign;
 mod graph;
+mod grow;
+mod in_place;
 mod materialise;
 mod mirror;
 mod observe;
@@ -242,6 +244,8 @@ pub struct Engine {
     folders: place::Folders,
     /// Line files that are recorded while they grow.
     growing: std::collections::BTreeSet<RelPath>,
+    /// Files that hold a part of what was being appended to them.
+    unfinished: std::collections::BTreeSet<RelPath>,
     /// The undo list of this run has been begun.
     undo_open: bool,
     /// Paths whose rows a dry run would write.
@@ -305,6 +309,7 @@ impl Engine {
             publishing_stopped: false,
             folders: place::Folders::default(),
             growing: std::collections::BTreeSet::new(),
+            unfinished: std::collections::BTreeSet::new(),
             undo_open: false,
             planned_rows: std::collections::BTreeSet::new(),
             late_rows: Vec::new(),

@@ -1,4 +1,4 @@
-//! The only code that changes project files: exchange-renames below one confined directory handle.
+//! The only code that changes project files, but for `grow`: exchange-renames below one confined directory handle.
 //!
 //! Invariant: no path is resolved by the kernel as a whole: every folder is opened by name below the one before, never
 //! through a symlink, so nothing outside the root can be reached. What a replace takes away is never unlinked here; it
@@ -279,7 +279,8 @@ fn rename(
     fs::renameat_with(from_dir, from, to_dir, to, flags)
 }
 
-fn base_stat(stat: &fs::Stat) -> BaseStat {
+/// The facts of a stat as a base holds them.
+pub(super) fn base_stat(stat: &fs::Stat) -> BaseStat {
     let nanos = |seconds: i64, nanos: u64| seconds.saturating_mul(1_000_000_000).saturating_add_unsigned(nanos);
     BaseStat {
         size: u64::try_from(stat.st_size).unwrap_or(0),

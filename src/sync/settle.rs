@@ -63,6 +63,9 @@ impl Engine {
     }
 
     fn settle_intent(&mut self, intent: &Intent) -> Result<()> {
+        if intent.append_from.is_some() {
+            return self.settle_append(intent);
+        }
         let place = |source| SyncError::Place { path: intent.path.shown(), source };
         let spot = Spot::open(self.root.handle(), &intent.path, false).ok().flatten();
         let Some(spot) = spot else {

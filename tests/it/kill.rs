@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -195,6 +196,63 @@ fn killed_at_any_call_and_edited_before_the_next_sync_nobody_conflicts_with_hers
     if let Err(error) = kill_everywhere(TEST, &["sync"], MAX_KILLS / 2, Scene::check_after_further_edits) {
         skip(TEST, &format!("ptrace or seccomp is not permitted here ({error}); the random kills remain"));
     }
+}
+
+#[test]
+fn killed_at_every_call_of_a_receiving_append_no_line_is_lost_torn_or_doubled() {
+    const TEST: &str = "killed_at_every_call_of_a_receiving_append_no_line_is_lost_torn_or_doubled";
+    const LOG: &str = "shared/log.jsonl";
+    let lab = Lab::new();
+    let [a, b] = ["a", "b"].map(|name| lab.project(name, crate::support::CONFIG).with_backend(&lab.path("shared.db")));
+    // Several segments and units of hashing, so that the end alone is read and written.
+    let mut wanted: Vec<u8> =
+        (0..3000).flat_map(|n| format!("{{\"n\":{n},\"text\":\"{}\"}}\n", "x".repeat(90)).into_bytes()).collect();
+    b.write(LOG, &wanted);
+    for project in [&b, &a, &b, &a] {
+        project.sync();
+    }
+    let inode = || fs::metadata(a.path(LOG)).map(|metadata| metadata.ino()).expect("look");
+    let before = inode();
+
+    // Calls are counted first, in a run that receives an append and is left alone.
+    let (mut total, mut stride, mut kill_at, mut appended_and_killed) = (0, 1, 0, 0);
+    loop {
+        let line = format!("{{\"killed_at\":{kill_at}}}\n");
+        b.append(LOG, &line);
+        b.sync();
+        let ended = match tracer::run(a.command(["sync"]), kill_at) {
+            Ok(ended) => ended,
+            Err(error) => return skip(TEST, &format!("ptrace or seccomp is not permitted here ({error})")),
+        };
+        let moment = format!("killed before call {kill_at} of a receiving sync");
+        let left = a.read(LOG).expect("the log is never gone");
+        let tail = left.strip_prefix(wanted.as_slice()).unwrap_or_else(|| panic!("{moment}: the beginning changed"));
+        assert!(line.as_bytes().starts_with(tail), "{moment}: {:?}", String::from_utf8_lossy(tail));
+        appended_and_killed += u64::from(!tail.is_empty() && ended == Ended::Killed);
+
+        wanted.extend_from_slice(line.as_bytes());
+        expect_sync(&a, &moment);
+        assert!(a.read(LOG).as_ref() == Some(&wanted), "{moment}: not what the other machine wrote");
+        let verified = a.run(["verify"]);
+        assert_eq!(verified.code, Some(0), "{moment}: {verified:#?}");
+        match ended {
+            Ended::ByItself { calls, .. } if kill_at == 0 => {
+                total = calls;
+                stride = if is_full() { 1 } else { total.div_ceil(MAX_KILLS / 4) };
+                kill_at = 1 + Dice::new(seed(TEST)).below(stride);
+                println!("{TEST}: {total} calls, every {stride} from {kill_at}");
+            }
+            // The count differs a little between runs; beyond it there is nothing to kill.
+            Ended::ByItself { .. } if kill_at + stride + 50 > total => break,
+            Ended::ByItself { .. } => panic!("{moment}: ended by itself: {ended:?} of {total}"),
+            Ended::Killed => kill_at += stride,
+        }
+    }
+    expect_sync(&b, "at the end");
+    assert!(b.read(LOG).as_ref() == Some(&wanted), "at the end: nothing came back");
+    // Kills between the append and the end of the run were among them, and the file was the same one throughout.
+    assert!(appended_and_killed > 0);
+    assert_eq!(inode(), before);
 }
 
 #[test]

@@ -1,0 +1,183 @@
+//! Growing: bytes are put at the end of a file that nobody else has open.
+//!
+//! Invariant: what stands in the file is not touched. Bytes are only added, at the very end that was expected, while a lease
+//! keeps everybody else out; if not all of them fit, those that did are taken away again. Whoever cannot be kept out is
+//! not disturbed: then nothing is added. Does not know what the bytes are, nor what to do instead.
+
+use std::fs::File;
+
+use rustix::fs::{self, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::place::{PlaceError, Spot, Standing, base_stat};
+use crate::scan::Alone;
+use crate::state::BaseStat;
+
+/// Why a file did not grow, or may not have.
+#[derive(Debug)]
+pub(super) enum NotGrown {
+    /// Nothing was changed: somebody else has it open, it is not what was expected, or leases are not ours to take.
+    Untouched,
+    /// What was added was taken away again.
+    TakenBack(PlaceError),
+    /// What stands there now has to be looked at.
+    Unclear(PlaceError),
+}
+
+impl Spot {
+    /// Adds `tail` to the file that stands here with exactly these facts, and makes it durable.
+    ///
+    /// Returns the facts afterwards, as they were while nobody else could change the file.
+    pub(super) fn grow(&self, expected: &BaseStat, tail: &[u8]) -> Result<BaseStat, NotGrown> {
+        let flags = OFlags::RDWR | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let opened = fs::openat(self.folder(), self.name(), flags | OFlags::NOCTTY, Mode::empty());
+        let file = opened.map(File::from).map_err(|_| NotGrown::Untouched)?;
+        let alone = Alone::with(&file).ok_or(NotGrown::Untouched)?;
+        if !is_as_expected(&file, expected) {
+            return Err(NotGrown::Untouched);
+        }
+        add(&file, expected.size, tail)?;
+        let grown = self.grown(&file, expected, tail).map_err(NotGrown::Unclear)?;
+        // Asked for in between, it may have been taken from us if this process was stopped for long.
+        if !alone.is_undisturbed() {
+            return Err(NotGrown::Unclear(PlaceError::Raced));
+        }
+        // Nobody waits for a sync: what others change from here on shows in the facts.
+        drop(alone);
+        fs::fdatasync(&file).map_err(|errno| NotGrown::Unclear(errno.into()))?;
+        Ok(grown)
+    }
+
+    /// Reads back what was added, and proves that the name still leads to this very file.
+    fn grown(&self, file: &File, expected: &BaseStat, tail: &[u8]) -> Result<BaseStat, PlaceError> {
+        let mut added = vec![0; tail.len()];
+        std::os::unix::fs::FileExt::read_exact_at(file, &mut added, expected.size)?;
+        let grown = base_stat(&fs::fstat(file)?);
+        let is_named = matches!(self.standing()?, Standing::File(_, named) if named == grown);
+        let is_right = added == tail && grown.size == expected.size + tail.len() as u64;
+        if is_named && is_right { Ok(grown) } else { Err(PlaceError::Raced) }
+    }
+}
+
+/// A regular file with exactly these facts and no second name: what is added must not show anywhere else.
+fn is_as_expected(file: &File, expected: &BaseStat) -> bool {
+    fs::fstat(file).is_ok_and(|stat| {
+        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        is_file && stat.st_nlink == 1 && base_stat(&stat) == *expected
+    })
+}
+
+/// Writes at the end, in one call unless the kernel takes less; takes back what was written if it does not take all.
+fn add(file: &File, size: u64, tail: &[u8]) -> Result<(), NotGrown> {
+    let mut done = 0;
+    while done < tail.len() {
+        let why = match rustix::io::write(file, &tail[done..]) {
+            Ok(0) => PlaceError::NoSpace,
+            Ok(count) => {
+                done += count;
+                continue;
+            }
+            Err(Errno::INTR) => continue,
+            Err(errno) => errno.into(),
+        };
+        if done == 0 {
+            return Err(NotGrown::Untouched);
+        }
+        let is_back =
+            fs::ftruncate(file, size).is_ok() && fs::fstat(file).is_ok_and(|now| base_stat(&now).size == size);
+        return Err(if is_back { NotGrown::TakenBack(why) } else { NotGrown::Unclear(why) });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::fs::MetadataExt;
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::model::RelPath;
+
+    struct Place {
+        folder: tempfile::TempDir,
+        spot: Spot,
+    }
+
+    impl Place {
+        fn with(text: &str) -> Place {
+            let folder = tempfile::tempdir().expect("a folder");
+            std::fs::write(folder.path().join("a.log"), text).expect("writes");
+            let root = fs::open(folder.path(), OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty()).expect("opens");
+            let path = RelPath::parse("a.log").expect("a path");
+            let spot = Spot::open(std::os::fd::AsFd::as_fd(&root), &path, false).expect("opens").expect("is there");
+            Place { folder, spot }
+        }
+
+        fn path(&self) -> PathBuf {
+            self.folder.path().join("a.log")
+        }
+
+        fn facts(&self) -> BaseStat {
+            match self.spot.standing().expect("looks") {
+                Standing::File(_, stat) => stat,
+                other => panic!("a file: {other:?}"),
+            }
+        }
+
+        fn text(&self) -> String {
+            std::fs::read_to_string(self.path()).expect("reads")
+        }
+    }
+
+    #[test]
+    fn only_the_tail_is_written_and_the_file_stays_the_same_one() {
+        let place = Place::with("one\n");
+        let before = place.facts();
+
+        let after = place.spot.grow(&before, b"two\n").expect("grows");
+
+        assert_eq!(place.text(), "one\ntwo\n");
+        assert_eq!((after.inode, after.size), (before.inode, 8));
+        assert_eq!(after, place.facts());
+    }
+
+    #[test]
+    fn whoever_has_the_file_open_is_not_disturbed() {
+        let place = Place::with("one\n");
+        let facts = place.facts();
+        let options = [std::fs::File::options().read(true).clone(), std::fs::File::options().append(true).clone()];
+        for options in &options {
+            let held = options.open(place.path()).expect("opens");
+
+            let refused = place.spot.grow(&facts, b"two\n");
+
+            assert!(matches!(refused, Err(NotGrown::Untouched)), "{refused:?}");
+            assert_eq!((place.text().as_str(), place.facts()), ("one\n", facts));
+            drop(held);
+        }
+        place.spot.grow(&facts, b"two\n").expect("grows once they are gone");
+    }
+
+    #[test]
+    fn a_file_that_is_not_as_expected_is_left_alone() {
+        let place = Place::with("one\n");
+        let facts = place.facts();
+        let mut other = std::fs::File::options().append(true).open(place.path()).expect("opens");
+        other.write_all(b"theirs\n").expect("appends");
+        drop(other);
+
+        assert!(matches!(place.spot.grow(&facts, b"two\n"), Err(NotGrown::Untouched)));
+        assert_eq!(place.text(), "one\ntheirs\n");
+    }
+
+    #[test]
+    fn a_second_name_of_the_file_never_grows_with_it() {
+        let place = Place::with("one\n");
+        let snapshot = place.folder.path().join("snapshot");
+        std::fs::hard_link(place.path(), &snapshot).expect("links");
+
+        assert!(matches!(place.spot.grow(&place.facts(), b"two\n"), Err(NotGrown::Untouched)));
+        assert_eq!(std::fs::metadata(&snapshot).expect("looks").size(), 4);
+    }
+}
