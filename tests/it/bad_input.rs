@@ -8,7 +8,11 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::{CONFIG, Lab, NOBODY, Project, Rows, is_root, skip};
+use crate::support::{
+    CONFIG, DAEMON_DEADLINE, Daemon, Lab, NOBODY, Outcome, Project, Rows, finish, has_program, is_root, skip,
+    started_by, until,
+};
+use crate::tracer;
 
 #[track_caller]
 fn arrived(project: &Project, path: &str, content: &str) {
@@ -611,4 +615,143 @@ fn unknown_commands_and_paths_are_user_errors() {
         assert_eq!(outcome.code, Some(1), "{args:?}: {outcome:#?}");
         assert!(!outcome.err.is_empty());
     }
+}
+
+/// `larder sync` by a clock that is off by so much.
+#[track_caller]
+fn sync_at(project: &Project, offset: &str) -> Outcome {
+    let mut command = started_by(&["faketime", "-f", offset], &project.command(["sync"]));
+    // Only the wall clock jumps: files keep the times that the kernel gave them, and pauses last as long as they should.
+    command.env("NO_FAKE_STAT", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    finish(command).expect(0)
+}
+
+#[test]
+fn a_clock_that_jumps_back_and_ten_years_ahead_loses_nothing_and_keeps_the_order() {
+    const TEST: &str = "a_clock_that_jumps_back_and_ten_years_ahead_loses_nothing_and_keeps_the_order";
+    if !has_program("faketime") {
+        return skip(TEST, "`faketime` (package faketime) is missing");
+    }
+    let lab = Lab::new();
+    let (a, b) = lab.pair();
+    let contents = ["one", "two, an hour earlier", "three, ten years on", "four", "five, an hour earlier", "six"];
+    a.write("shared/kept.md", "kept\n");
+    for (n, text) in contents.iter().enumerate() {
+        let (writer, reader) = if n % 2 == 0 { (&a, &b) } else { (&b, &a) };
+        writer.write("shared/one.md", text);
+        writer.write(format!("shared/new-{n}.md"), text);
+        match n {
+            1 | 4 => sync_at(writer, "-1h"),
+            2 => sync_at(writer, "+10y"),
+            _ => writer.sync(),
+        };
+        reader.sync();
+        arrived(reader, "shared/one.md", text);
+        arrived(reader, &format!("shared/new-{n}.md"), text);
+    }
+    // A deletion by a clock that is behind everything it deletes.
+    a.remove("shared/new-0.md");
+    sync_at(&a, "-1h");
+    b.sync();
+
+    for project in [&a, &b] {
+        assert!(!project.path("shared/new-0.md").exists());
+        arrived(project, "shared/kept.md", "kept\n");
+        let log = project.run(["log", "shared/one.md", "--json"]).expect(0).json();
+        let sizes: Vec<u64> =
+            log["versions"].as_array().expect("a list").iter().filter_map(|version| version["size"].as_u64()).collect();
+        let newest_first: Vec<u64> = contents.iter().rev().map(|text| text.len() as u64).collect();
+        assert_eq!(sizes, newest_first, "{log:#}");
+        project.run(["conflicts"]).expect(0);
+        project.sync().says("up to date");
+        project.run(["status"]).expect(0);
+        project.verify();
+    }
+    assert_eq!(a.tree("shared"), b.tree("shared"));
+    assert_eq!(lab.rows().content("shared/one.md").as_deref(), Some("six"));
+    assert!(a.run(["status"]).said().contains("clock") || b.run(["status"]).said().contains("clock"));
+}
+
+#[test]
+fn a_file_or_folder_that_vanishes_at_any_look_is_passed_by_and_the_others_go_on() {
+    const TEST: &str = "a_file_or_folder_that_vanishes_at_any_look_is_passed_by_and_the_others_go_on";
+    for vanishing in ["edited.md", "new.md", "folder"] {
+        let mut nth = 0;
+        loop {
+            nth += 1;
+            let lab = Lab::new();
+            let (a, b) = lab.pair();
+            a.write("shared/edited.md", "before\n");
+            a.write("shared/folder/inside.md", "inside\n");
+            a.sync();
+            b.sync();
+            a.write("shared/edited.md", "edited\n");
+            a.write("shared/new.md", "new\n");
+            a.write("shared/folder/inside.md", "inside, edited\n");
+            a.write("shared/beside.md", "beside\n");
+            let path = a.path("shared").join(vanishing);
+            let mut vanish = || match path.is_dir() {
+                true => fs::remove_dir_all(&path).expect("remove"),
+                false => fs::remove_file(&path).expect("remove"),
+            };
+
+            let (code, looks) = match tracer::run_beside(a.command(["sync"]), vanishing, nth, &mut vanish) {
+                Ok(ended) => ended,
+                Err(error) => return skip(TEST, &format!("ptrace or seccomp is not permitted here ({error})")),
+            };
+            let moment = format!("{vanishing} at look {nth}");
+            assert_eq!(code, 0, "{moment}");
+            if looks < nth {
+                assert!(nth > 2, "{moment}: it is looked at before it is read");
+                break;
+            }
+            b.sync();
+            arrived(&b, "shared/beside.md", "beside\n");
+            a.sync();
+            b.sync();
+            assert_eq!(a.tree("shared"), b.tree("shared"), "{moment}");
+            assert!(!b.path("shared").join(vanishing).exists(), "{moment}");
+            for (path, versions) in [("shared/edited.md", 2), ("shared/folder/inside.md", 2), ("shared/beside.md", 1)] {
+                let log = a.run(["log", path, "--json"]).expect(0).json();
+                let count = log["versions"].as_array().map_or(0, Vec::len);
+                assert!(count >= versions, "{moment}: {path} has {count} versions");
+            }
+            a.verify();
+            b.verify();
+        }
+    }
+}
+
+#[test]
+fn a_user_whose_watches_are_used_up_is_told_so_and_edits_are_found_all_the_same() {
+    const TEST: &str = "a_user_whose_watches_are_used_up_is_told_so_and_edits_are_found_all_the_same";
+    // In a user namespace of its own the limit is its own as well: nobody else's changes.
+    let words = ["unshare", "-Ur", "sh", "-c", "echo 4 >/proc/sys/user/max_inotify_watches && exec \"$@\"", "sh"];
+    let mut try_out = Command::new(words[0]);
+    let permitted = try_out.args(&words[1..]).arg("true").output().is_ok_and(|output| output.status.success());
+    if !permitted {
+        return skip(TEST, "a user namespace with a limit of its own cannot be made here");
+    }
+    let lab = Lab::new();
+    let (a, b) = lab.pair();
+    for n in 0..12 {
+        a.write(format!("shared/{n}/one.md"), "one\n");
+    }
+    a.sync();
+    let mut daemon = Daemon::start(started_by(&words, &a.command(["up"])));
+    daemon.wait_ready();
+
+    a.run(["status"]).says("max_user_watches").says("sysctl");
+    for n in 0..12 {
+        a.write(format!("shared/{n}/one.md"), "edited\n");
+    }
+    let rows = lab.rows();
+    until("every edit is found by looking", DAEMON_DEADLINE, || {
+        (0..12).all(|n| rows.content(&format!("shared/{n}/one.md")).as_deref() == Some("edited\n"))
+    });
+    daemon.stop();
+    b.sync();
+    arrived(&b, "shared/11/one.md", "edited\n");
+    a.verify();
+    b.verify();
 }

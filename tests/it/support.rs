@@ -397,6 +397,15 @@ fn read_all(mut pipe: impl Read + Send + 'static) -> Receiver<String> {
     receiver
 }
 
+/// The same command, started by another program that is given these words before it.
+pub fn started_by(words: &[&str], command: &Command) -> Command {
+    let mut outer = Command::new(words[0]);
+    outer.env_clear().args(&words[1..]).arg(command.get_program()).args(command.get_args());
+    outer.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    outer.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    outer
+}
+
 /// A running `larder up`; killed when dropped.
 pub struct Daemon {
     child: Child,

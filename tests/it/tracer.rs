@@ -3,11 +3,13 @@
 //! A seccomp filter stops exactly those calls, the parent counts them by ptrace, and the one that is the n-th never
 //! happens: the whole program dies by SIGKILL with the disk as the calls before left it. Between two such calls
 //! nothing on disk changes, so all n are all the states a crash can leave. (Changes by mmap, SQLite's -shm, are not
-//! counted: they mean nothing after a crash.)
+//! counted: they mean nothing after a crash.) The same way something can be done beside a program just before it looks at
+//! a file of some name.
 //! Deliberately not here: power cuts, which also lose what was not fsynced.
 
 use std::io;
 use std::mem::offset_of;
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -77,9 +79,58 @@ const CHANGING: &[libc::c_long] = &[
 /// Runs `command` and kills it before its `kill_at`-th changing call (from 1); 0 lets it run and counts.
 ///
 /// Errors: ptrace or seccomp is not permitted here.
-pub fn run(mut command: Command, kill_at: u64) -> io::Result<Ended> {
+pub fn run(command: Command, kill_at: u64) -> io::Result<Ended> {
+    let mut calls = 0;
+    trace(command, changing(), &mut |_| {
+        calls += 1;
+        calls == kill_at
+    })
+}
+
+/// Runs `command` to its end, and `act` just before its `nth` look (from 1) at a file or folder called `name`.
+///
+/// Returns the exit code and how many looks there were. Errors: ptrace or seccomp is not permitted here.
+pub fn run_beside(command: Command, name: &str, nth: u64, act: &mut dyn FnMut()) -> io::Result<(i32, u64)> {
+    let mut looks = 0;
+    let ended = trace(command, asking(LOOKING), &mut |pid| {
+        if looked_at(pid).is_ok_and(|path| path.rsplit(|byte| *byte == b'/').next() == Some(name.as_bytes())) {
+            looks += 1;
+            if looks == nth {
+                act();
+            }
+        }
+        false
+    })?;
+    match ended {
+        Ended::ByItself { code, .. } => Ok((code, looks)),
+        Ended::Killed => unreachable!("nothing asked for it"),
+    }
+}
+
+/// Calls that look at a path, which is the second argument of each.
+const LOOKING: &[libc::c_long] = &[libc::SYS_openat, libc::SYS_openat2, libc::SYS_statx, libc::SYS_newfstatat];
+
+/// The path that a stopped call is about.
+fn looked_at(pid: i32) -> io::Result<Vec<u8>> {
+    // SAFETY: plain data, for which zeros are a value.
+    let mut info: libc::ptrace_syscall_info = unsafe { std::mem::zeroed() };
+    let size = size_of::<libc::ptrace_syscall_info>();
+    // SAFETY: `pid` is stopped and ours, and the kernel writes at most `size` bytes.
+    check(unsafe { libc::ptrace(libc::PTRACE_GET_SYSCALL_INFO, pid, size, &raw mut info) })?;
+    // SAFETY: the stop is a seccomp one, so this is the part of the union that was written.
+    let address = unsafe { info.u.seccomp.args[1] };
+    let mut path = vec![0; 4096];
+    let read = std::fs::File::open(format!("/proc/{pid}/mem"))?.read_at(&mut path, address)?;
+    path.truncate(path[..read].iter().position(|byte| *byte == 0).unwrap_or(read));
+    Ok(path)
+}
+
+fn trace(
+    mut command: Command,
+    filter: Vec<libc::sock_filter>,
+    on_call: &mut dyn FnMut(i32) -> bool,
+) -> io::Result<Ended> {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let filter = filter();
     // SAFETY: between fork and exec only system calls are made, on memory that was allocated before the fork.
     unsafe { command.pre_exec(move || trace_me(&filter)) };
     // `child` stays unwaited by std: this module waits by pid itself.
@@ -92,7 +143,7 @@ pub fn run(mut command: Command, kill_at: u64) -> io::Result<Ended> {
             unsafe { libc::kill(leader, libc::SIGKILL) };
         }
     });
-    let ended = follow(leader, kill_at);
+    let ended = follow(leader, on_call);
     drop(finished);
     watchdog.join().expect("the watchdog does not panic");
     ended
@@ -115,20 +166,48 @@ fn check(result: libc::c_long) -> io::Result<()> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-// Loads a number, compares it with each call's, and asks the tracer about those that change something.
-fn filter() -> Vec<libc::sock_filter> {
-    let load =
-        |offset: usize| op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, u32::try_from(offset).expect("small"));
-    let result = |value: u32| op(libc::BPF_RET | libc::BPF_K, 0, 0, value);
-    let equal =
-        |value: u32, then: u8, otherwise: u8| op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, then, otherwise, value);
-    let number = |call: libc::c_long| u32::try_from(call).expect("call numbers are small");
-    let (allow, ask) = (libc::SECCOMP_RET_ALLOW, libc::SECCOMP_RET_TRACE);
+const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+const ASK: u32 = libc::SECCOMP_RET_TRACE;
+
+fn load(offset: usize) -> libc::sock_filter {
+    op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, u32::try_from(offset).expect("small"))
+}
+
+fn result(value: u32) -> libc::sock_filter {
+    op(libc::BPF_RET | libc::BPF_K, 0, 0, value)
+}
+
+fn equal(value: u32, then: u8, otherwise: u8) -> libc::sock_filter {
+    op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, then, otherwise, value)
+}
+
+fn number(call: libc::c_long) -> u32 {
+    u32::try_from(call).expect("call numbers are small")
+}
+
+// Every filter begins so: with the number of a call of this architecture.
+fn opening() -> Vec<libc::sock_filter> {
+    let architecture = load(offset_of!(libc::seccomp_data, arch));
+    vec![architecture, equal(ARCHITECTURE, 1, 0), result(ALLOW), load(offset_of!(libc::seccomp_data, nr))]
+}
+
+// Asks the tracer about each of these calls.
+fn asking(calls: &[libc::c_long]) -> Vec<libc::sock_filter> {
+    let mut filter = opening();
+    for call in calls {
+        filter.extend([equal(number(*call), 0, 1), result(ASK)]);
+    }
+    filter.push(result(ALLOW));
+    filter
+}
+
+// Asks the tracer about the calls that change something.
+fn changing() -> Vec<libc::sock_filter> {
+    let (allow, ask) = (ALLOW, ASK);
     // The low half of an argument: both architectures are little-endian.
     let argument = |n: usize| offset_of!(libc::seccomp_data, args) + 8 * n;
 
-    let mut filter = vec![load(offset_of!(libc::seccomp_data, arch)), equal(ARCHITECTURE, 1, 0), result(allow)];
-    filter.push(load(offset_of!(libc::seccomp_data, nr)));
+    let mut filter = opening();
     // write(fd > 2): what is said on standard output or error changes nothing.
     filter.push(equal(number(libc::SYS_write), 0, 4));
     filter.push(load(argument(0)));
@@ -158,7 +237,8 @@ const OPTIONS: i32 = libc::PTRACE_O_TRACESECCOMP
     | libc::PTRACE_O_EXITKILL;
 
 // Only this thread's own tracees are waited for, so that tests beside each other do not take each other's.
-fn follow(leader: i32, kill_at: u64) -> io::Result<Ended> {
+// Whoever answers a call with true has the program killed before it.
+fn follow(leader: i32, on_call: &mut dyn FnMut(i32) -> bool) -> io::Result<Ended> {
     let (mut calls, mut is_set_up, mut is_killed) = (0, false, false);
     loop {
         let mut status = 0;
@@ -190,7 +270,7 @@ fn follow(leader: i32, kill_at: u64) -> io::Result<Ended> {
         let (signal, event) = (libc::WSTOPSIG(status), status >> 16);
         if event == libc::PTRACE_EVENT_SECCOMP {
             calls += 1;
-            if calls == kill_at {
+            if on_call(pid) {
                 is_killed = true;
                 // SAFETY: the leader was not waited for yet, so its pid is still its own; SIGKILL ends all its threads.
                 unsafe { libc::kill(leader, libc::SIGKILL) };
