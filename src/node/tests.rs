@@ -511,6 +511,27 @@ fn undo_brings_back_what_the_last_run_replaced() {
 }
 
 #[test]
+fn undo_takes_back_one_run_also_when_each_run_is_a_process_of_its_own() {
+    let backend = backend();
+    let (mut a, mut b) = (Machine::new("a", &backend), Machine::new("b", &backend));
+    a.write("x.md", "first");
+    a.write("kept.md", "kept");
+    converge(&mut [&mut a, &mut b]);
+    for text in ["second", "third"] {
+        a.write("x.md", text);
+        a.run();
+        b.restart();
+        b.run();
+    }
+
+    b.restart();
+    b.node().undo(false).expect("undoes");
+
+    assert_eq!(b.read("x.md").as_deref(), Some("second"));
+    assert_eq!(b.read("kept.md").as_deref(), Some("kept"));
+}
+
+#[test]
 fn a_run_with_nothing_to_do_does_nothing() {
     let backend = backend();
     let mut a = Machine::new("a", &backend);

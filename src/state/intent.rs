@@ -217,8 +217,17 @@ impl State {
         })
     }
 
-    /// Drops the notes of one sync, and of those more than 20 before it.
+    /// The number of a new undo list; those of more than 20 changing runs before it are dropped.
+    pub fn begin_undo(&self) -> Result<i64> {
+        const KEPT_BATCHES: i64 = 20;
+        let last = self.rows("list undo", "SELECT ifnull(max(batch), 0) FROM undo", [], |row| Ok(Ok(row.get(0)?)))?;
+        let batch = last.first().copied().unwrap_or(0) + 1;
+        self.run("drop undo", "DELETE FROM undo WHERE batch <= ?1", [batch - KEPT_BATCHES])?;
+        Ok(batch)
+    }
+
+    /// Drops the notes of one sync.
     pub fn remove_undo(&self, batch: i64) -> Result<()> {
-        self.run("drop undo", "DELETE FROM undo WHERE batch = ?1 OR batch < ?1 - 20", [batch]).map(drop)
+        self.run("drop undo", "DELETE FROM undo WHERE batch = ?1", [batch]).map(drop)
     }
 }

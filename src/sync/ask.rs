@@ -16,7 +16,7 @@ const MAX_CONFLICTS: usize = 100_000;
 impl Engine {
     /// A new run begins: the undo list is that of this run.
     pub fn begin_run(&mut self) {
-        self.undo_open = false;
+        self.undo_batch = None;
         self.folders.forget();
     }
 

@@ -97,7 +97,7 @@ impl Engine {
                 }
             }
         }
-        let batch = self.undo_batch_of_this_run();
+        let batch = self.undo_batch_of_this_run()?;
         self.state.transaction(|state| {
             done.iter()
                 .try_for_each(|(base, growth)| close_step(state, batch, &growth.step, &growth.intent, Some(base)))

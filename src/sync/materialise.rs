@@ -425,7 +425,7 @@ impl Engine {
     /// Hashes what was displaced, then commits bases and closes the intents.
     fn finish_batch(&mut self, done: &[Staged], report: &mut Report) -> Result<()> {
         let now = self.now_ms() as i64;
-        let batch = self.undo_batch_of_this_run();
+        let batch = self.undo_batch_of_this_run()?;
         let mut displaced = Vec::new();
         for one in done.iter().filter(|one| one.step.base.is_some()) {
             let (dir, name) = self.staged_place(&one.intent, &one.spot);
@@ -492,12 +492,14 @@ impl Engine {
         Ok(())
     }
 
-    pub(super) fn undo_batch_of_this_run(&mut self) -> i64 {
-        if self.undo_batch == 0 || !self.undo_open {
-            self.undo_batch += 1;
-            self.undo_open = true;
-        }
-        self.undo_batch
+    /// The undo list that this run writes to; begun with its first change of a file.
+    pub(super) fn undo_batch_of_this_run(&mut self) -> Result<i64> {
+        let batch = match self.undo_batch {
+            Some(batch) => batch,
+            None => self.state.begin_undo()?,
+        };
+        self.undo_batch = Some(batch);
+        Ok(batch)
     }
 
     /// The staging folder's handle, for the sweep.

@@ -233,7 +233,6 @@ pub struct Engine {
     /// Row numbers of the index up to which disk and backend agree with the heads.
     materialised: i64,
     mirrored: i64,
-    undo_batch: i64,
     /// The backend as a place for artifacts, once it was claimed.
     transport: Option<Arc<crate::transport::BackendTransport>>,
     /// When a store was last listed whole.
@@ -246,8 +245,8 @@ pub struct Engine {
     growing: std::collections::BTreeSet<RelPath>,
     /// Files that hold a part of what was being appended to them.
     unfinished: std::collections::BTreeSet<RelPath>,
-    /// The undo list of this run has been begun.
-    undo_open: bool,
+    /// The undo list of this run, once it has been begun.
+    undo_batch: Option<i64>,
     /// Paths whose rows a dry run would write.
     planned_rows: std::collections::BTreeSet<String>,
     /// Rows that a mirror write found changed by another program.
@@ -303,14 +302,13 @@ impl Engine {
             private_space,
             materialised: 0,
             mirrored: 0,
-            undo_batch: 0,
             transport: None,
             whole_exchange_ms: None,
             publishing_stopped: false,
             folders: place::Folders::default(),
             growing: std::collections::BTreeSet::new(),
             unfinished: std::collections::BTreeSet::new(),
-            undo_open: false,
+            undo_batch: None,
             planned_rows: std::collections::BTreeSet::new(),
             late_rows: Vec::new(),
         };
@@ -330,7 +328,6 @@ impl Engine {
         };
         self.materialised = mark("materialised")?;
         self.mirrored = mark("mirrored")?;
-        self.undo_batch = self.state.meta_i64("undo_batch")?.unwrap_or(0);
         self.state.set_meta_i64("index_epoch", epoch)?;
         Ok(())
     }
