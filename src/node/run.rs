@@ -85,6 +85,7 @@ impl Node {
             self.engine.plan_rows_of_recorded(&mut report);
         } else {
             self.engine.sweep_displaced(&mut report)?;
+            self.engine.forget_idle_patterns(&report)?;
             self.engine.rest_index()?;
         }
         let now = self.env.clock.wall_ms() as i64;

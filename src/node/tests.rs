@@ -532,6 +532,27 @@ fn undo_takes_back_one_run_also_when_each_run_is_a_process_of_its_own() {
 }
 
 #[test]
+fn a_pattern_that_waited_for_files_of_another_machine_is_not_said_to_match_nothing() {
+    let backend = backend();
+    let (mut a, mut b) = (Machine::new("a", &backend), Machine::new("b", &backend));
+    let idle = |machine: &Machine| {
+        let problems = machine.glance_status().problems.into_iter();
+        problems.filter(|problem| problem.source == "patterns").map(|problem| problem.path).collect::<Vec<_>>()
+    };
+    b.run();
+    assert!(idle(&b).iter().any(|pattern| pattern == "**/*.md"), "{:?}", idle(&b));
+    a.write("x.md", "first");
+    a.run();
+    b.run();
+    a.run();
+    b.run();
+
+    assert_eq!(b.read("x.md").as_deref(), Some("first"));
+    assert!(idle(&b).iter().all(|pattern| pattern != "**/*.md"), "{:?}", idle(&b));
+    assert!(idle(&b).iter().any(|pattern| pattern == "runs/**"), "{:?}", idle(&b));
+}
+
+#[test]
 fn a_run_with_nothing_to_do_does_nothing() {
     let backend = backend();
     let mut a = Machine::new("a", &backend);

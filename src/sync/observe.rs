@@ -5,11 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::{Engine, Report, Result};
+use super::{Change, Engine, Report, Result};
 use crate::model::{ContentKind, RelPath};
 use crate::scan::{self, Entry, EntryKind, Listing, Stat, WalkOptions};
 use crate::state::{BaseStat, Problem, StateError};
 
+/// Files of one run that are held against patterns which matched nothing.
+const MAX_CAME: usize = 1_000;
 /// Up to this many single looks confirm what is gone; beyond, the whole tree is listed again.
 const FEW_LOOKS: usize = 64;
 
@@ -144,6 +146,25 @@ impl Engine {
         let hit = |pattern: &larder_patterns::PatternRef| listing.pattern_hits.contains(pattern);
         let idle = self.policy.rules.positive_patterns().filter(|pattern| !hit(pattern));
         idle.map(|pattern| pattern.text.to_string()).collect()
+    }
+
+    /// Files that came in a run may be what a pattern waited for.
+    pub fn forget_idle_patterns(&self, report: &Report) -> Result<()> {
+        let came = report.recorded.iter().chain(&report.written).filter(|(_, change)| *change != Change::Deleted);
+        let paths: Vec<RelPath> = came.take(MAX_CAME).filter_map(|(path, _)| RelPath::parse(path).ok()).collect();
+        if paths.is_empty() {
+            return Ok(());
+        }
+        let idle = self.state.problems()?.into_iter().filter(|(source, _)| source == "patterns");
+        let mut idle: Vec<Problem> = idle.map(|(_, problem)| problem).collect();
+        for path in paths {
+            if idle.is_empty() {
+                break;
+            }
+            let matching = self.policy.rules.matching(&path);
+            idle.retain(|problem| matching.iter().all(|pattern| *pattern.text != *problem.path));
+        }
+        Ok(self.state.set_problems("patterns", &idle, self.now_ms() as i64)?)
     }
 
     /// Walks bases and entries side by side; both are in byte order of their paths.
