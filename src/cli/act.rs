@@ -21,7 +21,7 @@ pub fn act(context: &Context, change: &ChangeRequest) -> Result<Answer, NodeErro
 pub fn act_trusting(context: &Context, change: &ChangeRequest, trust: bool) -> Result<Answer, NodeError> {
     let request = Request::Change(change.clone());
     if let Some(reply) = ask_daemon(context, &request)? {
-        return by_daemon(reply, change.is_dry_run());
+        return by_daemon(context, reply, change.is_dry_run());
     }
     let open = context.trusting(trust);
     let progress = context.progress();
@@ -30,17 +30,17 @@ pub fn act_trusting(context: &Context, change: &ChangeRequest, trust: bool) -> R
     let remains = node.remains(&report)?;
     // The last owners of a bar clear it before the answer is printed.
     drop((node, progress));
-    Ok(worded(&report, change.is_dry_run(), "command").with_remains(remains))
+    Ok(worded(context, &report, change.is_dry_run(), "command").with_remains(remains))
 }
 
 /// The daemon's report in this command's words.
-pub fn by_daemon(reply: Reply, dry_run: bool) -> Result<Answer, NodeError> {
+pub fn by_daemon(context: &Context, reply: Reply, dry_run: bool) -> Result<Answer, NodeError> {
     let Reply { body, error } = reply;
     let remains = error.map(|(code, message)| NodeError { kind: kind_of(code), message, hint: hint_of(code) });
     if body.is_null() {
         return match remains {
             Some(error) => Err(error),
-            None => Ok(worded(&Report::default(), dry_run, "daemon")),
+            None => Ok(worded(context, &Report::default(), dry_run, "daemon")),
         };
     }
     let report = serde_json::from_value(body).map_err(|error| NodeError {
@@ -48,11 +48,15 @@ pub fn by_daemon(reply: Reply, dry_run: bool) -> Result<Answer, NodeError> {
         message: format!("the running larder answered something unknown: {error}"),
         hint: Some("it may be of another release: stop it and start it again".to_owned()),
     })?;
-    Ok(worded(&report, dry_run, "daemon").with_remains(remains))
+    Ok(worded(context, &report, dry_run, "daemon").with_remains(remains))
 }
 
-fn worded(report: &Report, dry_run: bool, by: &str) -> Answer {
-    let mut answer = report::answer(report, dry_run);
+/// Only the form that is printed is made: of a long report, the object is many times the report.
+fn worded(context: &Context, report: &Report, dry_run: bool, by: &str) -> Answer {
+    if !context.out.is_json() {
+        return Answer { lines: report::lines(report, dry_run), ..Answer::default() };
+    }
+    let mut answer = Answer::new(Vec::new(), report::object(report, dry_run));
     answer.object.insert("by".to_owned(), Value::from(by));
     answer
 }

@@ -4,17 +4,11 @@
 
 use serde_json::{Value, json};
 
-use super::out::Answer;
 use super::text::count;
 use crate::sync::{Change, Report};
 
 /// Lines of one kind after which the rest is counted; `--json` has all.
 const MAX_LINES: usize = 1_000;
-
-/// Reads a report for people and programs.
-pub fn answer(report: &Report, dry_run: bool) -> Answer {
-    Answer::new(lines(report, dry_run), object(report, dry_run))
-}
 
 /// One line for each path, then a summary.
 pub fn lines(report: &Report, dry_run: bool) -> Vec<String> {

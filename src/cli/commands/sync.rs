@@ -35,7 +35,7 @@ pub fn run(context: &Context, args: &SyncArgs) -> Result<Answer, NodeError> {
     if !args.dry.dry_run
         && let Some(reply) = ask_daemon(context, &Request::Sync)?
     {
-        return by_daemon(reply, false);
+        return by_daemon(context, reply, false);
     }
     let change = ChangeRequest::Run { way: Way::Both, dry_run: args.dry.dry_run };
     act_trusting(context, &change, args.trust.trust)
