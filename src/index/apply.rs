@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use super::batch::Batch;
 use super::lineage::{Forks, load_forks};
+use super::places::Placed;
 use super::{Index, IndexError, Reader, Slot};
 use crate::ledger::{ArtifactName, Place};
 use crate::model::{ArtifactHash, Chain, Record, SegmentHash, VersionId};
@@ -72,6 +73,7 @@ pub(super) struct Known {
     pub forks: Forks,
     pub waiting: bool,
     pub lacking: bool,
+    pub places: Placed,
     data_version: i64,
 }
 
@@ -108,6 +110,7 @@ impl Known {
             forks: load_forks(conn)?,
             waiting: exists("SELECT 1 FROM waiting")?,
             lacking: exists("SELECT 1 FROM lacks")?,
+            places: Placed::load(conn)?,
             data_version: next("PRAGMA data_version")?,
         })
     }

@@ -68,7 +68,8 @@ impl<'a> Batch<'a> {
     pub fn run(&mut self, work: &Work<'_>) -> Result<(), IndexError> {
         // Places and manifests first: a version then sees at once whether its bytes are here.
         let places = || work.items.iter().flat_map(|item| &item.places).chain(work.places);
-        places::store(self.conn, places())?;
+        places::store(self.reader, places())?;
+        places().for_each(|(segment, _)| self.known.places.note(segment));
         places::note_absent(self.conn, work.absent, work.pack)?;
         self.placed = places().map(|(segment, _)| *segment).collect();
         for record in work.items.iter().flat_map(|item| &item.records) {

@@ -13,6 +13,8 @@ use crate::model::{Content, ContentHash, Manifest, SegmentHash, SegmentRef};
 
 /// Decoded blocks kept, in bytes.
 const CACHE_BYTES: usize = 64 << 20;
+/// The same where contents are read once, in the order in which they were recorded.
+pub const ONCE_CACHE_BYTES: usize = 2 << 20;
 /// Segments of the manifests kept; 44 bytes each.
 const CACHED_SEGMENTS: usize = 200_000;
 /// Most bytes handed out at once; longer contents are read in ranges.
@@ -83,6 +85,11 @@ impl ContentReader {
         ContentReader { ledger, reader: Mutex::new(reader), blocks, layouts: Mutex::default() }
     }
 
+    /// Keeps as many decoded blocks as readers are worth who come back to them, such as those of a view.
+    pub fn keep_more(&self) {
+        lock(&self.blocks).limit = CACHE_BYTES;
+    }
+
     /// Many small reads that follow share one transaction, until `end_reading`.
     pub fn begin_reading(&self) -> Result<(), IndexError> {
         lock(&self.reader).begin_reading()
@@ -136,6 +143,13 @@ impl ContentReader {
 
     /// The whole content, checked against its own hash too.
     pub fn read_all(&self, content: &Content) -> Result<Vec<u8>, ContentError> {
+        // A single segment has its content's hash, which was checked just now.
+        if content.size > 0
+            && content.size <= MAX_READ_BYTES
+            && let Some(bytes) = self.read_single(content, 0, content.size)?
+        {
+            return Ok(bytes);
+        }
         let bytes = self.read(content, 0, content.size)?;
         if ContentHash::of(&bytes) == content.hash {
             Ok(bytes)

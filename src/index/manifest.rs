@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use super::codec::{decode_segments, encode_segments};
 use super::reader::content_hash;
 use super::{IndexError, Reader};
-use crate::ledger::{ArtifactName, BlockAddress, Place};
+use crate::ledger::{BlockAddress, Place};
 use crate::model::{ContentHash, Hash, Manifest, ManifestDelta, SegmentHash, SegmentRef};
 
 /// Segments of one resolved manifest; 36 MB of memory, contents of some 60 GB.
@@ -55,7 +55,16 @@ impl Reader {
 
     /// Where a segment's bytes stand.
     pub fn place(&self, segment: &SegmentHash) -> Result<Option<Place>, IndexError> {
-        find_place(&self.conn, segment)
+        let mut statement = self.conn.prepare_cached(
+            "SELECT b.aid, b.offset, b.stored, b.raw, s.start, s.len FROM segments s
+             JOIN blocks b ON b.bid = s.bid WHERE s.hash = ?1",
+        )?;
+        let mut rows = statement.query([segment.as_bytes()])?;
+        let Some(row) = rows.next()? else { return Ok(None) };
+        let artifact = self.names.artifact(&self.conn, row.get(0)?)?;
+        let offset = row.get::<_, i64>(1)?.cast_unsigned();
+        let block = BlockAddress { offset, stored_len: row.get(2)?, raw_len: row.get(3)? };
+        Ok(Some(Place { artifact, block, start: row.get(4)?, len: row.get(5)? }))
     }
 
     /// How many of the first segments and which ones of a content have no place yet, at most `limit`.
@@ -77,20 +86,6 @@ impl Reader {
         }
         Ok(missing)
     }
-}
-
-pub(super) fn find_place(conn: &Connection, segment: &SegmentHash) -> Result<Option<Place>, IndexError> {
-    let mut statement = conn.prepare_cached(
-        "SELECT a.name, b.offset, b.stored, b.raw, s.start, s.len FROM segments s
-         JOIN blocks b ON b.bid = s.bid JOIN artifacts a ON a.aid = b.aid WHERE s.hash = ?1",
-    )?;
-    let mut rows = statement.query([segment.as_bytes()])?;
-    let Some(row) = rows.next()? else { return Ok(None) };
-    let artifact: ArtifactName =
-        row.get_ref(0)?.as_str()?.parse().map_err(|_| IndexError::damaged("an artifact's name does not parse"))?;
-    let offset = row.get::<_, i64>(1)?.cast_unsigned();
-    let block = BlockAddress { offset, stored_len: row.get(2)?, raw_len: row.get(3)? };
-    Ok(Some(Place { artifact, block, start: row.get(4)?, len: row.get(5)? }))
 }
 
 /// Stores a manifest once. Returns true if it was new.

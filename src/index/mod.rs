@@ -34,8 +34,10 @@ mod tests;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
+use crate::model::SegmentHash;
+
 pub use apply::{Applied, Fork, Item, Rejected};
-pub use content::{ContentError, ContentReader, MAX_READ_BYTES};
+pub use content::{ContentError, ContentReader, MAX_READ_BYTES, ONCE_CACHE_BYTES};
 pub use deletions::{Deletion, Revived, Span};
 pub use error::IndexError;
 pub use manifest::MAX_RESOLVED_SEGMENTS;
@@ -90,6 +92,11 @@ impl Index {
         let reader = Reader::over(conn)?;
         let known = apply::Known::load(&reader)?;
         Ok((Index { reader, path: path.to_owned(), known }, Opened::Fresh { reason }))
+    }
+
+    /// False only if the segment certainly has no place: answered from memory while an index fills for the first time.
+    pub fn may_have_place(&self, segment: &SegmentHash) -> bool {
+        self.known.places.may_contain(segment)
     }
 
     /// Opens another connection for another thread.

@@ -11,6 +11,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::IndexError;
 use super::schema::ROOT_DIR;
+use crate::ledger::ArtifactName;
 use crate::model::{Chain, OriginName, RelPath, Space};
 
 /// Directories remembered by row; at 100 bytes each, 2 MB.
@@ -34,6 +35,9 @@ pub(super) struct Names {
     origins: RefCell<HashMap<i64, OriginName>>,
     chains: RefCell<HashMap<i64, ChainRow>>,
     chain_ids: RefCell<HashMap<Chain, i64>>,
+    space_ids: RefCell<HashMap<Space, i64>>,
+    /// The artifact asked for last: contents are read in the order in which they were packed.
+    artifact: RefCell<Option<(i64, ArtifactName)>>,
     dir_paths: RefCell<HashMap<i64, Arc<str>>>,
     dir_ids: RefCell<HashMap<Arc<str>, i64>>,
 }
@@ -44,6 +48,8 @@ impl Names {
         self.origins.borrow_mut().clear();
         self.chains.borrow_mut().clear();
         self.chain_ids.borrow_mut().clear();
+        self.space_ids.borrow_mut().clear();
+        *self.artifact.borrow_mut() = None;
         self.dir_paths.borrow_mut().clear();
         self.dir_ids.borrow_mut().clear();
     }
@@ -84,13 +90,31 @@ impl Names {
     }
 
     pub fn space_id(&self, conn: &Connection, space: &Space) -> Result<Option<i64>, IndexError> {
+        if let Some(spid) = self.space_ids.borrow().get(space) {
+            return Ok(Some(*spid));
+        }
         let mut statement = conn.prepare_cached("SELECT spid FROM spaces WHERE name = ?1")?;
-        Ok(statement.query_row([space.as_str()], |row| row.get(0)).optional()?)
+        let found: Option<i64> = statement.query_row([space.as_str()], |row| row.get(0)).optional()?;
+        if let Some(spid) = found {
+            self.space_ids.borrow_mut().insert(space.clone(), spid);
+        }
+        Ok(found)
     }
 
     pub fn origin_id(&self, conn: &Connection, origin: &OriginName) -> Result<Option<i64>, IndexError> {
         let mut statement = conn.prepare_cached("SELECT oid FROM origins WHERE name = ?1")?;
         Ok(statement.query_row([origin.as_str()], |row| row.get(0)).optional()?)
+    }
+
+    /// The name of an artifact.
+    pub fn artifact(&self, conn: &Connection, aid: i64) -> Result<ArtifactName, IndexError> {
+        let mut last = self.artifact.borrow_mut();
+        if let Some((_, name)) = last.as_ref().filter(|(known, _)| *known == aid) {
+            return Ok(name.clone());
+        }
+        let name: ArtifactName = named(conn, "SELECT name FROM artifacts WHERE aid = ?1", aid)?;
+        *last = Some((aid, name.clone()));
+        Ok(name)
     }
 
     /// The directory at `path` (empty for the root), if any version ever stood below it.

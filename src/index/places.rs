@@ -2,14 +2,56 @@
 //!
 //! Invariant: of several places of one segment the lowest (artifact, block, start) is kept, whichever came first.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use rusqlite::{Connection, OptionalExtension};
 
-use super::manifest::find_place;
 use super::{IndexError, Reader};
 use crate::ledger::{ArtifactName, BlockAddress, Place};
 use crate::model::SegmentHash;
+
+/// Segments remembered one by one, at some 12 bytes each.
+const MAX_REMEMBERED: usize = 250_000;
+
+/// The segments placed since the index was empty, so that a first filling asks no table about what is new to it.
+///
+/// Never forgets a segment it was told of: it forgets all, and then every segment may have a place.
+#[derive(Default)]
+pub(super) struct Placed(Option<HashSet<u64>>);
+
+impl Placed {
+    /// Begins with an index that has no places; knows nothing of any other.
+    pub fn load(conn: &Connection) -> Result<Placed, IndexError> {
+        let empty = !conn.prepare("SELECT 1 FROM segments")?.exists([])?;
+        Ok(Placed(empty.then(HashSet::new)))
+    }
+
+    /// Remembers a segment that has a place from here on.
+    pub fn note(&mut self, segment: &SegmentHash) {
+        let Some(known) = &mut self.0 else { return };
+        if known.len() < MAX_REMEMBERED {
+            known.insert(short(segment));
+        } else {
+            self.forget();
+        }
+    }
+
+    /// False only if the segment has no place.
+    pub fn may_contain(&self, segment: &SegmentHash) -> bool {
+        self.0.as_ref().is_none_or(|known| known.contains(&short(segment)))
+    }
+
+    /// Gives the memory back.
+    pub fn forget(&mut self) {
+        self.0 = None;
+    }
+}
+
+/// Enough of a hash to tell that two differ.
+fn short(segment: &SegmentHash) -> u64 {
+    let (first, _) = segment.as_bytes().split_first_chunk::<8>().expect("a hash has 32 bytes");
+    u64::from_le_bytes(*first)
+}
 
 struct Row<'a> {
     segment: &'a SegmentHash,
@@ -19,9 +61,10 @@ struct Row<'a> {
 
 /// Stores the places of one transaction.
 pub(super) fn store<'a>(
-    conn: &Connection,
+    reader: &Reader,
     places: impl Iterator<Item = &'a (SegmentHash, Place)>,
 ) -> Result<(), IndexError> {
+    let conn = &reader.conn;
     let mut blocks = Blocks { conn, artifacts: HashMap::new(), last: None };
     let mut rows = Vec::new();
     for (segment, place) in places {
@@ -34,19 +77,19 @@ pub(super) fn store<'a>(
     for row in rows {
         let added = insert.execute((row.segment.as_bytes(), row.bid, row.place.start, row.place.len))?;
         if added == 0 {
-            keep_lowest(conn, &row)?;
+            keep_lowest(reader, &row)?;
         }
     }
     Ok(())
 }
 
-fn keep_lowest(conn: &Connection, row: &Row<'_>) -> Result<(), IndexError> {
+fn keep_lowest(reader: &Reader, row: &Row<'_>) -> Result<(), IndexError> {
     let key = |place: &Place| (place.artifact.clone(), place.block, place.start);
-    let current = find_place(conn, row.segment)?;
+    let current = reader.place(row.segment)?;
     if current.is_some_and(|current| key(&current) <= key(row.place)) {
         return Ok(());
     }
-    conn.prepare_cached("UPDATE segments SET bid = ?2, start = ?3, len = ?4 WHERE hash = ?1")?.execute((
+    reader.conn.prepare_cached("UPDATE segments SET bid = ?2, start = ?3, len = ?4 WHERE hash = ?1")?.execute((
         row.segment.as_bytes(),
         row.bid,
         row.place.start,

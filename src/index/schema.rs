@@ -15,6 +15,9 @@ pub(super) const SCHEMA: i64 = 1;
 const APPLICATION_ID: i64 = 0x4c49_4458;
 const BUSY_TIMEOUT_MS: u64 = 10_000;
 const STATEMENTS: usize = 128;
+// All connections of a process share one pool here, in which a cache may grow past its own bound as long as the pool does not pass the
+// sum of all bounds counted in pages, whatever their size. So the pool needs a bound in bytes. What is dirty may pass it.
+const ALL_CACHES_BYTES: i64 = 8 << 20;
 
 /// The root directory's row; its parent is 0, which is no row.
 pub(super) const ROOT_DIR: i64 = 1;
@@ -137,6 +140,7 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, IndexError> {
     // 8 MiB of pages; the kernel's cache holds the rest. A mapping would turn a truncated file into a signal.
     conn.pragma_update(None, "cache_size", -8_192)?;
     conn.pragma_update(None, "temp_store", "MEMORY")?;
+    let _: i64 = conn.pragma_update_and_check(None, "soft_heap_limit", ALL_CACHES_BYTES, |row| row.get(0))?;
     Ok(conn)
 }
 

@@ -3,6 +3,7 @@
 //! Invariant: a block is stored compressed only if that makes it shorter, so that equal lengths say "as it is" without a
 //! flag. Decompression never takes more memory than the length that the address names, and that is bounded.
 
+use std::cell::RefCell;
 use std::io;
 
 use zstd::bulk::{Compressor, Decompressor};
@@ -63,9 +64,20 @@ pub(crate) fn decode(stored: Vec<u8>, block: &BlockAddress) -> Result<Vec<u8>, D
     inflate(&stored, block.raw_len as usize)
 }
 
+thread_local! {
+    /// A context is larger than a block, and making one costs as much as decompressing one.
+    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
 /// Decompresses to exactly `raw_len` bytes, a length that was checked against a bound.
 pub(crate) fn inflate(stored: &[u8], raw_len: usize) -> Result<Vec<u8>, Damage> {
-    let mut decompressor = Decompressor::new().map_err(Damage::Zstd)?;
-    let raw = decompressor.decompress(stored, raw_len).map_err(Damage::Zstd)?;
+    let raw = DECOMPRESSOR.with_borrow_mut(|slot| {
+        let decompressor = match slot {
+            Some(decompressor) => decompressor,
+            none => none.insert(Decompressor::new()?),
+        };
+        decompressor.decompress(stored, raw_len)
+    });
+    let raw = raw.map_err(Damage::Zstd)?;
     if raw.len() == raw_len { Ok(raw) } else { Err(Damage::Form("a block decompresses to another length")) }
 }

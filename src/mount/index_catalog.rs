@@ -97,6 +97,7 @@ fn file_row(version: &NumberedVersion) -> Option<FileRow> {
 impl IndexCatalog {
     /// The catalog of the index at `path`, reading contents through `contents`.
     pub fn new(path: PathBuf, contents: Arc<ContentReader>) -> IndexCatalog {
+        contents.keep_more();
         IndexCatalog {
             path,
             readers: Mutex::default(),

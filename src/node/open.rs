@@ -14,7 +14,7 @@ use larder_adapters::{ErrorKind, FileSyncAdapter, OpenContext};
 use super::error::{Kind, NodeError};
 use crate::config::{self, ConfigPath, Flags, Settings};
 use crate::env::Env;
-use crate::index::{ContentReader, Index, Opened, Reader, ReplayProblem, replay};
+use crate::index::{ContentReader, Index, ONCE_CACHE_BYTES, Opened, Reader, ReplayProblem, replay};
 use crate::ledger::{ArtifactName, Identity, Ledger, ShortHash, Standing};
 use crate::model::{Chain, Hash};
 use crate::scan::Root;
@@ -152,7 +152,7 @@ impl Node {
         state.check_if_due(lock.left_open, env.clock.wall_ms())?;
         let ledger = Arc::new(Ledger::open(&dirs.larder)?);
         let (index, problems) = open_index(&dirs, env, &ledger)?;
-        let contents = Arc::new(ContentReader::new(ledger.clone(), index.reader()?));
+        let contents = Arc::new(ContentReader::with_cache(ledger.clone(), index.reader()?, ONCE_CACHE_BYTES));
         let opened = match &options.adapter {
             Some(adapter) => Ok(adapter.clone()),
             None => open_backend(&settings, env),

@@ -208,6 +208,30 @@ fn the_lowest_place_of_a_segment_is_kept() {
 }
 
 #[test]
+fn a_segment_with_a_place_is_never_taken_for_a_new_one() {
+    let (one, two) = (SegmentHash::of(b"one"), SegmentHash::of(b"two"));
+    let with = |seq: u64, segment| Item {
+        places: vec![(segment, place(&chain("a-1"), seq, 0, 3))],
+        ..item(chain("a-1"), seq, &[])
+    };
+    let (_folder, mut index) = fresh();
+    assert!(!index.may_have_place(&one), "an empty index knows that it has none");
+
+    index.apply(&[with(1, one)]).expect("applied");
+
+    assert!(index.may_have_place(&one));
+    assert!(!index.may_have_place(&two), "nobody placed it");
+    let path = std::path::PathBuf::from(index.conn.path().expect("a path"));
+    drop(index);
+    let (mut again, _) = Index::open(&path, 1).expect("opens");
+    assert!(again.may_have_place(&one) && again.may_have_place(&two), "what stood before is asked of the tables");
+
+    again.apply(&[with(2, two)]).expect("applied");
+
+    assert!(again.may_have_place(&two));
+}
+
+#[test]
 fn a_failed_transaction_leaves_no_trace() {
     let fleet = Fleet::run(&[Step::Edit { writer: 0, path: 3, content: 1, all_heads: true, bytes_come: true }]);
     let (_folder, mut index) = fresh();
