@@ -19,6 +19,7 @@ mod name;
 mod noted;
 mod pack;
 mod pack_builder;
+mod press;
 mod records;
 mod snapshot;
 mod store;

@@ -1,15 +1,18 @@
 //! Builds packs as segments come.
 //!
 //! Invariant: what `finish` stages is a pack that `PackIndex::read` reads back, and its hash covers every byte written.
-//! Holds at most one block and one mebibyte besides the index; what is still in memory can go into a checkpoint instead.
+//! Holds a mebibyte and the blocks that a `Press` has under way besides the index; what is still in memory can go into a
+//! checkpoint instead.
 
+use std::collections::VecDeque;
 use std::io;
 
-use super::block::{BLOCK_RAW_BYTES, BlockEncoder, MAX_BLOCK_RAW_BYTES};
+use super::block::{BLOCK_RAW_BYTES, MAX_BLOCK_RAW_BYTES};
 use super::disk::{StagedFile, io_error};
 use super::error::LedgerError;
 use super::name::BlockAddress;
 use super::pack::{FOOTER_BYTES, INDEX_MAGIC, IndexBlock, MAGIC, PACK_BYTES, PACK_SEGMENTS, PackIndex};
+use super::press::Press;
 use super::store::Ledger;
 use crate::model::{ArtifactHash, Hash, SegmentHash};
 
@@ -27,9 +30,11 @@ pub(crate) struct FinishedPack {
 /// The stored bytes of a block and its segments.
 pub(crate) type StoredBlock<'a> = (&'a [u8], &'a [(SegmentHash, u32)]);
 
-/// Builds one pack after the other; at most a mebibyte and a block are in memory.
+/// Builds one pack after the other.
 pub(crate) struct PackBuilder {
-    encoder: BlockEncoder,
+    press: Press,
+    /// Segments of each block that is under way.
+    pressed_segments: VecDeque<u32>,
     block: Vec<u8>,
     block_segments: u32,
     index: PackIndex,
@@ -42,7 +47,8 @@ pub(crate) struct PackBuilder {
 impl PackBuilder {
     pub fn new() -> io::Result<PackBuilder> {
         let mut builder = PackBuilder {
-            encoder: BlockEncoder::new()?,
+            press: Press::new()?,
+            pressed_segments: VecDeque::new(),
             block: Vec::new(),
             block_segments: 0,
             index: PackIndex::default(),
@@ -80,7 +86,7 @@ impl PackBuilder {
             return Err(LedgerError::TooLarge { what: "a segment", bytes, limit });
         }
         if !self.block.is_empty() && self.block.len() + bytes.len() > BLOCK_RAW_BYTES {
-            self.close_block(ledger)?;
+            self.press_block(ledger)?;
         }
         self.block.extend_from_slice(bytes);
         self.block_segments += 1;
@@ -88,18 +94,41 @@ impl PackBuilder {
         Ok(())
     }
 
-    /// Compresses what has gathered into a block.
+    /// Compresses what has gathered into a block; all blocks are closed then.
     pub fn close_block(&mut self, ledger: &Ledger) -> Result<(), LedgerError> {
+        self.press_block(ledger)?;
+        while !self.press.is_empty() {
+            self.take_pressed(ledger)?;
+        }
+        Ok(())
+    }
+
+    /// Hands what has gathered to the press.
+    fn press_block(&mut self, ledger: &Ledger) -> Result<(), LedgerError> {
         if self.block.is_empty() {
             return Ok(());
         }
-        let stored = self.encoder.encode(&self.block).map_err(io_error("compress for", ledger.root()))?;
-        self.pending.extend_from_slice(stored);
-        let (stored_len, raw_len) = (stored.len() as u32, self.block.len() as u32);
+        let raw = std::mem::take(&mut self.block);
+        while self.press.is_full(raw.len()) {
+            self.take_pressed(ledger)?;
+        }
+        self.pressed_segments.push_back(std::mem::take(&mut self.block_segments));
+        self.press.give(raw).map_err(io_error("compress for", ledger.root()))
+    }
+
+    /// Appends the oldest block of the press.
+    fn take_pressed(&mut self, ledger: &Ledger) -> Result<(), LedgerError> {
+        let pressed = self.press.take().map_err(io_error("compress for", ledger.root()))?;
+        let (Some(pressed), Some(count)) = (pressed, self.pressed_segments.pop_front()) else { return Ok(()) };
+        let (stored_len, raw_len) = (pressed.stored.len() as u32, pressed.raw.len() as u32);
         let address = BlockAddress { offset: self.stored_len, stored_len, raw_len };
-        self.index.blocks.push(IndexBlock { address, count: std::mem::take(&mut self.block_segments) });
+        self.index.blocks.push(IndexBlock { address, count });
+        self.pending.extend_from_slice(&pressed.stored);
         self.stored_len += u64::from(stored_len);
-        self.block.clear();
+        if self.block.capacity() == 0 {
+            self.block = pressed.raw;
+            self.block.clear();
+        }
         self.spill_if_large(ledger)
     }
 
@@ -110,7 +139,7 @@ impl PackBuilder {
         stored: &[u8],
         segments: &[(SegmentHash, u32)],
     ) -> Result<(), LedgerError> {
-        debug_assert!(self.block.is_empty(), "a waiting segment would change its block");
+        debug_assert!(self.block.is_empty() && self.press.is_empty(), "a waiting segment would change its block");
         let raw_len = segments.iter().map(|(_, len)| len).sum();
         let address = BlockAddress { offset: self.stored_len, stored_len: stored.len() as u32, raw_len };
         self.index.blocks.push(IndexBlock { address, count: segments.len() as u32 });
@@ -138,7 +167,7 @@ impl PackBuilder {
 
     /// The closed blocks, if they are all still in memory: index and stored bytes of each.
     pub fn in_memory(&self) -> Option<impl Iterator<Item = StoredBlock<'_>>> {
-        debug_assert!(self.block.is_empty(), "the last block is closed first");
+        debug_assert!(self.block.is_empty() && self.press.is_empty(), "the last block is closed first");
         let stored = |address: BlockAddress| {
             let start = address.offset as usize;
             &self.pending[start..start + address.stored_len as usize]
@@ -151,7 +180,7 @@ impl PackBuilder {
     pub fn finish(&mut self, ledger: &Ledger) -> Result<FinishedPack, LedgerError> {
         self.close_block(ledger)?;
         let raw = self.index.to_bytes();
-        let stored = self.encoder.encode(&raw).map_err(io_error("compress for", ledger.root()))?;
+        let stored = self.press.encode(&raw).map_err(io_error("compress for", ledger.root()))?;
         self.pending.extend_from_slice(stored);
         self.pending.extend_from_slice(&(stored.len() as u32).to_le_bytes());
         self.pending.extend_from_slice(&(raw.len() as u32).to_le_bytes());
