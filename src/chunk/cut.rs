@@ -47,6 +47,14 @@ pub fn is_line_file(path: &RelPath) -> bool {
     })
 }
 
+/// A content of the file at `path` that has up to this many bytes is one segment.
+pub fn whole_max_bytes(path: &RelPath) -> usize {
+    match CutKind::of(path) {
+        CutKind::Lines => LINE_MIN_BYTES,
+        CutKind::Binary => WHOLE_MAX_BYTES,
+    }
+}
+
 /// Splits `bytes`, a whole content, into segments.
 ///
 /// Shape: the ends of the segments, ascending; the last is `bytes.len()`. Nothing for no bytes.

@@ -14,7 +14,7 @@ mod tests;
 pub use append::{AppendPlan, NotAppended};
 pub use cut::{
     BINARY_AVERAGE_BYTES, BINARY_MAX_BYTES, BINARY_MIN_BYTES, CutKind, LINE_MAX_BYTES, LINE_MIN_BYTES, WHOLE_MAX_BYTES,
-    cuts, is_line_file,
+    cuts, is_line_file, whole_max_bytes,
 };
 pub use hasher::{ContentHasher, RESUME_UNIT_BYTES, ResumeError, ResumeState};
 pub use split::{Chunker, Split, split_bytes};

@@ -3,11 +3,15 @@
 //! Invariant: no module above reads the time, randomness or the process environment by itself; a test hands in
 //! `Env::fixed` and gets the same run every time. Files and networks have their own seams (`scan`, `transport`).
 
+mod memory;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+pub use memory::give_memory_back;
 
 /// Tells the time.
 pub trait Clock: Send + Sync {

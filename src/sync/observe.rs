@@ -126,8 +126,9 @@ impl Engine {
             threads: 2,
             pattern_hits: below.is_none() && self.wants_pattern_hits()?,
         };
-        let listing = scan::walk(&self.root, &self.policy.rules, &options)?;
-        self.compare(&listing, below, observation)?;
+        let mut listing = scan::walk(&self.root, &self.policy.rules, &options)?;
+        let entries = std::mem::take(&mut listing.entries);
+        self.compare(entries, &listing, below, observation)?;
         observation.problems.extend(problems_of(&listing));
         if options.pattern_hits {
             observation.idle_patterns = self.idle_patterns(&listing);
@@ -167,29 +168,44 @@ impl Engine {
         Ok(self.state.set_problems("patterns", &idle, self.now_ms() as i64)?)
     }
 
-    /// Walks bases and entries side by side; both are in byte order of their paths.
-    fn compare(&self, listing: &Listing, below: Option<&RelPath>, observation: &mut Observation) -> Result<()> {
-        let mut entries = listing.entries.iter().peekable();
-        observation.seen += listing.entries.len() as u64;
+    /// Walks bases and entries side by side; both are in byte order of their paths. `listing` is what else the walk found.
+    fn compare(
+        &self,
+        entries: Vec<Entry>,
+        listing: &Listing,
+        below: Option<&RelPath>,
+        observation: &mut Observation,
+    ) -> Result<()> {
+        observation.seen += entries.len() as u64;
+        let mut entries = entries.into_iter();
+        let mut next_if = |fits: &dyn Fn(&str) -> bool| {
+            let next = entries.as_slice().first().is_some_and(|entry| fits(entry.path.path().as_str()));
+            if next { entries.next() } else { None }
+        };
         let mut missing: Vec<(String, ContentKind, BaseStat)> = Vec::new();
         self.state.for_each_stat(below, |path, channel, kind, base| -> Result<()> {
-            while let Some(entry) = entries.next_if(|entry| entry.path.path().as_str() < path) {
-                observation.changed.push(entry.clone());
+            while let Some(entry) = next_if(&|entry| entry < path) {
+                observation.changed.push(entry);
             }
-            match entries.next_if(|entry| entry.path.path().as_str() == path) {
+            match next_if(&|entry| entry == path) {
                 None => missing.push((path.to_owned(), kind, *base)),
                 Some(entry) if entry.path.channel() != channel => {
                     observation.released.push(entry.path.path().clone());
-                    observation.changed.push(entry.clone());
+                    observation.changed.push(entry);
                 }
                 Some(entry) if base_stat(&entry.stat) != *base || kind_of(entry.kind) != kind => {
-                    observation.changed.push(entry.clone());
+                    observation.changed.push(entry);
                 }
                 Some(_) => {}
             }
             Ok(())
         })?;
-        observation.changed.extend(entries.cloned());
+        if observation.changed.is_empty() {
+            // A first look at a large tree holds its list once, not twice.
+            observation.changed = entries.collect();
+        } else {
+            observation.changed.extend(entries);
+        }
         for (path, kind, stat) in missing {
             let path = RelPath::parse(&path).map_err(|_| StateError::Form { what: "a path" })?;
             if self.policy.rules.admit(&path).is_err() {

@@ -169,7 +169,8 @@ impl Engine {
         if open.batch.contains(&hash) {
             return Ok(true);
         }
-        let Some(place) = self.index.place(&hash)? else { return Ok(false) };
+        let place = if self.index.may_have_place(&hash) { self.index.place(&hash)? } else { None };
+        let Some(place) = place else { return Ok(false) };
         if place.artifact.chain() != open.batch.chain() {
             open.uses.entry(place.artifact.to_string()).or_default().push(hash);
         }
@@ -196,16 +197,11 @@ impl Engine {
         Ok(())
     }
 
-    /// Makes a batch durable and known to the index. Returns the versions in the order they were added.
-    pub(super) fn close_batch(
-        &mut self,
-        space: &Space,
-        mut open: OpenBatch<'_>,
-        report: &mut Report,
-    ) -> Result<Vec<Stored>> {
+    /// Makes a batch durable and known to the index.
+    pub(super) fn close_batch(&mut self, space: &Space, mut open: OpenBatch<'_>, report: &mut Report) -> Result<()> {
         if open.versions == 0 {
             // Segments of files that turned out to be unstable; nothing names them.
-            return Ok(Vec::new());
+            return Ok(());
         }
         let mut records: Vec<Record> = open.manifests.into_values().map(Record::Manifest).collect();
         for (artifact, segments) in open.uses {
@@ -213,18 +209,15 @@ impl Engine {
             open.batch.record(RecordLine::Uses(uses.clone()))?;
             records.push(Record::Uses(uses));
         }
-        let Some(published) = open.batch.finish(self.clock.floor(), BTreeMap::new())? else { return Ok(Vec::new()) };
+        let Some(published) = open.batch.finish(self.clock.floor(), BTreeMap::new())? else { return Ok(()) };
         report.ledger_bytes += published.bytes_written;
-        let versions: Vec<Stored> =
-            published.versions.into_iter().map(|(id, version)| Stored { id, version }).collect();
-        records.extend(versions.iter().map(|stored| Record::Version(stored.id, Box::new(stored.version.clone()))));
+        records.extend(published.versions.into_iter().map(|(id, version)| Record::Version(id, Box::new(version))));
         let own = self.own_chain(space)?;
         own.tip = Some(published.tip);
         let (chain, tip) = (own.chain.clone(), published.tip);
         let item = Item { chain, seq: tip.seq, hash: tip.hash, records, places: published.places };
         self.index.apply(&[item])?;
-        self.snapshot_if_due(space, report)?;
-        Ok(versions)
+        self.snapshot_if_due(space, report)
     }
 
     /// Publishes that a person approved some deletions.

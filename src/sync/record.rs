@@ -13,7 +13,7 @@ use super::observe::{Observation, Scope, base_stat, kind_of};
 use super::place::stat_of;
 use super::publish::{Draft, OpenBatch, Pen, change_of};
 use super::{Change, Engine, QUIET_MS, Report, Result, SyncError, io};
-use crate::chunk::{AppendPlan, Chunker, CutKind, ResumeState, is_line_file};
+use crate::chunk::{AppendPlan, Chunker, CutKind, ResumeState, is_line_file, whole_max_bytes};
 use crate::index::{Slot, Stored};
 use crate::model::{
     Content, ContentHash, ContentKind, Manifest, Reason, RelPath, SegmentRef, Space, State as VersionState, VersionId,
@@ -31,6 +31,13 @@ const MAX_HISTORY: usize = 100_000;
 const LINE_WINDOW_BYTES: u64 = 1 << 20;
 /// How often a file that changes while it is read is tried again in one run.
 const READ_TRIES: u32 = 3;
+
+/// Memory that reading files takes again and again.
+struct Scratch {
+    chunker: Chunker,
+    /// The start of a file, or all of a small one.
+    head: Vec<u8>,
+}
 
 /// A file that was read, its segments already in the open batch.
 struct Taken {
@@ -54,7 +61,7 @@ enum Reading {
 /// Versions and bases gathered until the batch is closed, and what gathering them needs.
 struct Gathered<'p> {
     pen: &'p Pen,
-    chunker: Chunker,
+    scratch: Scratch,
     /// Files without a base are found, not made.
     first_contact: bool,
     /// Paths whose replace is open: what stands there is not judged.
@@ -67,13 +74,15 @@ struct Gathered<'p> {
     linear: bool,
     /// When this run began, no file had a base: it need not be asked for one by one.
     no_bases: bool,
+    /// The same for versions: this run makes at most one at a path, so no path it comes to has any.
+    no_versions: bool,
 }
 
 impl<'p> Gathered<'p> {
     fn new(pen: &'p Pen, intents: BTreeSet<RelPath>, first_contact: bool) -> Gathered<'p> {
         Gathered {
             pen,
-            chunker: Chunker::new(),
+            scratch: Scratch { chunker: Chunker::new(), head: Vec::new() },
             first_contact,
             intents,
             open: BTreeMap::new(),
@@ -82,6 +91,7 @@ impl<'p> Gathered<'p> {
             deletions: Vec::new(),
             linear: true,
             no_bases: false,
+            no_versions: false,
         }
     }
 }
@@ -96,7 +106,7 @@ impl Engine {
             self.release(&observation.released)?;
         }
         let moves = self.settle_young(&mut observation)?;
-        self.record_changes(&observation, moves, first_contact, dry_run, report)?;
+        self.record_changes(observation.changed, moves, first_contact, dry_run, report)?;
         if first_contact && !dry_run && matches!(scope, Scope::All) {
             self.state.set_meta("contact_rules", Some(self.policy.fingerprint.as_bytes()))?;
         }
@@ -136,7 +146,7 @@ impl Engine {
 
     fn record_changes(
         &mut self,
-        observation: &Observation,
+        mut changed: Vec<Entry>,
         mut moves: Moves,
         first_contact: bool,
         dry_run: bool,
@@ -145,17 +155,24 @@ impl Engine {
         let pen = self.pen();
         let intents = self.state.intents()?.into_iter().map(|intent| intent.path).collect();
         let mut gathered = Gathered::new(&pen, intents, first_contact);
-        let total = observation.changed.len() as u64;
+        let total = changed.len() as u64;
         gathered.no_bases = self.state.count_bases(None)? == 0;
+        gathered.no_versions = self.index.max_row()? == 0;
         self.index.begin_reading()?;
-        for (done, entry) in observation.changed.iter().enumerate() {
-            self.record_entry(entry, &mut moves, &mut gathered, report)?;
-            if done % 256 == 0 {
-                self.progress.at("recording", done as u64, total);
+        // From the end, so that the list of a large tree shrinks while what is told of it grows.
+        changed.reverse();
+        let mut done: u64 = 0;
+        while let Some(entry) = changed.pop() {
+            self.record_entry(&entry, &mut moves, &mut gathered, report)?;
+            done += 1;
+            if done.is_multiple_of(256) {
+                self.progress.at("recording", done, total);
             }
             let full = |open: &OpenBatch<'_>| open.versions >= BATCH_VERSIONS || open.bytes >= BATCH_BYTES;
             if gathered.open.values().any(full) {
                 self.close_gathered(&mut gathered, dry_run, report)?;
+                changed.shrink_to_fit();
+                crate::env::give_memory_back();
                 self.index.begin_reading()?;
             }
         }
@@ -205,7 +222,7 @@ impl Engine {
         let along = along.map(|old| self.take_along(old, &mut open)).transpose()?.flatten();
         let reading = match along {
             Some(taken) => Reading::Taken(Box::new(taken)),
-            None => self.take(entry, base.as_ref(), &mut gathered.chunker, &mut open)?,
+            None => self.take(entry, base.as_ref(), &mut gathered.scratch, &mut open)?,
         };
         let outcome = match reading {
             Reading::Taken(taken) => {
@@ -252,7 +269,7 @@ impl Engine {
             gathered.bases.push(new_base(base.versions.clone(), &taken));
             return Ok(());
         }
-        let heads = self.index.heads(&slot)?;
+        let heads = if gathered.no_versions { Vec::new() } else { self.index.heads(&slot)? };
         let parents = match self.parents_for(&slot, base.as_ref(), &heads, &taken.content, gathered.first_contact)? {
             Parents::Known(versions) => {
                 gathered.linear = false;
@@ -417,7 +434,7 @@ impl Engine {
     /// Makes the gathered versions durable, then their bases.
     fn close_gathered<'p>(&mut self, gathered: &mut Gathered<'p>, dry_run: bool, report: &mut Report) -> Result<()> {
         let next = Gathered::new(gathered.pen, std::mem::take(&mut gathered.intents), gathered.first_contact);
-        let next = Gathered { no_bases: gathered.no_bases, ..next };
+        let next = Gathered { no_bases: gathered.no_bases, no_versions: gathered.no_versions, ..next };
         let gathered = std::mem::replace(gathered, next);
         if dry_run {
             self.chains.clear();
@@ -468,7 +485,7 @@ impl Engine {
         &mut self,
         entry: &Entry,
         base: Option<&Base>,
-        chunker: &mut Chunker,
+        scratch: &mut Scratch,
         open: &mut OpenBatch<'_>,
     ) -> Result<Reading> {
         if entry.kind == EntryKind::Link {
@@ -476,7 +493,7 @@ impl Engine {
         }
         let mut expected = entry.stat;
         for _ in 0..READ_TRIES {
-            match self.take_file(&entry.path, entry.kind, &expected, base, chunker, open)? {
+            match self.take_file(&entry.path, entry.kind, &expected, base, scratch, open)? {
                 Reading::Busy => {}
                 other => return Ok(other),
             }
@@ -523,21 +540,25 @@ impl Engine {
         kind: EntryKind,
         expected: &Stat,
         base: Option<&Base>,
-        chunker: &mut Chunker,
+        scratch: &mut Scratch,
         open: &mut OpenBatch<'_>,
     ) -> Result<Reading> {
         let mut file = match self.open_expected(path.path(), expected) {
             Ok(file) => file,
             Err(reading) => return Ok(*reading),
         };
-        let mut head = [0u8; CONTENT_HEAD_BYTES];
-        let filled = read_head(&mut file, &mut head).map_err(io("read a file"))?;
+        let Scratch { chunker, head } = scratch;
+        // What is one segment whatever it holds is read whole; of the rest, what is judged before any of it is stored.
+        let whole_bytes = whole_max_bytes(path.path());
+        let is_small = expected.size <= whole_bytes as u64;
+        head.resize(if is_small { expected.size as usize } else { CONTENT_HEAD_BYTES }, 0);
+        let filled = read_head(&mut file, head).map_err(io("read a file"))?;
         if let Some(denied) = denied_content(&head[..filled]) {
             return Ok(Reading::Refused(denied.to_string()));
         }
         let growing = self.growing.contains(path.path());
         let limit = if growing { last_line_end(&mut file, expected.size)? } else { expected.size };
-        let (manifest, resume) = if limit <= filled as u64 {
+        let (manifest, resume) = if is_small && limit <= filled as u64 {
             self.take_small(path.path(), &head[..limit as usize], open)?
         } else {
             let end = if growing { limit } else { u64::MAX };
@@ -582,15 +603,17 @@ impl Engine {
         bytes: &[u8],
         open: &mut OpenBatch<'_>,
     ) -> Result<(Manifest, Option<Vec<u8>>)> {
-        let manifest = Manifest::implied(ContentHash::of(bytes), bytes.len() as u64);
+        let (content, resume) = if is_line_file(path) && !bytes.is_empty() {
+            let mut hasher = crate::chunk::ContentHasher::new();
+            hasher.update(bytes);
+            (hasher.finish(), Some(hasher.state().to_bytes()))
+        } else {
+            (ContentHash::of(bytes), None)
+        };
+        let manifest = Manifest::implied(content, bytes.len() as u64);
         for segment in &manifest.segments {
             self.add_segment(open, segment.0, bytes)?;
         }
-        let resume = (is_line_file(path) && !bytes.is_empty()).then(|| {
-            let mut hasher = crate::chunk::ContentHasher::new();
-            hasher.update(bytes);
-            hasher.state().to_bytes()
-        });
         Ok((manifest, resume))
     }
 
