@@ -97,6 +97,16 @@ impl Engine {
         Some(bytes)
     }
 
+    /// All bytes and their hash; `None` if some are not here, or are not what the content's hash says.
+    fn whole_proven(&self, outcome: &Outcome) -> Option<(Vec<u8>, ContentHash)> {
+        if let Outcome::Content(content) = outcome {
+            return Some((self.contents.read_all(content).ok()?, content.hash));
+        }
+        let whole = self.whole(outcome)?;
+        let hash = ContentHash::of(&whole);
+        Some((whole, hash))
+    }
+
     /// The body of a path's row and the hash of the content. `None` if bytes are not here, or it is a link.
     pub(super) fn row_body(
         &self,
@@ -110,8 +120,7 @@ impl Engine {
             return Ok(None);
         }
         if size <= limits.text_limit_bytes {
-            let Some(whole) = self.whole(&resolution.outcome) else { return Ok(None) };
-            let hash = ContentHash::of(&whole);
+            let Some((whole, hash)) = self.whole_proven(&resolution.outcome) else { return Ok(None) };
             if limits.admits_text(&whole).is_some() {
                 // The check above proved that it is UTF-8.
                 return Ok(Some((Body::Text(String::from_utf8(whole).unwrap_or_default()), hash)));

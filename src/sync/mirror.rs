@@ -4,8 +4,12 @@
 //! index rows not yet mirrored plus the paths that failed: paths, not values, so draining writes the winner of that
 //! moment. A lost race is left to the foreign-edit reader and tried again; nothing is overwritten unseen.
 
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
 use larder_adapters::{
-    AdapterError, Body, ErrorKind, Expected, FileSyncAdapter, MirrorEntry, Record, RecordId, Row, SHARED_OWNER, Write,
+    AdapterError, Body, ErrorKind, Expected, FileSyncAdapter, MirrorEntry, Record, RecordId, Revision, Row,
+    SHARED_OWNER, Write,
 };
 
 use super::resolve::{Outcome, Resolution};
@@ -14,12 +18,12 @@ use crate::index::{Slot, Stored};
 use crate::model::{Channel, RelPath};
 use crate::state::Direction;
 
-/// Slots looked at per page.
-const PAGE_SLOTS: usize = 2_000;
+/// Slots looked at per page; their rows are one batch, unless they are large.
+const PAGE_SLOTS: usize = 1_000;
 /// Rows read at once, to see what stands in them.
 const LOOK_SLOTS: usize = 64;
-/// Row contents gathered before a batch is written, in bytes.
-const BATCH_BYTES: usize = 8 << 20;
+/// Row contents gathered before a batch is written, in bytes. Two batches are in memory: one is written while the next is read.
+const BATCH_BYTES: usize = 4 << 20;
 const FIRST_RETRY_MS: i64 = 500;
 const LONGEST_RETRY_MS: i64 = 5 * 60 * 1000;
 
@@ -29,6 +33,45 @@ struct Item {
     write: Write,
     bytes: u64,
 }
+
+/// A batch that a thread of its own is writing while the next one is read. Dropping it waits for the thread.
+struct Sent {
+    slots: Vec<Slot>,
+    writer: Option<JoinHandle<Vec<Answer>>>,
+    /// How far rows are mirrored once this batch is.
+    mark: Option<i64>,
+}
+
+impl Sent {
+    fn new(adapter: Arc<dyn FileSyncAdapter>, slots: Vec<Slot>, writes: Vec<Write>, mark: Option<i64>) -> Sent {
+        let writer = std::thread::spawn(move || adapter.write_batch(&writes));
+        Sent { slots, writer: Some(writer), mark }
+    }
+
+    fn answers(&mut self) -> Vec<Answer> {
+        let written = self.writer.take().map(JoinHandle::join);
+        written.map_or_else(Vec::new, |written| written.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    }
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        // Answers nobody waits for: the rows are found as they are by the next run, as after a kill.
+        if let Some(writer) = self.writer.take() {
+            let _ = writer.join();
+        }
+    }
+}
+
+/// Where batches go: to a thread of their own, or, the last ones, into the backend at once.
+#[derive(Default)]
+struct Outlet {
+    sent: Option<Sent>,
+    /// The row up to which the page under way reaches, if another page follows it.
+    mark: Option<i64>,
+}
+
+type Answer = std::result::Result<Revision, AdapterError>;
 
 /// What a slot's row needs.
 enum Need {
@@ -49,19 +92,20 @@ impl Engine {
         self.mirror_due(&*adapter, dry_run, report)?;
         let last = self.index.max_row()?;
         let mut from = self.mirrored;
+        let mut outlet = Outlet::default();
         while from < last {
             let page = self.index.slots_since(from, PAGE_SLOTS)?;
             let Some((next, _)) = page.last() else { break };
-            let next = *next;
+            from = *next;
             let slots: Vec<Slot> = page.into_iter().map(|(_, slot)| slot).collect();
-            if !self.mirror_slots(&*adapter, &slots, dry_run, report)? {
+            outlet.mark = (from < last).then_some(from);
+            if !self.mirror_page(&*adapter, &slots, &mut outlet, dry_run, report)? {
                 return Ok(());
             }
-            from = next;
-            if !dry_run {
-                self.mirrored = from;
-            }
             self.progress.at("mirroring", from as u64, last as u64);
+        }
+        if !self.settle_sent(&*adapter, &mut outlet, report)? {
+            return Ok(());
         }
         if !dry_run && self.mirrored < last {
             self.mirrored = last;
@@ -108,9 +152,21 @@ impl Engine {
         dry_run: bool,
         report: &mut Report,
     ) -> Result<bool> {
+        self.mirror_page(adapter, slots, &mut Outlet::default(), dry_run, report)
+    }
+
+    /// As `mirror_slots`; the last batch may still be under way in the outlet.
+    fn mirror_page(
+        &mut self,
+        adapter: &dyn FileSyncAdapter,
+        slots: &[Slot],
+        outlet: &mut Outlet,
+        dry_run: bool,
+        report: &mut Report,
+    ) -> Result<bool> {
         self.index.begin_reading()?;
         self.contents.begin_reading()?;
-        let reached = self.mirror_reading(adapter, slots, dry_run, report);
+        let reached = self.mirror_reading(adapter, slots, outlet, dry_run, report);
         self.contents.end_reading()?;
         self.index.end_reading()?;
         reached
@@ -120,6 +176,7 @@ impl Engine {
         &mut self,
         adapter: &dyn FileSyncAdapter,
         slots: &[Slot],
+        outlet: &mut Outlet,
         dry_run: bool,
         report: &mut Report,
     ) -> Result<bool> {
@@ -152,14 +209,16 @@ impl Engine {
                     Err(error) => return Err(error),
                 }
                 if batch_bytes >= BATCH_BYTES || batch.len() >= adapter.capabilities().batch_rows.max(1) {
-                    if !self.write_rows(adapter, &mut batch, dry_run, report)? {
+                    let items = std::mem::take(&mut batch);
+                    if !self.pass_on(adapter, items, outlet, None, dry_run, report)? {
                         return Ok(false);
                     }
                     batch_bytes = 0;
                 }
             }
         }
-        self.write_rows(adapter, &mut batch, dry_run, report)
+        let mark = outlet.mark;
+        self.pass_on(adapter, batch, outlet, mark, dry_run, report)
     }
 
     /// What some slots resolve to, and their rows as they stand.
@@ -301,19 +360,38 @@ impl Engine {
         Ok(Some((record, bytes)))
     }
 
-    /// Writes a batch and settles each item by its own answer. False if the backend is down.
-    fn write_rows(
+    /// Settles the batch under way, then writes this one: beside what follows, if another page does. False if the backend is down.
+    fn pass_on(
         &mut self,
         adapter: &dyn FileSyncAdapter,
-        batch: &mut Vec<Item>,
+        items: Vec<Item>,
+        outlet: &mut Outlet,
+        mark: Option<i64>,
         dry_run: bool,
         report: &mut Report,
     ) -> Result<bool> {
-        let items = std::mem::take(batch);
-        if items.is_empty() {
+        if !self.settle_sent(adapter, outlet, report)? {
+            return Ok(false);
+        }
+        self.count_items(&items, dry_run, report);
+        if dry_run {
             return Ok(true);
         }
-        for item in &items {
+        let (slots, writes): (Vec<Slot>, Vec<Write>) = items.into_iter().map(|item| (item.slot, item.write)).unzip();
+        match &self.adapter {
+            Some(shared) if outlet.mark.is_some() && !writes.is_empty() => {
+                outlet.sent = Some(Sent::new(shared.clone(), slots, writes, mark));
+                Ok(true)
+            }
+            _ => {
+                let answers = if writes.is_empty() { Vec::new() } else { adapter.write_batch(&writes) };
+                self.settle_answers(adapter, &slots, answers, mark, report)
+            }
+        }
+    }
+
+    fn count_items(&mut self, items: &[Item], dry_run: bool, report: &mut Report) {
+        for item in items {
             if dry_run {
                 self.planned_rows.insert(item.slot.path.shown());
             }
@@ -323,11 +401,24 @@ impl Engine {
             }
             report.row_bytes += item.bytes;
         }
-        if dry_run {
-            return Ok(true);
-        }
-        let (slots, writes): (Vec<Slot>, Vec<Write>) = items.into_iter().map(|item| (item.slot, item.write)).unzip();
-        let answers = adapter.write_batch(&writes);
+    }
+
+    /// Waits for the batch under way, if there is one.
+    fn settle_sent(&mut self, adapter: &dyn FileSyncAdapter, outlet: &mut Outlet, report: &mut Report) -> Result<bool> {
+        let Some(mut sent) = outlet.sent.take() else { return Ok(true) };
+        let answers = sent.answers();
+        self.settle_answers(adapter, &sent.slots, answers, sent.mark, report)
+    }
+
+    /// Settles each item by its own answer. False if the backend is down.
+    fn settle_answers(
+        &mut self,
+        adapter: &dyn FileSyncAdapter,
+        slots: &[Slot],
+        answers: Vec<Answer>,
+        mark: Option<i64>,
+        report: &mut Report,
+    ) -> Result<bool> {
         let mut down = None;
         let waits = self.state.any_outbox()?;
         for (slot, answer) in slots.iter().zip(answers) {
@@ -347,10 +438,11 @@ impl Engine {
                 }
             }
         }
-        match down {
-            Some(error) => self.backend_down(adapter, &error),
-            None => Ok(true),
+        if let Some(error) = down {
+            return self.backend_down(adapter, &error);
         }
+        self.mirrored = mark.unwrap_or(self.mirrored);
+        Ok(true)
     }
 
     /// A lost race: the row is read again and judged once more; what still fails waits in the outbox.
