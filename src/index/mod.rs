@@ -115,9 +115,7 @@ impl Index {
 
     /// Bytes that the write-ahead log has gathered since the last `rest`.
     pub fn wal_bytes(&self) -> u64 {
-        let mut name = self.path.as_os_str().to_owned();
-        name.push("-wal");
-        std::fs::metadata(name).map_or(0, |file| file.len())
+        schema::log_bytes(&self.path)
     }
 
     /// Reads every page and every index entry; for `larder verify`. Errors: damage, with the first thing found.

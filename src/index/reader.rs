@@ -32,6 +32,12 @@ pub struct OwnVersion {
     pub dot: Dot,
 }
 
+impl Drop for Reader {
+    fn drop(&mut self) {
+        schema::keep_short_log(&self.conn);
+    }
+}
+
 impl Reader {
     /// Opens the index for reading only.
     pub fn open(path: &Path) -> Result<Reader, IndexError> {

@@ -18,6 +18,9 @@ const STATEMENTS: usize = 128;
 // All connections of a process share one pool here, in which a cache may grow past its own bound as long as the pool does not pass the
 // sum of all bounds counted in pages, whatever their size. So the pool needs a bound in bytes. What is dirty may pass it.
 const ALL_CACHES_BYTES: i64 = 8 << 20;
+/// A log up to this many bytes stays beside the file when the last connection closes: moving it in writes and syncs every
+/// page, which no edit should wait for, and reading it again at the next start costs less than a millisecond.
+const KEPT_LOG_BYTES: u64 = 1 << 20;
 
 /// The root directory's row; its parent is 0, which is no row.
 pub(super) const ROOT_DIR: i64 = 1;
@@ -114,6 +117,22 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, IndexError> {
     judge(&conn)?;
     conn.pragma_update(None, "query_only", true)?;
     Ok(conn)
+}
+
+/// To be called before a connection closes: a short log is left as it is.
+pub(super) fn keep_short_log(conn: &Connection) {
+    let log_bytes = conn.path().map_or(0, |path| log_bytes(Path::new(path)));
+    if log_bytes <= KEPT_LOG_BYTES {
+        // Refused, the log is moved into the file as ever.
+        let _ = conn.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+    }
+}
+
+/// Bytes of the write-ahead log beside an index; 0 if there is none.
+pub(super) fn log_bytes(path: &Path) -> u64 {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-wal");
+    std::fs::metadata(name).map_or(0, |file| file.len())
 }
 
 /// Deletes the index with its write-ahead files.

@@ -203,7 +203,7 @@ impl State {
         self.exists("SELECT 1 FROM held WHERE version = ?1", [version.as_bytes()])
     }
 
-    fn exists(&self, sql: &str, params: impl rusqlite::Params) -> Result<bool> {
+    pub(super) fn exists(&self, sql: &str, params: impl rusqlite::Params) -> Result<bool> {
         self.connection
             .prepare_cached(sql)
             .and_then(|mut statement| statement.query_row(params, |_| Ok(())).optional())

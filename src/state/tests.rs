@@ -131,6 +131,69 @@ fn a_state_of_the_first_release_keeps_what_it_holds() {
     state.add_intent(&intent("b.log", Some(3))).expect("opens another");
 }
 
+/// Bytes of the log: what was written since the file was made.
+fn log_bytes(file: &std::path::Path) -> u64 {
+    std::fs::metadata(file.with_extension("db-wal")).map_or(0, |log| log.len())
+}
+
+#[test]
+fn doing_nothing_again_writes_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("state.db");
+    let mut state = State::open(&file).expect("creates");
+    let mut act = |now_ms: i64| {
+        let done: Result<()> = state.transaction(|state| {
+            state.set_meta_i64("mirrored", 7)?;
+            state.clear_recordings()?;
+            state.note_success("sqlite", Direction::Push, now_ms)
+        });
+        done.expect("commits");
+        log_bytes(&file)
+    };
+
+    let first = act(1_000_000);
+
+    assert!(first > 0);
+    assert_eq!(act(1_000_001), first);
+}
+
+#[test]
+fn a_short_log_is_kept_and_read_again_and_a_long_one_is_moved_in() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("state.db");
+    let state = State::open(&file).expect("creates");
+    state.set_base(&base("a")).expect("sets");
+    drop(state);
+    assert!(log_bytes(&file) > 0);
+
+    let mut state = State::open(&file).expect("opens again");
+    assert_eq!(state.base(&path("a")).expect("reads"), Some(base("a")));
+    let many: Result<()> = state
+        .transaction(|state| (0..8000).try_for_each(|n| state.set_base(&base(&format!("a/rather/long/folder/{n}")))));
+    many.expect("sets many");
+    assert!(log_bytes(&file) > KEPT_LOG_BYTES);
+    drop(state);
+
+    assert_eq!(log_bytes(&file), 0);
+    let state = State::open_read_only(&file).expect("opens").expect("is there");
+    assert_eq!(state.count_bases(None).expect("counts"), 8001);
+}
+
+#[test]
+fn the_log_of_a_file_that_was_moved_away_is_not_taken_for_the_new_ones() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("state.db");
+    let state = State::open(&file).expect("creates");
+    state.set_base(&base("a")).expect("sets");
+    drop(state);
+    assert!(log_bytes(&file) > 0);
+
+    std::fs::rename(&file, folder.path().join("moved.db")).expect("moves away");
+    let state = State::open(&file).expect("makes another");
+
+    assert_eq!(state.base(&path("a")).expect("reads"), None);
+}
+
 #[test]
 fn a_damaged_file_is_named_with_what_to_do() {
     let folder = tempfile::tempdir().expect("a folder");
