@@ -21,9 +21,6 @@ use super::scene::Scene;
 /// More threads than this only wait for each other.
 const MAX_THREADS: usize = 16;
 
-/// From this many entries on, what the walk took besides them is given back to the system.
-const TRIM_ENTRIES: usize = 10_000;
-
 /// How to walk.
 #[derive(Clone, Debug)]
 pub struct WalkOptions {
@@ -60,10 +57,6 @@ pub fn walk(root: &Root, rules: &Rules, options: &WalkOptions) -> Result<Listing
     }
     walk.run();
     let listing = walk.finish();
-    if listing.entries.len() >= TRIM_ENTRIES {
-        // The parts were gathered by several threads, whose free memory no other thread would use again.
-        crate::env::give_memory_back();
-    }
     // A root that was swapped or unmounted during the walk makes every absence worthless.
     root.check_present()?;
     Ok(listing)

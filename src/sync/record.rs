@@ -159,6 +159,10 @@ impl Engine {
         gathered.no_bases = self.state.count_bases(None)? == 0;
         gathered.no_versions = self.index.max_row()? == 0;
         self.index.begin_reading()?;
+        if total >= BATCH_VERSIONS {
+            // The walk's threads gathered the list; what they freed no other thread would use again.
+            crate::env::give_memory_back();
+        }
         // From the end, so that the list of a large tree shrinks while what is told of it grows.
         changed.reverse();
         let mut done: u64 = 0;
