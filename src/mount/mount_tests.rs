@@ -390,8 +390,11 @@ fn a_second_mount_at_one_place_is_refused_and_unmounting_is_final() {
     assert_eq!(standing(&fixture.dir).expect("a view"), Standing::Live);
 
     let mounted = fixture.mounted.take().expect("it is mounted");
+    let (tell, told) = std::sync::mpsc::channel();
+    mounted.when_ended(move || tell.send(()).unwrap_or_default()).expect("a thread");
     unmount_path(&fixture.dir).expect("unmounted from outside");
     assert!(mounted.wait_ended(DEADLINE));
+    assert_eq!(told.recv_timeout(DEADLINE), Ok(()));
     mounted.unmount().expect("nothing is left to do");
     assert_eq!(standing(&fixture.dir).expect("a folder"), Standing::Folder);
     assert!(matches!(unmount_path(&fixture.dir), Err(PlaceError::NotMounted { .. })));

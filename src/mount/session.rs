@@ -24,6 +24,8 @@ use super::view::View;
 
 /// How long the kernel may take to say goodbye to a view that nobody uses.
 const GOODBYE: Duration = Duration::from_millis(200);
+/// A wait without an end is made of these.
+const LONG: Duration = Duration::from_secs(24 * 3600);
 /// Stands for "no name in particular": a name that is never shown.
 const NO_NAME: &str = ".";
 /// Threads that answer requests; more gain nothing that was measured.
@@ -204,6 +206,16 @@ impl Mounted {
     /// Waits until somebody unmounts it; false when `timeout` came first.
     pub fn wait_ended(&self, timeout: Duration) -> bool {
         self.end.wait_for(Ended::Unmounted, timeout)
+    }
+
+    /// Calls `tell` once somebody has unmounted it, on a thread that ends with that.
+    pub fn when_ended(&self, tell: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+        let end = Arc::clone(&self.end);
+        let wait = move || {
+            while !end.wait_for(Ended::Unmounted, LONG) {}
+            tell();
+        };
+        std::thread::Builder::new().name("larder-mount-end".to_owned()).spawn(wait).map(drop)
     }
 
     /// Takes it down. Those who still use it keep what they have open; nobody waits for them.

@@ -12,6 +12,7 @@
 mod backend;
 mod debounce;
 mod event;
+mod file;
 mod hint;
 mod mode;
 mod shared;
@@ -23,6 +24,7 @@ mod worker;
 mod tests;
 
 pub use debounce::{Debounce, MAX_WAITING, Observed, Patience, Settled, Writer};
+pub use file::{FileBell, Looks};
 pub use hint::{Hint, MAX_HINTS, RescanReason};
 pub use mode::{Mode, PollReason, Polled};
 pub use watcher::{WatchError, WatchOptions, Watcher};

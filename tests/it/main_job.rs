@@ -8,7 +8,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use crate::support::{CONFIG, DAEMON_DEADLINE, Lab, Leaf, Project, Rows, has_program, is_root, seed, skip, until};
+use crate::support::{
+    CONFIG, DAEMON_DEADLINE, Daemon, Lab, Leaf, Project, Rows, has_program, is_root, seed, skip, until,
+};
 
 /// Syncs until nothing more can be under way between the two: A to B, B to A, and A's answer.
 fn converge(a: &Project, b: &Project) {
@@ -621,6 +623,38 @@ fn every_command_speaks_json_and_answers_without_a_daemon() {
     let daemon = a.up();
     a.run(["status", "--json"]).expect(0).json();
     daemon.stop();
+}
+
+#[test]
+fn a_view_without_a_daemon_follows_what_commands_record_and_ends_with_its_signal() {
+    const TEST: &str = "a_view_without_a_daemon_follows_what_commands_record_and_ends_with_its_signal";
+    if !Path::new("/dev/fuse").exists() {
+        return skip(TEST, "no /dev/fuse");
+    }
+    if !is_root() && !has_program("fusermount3") {
+        return skip(TEST, "fusermount3 is not installed");
+    }
+    let lab = Lab::new();
+    let (a, _) = lab.fresh_pair();
+    a.write("shared/one.md", "0\n");
+    a.sync();
+    let view = lab.path("view");
+    let mut mounted = Daemon::start(a.command([OsStr::new("mount"), view.as_os_str()]));
+    mounted.wait_for("mounted at");
+
+    for n in 1..5 {
+        a.write("shared/one.md", format!("{n}\n"));
+        a.write(format!("shared/new-{n}.md"), "new\n");
+        a.sync();
+        until("the view follows", DAEMON_DEADLINE, || {
+            let shown = |path: String| fs::read_to_string(view.join("merged/shared").join(path)).ok();
+            shown("one.md".to_owned()) == Some(format!("{n}\n")) && shown(format!("new-{n}.md")).is_some()
+        });
+    }
+
+    mounted.stop();
+    assert!(fs::read_dir(&view).is_ok_and(|mut entries| entries.next().is_none()), "unmounted at the end");
+    a.verify();
 }
 
 #[test]

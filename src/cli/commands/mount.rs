@@ -43,18 +43,16 @@ pub fn take_down(_context: &Context, _args: &UmountArgs) -> Result<Answer, NodeE
 #[cfg(target_os = "linux")]
 mod linux {
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
-    use std::time::Duration;
+    use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 
     use serde_json::json;
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    use signal_hook::iterator::Signals;
 
     use super::{Answer, Context, MountArgs, NodeError, UmountArgs};
     use crate::mount::{IndexCatalog, MountError, MountOptions, Mounted, PlaceError, View, mount, unmount_path};
     use crate::node::Kind;
-
-    /// How often new versions are looked for; another process records them.
-    const LOOK_EVERY: Duration = Duration::from_secs(1);
+    use crate::watch::{FileBell, Looks};
 
     /// Mounts until it is unmounted or a signal comes. Beside a daemon or without one: it only reads.
     pub fn run(context: &Context, args: &MountArgs) -> Result<(), NodeError> {
@@ -62,7 +60,8 @@ mod linux {
         glance.index()?;
         let contents = glance.contents.take().map(Arc::new);
         let Some(contents) = contents else { return glance.contents().map(drop) };
-        let stop = stop_flag()?;
+        let (wake, woken) = channel();
+        catch_signals(&wake)?;
         let view = Arc::new(View::new(IndexCatalog::new(glance.dirs.index(), contents)));
         let options = MountOptions {
             allow_other: args.allow_other,
@@ -76,27 +75,47 @@ mod linux {
         } else {
             context.out.line(&format!("mounted at {dir}; `larder umount {dir}` or Ctrl-C takes it down"));
         }
-        serve(&view, &mounted, &stop);
+        let (ended, written) = (wake.clone(), wake);
+        let told = mounted.when_ended(move || drop(ended.send(Wake::End)));
+        told.map_err(|error| NodeError::new(Kind::Internal, format!("wait for the view's end: {error}")))?;
+        let bell = FileBell::of_database(&glance.dirs.index(), move || drop(written.send(Wake::Index)));
+        serve(&view, &mounted, bell.looks(), &woken);
         mounted.unmount().map_err(refused)
     }
 
-    fn stop_flag() -> Result<Arc<AtomicBool>, NodeError> {
-        let stop = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
-            let registered = signal_hook::flag::register(signal, stop.clone());
-            registered.map_err(|error| NodeError::new(Kind::Internal, format!("catch signals: {error}")))?;
-        }
-        Ok(stop)
+    /// What ends the waiting.
+    enum Wake {
+        /// The index may hold something new.
+        Index,
+        /// A signal, or somebody unmounted it.
+        End,
     }
 
-    /// What cannot be read now is told again at the next look.
-    fn serve(view: &View<IndexCatalog>, mounted: &Mounted, stop: &AtomicBool) {
+    fn catch_signals(wake: &Sender<Wake>) -> Result<(), NodeError> {
+        let internal = |error: std::io::Error| NodeError::new(Kind::Internal, format!("catch signals: {error}"));
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(internal)?;
+        let wake = wake.clone();
+        let body = move || signals.forever().for_each(|_| drop(wake.send(Wake::End)));
+        std::thread::Builder::new().name("larder-signals".to_owned()).spawn(body).map(drop).map_err(internal)
+    }
+
+    /// Shows what another process recorded. What cannot be read now is told again at the next look.
+    fn serve(view: &View<IndexCatalog>, mounted: &Mounted, mut looks: Looks, woken: &Receiver<Wake>) {
         let mut shown_row = view.catalog().last_row().unwrap_or(0);
-        while !mounted.wait_ended(LOOK_EVERY) && !stop.load(Ordering::SeqCst) {
+        loop {
+            match woken.recv_timeout(looks.wait()) {
+                Ok(Wake::Index) => looks.rang(),
+                Err(RecvTimeoutError::Timeout) => looks.in_vain(),
+                Ok(Wake::End) | Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if woken.try_iter().any(|wake| matches!(wake, Wake::End)) {
+                return;
+            }
             let Ok((changes, row)) = view.catalog().changes_since(shown_row) else { continue };
             if changes.is_empty() {
                 continue;
             }
+            looks.rang();
             if let Ok(invalidations) = view.refresh(&changes) {
                 mounted.notify(invalidations);
                 shown_row = row;
