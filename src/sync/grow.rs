@@ -36,7 +36,7 @@ impl Spot {
         if !is_as_expected(&file, expected) {
             return Err(NotGrown::Untouched);
         }
-        add(&file, expected.size, tail)?;
+        add(&file, expected.size, tail, |bytes| rustix::io::write(&file, bytes))?;
         let grown = self.grown(&file, expected, tail).map_err(NotGrown::Unclear)?;
         // Asked for in between, it may have been taken from us if this process was stopped for long.
         if !alone.is_undisturbed() {
@@ -68,10 +68,15 @@ fn is_as_expected(file: &File, expected: &BaseStat) -> bool {
 }
 
 /// Writes at the end, in one call unless the kernel takes less; takes back what was written if it does not take all.
-fn add(file: &File, size: u64, tail: &[u8]) -> Result<(), NotGrown> {
+fn add(
+    file: &File,
+    size: u64,
+    tail: &[u8],
+    mut write: impl FnMut(&[u8]) -> rustix::io::Result<usize>,
+) -> Result<(), NotGrown> {
     let mut done = 0;
     while done < tail.len() {
-        let why = match rustix::io::write(file, &tail[done..]) {
+        let why = match write(&tail[done..]) {
             Ok(0) => PlaceError::NoSpace,
             Ok(count) => {
                 done += count;
@@ -169,6 +174,24 @@ mod tests {
 
         assert!(matches!(place.spot.grow(&facts, b"two\n"), Err(NotGrown::Untouched)));
         assert_eq!(place.text(), "one\ntheirs\n");
+    }
+
+    #[test]
+    fn a_tail_that_does_not_fit_is_cut_off_again() {
+        let place = Place::with("one\n");
+        let file = std::fs::File::options().append(true).open(place.path()).expect("opens");
+        let mut room = 6;
+        let write = |bytes: &[u8]| {
+            let taken = bytes.len().min(room);
+            room -= taken;
+            if taken == 0 { Err(Errno::NOSPC) } else { rustix::io::write(&file, &bytes[..taken]) }
+        };
+
+        let refused = add(&file, 4, b"two\nthree\n", write);
+
+        assert!(matches!(refused, Err(NotGrown::TakenBack(PlaceError::NoSpace))), "{refused:?}");
+        assert_eq!(place.text(), "one\n");
+        assert!(matches!(add(&file, 4, b"two\n", |_| Err(Errno::NOSPC)), Err(NotGrown::Untouched)));
     }
 
     #[test]
