@@ -759,6 +759,26 @@ fn damage_met_while_reading_is_noted_and_healed_without_a_restart() {
     assert_eq!(damage_said(&a), 0);
 }
 
+#[test]
+fn what_a_person_put_right_by_hand_is_damage_no_more_even_without_a_backend() {
+    let mut a = Machine::new("a", &backend());
+    a.write("x.md", "text");
+    a.run();
+    let ledger = a.path(".larder/ledger");
+    let good = tree(&ledger);
+    rot(&a, "/checkpoints/");
+    assert!(a.verify(Depth::Names).remains().is_some());
+    let alone = super::RunOptions { exchange: false, ..Default::default() };
+
+    let report = a.node().run(&alone).expect("runs");
+    assert_eq!(a.node().remains(&report).expect("looks").map(|error| error.kind), Some(super::Kind::Damage));
+    good.iter().for_each(|(name, bytes)| std::fs::write(ledger.join(name), bytes).expect("writes"));
+    let report = a.node().run(&alone).expect("runs");
+
+    assert!(a.node().remains(&report).expect("looks").is_none());
+    assert_eq!(damage_said(&a), 0);
+}
+
 fn damage_said(machine: &Machine) -> usize {
     machine.glance_status().problems.iter().filter(|problem| problem.source == "damage").count()
 }

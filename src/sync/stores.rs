@@ -107,8 +107,9 @@ impl Engine {
         Ok(())
     }
 
-    /// What is known to be damaged or lost here, and no store gave yet.
+    /// What is known to be damaged or lost here, and no store gave yet. What a person put right by hand is forgotten.
     pub fn known_damage(&self) -> Result<Vec<NotedDamage>> {
+        self.ledger.forget_healed()?;
         Ok(self.ledger.noted_damage()?)
     }
 
