@@ -532,6 +532,39 @@ fn undo_takes_back_one_run_also_when_each_run_is_a_process_of_its_own() {
 }
 
 #[test]
+fn undo_of_a_file_that_was_merged_brings_bytes_that_everybody_can_read() {
+    let backend = backend();
+    let (mut a, mut b) = (Machine::new("a", &backend), Machine::new("b", &backend));
+    a.write("log.jsonl", "{\"n\":0}\n");
+    converge(&mut [&mut a, &mut b]);
+    a.write("log.jsonl", "{\"n\":0}\n{\"a\":1}\n");
+    b.write("log.jsonl", "{\"n\":0}\n{\"b\":1}\n");
+    a.run();
+    b.run();
+    converge(&mut [&mut a, &mut b]);
+    let merged = b.read("log.jsonl").expect("is there");
+    assert!(merged.contains("\"a\"") && merged.contains("\"b\""), "{merged}");
+    // Once by a rewrite, which takes the merged file away, once by an append to it.
+    for next in ["rewritten\n".to_owned(), format!("{merged}{{\"a\":2}}\n")] {
+        a.write("log.jsonl", &next);
+        a.run();
+        b.restart();
+        b.run();
+        assert_eq!(b.read("log.jsonl").as_ref(), Some(&next));
+
+        let report = b.node().undo(false).expect("undoes");
+        converge(&mut [&mut a, &mut b]);
+
+        assert_eq!(report.problems, Vec::new());
+        assert_eq!((a.read("log.jsonl").as_ref(), b.read("log.jsonl").as_ref()), (Some(&merged), Some(&merged)));
+        for machine in [&mut a, &mut b] {
+            machine.restart();
+            assert_eq!(machine.verify(Depth::Bytes).findings, []);
+        }
+    }
+}
+
+#[test]
 fn a_pattern_that_waited_for_files_of_another_machine_is_not_said_to_match_nothing() {
     let backend = backend();
     let (mut a, mut b) = (Machine::new("a", &backend), Machine::new("b", &backend));

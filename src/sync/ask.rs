@@ -2,14 +2,24 @@
 //!
 //! Invariant: every answer is a new version whose parents are all heads of its path; no history is rewritten.
 
-use super::publish::Draft;
+use std::fs::File;
+use std::io::Read;
+
+use super::materialise::open_displaced;
+use super::place::Spot;
+use super::publish::{Draft, Piece};
 use super::resolve::Outcome;
 use super::{Change, Engine, Report, Result, SyncError};
+use crate::chunk::{CutKind, split_bytes};
 use crate::index::{Slot, Stored};
-use crate::model::{Content, Reason, RelPath, State as VersionState, VersionId};
+use crate::model::{Content, ContentHash, Reason, RelPath, State as VersionState, VersionId};
 
 /// Says that a command made the version, not an edit of the file.
 const VIA_PERSON: &str = "command";
+/// A longer content that is no version cannot be taken back, in bytes.
+const MAX_MERGED_BYTES: u64 = 256 << 20;
+const GONE_MERGE: &str =
+    "what stood here was merged from several versions and is not at hand any more; `larder log` has those versions";
 /// Conflicts looked at for a count.
 const MAX_CONFLICTS: usize = 100_000;
 
@@ -62,7 +72,7 @@ impl Engine {
         let Some(stored) = found else {
             return Err(SyncError::Refused { path: path.shown(), why: format!("it has no version {version}") });
         };
-        self.put_state(slot, stored.version.content(), dry_run, report)
+        self.put_state(slot, stored.version.content(), Vec::new(), dry_run, report)
     }
 
     /// A conflict is settled by a version that descends from every head.
@@ -88,7 +98,7 @@ impl Engine {
                 _ => resolution.winner.and_then(|winner| winner.version.content()),
             },
         };
-        self.put_state(slot, content, dry_run, report)
+        self.put_state(slot, content, Vec::new(), dry_run, report)
     }
 
     /// Takes back what the last run wrote.
@@ -103,7 +113,10 @@ impl Engine {
         for step in steps {
             let slot = self.slot_of(step.channel, &step.path);
             let content = step.old.map(|(hash, size, kind)| Content { hash, size, kind });
-            self.put_state(slot, content, dry_run, report)?;
+            match self.pieces_of_old(&step.path, content)? {
+                Some(pieces) => self.put_state(slot, content, pieces, dry_run, report)?,
+                None => report.problems.push((step.path.shown(), GONE_MERGE.to_owned())),
+            }
         }
         if !dry_run {
             self.state.remove_undo(batch)?;
@@ -121,15 +134,45 @@ impl Engine {
             }
             let slot = self.slot_by_rules(&path)?;
             if content.is_some() {
-                self.put_state(slot, content, false, report)?;
+                self.put_state(slot, content, Vec::new(), false, report)?;
             }
             self.state.release(&version)?;
         }
         Ok(())
     }
 
+    /// What the ledger lacks of a content that stood at a path: nothing, unless it was merged from several versions and
+    /// never published. Then its bytes are in the file that was taken away, or at the beginning of the one that grew.
+    /// `None` if they are nowhere any more.
+    fn pieces_of_old(&mut self, path: &RelPath, content: Option<Content>) -> Result<Option<Vec<Piece>>> {
+        let Some(content) = content else { return Ok(Some(Vec::new())) };
+        if self.ledger_has(&content.hash, content.size)? {
+            return Ok(Some(Vec::new()));
+        }
+        if content.size > MAX_MERGED_BYTES {
+            return Ok(None);
+        }
+        for one in self.state.displaced()?.iter().filter(|one| one.path == *path) {
+            let spot = Spot::open(self.root.handle(), path, false).ok().flatten();
+            let file = self.displaced_place(one, spot.as_ref()).and_then(|(dir, name)| open_displaced(dir, &name).ok());
+            if let Some(pieces) = file.and_then(|file| pieces_from(file, path, &content)) {
+                return Ok(Some(pieces));
+            }
+        }
+        self.folders.forget();
+        let Ok(Some(Ok(file))) = self.folders.open(self.root.handle(), path) else { return Ok(None) };
+        Ok(pieces_from(file, path, &content))
+    }
+
     /// One new version on top of all heads; nothing if the path already is that.
-    fn put_state(&mut self, slot: Slot, content: Option<Content>, dry_run: bool, report: &mut Report) -> Result<()> {
+    fn put_state(
+        &mut self,
+        slot: Slot,
+        content: Option<Content>,
+        pieces: Vec<Piece>,
+        dry_run: bool,
+        report: &mut Report,
+    ) -> Result<()> {
         let heads: Vec<Stored> = self.index.heads(&slot)?;
         let is_that = |head: &Stored| head.version.content() == content;
         if heads.len() == 1 && heads.iter().all(is_that) {
@@ -152,6 +195,14 @@ impl Engine {
         let channel = admitted.unwrap_or(crate::model::Channel::Shared);
         let via = Some(VIA_PERSON.to_owned());
         let draft = Draft { slot, channel, parents: heads, state, moved_from: None, via, adopted: false };
-        self.publish_drafts(vec![(draft, Vec::new())], report)
+        self.publish_drafts(vec![(draft, pieces)], report)
     }
+}
+
+/// The segments of a content, out of a file that begins with it.
+fn pieces_from(file: File, path: &RelPath, content: &Content) -> Option<Vec<Piece>> {
+    let mut bytes = Vec::new();
+    file.take(content.size).read_to_end(&mut bytes).ok()?;
+    let is_it = bytes.len() as u64 == content.size && ContentHash::of(&bytes) == content.hash;
+    is_it.then(|| Piece::of(&split_bytes(CutKind::of(path), &bytes), &bytes))
 }

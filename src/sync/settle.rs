@@ -177,7 +177,7 @@ impl Engine {
     }
 
     /// True if every byte of a content is in the ledger.
-    fn ledger_has(&self, hash: &ContentHash, size: u64) -> Result<bool> {
+    pub(super) fn ledger_has(&self, hash: &ContentHash, size: u64) -> Result<bool> {
         if size == 0 || self.index.has_segment(&SegmentHash(hash.0))? {
             return Ok(true);
         }
