@@ -96,6 +96,9 @@ impl Random for SeededRandom {
     }
 }
 
+/// Where Linux tells one start of the machine from another.
+const BOOT_ID_FILE: &str = "/proc/sys/kernel/random/boot_id";
+
 /// Everything the engine takes from the world, in one value.
 #[derive(Clone)]
 pub struct Env {
@@ -107,6 +110,8 @@ pub struct Env {
     pub pause: Arc<dyn Fn(u64) + Send + Sync>,
     /// The host's name, for origin names.
     pub host: String,
+    /// Names this start of the machine.
+    pub boot: String,
     /// The process environment as it was at start.
     pub vars: BTreeMap<String, String>,
     /// Where state outside projects lives (`$XDG_STATE_HOME/larder`): consent, the owner key.
@@ -125,6 +130,7 @@ impl Env {
             random: Arc::new(SystemRandom),
             pause: Arc::new(|ms| std::thread::sleep(std::time::Duration::from_millis(ms))),
             host: gethostname::gethostname().to_string_lossy().into_owned(),
+            boot: std::fs::read_to_string(BOOT_ID_FILE).unwrap_or_default().trim().to_owned(),
             vars,
             state_home,
         }
@@ -139,6 +145,7 @@ impl Env {
             clock: clock.clone(),
             random: Arc::new(SeededRandom::new(seed)),
             host: host.to_owned(),
+            boot: "first".to_owned(),
             vars: BTreeMap::new(),
             state_home,
         };

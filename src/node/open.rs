@@ -148,8 +148,9 @@ impl Node {
         progress: Arc<dyn Progress>,
     ) -> Result<Node, NodeError> {
         let root = Arc::new(Root::open(&settings.root_dir)?);
-        let state = State::open(&dirs.state())?;
+        let mut state = State::open(&dirs.state())?;
         state.check_if_due(lock.left_open, env.clock.wall_ms())?;
+        state.note_boot(&env.boot, lock.left_open)?;
         let ledger = Arc::new(Ledger::open(&dirs.larder)?);
         let (index, problems) = open_index(&dirs, env, &ledger)?;
         let contents = Arc::new(ContentReader::with_cache(ledger.clone(), index.reader()?, ONCE_CACHE_BYTES));

@@ -147,6 +147,23 @@ impl State {
         }
     }
 
+    /// Notes which start of the machine this is.
+    ///
+    /// If the machine stopped under a holder, the index may lack its newest rows, and others may get their numbers: the marks of how
+    /// far its rows were worked off are worth nothing then.
+    pub fn note_boot(&mut self, boot: &str, left_open: bool) -> Result<()> {
+        if self.meta_text("boot")?.as_deref() == Some(boot) {
+            return Ok(());
+        }
+        self.transaction(|state| {
+            if left_open {
+                state.set_meta("materialised", None)?;
+                state.set_meta("mirrored", None)?;
+            }
+            state.set_meta("boot", Some(boot.as_bytes()))
+        })
+    }
+
     /// A database in memory, for tests and simulations.
     pub fn in_memory() -> Result<State> {
         State::prepare(Connection::open_in_memory().map_err(sqlite("open"))?)

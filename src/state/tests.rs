@@ -216,3 +216,19 @@ fn a_newer_schema_is_refused_with_a_sentence() {
 
     assert!(error.to_string().contains("upgrade larder"), "{error}");
 }
+
+#[test]
+fn marks_of_rows_outlive_a_killed_holder_and_not_a_machine_that_stopped_under_one() {
+    let mut state = State::in_memory().expect("opens");
+    let mut marked = |boot: &str, left_open: bool| {
+        state.set_meta_i64("mirrored", 7).expect("sets");
+        state.note_boot(boot, left_open).expect("notes");
+        state.meta_i64("mirrored").expect("reads")
+    };
+
+    assert_eq!(marked("monday", false), Some(7));
+    assert_eq!(marked("monday", true), Some(7), "killed: the system kept what was written");
+    assert_eq!(marked("tuesday", false), Some(7), "shut down in good order");
+    assert_eq!(marked("wednesday", true), None);
+    assert_eq!(marked("wednesday", true), Some(7));
+}
