@@ -13,7 +13,7 @@ use larder_adapters::{
 };
 
 use super::resolve::{Outcome, Resolution};
-use super::{Engine, Report, Result};
+use super::{Engine, Report, Result, SyncError};
 use crate::index::{Slot, Stored};
 use crate::model::{Channel, RelPath};
 use crate::state::Direction;
@@ -113,9 +113,12 @@ impl Engine {
         if !dry_run {
             self.record_late_rows(&*adapter, report)?;
             let now = self.now_ms() as i64;
-            self.state.set_meta_i64("mirrored", self.mirrored)?;
-            let name = adapter.capabilities().name.clone();
-            self.state.note_success(&name, Direction::Push, now)?;
+            let (mirrored, name) = (self.mirrored, adapter.capabilities().name.clone());
+            // A mark that a power cut took back costs a second look at some rows.
+            self.state.quick_transaction(|state| {
+                state.set_meta_i64("mirrored", mirrored)?;
+                Ok::<(), SyncError>(state.note_success(&name, Direction::Push, now)?)
+            })?;
         }
         Ok(())
     }
@@ -187,7 +190,7 @@ impl Engine {
             slots.iter().filter(|slot| slot.origin.is_none() && (slot.space.is_shared() || own_only)).collect();
         for group in mirrored.chunks(LOOK_SLOTS) {
             let looks = match self.look(adapter, group) {
-                Err(super::SyncError::Adapter(error)) if is_down(&error) => return self.backend_down(adapter, &error),
+                Err(SyncError::Adapter(error)) if is_down(&error) => return self.backend_down(adapter, &error),
                 looks => looks?,
             };
             for (slot, (resolution, row)) in group.iter().zip(looks) {
@@ -203,7 +206,7 @@ impl Engine {
                         batch_bytes += item.bytes as usize;
                         batch.push(*item);
                     }
-                    Err(super::SyncError::Adapter(error)) if is_down(&error) => {
+                    Err(SyncError::Adapter(error)) if is_down(&error) => {
                         return self.backend_down(adapter, &error);
                     }
                     Err(error) => return Err(error),

@@ -128,16 +128,14 @@ impl Engine {
 
     /// Waits until files that were touched a moment ago are stable; confirms what is gone in the same wait.
     fn settle_young(&self, observation: &mut Observation) -> Result<Moves> {
-        let now_ns = self.now_ms() as i64 * 1_000_000;
-        let young_since = now_ns - QUIET_MS as i64 * 1_000_000;
-        let is_young = |stat: &Stat| stat.mtime_ns.max(stat.ctime_ns) > young_since;
-        let young = observation.changed.iter().any(|entry| is_young(&entry.stat));
+        let youngest = observation.changed.iter().map(|entry| entry.stat.mtime_ns.max(entry.stat.ctime_ns)).max();
+        let quiet_left_ms = quiet_left_ms(youngest, self.now_ms());
         let with_folder = observation.moved_with_folder();
         let moved: BTreeSet<&RelPath> = with_folder.values().collect();
         let gone = observation.gone.iter().map(|gone| &gone.path);
         let doubtful: Vec<&RelPath> = gone.filter(|path| !moved.contains(path)).collect();
-        if doubtful.is_empty() && young {
-            (self.env.pause)(QUIET_MS);
+        if doubtful.is_empty() && quiet_left_ms > 0 {
+            (self.env.pause)(quiet_left_ms);
         }
         let mut gone = self.confirm_gone(&doubtful)?;
         gone.extend(moved.into_iter().cloned());
@@ -688,6 +686,13 @@ impl Seek for Limited {
     }
 }
 
+/// How much of the quiet time is left after a last change, in milliseconds; all of it after one in the future.
+fn quiet_left_ms(changed_ns: Option<i64>, now_ms: u64) -> u64 {
+    let Some(changed_ns) = changed_ns else { return 0 };
+    let since_ms = now_ms.cast_signed().saturating_sub(changed_ns / 1_000_000);
+    QUIET_MS.saturating_sub(u64::try_from(since_ms).unwrap_or(0))
+}
+
 /// Where the last complete line within the first `size` bytes ends; `size` if its end is out of sight.
 fn last_line_end(file: &mut File, size: u64) -> Result<u64> {
     let window = size.min(LINE_WINDOW_BYTES);
@@ -753,5 +758,21 @@ impl Moves {
         let base = self.gone[base].clone();
         self.taken.insert(base.path.clone(), slot.path.clone());
         Some(base)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_left_of_the_quiet_time_is_waited() {
+        let at = |ms: i64| Some(ms * 1_000_000);
+        assert_eq!(quiet_left_ms(None, 1_000), 0);
+        assert_eq!(quiet_left_ms(at(1_000), 1_000), QUIET_MS);
+        assert_eq!(quiet_left_ms(at(970), 1_000), QUIET_MS - 30);
+        assert_eq!(quiet_left_ms(at(1_000 - QUIET_MS as i64), 1_000), 0);
+        assert_eq!(quiet_left_ms(at(-5), 1_000), 0);
+        assert_eq!(quiet_left_ms(at(9_000), 1_000), QUIET_MS);
     }
 }

@@ -18,7 +18,7 @@ use crate::{AdapterError, ErrorKind};
 const OLDEST_SQLITE: i32 = 3_051_003;
 // Only a new file takes it. 100,000 rows against a bare loop (4 KiB pages), one run each on a busy machine: 1.5 to 1.7 x with 4 KiB,
 // 1.4 to 1.5 with 8, 1.2 with 16; but one edit writes about five pages, so larger ones cost each append.
-const PAGE_BYTES: i64 = 8 * 1024;
+const PAGE_BYTES: i64 = 4 * 1024;
 // With 8 KiB pages, 2, 16 and 64 MiB made no difference beyond the noise of those runs.
 const WRITER_CACHE_KIB: i64 = 8 * 1024;
 const READER_CACHE_KIB: i64 = 2 * 1024;
