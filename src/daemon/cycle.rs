@@ -199,6 +199,10 @@ impl Cycle {
         match self.node.run(&options) {
             Ok(report) => {
                 self.after(&report, say);
+                if whole {
+                    // A look at everything held lists of everything; a daemon at rest needs none of them.
+                    crate::env::give_memory_back();
+                }
                 Ok(Some(report))
             }
             Err(error) => {

@@ -226,17 +226,9 @@ impl State {
         Ok(())
     }
 
-    /// How many files have a base, by the part of the path before the first `/` when `folder` is given.
-    pub fn count_bases(&self, folder: Option<&str>) -> Result<u64> {
-        let (from, to) = match folder {
-            None => (String::new(), None),
-            Some(folder) => (format!("{folder}/"), Some(format!("{folder}0"))),
-        };
-        self.connection
-            .prepare_cached("SELECT count(*) FROM bases WHERE path >= ?1 AND (?2 IS NULL OR path < ?2)")
-            .and_then(|mut statement| statement.query_row((from, to), |row| row.get::<_, i64>(0)))
-            .map(|count| count as u64)
-            .map_err(sqlite("count bases"))
+    /// True if any file has a base.
+    pub fn has_bases(&self) -> Result<bool> {
+        self.exists("SELECT 1 FROM bases", [])
     }
 
     /// How many files of one space have a base: private ones or all others; below a top folder, or in all.

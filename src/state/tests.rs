@@ -48,7 +48,7 @@ fn stats_come_in_byte_order_and_below_a_folder_only_its_own() {
 
     assert_eq!(list(None), ["a", "b-1", "b/x", "b/y", "c"]);
     assert_eq!(list(Some(&path("b"))), ["b/x", "b/y"]);
-    assert_eq!(state.count_bases(Some("b")).expect("counts"), 2);
+    assert_eq!(state.count_live(false, Some("b")).expect("counts"), 2);
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn a_short_log_is_kept_and_read_again_and_a_long_one_is_moved_in() {
 
     assert_eq!(log_bytes(&file), 0);
     let state = State::open_read_only(&file).expect("opens").expect("is there");
-    assert_eq!(state.count_bases(None).expect("counts"), 8001);
+    assert_eq!(state.count_live(false, None).expect("counts"), 8001);
 }
 
 #[test]

@@ -154,7 +154,7 @@ impl Engine {
         let intents = self.state.intents()?.into_iter().map(|intent| intent.path).collect();
         let mut gathered = Gathered::new(&pen, intents, first_contact);
         let total = changed.len() as u64;
-        gathered.no_bases = self.state.count_bases(None)? == 0;
+        gathered.no_bases = !self.state.has_bases()?;
         gathered.no_versions = self.index.max_row()? == 0;
         self.index.begin_reading()?;
         if total >= BATCH_VERSIONS {
