@@ -201,7 +201,7 @@ impl Cycle {
                 self.after(&report, say);
                 if whole {
                     // A look at everything held lists of everything; a daemon at rest needs none of them.
-                    crate::env::give_memory_back();
+                    self.node.engine.give_memory_back();
                 }
                 Ok(Some(report))
             }

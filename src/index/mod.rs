@@ -113,6 +113,12 @@ impl Index {
         Ok(())
     }
 
+    /// Empties the cache of pages.
+    pub fn shrink(&self) {
+        // What is not given back now is given back when the cache is full.
+        let _ = self.reader.conn.execute_batch("PRAGMA shrink_memory");
+    }
+
     /// Bytes that the write-ahead log has gathered since the last `rest`.
     pub fn wal_bytes(&self) -> u64 {
         schema::log_bytes(&self.path)

@@ -232,6 +232,12 @@ impl State {
         outcome
     }
 
+    /// Empties the cache of pages.
+    pub fn shrink(&self) {
+        // What is not given back now is given back when the cache is full.
+        let _ = self.connection.execute_batch("PRAGMA shrink_memory");
+    }
+
     /// A single value by name.
     pub fn meta(&self, key: &str) -> Result<Option<Vec<u8>>> {
         self.connection

@@ -37,6 +37,13 @@ impl Engine {
         Ok(())
     }
 
+    /// Empties the caches of state and index and gives free memory back to the system.
+    pub fn give_memory_back(&self) {
+        self.state.shrink();
+        self.index.shrink();
+        crate::env::give_memory_back();
+    }
+
     /// Another connection to the index, for another thread.
     pub fn reader(&self) -> Result<Reader> {
         Ok(self.index.reader()?)
