@@ -121,6 +121,16 @@ impl ArtifactName {
         }
     }
 
+    /// The name as one file name: `!` for `/`.
+    pub(super) fn flat(&self) -> String {
+        self.to_string().replace('/', "!")
+    }
+
+    /// The name that a file name stands for, as `flat` made it.
+    pub(super) fn from_flat(file: &str) -> Option<ArtifactName> {
+        file.replace('!', "/").parse().ok()
+    }
+
     /// Its kind.
     pub fn kind(&self) -> ArtifactKind {
         match self {

@@ -54,7 +54,7 @@ impl Ledger {
     pub fn noted_damage(&self) -> Result<Vec<NotedDamage>, LedgerError> {
         let mut noted = Vec::new();
         for file in read_names(self.damaged_folder())?.into_iter().take(MAX_NOTES) {
-            let Ok(name) = file.replace('!', "/").parse::<ArtifactName>() else { continue };
+            let Some(name) = ArtifactName::from_flat(&file) else { continue };
             // What was wrong is a courtesy; the name alone is what healing needs.
             let why = std::fs::read_to_string(self.note_path(&name)).unwrap_or_default();
             noted.push(NotedDamage { name, why });
@@ -81,6 +81,6 @@ impl Ledger {
     }
 
     fn note_path(&self, name: &ArtifactName) -> PathBuf {
-        self.damaged_folder().join(name.to_string().replace('/', "!"))
+        self.damaged_folder().join(name.flat())
     }
 }

@@ -306,7 +306,7 @@ impl Ledger {
     /// Keeps a damaged artifact's bytes in the quarantine as well, so that good ones may replace them. Returns where.
     pub(super) fn keep_in_quarantine(&self, name: &ArtifactName) -> Result<PathBuf, LedgerError> {
         self.disk.create_folder(&self.quarantine)?;
-        let flat = name.to_string().replace('/', "!");
+        let flat = name.flat();
         // At most as many attempts as a person would ever make on one name.
         let target = (0..10_000).map(|n| self.quarantine.join(format!("{flat}.{n}"))).find(|path| !path.exists());
         let target = target.unwrap_or_else(|| self.quarantine.join(&flat));

@@ -157,14 +157,20 @@ fn doing_nothing_again_writes_nothing() {
     assert_eq!(act(1_000_001), first);
 }
 
-#[test]
-fn a_short_log_is_kept_and_read_again_and_a_long_one_is_moved_in() {
+/// A state with one base, closed; its log stands beside it.
+fn closed_with_a_log() -> (tempfile::TempDir, std::path::PathBuf) {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("state.db");
     let state = State::open(&file).expect("creates");
     state.set_base(&base("a")).expect("sets");
     drop(state);
     assert!(log_bytes(&file) > 0);
+    (folder, file)
+}
+
+#[test]
+fn a_short_log_is_kept_and_read_again_and_a_long_one_is_moved_in() {
+    let (_folder, file) = closed_with_a_log();
 
     let mut state = State::open(&file).expect("opens again");
     assert_eq!(state.base(&path("a")).expect("reads"), Some(base("a")));
@@ -181,12 +187,7 @@ fn a_short_log_is_kept_and_read_again_and_a_long_one_is_moved_in() {
 
 #[test]
 fn the_log_of_a_file_that_was_moved_away_is_not_taken_for_the_new_ones() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("state.db");
-    let state = State::open(&file).expect("creates");
-    state.set_base(&base("a")).expect("sets");
-    drop(state);
-    assert!(log_bytes(&file) > 0);
+    let (folder, file) = closed_with_a_log();
 
     std::fs::rename(&file, folder.path().join("moved.db")).expect("moves away");
     let state = State::open(&file).expect("makes another");

@@ -99,13 +99,13 @@ impl<'p> Gathered<'p> {
 impl Engine {
     /// Looks at the disk and records what changed.
     pub fn record(&mut self, scope: &Scope, dry_run: bool, report: &mut Report) -> Result<()> {
-        let mut observation = self.observe(scope)?;
+        let observation = self.observe(scope)?;
         self.save_problems(scope, &observation, report)?;
         let first_contact = self.state.meta_text("contact_rules")?.as_deref() != Some(&self.policy.fingerprint);
         if !dry_run {
             self.release(&observation.released)?;
         }
-        let moves = self.settle_young(&mut observation)?;
+        let moves = self.settle_young(&observation)?;
         self.record_changes(observation.changed, moves, first_contact, dry_run, report)?;
         if first_contact && !dry_run && matches!(scope, Scope::All) {
             self.state.set_meta("contact_rules", Some(self.policy.fingerprint.as_bytes()))?;
@@ -127,7 +127,7 @@ impl Engine {
     }
 
     /// Waits until files that were touched a moment ago are stable; confirms what is gone in the same wait.
-    fn settle_young(&self, observation: &mut Observation) -> Result<Moves> {
+    fn settle_young(&self, observation: &Observation) -> Result<Moves> {
         let youngest = observation.changed.iter().map(|entry| entry.stat.mtime_ns.max(entry.stat.ctime_ns)).max();
         let quiet_left_ms = quiet_left_ms(youngest, self.now_ms());
         let with_folder = observation.moved_with_folder();

@@ -98,13 +98,8 @@ impl Scene {
             assert!(is_whole || is_tail, "{moment}: torn {}: {leaf:?}", String::from_utf8_lossy(&name));
         }
 
-        for project in [&self.a, &self.b, &self.a] {
-            expect_sync(project, moment);
-        }
+        self.expect_both(&wanted, moment);
         for project in [&self.a, &self.b] {
-            assert_eq!(project.tree("shared"), wanted, "{moment}: {:?}", project.dir);
-            let verified = project.run(["verify"]);
-            assert_eq!(verified.code, Some(0), "{moment}: {verified:#?}");
             let conflicts = project.run(["conflicts"]);
             assert!(!conflicts.said().contains(".md"), "{moment}: {conflicts:#?}");
         }
@@ -112,6 +107,7 @@ impl Scene {
         let log = self.a.run(["log", "shared/edited.md", "--json"]).expect(0);
         assert_eq!(count_versions(&log), 2, "{moment}: {log:#?}");
     }
+
     /// What must hold if the user goes on working between the kill and the next start: an edit of what was just being
     /// recorded descends from it, so that one person alone never meets a conflict with herself.
     fn check_after_further_edits(&self, moment: &str) {
@@ -124,11 +120,16 @@ impl Scene {
             wanted.insert(name.as_bytes().to_vec(), Leaf::File { exec: false, bytes: text.as_bytes().to_vec() });
         }
 
+        self.expect_both(&wanted, moment);
+    }
+
+    /// Both sync, hold what is wanted, and are sound.
+    fn expect_both(&self, wanted: &BTreeMap<Vec<u8>, Leaf>, moment: &str) {
         for project in [&self.a, &self.b, &self.a] {
             expect_sync(project, moment);
         }
         for project in [&self.a, &self.b] {
-            assert_eq!(project.tree("shared"), wanted, "{moment}: {:?}", project.dir);
+            assert_eq!(project.tree("shared"), *wanted, "{moment}: {:?}", project.dir);
             let verified = project.run(["verify"]);
             assert_eq!(verified.code, Some(0), "{moment}: {verified:#?}");
         }
