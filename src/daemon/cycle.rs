@@ -111,15 +111,7 @@ impl Cycle {
         let now_ms = self.now_ms();
         for hint in self.watcher.take() {
             match hint {
-                Hint::RootGone => {
-                    let root = self.node.settings.root_dir.display().to_string();
-                    return Err(NodeError::user(
-                        format!(
-                            "the project folder {root} was moved, removed or unmounted; nothing was taken as deleted"
-                        ),
-                        "run `larder up` where it is now",
-                    ));
-                }
+                Hint::RootGone => return Err(root_gone(&self.node)),
                 Hint::Rescan { reason } => {
                     self.node.engine.note_rescan(&reason.to_string())?;
                     self.whole = true;
@@ -272,12 +264,17 @@ impl Cycle {
         lines
     }
 
-    /// A run failed: said once, tried again later.
-    pub fn failed(&mut self, error: &NodeError, say: &dyn Fn(&str)) {
+    /// A run failed: said once, tried again later. Errors: the project folder is gone; then nothing is tried again.
+    pub fn failed(&mut self, error: &NodeError, say: &dyn Fn(&str)) -> Result<(), NodeError> {
+        // The watcher tells of it too, but not of every way in which a folder can go.
+        if self.node.engine.root().check_present().is_err() {
+            return Err(root_gone(&self.node));
+        }
         if self.last_error.as_deref() != Some(&error.message) {
             say(&format!("a run failed and is tried again: {error}"));
         }
         self.last_error = Some(error.message.clone());
+        Ok(())
     }
 
     /// Ends in good order: threads joined, view unmounted.
@@ -289,6 +286,14 @@ impl Cycle {
         }
         drop(self.watcher);
     }
+}
+
+fn root_gone(node: &Node) -> NodeError {
+    let root = node.settings.root_dir.display();
+    NodeError::user(
+        format!("the project folder {root} was moved, removed or unmounted; nothing was taken as deleted"),
+        "run `larder up` where it is now",
+    )
 }
 
 /// One look at a path, for the debounce.

@@ -106,7 +106,7 @@ fn serve(cycle: &mut Cycle, inbox: &Receiver<Note>, say: &dyn Fn(&str)) -> Resul
             drop(ask.answer.send(reply));
         }
         if let Err(error) = outcome {
-            cycle.failed(&error, say);
+            cycle.failed(&error, say)?;
         }
         if stop {
             return Ok(());

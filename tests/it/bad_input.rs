@@ -472,6 +472,29 @@ fn a_second_daemon_says_so_and_ends() {
 }
 
 #[test]
+fn daemons_whose_projects_vanish_at_once_say_so_and_end() {
+    let lab = Lab::new();
+    let (a, b) = lab.pair();
+    a.write("shared/one.md", "one\n");
+    a.sync();
+    b.sync();
+    let mut daemons = [a.up(), b.up()];
+
+    // Both at once, while each still hears of the other through the database.
+    for project in [&a, &b] {
+        fs::rename(
+            &project.dir,
+            lab.path(format!("gone-{}", project.dir.file_name().expect("a name").to_string_lossy())),
+        )
+        .expect("move away");
+    }
+
+    for daemon in &mut daemons {
+        daemon.wait_for("nothing was taken as deleted");
+    }
+}
+
+#[test]
 fn a_moved_project_goes_on_as_itself() {
     let lab = Lab::new();
     let (a, b) = lab.pair();
