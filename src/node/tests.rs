@@ -575,6 +575,7 @@ fn a_pattern_that_waited_for_files_of_another_machine_is_not_said_to_match_nothi
     b.run();
     assert!(idle(&b).iter().any(|pattern| pattern == "**/*.md"), "{:?}", idle(&b));
     a.write("x.md", "first");
+    // Not until nothing happens: B must not look at the whole tree after the file came.
     a.run();
     b.run();
     a.run();
@@ -661,10 +662,7 @@ fn a_folder_that_is_renamed_and_renamed_back_is_moved_both_times() {
         a.write(&format!("d/{i}.md"), &format!("text {i}"));
     }
     a.write("d/long.jsonl", &"{\"line\": 1}\n".repeat(20_000));
-    a.run();
-    b.run();
-    a.run();
-    b.run();
+    converge(&mut [&mut a, &mut b]);
 
     for (from, to) in [("d", "e"), ("e", "d"), ("d", "e")] {
         std::fs::rename(a.path(from), a.path(to)).expect("renames");
@@ -689,16 +687,12 @@ fn a_merged_log_that_moves_with_its_folder_keeps_every_line() {
     let backend = backend();
     let (mut a, mut b) = (Machine::new("a", &backend), Machine::new("b", &backend));
     a.write("d/log.jsonl", "{\"n\":0}\n");
-    a.run();
-    b.run();
-    a.run();
-    b.run();
+    converge(&mut [&mut a, &mut b]);
     a.write("d/log.jsonl", "{\"n\":0}\n{\"a\":1}\n");
     b.write("d/log.jsonl", "{\"n\":0}\n{\"b\":1}\n");
-    for _ in 0..3 {
-        a.run();
-        b.run();
-    }
+    a.run();
+    b.run();
+    converge(&mut [&mut a, &mut b]);
     let merged = a.read("d/log.jsonl").expect("is there");
     assert!(merged.contains("\"a\"") && merged.contains("\"b\""), "{merged}");
 
@@ -767,6 +761,50 @@ fn damage_is_found_said_and_healed_by_the_next_exchange() {
         converge(&mut [&mut a, &mut b]);
         assert_eq!(tree(a.dir.path()), tree(b.dir.path()));
     }
+}
+
+#[test]
+fn damage_of_an_earlier_checkpoint_stops_no_edit() {
+    let backend = backend();
+    let mut a = Machine::new("a", &backend);
+    a.write("x.md", "first");
+    a.run();
+    assert_eq!(rot(&a, "/checkpoints/"), 1);
+
+    // So many that it is asked whether a snapshot is due, which reads what came before; half of them by a new process each.
+    for i in 0..140 {
+        if i % 2 == 0 {
+            a.restart();
+        }
+        a.write("y.md", &format!("edit {i}"));
+        let report = a.run();
+        assert_eq!((report.recorded.len(), report.rows_written), (1, 1), "edit {i}: {report:?}");
+    }
+
+    assert_eq!(row(&backend, "y.md").as_deref(), Some("edit 139"));
+    assert_eq!(damage_said(&a), 1);
+    let remains = a.node().remains(&Report::default()).expect("looks");
+    assert_eq!(remains.map(|error| error.kind), Some(super::Kind::Damage));
+}
+
+#[test]
+fn a_link_that_is_kept_is_no_problem_and_one_that_is_not_is_told_once() {
+    use std::os::unix::fs::symlink;
+    let backend = backend();
+    let mut a = Machine::new("a", &backend);
+    a.write("real/x.md", "kept");
+    for (target, link) in [("real/x.md", "kept.md"), ("/etc/passwd", "outside.md"), ("real", "folder")] {
+        symlink(target, a.path(link)).expect("links");
+    }
+
+    let report = a.run();
+
+    let mut recorded: Vec<&str> = report.recorded.iter().map(|(path, _)| path.as_str()).collect();
+    recorded.sort_unstable();
+    assert_eq!(recorded, ["kept.md", "real/x.md"]);
+    let mut problems: Vec<&str> = report.problems.iter().map(|(path, _)| path.as_str()).collect();
+    problems.sort_unstable();
+    assert_eq!(problems, ["folder", "outside.md"], "{:?}", report.problems);
 }
 
 #[test]

@@ -210,8 +210,6 @@ struct OwnChain {
     chain: crate::model::Chain,
     tip: Option<Tip>,
     next_n: u64,
-    /// Checkpoints since it was last asked whether a snapshot is due.
-    since_counted: u32,
 }
 
 /// Everything the steps work on. One per open project, in one process at a time.

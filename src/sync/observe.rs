@@ -63,6 +63,9 @@ impl Observation {
     /// The very inode, its times untouched, stands elsewhere. Renaming a file by itself changes its ctime, so this is no
     /// save by an editor, and neither a second look nor a second reading can tell more.
     pub(super) fn moved_with_folder(&self) -> BTreeMap<RelPath, RelPath> {
+        if self.gone.is_empty() {
+            return BTreeMap::new();
+        }
         let by_inode: HashMap<(u64, u64), &Gone> =
             self.gone.iter().map(|gone| ((gone.stat.device, gone.stat.inode), gone)).collect();
         let mut moved = BTreeMap::new();
@@ -127,9 +130,9 @@ impl Engine {
             pattern_hits: below.is_none() && self.wants_pattern_hits()?,
         };
         let mut listing = scan::walk(&self.root, &self.policy.rules, &options)?;
+        observation.problems.extend(problems_of(&listing));
         let entries = std::mem::take(&mut listing.entries);
         self.compare(entries, &listing, below, observation)?;
-        observation.problems.extend(problems_of(&listing));
         if options.pattern_hits {
             observation.idle_patterns = self.idle_patterns(&listing);
         }
@@ -330,7 +333,13 @@ fn problems_of(listing: &Listing) -> Vec<Problem> {
     problems
         .extend(silent(&listing.unreadable_dirs, "this folder cannot be listed; nothing below it is taken as deleted"));
     problems.extend(silent(&listing.other_device_dirs, "this folder is on another file system and is left out"));
-    problems.extend(silent(&listing.linked_dirs, "this folder is a link and is not followed"));
+    // A link that is kept as one, or is named above already, is told of once.
+    let is_told = |dir: &String| {
+        listing.find(dir).is_some()
+            || listing.problems.iter().any(|problem| problem.shown == larder_patterns::shown(dir))
+    };
+    let untold: Vec<String> = listing.linked_dirs.iter().filter(|dir| !is_told(dir)).cloned().collect();
+    problems.extend(silent(&untold, "this folder is a link and is not followed"));
     if listing.unnameable_beyond > 0 {
         let what = format!("{} more names are no paths of a project", listing.unnameable_beyond);
         problems.push(Problem { path: "(more)".to_owned(), what });

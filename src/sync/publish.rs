@@ -6,16 +6,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Change, Engine, OwnChain, Report, Result};
+use super::{Change, Engine, OwnChain, Report, Result, SyncError};
 use crate::index::{Item, Slot, Stored};
-use crate::ledger::{Batch, Identity, Ledger, Tip, Writer};
+use crate::ledger::{Batch, Identity, Ledger, LedgerError, Tip, Writer};
 use crate::model::{
     Chain, Channel, ContentHash, Dot, Hlc, Lane, MAX_DELTA_DEPTH, Manifest, ManifestDelta, MetaEvent, Record,
     RecordLine, RelPath, SegmentHash, SegmentRef, Space, State as VersionState, Uses, Vector, Version, VersionId,
 };
 
-/// Whether a snapshot is due is looked at once in this many checkpoints.
-const COUNT_EVERY: u32 = 64;
+/// Whether a snapshot is due is looked at on every checkpoint whose number is a multiple of this, whichever process writes it.
+const COUNT_EVERY: u64 = 64;
 
 /// A version on its way: everything but its place in the chain.
 pub(super) struct Draft {
@@ -77,7 +77,7 @@ impl Engine {
             let chain = self.identity.chain(space.clone());
             let last_n = self.index.last_n(&chain)?;
             let tip = self.index.applied(&chain)?.map(|(seq, hash)| Tip { seq, hash, last_n });
-            self.chains.insert(space.clone(), OwnChain { chain, tip, next_n: last_n + 1, since_counted: COUNT_EVERY });
+            self.chains.insert(space.clone(), OwnChain { chain, tip, next_n: last_n + 1 });
         }
         Ok(self.chains.get_mut(space).expect("was inserted above"))
     }
@@ -238,15 +238,22 @@ impl Engine {
     }
 
     /// Gathers small checkpoints into a snapshot when enough have come together.
+    ///
+    /// Damage among them puts the snapshot off: it is noted, healed by an exchange, and nothing else waits for it.
     fn snapshot_if_due(&mut self, space: &Space, report: &mut Report) -> Result<()> {
+        match self.try_snapshot(space, report) {
+            Err(SyncError::Ledger(error @ (LedgerError::Damaged { .. } | LedgerError::Missing { .. }))) => {
+                self.ledger.note_error(&error);
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    fn try_snapshot(&mut self, space: &Space, report: &mut Report) -> Result<()> {
         let (ledger, pen) = (self.ledger.clone(), self.pen());
         let own = self.own_chain(space)?;
-        let Some(tip) = own.tip else { return Ok(()) };
-        own.since_counted += 1;
-        if own.since_counted < COUNT_EVERY {
-            return Ok(());
-        }
-        own.since_counted = 0;
+        let Some(tip) = own.tip.filter(|tip| tip.seq.is_multiple_of(COUNT_EVERY)) else { return Ok(()) };
         let chain = own.chain.clone();
         if !ledger.gathered(&chain, tip)?.is_due() {
             return Ok(());
