@@ -24,12 +24,6 @@ pub(super) enum Item {
     Folder(usize),
 }
 
-impl Item {
-    pub(super) fn is_entry(&self) -> bool {
-        matches!(self, Item::Entry(_))
-    }
-}
-
 pub(super) fn part_of_closed(path: &RelPath, error: FolderError) -> Part {
     match error {
         FolderError::Gone => Part::default(),
@@ -80,12 +74,47 @@ pub(super) fn add_silent(listing: &mut Listing, silent: Vec<(String, Silence)>) 
     }
 }
 
-/// Appends what the folder in `slot` brought, with its folders in their places. Depth: that of a path.
-pub(super) fn put_together(items: &mut [Vec<Item>], slot: usize, entries: &mut Vec<Entry>) {
-    for item in std::mem::take(&mut items[slot]) {
-        match item {
-            Item::Entry(entry) => entries.push(entry),
-            Item::Folder(slot) => put_together(items, slot, entries),
+/// What all folders brought, in one piece: many small lists would leave as many holes in the heap when they go.
+#[derive(Default)]
+pub(super) struct Gathered {
+    /// `None` is what was taken out again.
+    items: Vec<Option<Item>>,
+    spans: Vec<(usize, std::ops::Range<usize>)>,
+    entry_count: usize,
+}
+
+impl Gathered {
+    /// Takes in what the folder in `slot` brought; a folder can come in several pieces.
+    pub(super) fn add(&mut self, slot: usize, items: &mut Vec<Item>) {
+        let start = self.items.len();
+        self.entry_count += items.iter().filter(|item| matches!(item, Item::Entry(_))).count();
+        self.items.extend(items.drain(..).map(Some));
+        if self.items.len() > start {
+            self.spans.push((slot, start..self.items.len()));
+        }
+    }
+
+    /// The entries of `top` and of all folders in it, each folder's in its place.
+    pub(super) fn into_entries(mut self, top: usize) -> Vec<Entry> {
+        // Stable: the pieces of one folder stay in the order they came.
+        self.spans.sort_by_key(|(slot, _)| *slot);
+        let mut entries = Vec::with_capacity(self.entry_count);
+        self.put(top, &mut entries);
+        entries
+    }
+
+    /// Depth: that of a path.
+    fn put(&mut self, slot: usize, entries: &mut Vec<Entry>) {
+        let mut next = self.spans.partition_point(|(other, _)| *other < slot);
+        while let Some((_, span)) = self.spans.get(next).filter(|(other, _)| *other == slot) {
+            for at in span.clone() {
+                match self.items[at].take() {
+                    Some(Item::Entry(entry)) => entries.push(entry),
+                    Some(Item::Folder(below)) => self.put(below, entries),
+                    None => {}
+                }
+            }
+            next += 1;
         }
     }
 }

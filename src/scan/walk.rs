@@ -14,7 +14,7 @@ use super::error::ScanError;
 use super::folder::{Folder, NameKind};
 use super::gitignore::{GITIGNORE, IgnoreStack};
 use super::listing::{Listing, Silence};
-use super::part::{Item, Part, add_problems, add_silent, part_of_closed, part_of_silence, put_together, unreadable};
+use super::part::{Gathered, Item, Part, add_problems, add_silent, part_of_closed, part_of_silence, unreadable};
 use super::root::Root;
 use super::scene::Scene;
 
@@ -85,7 +85,7 @@ pub(super) struct Walk<'w> {
     pub(super) options: &'w WalkOptions,
     queue: Mutex<Queue<'w>>,
     changed: Condvar,
-    parts: Mutex<Vec<(usize, Part)>>,
+    parts: Mutex<Parts>,
     pub(super) next_slot: AtomicUsize,
 }
 
@@ -94,6 +94,13 @@ struct Queue<'w> {
     tasks: Vec<Task<'w>>,
     busy: usize,
     waiting: usize,
+}
+
+/// What the folders brought.
+#[derive(Default)]
+struct Parts {
+    gathered: Gathered,
+    listing: Listing,
 }
 
 const TOP: usize = 0;
@@ -200,15 +207,15 @@ impl<'w> Walk<'w> {
     }
 
     fn work(&self) {
+        let (mut tasks, mut items) = (Vec::new(), Vec::new());
         while let Some(task) = self.next_task() {
-            let mut tasks = Vec::new();
             let slot = task.slot;
-            let part = self.list(task, &mut tasks);
-            self.keep(slot, part);
+            let part = self.list(task, items, &mut tasks);
+            items = self.keep(slot, part);
             let mut queue = lock(&self.queue);
             queue.busy -= 1;
             // Last first: the stack then goes down the first folder, as a plain recursion would.
-            queue.tasks.extend(tasks.into_iter().rev());
+            queue.tasks.extend(tasks.drain(..).rev());
             let is_awaited = queue.waiting > 0;
             drop(queue);
             // Most folders hold none, and waking nobody is a call to the system all the same.
@@ -238,12 +245,24 @@ impl<'w> Walk<'w> {
         lock(&self.queue).tasks.extend(tasks);
     }
 
-    fn keep(&self, slot: usize, part: Part) {
-        lock(&self.parts).push((slot, part));
+    /// Returns the part's list, empty, to be used again.
+    fn keep(&self, slot: usize, mut part: Part) -> Vec<Item> {
+        let mut parts = lock(&self.parts);
+        let Parts { gathered, listing } = &mut *parts;
+        gathered.add(slot, &mut part.items);
+        listing.dirs_seen += u64::from(part.listed);
+        add_problems(listing, part.problems);
+        add_silent(listing, part.silent);
+        for hit in part.hits {
+            if !listing.pattern_hits.contains(&hit) {
+                listing.pattern_hits.push(hit);
+            }
+        }
+        part.items
     }
 
-    /// Lists one folder.
-    fn list(&self, task: Task<'w>, tasks: &mut Vec<Task<'w>>) -> Part {
+    /// Lists one folder; `items` is empty.
+    fn list(&self, task: Task<'w>, items: Vec<Item>, tasks: &mut Vec<Task<'w>>) -> Part {
         let (folder, within) = match task.source {
             Source::Root(folder) => (folder, self.rules.within(None)),
             Source::In { parent, above, path } => match parent.open_in(self.root, path.file_name()) {
@@ -253,7 +272,7 @@ impl<'w> Walk<'w> {
         };
         let path = within.folder();
         let (names, cut) = folder.names();
-        let mut part = Part { listed: true, ..Part::default() };
+        let mut part = Part { items, listed: true, ..Part::default() };
         if cut.is_some() {
             let place = path.map_or(String::new(), |path| path.as_str().to_owned());
             part.silent.push((place, Silence::Unreadable));
@@ -270,27 +289,13 @@ impl<'w> Walk<'w> {
 
     fn finish(self) -> Listing {
         let parts = self.parts.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let slot_count = self.next_slot.into_inner();
-        let mut listing = Listing { below: self.options.below.clone(), ..Listing::default() };
-        let mut items: Vec<Vec<Item>> = Vec::new();
-        items.resize_with(slot_count, Vec::new);
-        for (slot, part) in parts {
-            listing.dirs_seen += u64::from(part.listed);
-            add_problems(&mut listing, part.problems);
-            add_silent(&mut listing, part.silent);
-            listing.pattern_hits.extend(part.hits);
-            // The top can have several parts: what was met on the way down, and the folder itself.
-            items[slot].extend(part.items);
-        }
-        let count = items.iter().flatten().filter(|item| item.is_entry());
-        listing.entries.reserve_exact(count.count());
-        put_together(&mut items, TOP, &mut listing.entries);
+        let entries = parts.gathered.into_entries(TOP);
+        let mut listing = Listing { below: self.options.below.clone(), entries, ..parts.listing };
         debug_assert!(
             listing.entries.is_sorted_by(|one, other| one.path.path() < other.path.path()),
             "the parts are in path order"
         );
         listing.pattern_hits.sort_unstable();
-        listing.pattern_hits.dedup();
         listing.sort();
         listing
     }
