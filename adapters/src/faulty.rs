@@ -62,6 +62,7 @@ struct Faults {
     rates: FaultRates,
     script: BTreeMap<u64, Fault>,
     calls: u64,
+    injected: u64,
     late: Vec<Arc<Sink>>,
 }
 
@@ -70,7 +71,7 @@ impl FaultyAdapter {
     pub fn new(inner: Arc<dyn FileSyncAdapter>, seed: u64, rates: FaultRates) -> Self {
         // Xorshift stays at 0 for ever; neighbouring seeds are spread by an odd factor.
         let state = (seed ^ 0x9E37_79B9_7F4A_7C15).wrapping_mul(0xD134_2543_DE82_EF95) | 1;
-        let faults = Faults { state, rates, script: BTreeMap::new(), calls: 0, late: Vec::new() };
+        let faults = Faults { state, rates, script: BTreeMap::new(), calls: 0, injected: 0, late: Vec::new() };
         Self { inner, faults: Arc::new(Mutex::new(faults)) }
     }
 
@@ -91,6 +92,11 @@ impl FaultyAdapter {
         lock(&self.faults).calls
     }
 
+    /// How many of them failed on purpose.
+    pub fn injected_count(&self) -> u64 {
+        lock(&self.faults).injected
+    }
+
     /// Tells every delayed wake now.
     pub fn release_wakes(&self) {
         let late = std::mem::take(&mut lock(&self.faults).late);
@@ -101,7 +107,12 @@ impl FaultyAdapter {
 
     fn call<T>(&self, name: &str, act: impl FnOnce() -> Result<T, AdapterError>) -> Result<T, AdapterError> {
         self.release_wakes();
-        let fault = lock(&self.faults).next_fault();
+        let fault = {
+            let mut faults = lock(&self.faults);
+            let fault = faults.next_fault();
+            faults.injected += u64::from(fault.is_some());
+            fault
+        };
         let injected = |kind, when: &str| Err(AdapterError::new(kind, format!("{name}: injected fault {when}")));
         match fault {
             None => act(),

@@ -32,6 +32,7 @@ pub use out::Answer;
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    crate::env::share_one_heap();
     install_panic_hook();
     let typed: Vec<OsString> = std::env::args_os().collect();
     let outcome = std::panic::catch_unwind(|| run(&Env::system(), &typed));

@@ -135,10 +135,27 @@ impl ContentReader {
         else {
             return Ok(None);
         };
-        let block = self.block(&place)?;
-        let bytes = slice_segment(&block, segment, &place).map_err(|damage| self.damaged(&place, damage))?;
         let (from, to) = (offset as usize, (offset + len) as usize);
-        Ok(bytes.get(from..to).map(<[u8]>::to_vec))
+        self.take_segment(segment, &place, |bytes| bytes.get(from..to).map(<[u8]>::to_vec))
+    }
+
+    /// The whole content of one segment whose place is known already.
+    pub fn read_placed(&self, content: &Content, place: &Place) -> Result<Vec<u8>, ContentError> {
+        if u64::from(place.len) != content.size {
+            return Err(ContentError::Mismatch { content: content.hash });
+        }
+        self.take_segment(SegmentHash(content.hash.0), place, <[u8]>::to_vec)
+    }
+
+    /// Takes what is needed of a segment out of its block.
+    fn take_segment<T>(
+        &self,
+        segment: SegmentHash,
+        place: &Place,
+        take: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T, ContentError> {
+        let block = self.block(place)?;
+        slice_segment(&block, segment, place).map(take).map_err(|damage| self.damaged(place, damage).into())
     }
 
     /// The whole content, checked against its own hash too.
@@ -173,14 +190,11 @@ impl ContentReader {
     ) -> Result<(), ContentError> {
         let place = lock(&self.reader).place(&segment)?;
         let place = place.ok_or(ContentError::Missing { content: content.hash, segment })?;
-        let block = self.block(&place)?;
-        let bytes = slice_segment(&block, segment, &place).map_err(|damage| self.damaged(&place, damage))?;
         // The manifest's length and the artifact's must agree, or offsets after this segment would be wrong.
-        if bytes.len() != len as usize {
+        if place.len != len {
             return Err(ContentError::Mismatch { content: content.hash });
         }
-        out.extend_from_slice(&bytes[range]);
-        Ok(())
+        self.take_segment(segment, &place, |bytes| out.extend_from_slice(&bytes[range]))
     }
 
     fn block(&self, place: &Place) -> Result<Arc<[u8]>, ContentError> {

@@ -37,6 +37,8 @@ pub(crate) struct PackBuilder {
     pressed_segments: VecDeque<u32>,
     block: Vec<u8>,
     block_segments: u32,
+    /// Memory of a block that was pressed, for the next one.
+    spare: Vec<u8>,
     index: PackIndex,
     pending: Vec<u8>,
     spilled: Option<StagedFile>,
@@ -51,6 +53,7 @@ impl PackBuilder {
             pressed_segments: VecDeque::new(),
             block: Vec::new(),
             block_segments: 0,
+            spare: Vec::new(),
             index: PackIndex::default(),
             pending: Vec::new(),
             spilled: None,
@@ -108,7 +111,7 @@ impl PackBuilder {
         if self.block.is_empty() {
             return Ok(());
         }
-        let raw = std::mem::take(&mut self.block);
+        let raw = std::mem::replace(&mut self.block, std::mem::take(&mut self.spare));
         while self.press.is_full(raw.len()) {
             self.take_pressed(ledger)?;
         }
@@ -125,10 +128,8 @@ impl PackBuilder {
         self.index.blocks.push(IndexBlock { address, count });
         self.pending.extend_from_slice(&pressed.stored);
         self.stored_len += u64::from(stored_len);
-        if self.block.capacity() == 0 {
-            self.block = pressed.raw;
-            self.block.clear();
-        }
+        self.spare = pressed.raw;
+        self.spare.clear();
         self.spill_if_large(ledger)
     }
 

@@ -57,6 +57,9 @@ impl Node {
             soften(pulled, &mut report)?;
         }
         steps.done("exchange in");
+        if options.way != Way::Pull && !options.dry_run && report.backend_error.is_none() {
+            self.engine.mirror_ahead()?;
+        }
         self.engine.record(&options.scope, options.dry_run, &mut report)?;
         steps.done("record");
         if let Some(rows) = rows {

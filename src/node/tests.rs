@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use larder_adapters::{FaultRates, FaultyAdapter, FileSyncAdapter, MemoryAdapter, Query, RecordId, RowContent};
+use larder_adapters::{FileSyncAdapter, MemoryAdapter, Query, RecordId, RowContent};
 
 use super::{Node, OpenOptions};
 use crate::env::{Env, ManualClock};
@@ -11,6 +11,7 @@ use crate::ledger::Depth;
 use crate::model::RelPath;
 use crate::sync::{Change, NoProgress, Report};
 
+mod ahead;
 mod in_place;
 
 const CONFIG: &str = r#"{ "appId": "demo", "syncFilePatterns": ["**/*.md", "**/*.json", "**/*.jsonl", "**/*.txt"], "archiveFilePatterns": ["runs/**"] }"#;
@@ -958,32 +959,4 @@ fn a_bit_set_here_and_an_edit_made_there_are_one_file_everywhere() {
     converge(&mut [&mut a, &mut b]);
     let mode = std::fs::metadata(a.path("tool.txt")).expect("is there").permissions().mode();
     assert_eq!((a.read("tool.txt").as_deref(), mode & 0o100), (Some("three"), 0o100));
-}
-
-#[test]
-fn many_pages_of_rows_arrive_whichever_write_of_them_failed() {
-    const FILES: usize = 2_050;
-    for (seed, before, after) in [(1, 1, 0), (2, 0, 1)] {
-        let memory = backend();
-        let faulty = Arc::new(FaultyAdapter::new(memory.clone(), seed, FaultRates::default()));
-        let adapter: Arc<dyn FileSyncAdapter> = faulty.clone();
-        let mut a = Machine::new("a", &adapter);
-        for i in 0..FILES {
-            a.write(&format!("d{}/{i}.md", i / 50), &format!("file {i}\n"));
-        }
-        faulty.set_rates(FaultRates { error_before: before, error_after: after, ..FaultRates::default() });
-        let first = a.run();
-        faulty.set_rates(FaultRates::default());
-
-        a.restart();
-        a.run();
-
-        assert!(first.rows_written < FILES as u64, "seed {seed}: nothing failed");
-        assert!(a.run().is_empty(), "seed {seed}");
-        let page = memory.query(&Query::paths("demo", "shared", "", None, FILES + 1)).expect("lists");
-        assert_eq!(page.rows.len(), FILES, "seed {seed}");
-        for i in (0..FILES).step_by(97) {
-            assert_eq!(row(&memory, &format!("d{}/{i}.md", i / 50)), Some(format!("file {i}\n")), "seed {seed}");
-        }
-    }
 }

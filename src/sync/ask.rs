@@ -27,6 +27,7 @@ impl Engine {
     /// A new run begins: the undo list is that of this run.
     pub fn begin_run(&mut self) {
         self.undo_batch = None;
+        self.ahead = None;
         self.folders.forget();
     }
 

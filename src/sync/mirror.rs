@@ -15,7 +15,7 @@ use larder_adapters::{
 use super::resolve::{Outcome, Resolution};
 use super::{Engine, Report, Result, SyncError};
 use crate::index::{Slot, Stored};
-use crate::model::{Channel, RelPath};
+use crate::model::{Channel, RelPath, Space};
 use crate::state::Direction;
 
 /// Slots looked at per page; their rows are one batch, unless they are large.
@@ -23,7 +23,7 @@ const PAGE_SLOTS: usize = 1_000;
 /// Rows read at once, to see what stands in them.
 const LOOK_SLOTS: usize = 64;
 /// Row contents gathered before a batch is written, in bytes. Two batches are in memory: one is written while the next is read.
-const BATCH_BYTES: usize = 4 << 20;
+pub(super) const BATCH_BYTES: usize = 1 << 20;
 const FIRST_RETRY_MS: i64 = 500;
 const LONGEST_RETRY_MS: i64 = 5 * 60 * 1000;
 
@@ -35,7 +35,7 @@ struct Item {
 }
 
 /// A batch that a thread of its own is writing while the next one is read. Dropping it waits for the thread.
-struct Sent {
+pub(super) struct Sent {
     slots: Vec<Slot>,
     writer: Option<JoinHandle<Vec<Answer>>>,
     /// How far rows are mirrored once this batch is.
@@ -43,12 +43,22 @@ struct Sent {
 }
 
 impl Sent {
-    fn new(adapter: Arc<dyn FileSyncAdapter>, slots: Vec<Slot>, writes: Vec<Write>, mark: Option<i64>) -> Sent {
+    pub(super) fn new(
+        adapter: Arc<dyn FileSyncAdapter>,
+        slots: Vec<Slot>,
+        writes: Vec<Write>,
+        mark: Option<i64>,
+    ) -> Sent {
         let writer = std::thread::spawn(move || adapter.write_batch(&writes));
         Sent { slots, writer: Some(writer), mark }
     }
 
-    fn answers(&mut self) -> Vec<Answer> {
+    pub(super) fn take_slots(&mut self) -> Vec<Slot> {
+        std::mem::take(&mut self.slots)
+    }
+
+    /// Waits for the thread; there are as many answers as slots.
+    pub(super) fn answers(&mut self) -> Vec<Answer> {
         let written = self.writer.take().map(JoinHandle::join);
         written.map_or_else(Vec::new, |written| written.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     }
@@ -71,7 +81,7 @@ struct Outlet {
     mark: Option<i64>,
 }
 
-type Answer = std::result::Result<Revision, AdapterError>;
+pub(super) type Answer = std::result::Result<Revision, AdapterError>;
 
 /// What a slot's row needs.
 enum Need {
@@ -90,6 +100,10 @@ impl Engine {
     pub fn mirror(&mut self, dry_run: bool, report: &mut Report) -> Result<()> {
         let Some(adapter) = self.adapter.clone() else { return Ok(()) };
         self.mirror_due(&*adapter, dry_run, report)?;
+        let left = self.settle_ahead(report);
+        if !self.mirror_slots(&*adapter, &left, dry_run, report)? {
+            return Ok(());
+        }
         let last = self.index.max_row()?;
         let mut from = self.mirrored;
         let mut outlet = Outlet::default();
@@ -488,11 +502,16 @@ impl Engine {
     }
 
     pub(super) fn owner_of(&self, slot: &Slot) -> String {
-        if slot.space.is_shared() { SHARED_OWNER.to_owned() } else { self.policy.owner.clone() }
+        self.owner_in(&slot.space)
+    }
+
+    /// Whose the rows of a space are.
+    pub(super) fn owner_in(&self, space: &Space) -> String {
+        if space.is_shared() { SHARED_OWNER.to_owned() } else { self.policy.owner.clone() }
     }
 }
 
 /// True if the backend itself is away, rather than one row refused.
-fn is_down(error: &AdapterError) -> bool {
+pub(super) fn is_down(error: &AdapterError) -> bool {
     matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Denied | ErrorKind::Throttled { .. } | ErrorKind::Corrupt)
 }

@@ -4,6 +4,7 @@
 //! from heads do files and rows change. Each step can be stopped at any instruction and run again.
 //! Knows nothing of commands, sockets or mounts.
 
+mod ahead;
 mod append;
 mod ask;
 mod brake;
@@ -249,6 +250,8 @@ pub struct Engine {
     planned_rows: std::collections::BTreeSet<String>,
     /// Rows that a mirror write found changed by another program.
     late_rows: Vec<larder_adapters::Row>,
+    /// Rows written while recording goes on, if that was asked for.
+    ahead: Option<ahead::Ahead>,
 }
 
 /// What `Engine::new` is built from.
@@ -309,6 +312,7 @@ impl Engine {
             undo_batch: None,
             planned_rows: std::collections::BTreeSet::new(),
             late_rows: Vec::new(),
+            ahead: None,
         };
         engine.load_marks()?;
         engine.settle()?;

@@ -197,11 +197,16 @@ impl Engine {
         Ok(())
     }
 
-    /// Makes a batch durable and known to the index.
-    pub(super) fn close_batch(&mut self, space: &Space, mut open: OpenBatch<'_>, report: &mut Report) -> Result<()> {
+    /// Makes a batch durable and known to the index. Returns what the index took in.
+    pub(super) fn close_batch(
+        &mut self,
+        space: &Space,
+        mut open: OpenBatch<'_>,
+        report: &mut Report,
+    ) -> Result<Option<Item>> {
         if open.versions == 0 {
             // Segments of files that turned out to be unstable; nothing names them.
-            return Ok(());
+            return Ok(None);
         }
         let mut records: Vec<Record> = open.manifests.into_values().map(Record::Manifest).collect();
         for (artifact, segments) in open.uses {
@@ -209,15 +214,16 @@ impl Engine {
             open.batch.record(RecordLine::Uses(uses.clone()))?;
             records.push(Record::Uses(uses));
         }
-        let Some(published) = open.batch.finish(self.clock.floor(), BTreeMap::new())? else { return Ok(()) };
+        let Some(published) = open.batch.finish(self.clock.floor(), BTreeMap::new())? else { return Ok(None) };
         report.ledger_bytes += published.bytes_written;
         records.extend(published.versions.into_iter().map(|(id, version)| Record::Version(id, Box::new(version))));
         let own = self.own_chain(space)?;
         own.tip = Some(published.tip);
         let (chain, tip) = (own.chain.clone(), published.tip);
         let item = Item { chain, seq: tip.seq, hash: tip.hash, records, places: published.places };
-        self.index.apply(&[item])?;
-        self.snapshot_if_due(space, report)
+        self.index.apply(std::slice::from_ref(&item))?;
+        self.snapshot_if_due(space, report)?;
+        Ok(Some(item))
     }
 
     /// Publishes that a person approved some deletions.

@@ -447,7 +447,10 @@ impl Engine {
         }
         let before = self.index.max_row()?;
         for (space, open) in gathered.open {
-            self.close_batch(&space, open, report)?;
+            let before = self.index.max_row()?;
+            if let Some(item) = self.close_batch(&space, open, report)?.filter(|_| gathered.linear) {
+                self.write_ahead(before, item)?;
+            }
         }
         // Disk and heads agree by construction when every edit stood on all heads of its path.
         if gathered.linear && self.materialised == before {

@@ -23,6 +23,7 @@ const MAX_KILLS: u64 = 400;
 /// Kills at random moments, all workers together.
 const RANDOM_KILLS: u64 = 500;
 const WORKERS: usize = 2;
+const MANY_FILES: usize = 260;
 
 fn is_full() -> bool {
     std::env::var("LARDER_FULL").is_ok_and(|value| value == "1")
@@ -259,6 +260,18 @@ fn killed_at_every_call_of_a_receiving_append_no_line_is_lost_torn_or_doubled() 
 #[test]
 fn killed_at_every_call_of_the_first_sync_it_starts_over() {
     const TEST: &str = "killed_at_every_call_of_the_first_sync_it_starts_over";
+    kill_first_sync(TEST, 0, if is_full() { u64::MAX } else { MAX_KILLS / 2 });
+}
+
+/// Each kill costs a second here: not all calls are tried in one run, not even in a full one.
+#[test]
+fn killed_while_rows_are_written_beside_recording_it_starts_over() {
+    const TEST: &str = "killed_while_rows_are_written_beside_recording_it_starts_over";
+    kill_first_sync(TEST, MANY_FILES, if is_full() { MAX_KILLS / 4 } else { MAX_KILLS / 20 });
+}
+
+/// Kills the first sync of `2 + more` files at most `max_kills` times, spread over all its calls.
+fn kill_first_sync(test: &'static str, more: usize, max_kills: u64) {
     let place = |lab: &Lab, number: u64| {
         let (a, b) = lab.fresh_pair();
         let (a, b) = (a.at(&lab.path(format!("{number}/a"))), b.at(&lab.path(format!("{number}/b"))));
@@ -268,6 +281,10 @@ fn killed_at_every_call_of_the_first_sync_it_starts_over() {
         }
         a.write("shared/one.md", "one\n");
         a.write("shared/two.bin", [0, 159, 146, 150]);
+        // So many that their rows are written while the rest is recorded.
+        for n in 0..more {
+            a.write(format!("shared/many/{n}.md"), format!("{n}\n"));
+        }
         (a.with_backend(&database), b.with_backend(&database))
     };
     let lab = Lab::new();
@@ -275,12 +292,12 @@ fn killed_at_every_call_of_the_first_sync_it_starts_over() {
         Ok(Ended::ByItself { code: 0, calls }) => calls,
         Ok(other) => panic!("without a kill: {other:?}"),
         Err(error) => {
-            return skip(TEST, &format!("ptrace or seccomp is not permitted here ({error})"));
+            return skip(test, &format!("ptrace or seccomp is not permitted here ({error})"));
         }
     };
-    let stride = if is_full() { 1 } else { total.div_ceil(MAX_KILLS / 2) };
-    let first = 1 + Dice::new(seed(TEST)).below(stride);
-    println!("{TEST}: {total} calls, every {stride} from {first}");
+    let stride = total.div_ceil(max_kills);
+    let first = 1 + Dice::new(seed(test)).below(stride);
+    println!("{test}: {total} calls, every {stride} from {first}");
 
     let next = AtomicU64::new(first);
     thread::scope(|scope| {
@@ -298,7 +315,7 @@ fn killed_at_every_call_of_the_first_sync_it_starts_over() {
                         let verified = project.run(["verify"]);
                         assert_eq!(verified.code, Some(0), "{moment}: {verified:#?}");
                     }
-                    assert_eq!(a.tree("shared").len(), 2, "{moment}");
+                    assert_eq!(a.tree("shared").len(), 2 + more, "{moment}");
                     assert_eq!(b.tree("shared"), a.tree("shared"), "{moment}");
                     fs::remove_dir_all(lab.path(kill_at.to_string())).expect("clear away");
                 }
