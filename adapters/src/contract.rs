@@ -60,6 +60,7 @@ macro_rules! with_adapter_laws {
             record_without_mirror_has_no_entry
             batch_applies_the_others_when_one_fails
             batch_sees_its_own_earlier_items
+            batch_that_is_synced_later_is_there_at_once
             another_handles_write_wakes_the_subscriber
             late_subscriber_is_woken_for_what_it_missed
             dropped_subscription_is_never_called_again
@@ -831,6 +832,26 @@ pub fn batch_applies_the_others_when_one_fails(make: Make<'_>) {
     assert_eq!(listed(&*make(), "batch", SHARED_OWNER, "", 9), ["a", "c"]);
     let row = row_of(&*adapter, &RecordId::new("batch", SHARED_OWNER, "c"));
     assert_eq!(answers[4].as_ref().ok(), Some(&row.revision));
+}
+
+/// A sync that is put off is nobody else's business: rows, conflicts and the feed are there at once, and after the sync.
+pub fn batch_that_is_synced_later_is_there_at_once(make: Make<'_>) {
+    let (adapter, other) = (make(), make());
+    let set =
+        |path: &str, text: &str| Write::Set { record: text_record("later", path, text), expected: Expected::Absent };
+
+    adapter.sync_writes().expect("nothing to sync is no error");
+    let answers = adapter.write_batch_unsynced(&[set("a", "one"), set("b", "one"), set("a", "two")]);
+    assert_eq!(answers.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, true, false]);
+    let (rows, cursor) = feed(&*other, "later", Cursor::start(), 9);
+    assert_eq!(paths_of(&rows), ["a", "b"]);
+
+    adapter.sync_writes().expect("it syncs");
+    adapter.sync_writes().expect("twice is once");
+    let (rows, _) = feed(&*other, "later", cursor, 9);
+    assert!(rows.is_empty(), "a sync is no change: {rows:?}");
+    created(&*adapter, &text_record("later", "c", "after"));
+    assert_eq!(listed(&*make(), "later", SHARED_OWNER, "", 9), ["a", "b", "c"]);
 }
 
 /// Items of one batch act in their order.

@@ -49,7 +49,7 @@ impl Sent {
         writes: Vec<Write>,
         mark: Option<i64>,
     ) -> Sent {
-        let writer = std::thread::spawn(move || adapter.write_batch(&writes));
+        let writer = std::thread::spawn(move || adapter.write_batch_unsynced(&writes));
         Sent { slots, writer: Some(writer), mark }
     }
 
@@ -99,10 +99,35 @@ impl Engine {
     /// Writes every row that differs from what its path resolves to. One failing row does not stop the others.
     pub fn mirror(&mut self, dry_run: bool, report: &mut Report) -> Result<()> {
         let Some(adapter) = self.adapter.clone() else { return Ok(()) };
-        self.mirror_due(&*adapter, dry_run, report)?;
-        let left = self.settle_ahead(report);
-        if !self.mirror_slots(&*adapter, &left, dry_run, report)? {
+        let before = self.mirrored;
+        let reached = self.mirror_new(&*adapter, dry_run, report);
+        if dry_run {
+            return reached.map(drop);
+        }
+        // Before anything says that the rows are there.
+        if let Err(error) = adapter.sync_writes() {
+            self.mirrored = before;
+            return Err(error.into());
+        }
+        if !reached? {
             return Ok(());
+        }
+        self.record_late_rows(&*adapter, report)?;
+        let now = self.now_ms() as i64;
+        let (mirrored, name) = (self.mirrored, adapter.capabilities().name.clone());
+        // A mark that a power cut took back costs a second look at some rows.
+        self.state.quick_transaction(|state| {
+            state.set_meta_i64("mirrored", mirrored)?;
+            Ok::<(), SyncError>(state.note_success(&name, Direction::Push, now)?)
+        })
+    }
+
+    /// Writes what failed before and is due, and every row that is new since the mark. False if the backend could not be reached.
+    fn mirror_new(&mut self, adapter: &dyn FileSyncAdapter, dry_run: bool, report: &mut Report) -> Result<bool> {
+        self.mirror_due(adapter, dry_run, report)?;
+        let left = self.settle_ahead(report);
+        if !self.mirror_slots(adapter, &left, dry_run, report)? {
+            return Ok(false);
         }
         let last = self.index.max_row()?;
         let mut from = self.mirrored;
@@ -113,28 +138,18 @@ impl Engine {
             from = *next;
             let slots: Vec<Slot> = page.into_iter().map(|(_, slot)| slot).collect();
             outlet.mark = (from < last).then_some(from);
-            if !self.mirror_page(&*adapter, &slots, &mut outlet, dry_run, report)? {
-                return Ok(());
+            if !self.mirror_page(adapter, &slots, &mut outlet, dry_run, report)? {
+                return Ok(false);
             }
             self.progress.at("mirroring", from as u64, last as u64);
         }
-        if !self.settle_sent(&*adapter, &mut outlet, report)? {
-            return Ok(());
+        if !self.settle_sent(adapter, &mut outlet, report)? {
+            return Ok(false);
         }
         if !dry_run && self.mirrored < last {
             self.mirrored = last;
         }
-        if !dry_run {
-            self.record_late_rows(&*adapter, report)?;
-            let now = self.now_ms() as i64;
-            let (mirrored, name) = (self.mirrored, adapter.capabilities().name.clone());
-            // A mark that a power cut took back costs a second look at some rows.
-            self.state.quick_transaction(|state| {
-                state.set_meta_i64("mirrored", mirrored)?;
-                Ok::<(), SyncError>(state.note_success(&name, Direction::Push, now)?)
-            })?;
-        }
-        Ok(())
+        Ok(true)
     }
 
     /// Edits by other programs that a write ran into: they become versions, then their rows are due at once.

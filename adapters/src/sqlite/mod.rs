@@ -20,7 +20,7 @@ use crate::{
     AdapterError, Backend, Capabilities, Cursor, ErrorKind, Expected, FileSyncAdapter, ForeignEdits, OpenContext, Page,
     Query, Record, RecordId, Revision, Row, Sink, Subscription, Write,
 };
-use session::{Role, Session};
+use session::{Role, Session, Sync};
 use write::Change;
 
 /// This backend's line in the table.
@@ -117,7 +117,7 @@ impl SqliteAdapter {
         Ok(slot)
     }
 
-    fn apply(&self, changes: &[Change<'_>]) -> Vec<Result<Revision, AdapterError>> {
+    fn apply(&self, changes: &[Change<'_>], sync: Sync) -> Vec<Result<Revision, AdapterError>> {
         let refused = |change: &Change<'_>| match change {
             Change::Set { record, .. } => self.capabilities.check(record).err(),
             Change::Delete { .. } => None,
@@ -125,7 +125,7 @@ impl SqliteAdapter {
         let refused: Vec<Option<AdapterError>> = changes.iter().map(refused).collect();
         let fit: Vec<&Change<'_>> =
             changes.iter().zip(&refused).filter(|(_, refusal)| refusal.is_none()).map(|(change, _)| change).collect();
-        let written = if fit.is_empty() { Ok(Vec::new()) } else { self.with(Role::Writer, |s| s.apply(&fit)) };
+        let written = if fit.is_empty() { Ok(Vec::new()) } else { self.with(Role::Writer, |s| s.apply(&fit, sync)) };
         let mut written = match written {
             Ok(answers) => answers.into_iter(),
             Err(error) => fit.iter().map(|_| Err(failure::again(&error))).collect::<Vec<_>>().into_iter(),
@@ -139,7 +139,7 @@ impl SqliteAdapter {
     }
 
     fn apply_one(&self, change: Change<'_>) -> Result<Revision, AdapterError> {
-        match self.apply(&[change]).pop() {
+        match self.apply(&[change], Sync::Now).pop() {
             Some(answer) => answer,
             None => unreachable!("one change has one answer"),
         }
@@ -186,7 +186,16 @@ impl FileSyncAdapter for SqliteAdapter {
 
     fn write_batch(&self, writes: &[Write]) -> Vec<Result<Revision, AdapterError>> {
         let changes: Vec<Change<'_>> = writes.iter().map(Change::from).collect();
-        self.apply(&changes)
+        self.apply(&changes, Sync::Now)
+    }
+
+    fn write_batch_unsynced(&self, writes: &[Write]) -> Vec<Result<Revision, AdapterError>> {
+        let changes: Vec<Change<'_>> = writes.iter().map(Change::from).collect();
+        self.apply(&changes, Sync::Later)
+    }
+
+    fn sync_writes(&self) -> Result<(), AdapterError> {
+        self.with(Role::Writer, Session::sync_writes)
     }
 
     fn status(&self) -> Vec<String> {

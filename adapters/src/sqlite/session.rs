@@ -35,6 +35,15 @@ pub(super) enum Role {
     Reader,
 }
 
+/// When a commit reaches the disk for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sync {
+    /// Before it is acknowledged.
+    Now,
+    /// With the next commit that is synced. The file is whole after a power cut all the same.
+    Later,
+}
+
 /// An open connection.
 pub(super) struct Session {
     pub(super) connection: Connection,
@@ -42,6 +51,10 @@ pub(super) struct Session {
     /// Names this very database; a part of every revision and cursor.
     pub(super) instance: String,
     inode: Option<Inode>,
+    /// As the connection is set now.
+    sync: Sync,
+    /// Only a log can wait for its sync and leave the file whole.
+    has_log: bool,
 }
 
 type Inode = (u64, u64);
@@ -69,7 +82,34 @@ impl Session {
         }
         let instance = "SELECT value FROM file_store WHERE key = 'instance'";
         let instance = connection.query_row(instance, [], |row| row.get(0)).map_err(failed)?;
-        Ok(Self { connection, path: path.to_owned(), instance, inode: inode(path) })
+        let mode: String = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0)).map_err(failed)?;
+        let (inode, has_log) = (inode(path), mode == "wal");
+        Ok(Self { connection, path: path.to_owned(), instance, inode, sync: Sync::Now, has_log })
+    }
+
+    /// From here on commits are synced so.
+    pub(super) fn sync_commits(&mut self, sync: Sync) -> rusqlite::Result<()> {
+        let sync = if self.has_log { sync } else { Sync::Now };
+        if self.sync != sync {
+            let name = match sync {
+                Sync::Now => "FULL",
+                Sync::Later => "NORMAL",
+            };
+            self.connection.pragma_update(None, "synchronous", name)?;
+            self.sync = sync;
+        }
+        Ok(())
+    }
+
+    /// Makes every commit so far durable: a synced one takes those before it along.
+    pub(super) fn sync_writes(&mut self) -> Result<(), AdapterError> {
+        if self.sync == Sync::Now {
+            return Ok(());
+        }
+        let failed = self.failed("sync");
+        self.sync_commits(Sync::Now).map_err(&failed)?;
+        let same = "UPDATE file_store SET value = value WHERE key = 'instance'";
+        self.connection.execute(same, []).map(drop).map_err(failed)
     }
 
     /// Whether `path` still names the file this session has open.
@@ -95,6 +135,7 @@ fn configure(connection: &Connection, role: Role, wait_ms: u64) -> rusqlite::Res
             // FULL: an acknowledged write leaves the outbox, so it must outlive a power cut. It costs one fsync a batch.
             connection.pragma_update(None, "synchronous", "FULL")?;
             connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
+            connection.pragma_update(None, "wal_autocheckpoint", WAL_KEPT_BYTES / PAGE_BYTES)?;
             connection.pragma_update(None, "journal_size_limit", WAL_KEPT_BYTES)
         }
         Role::Reader => {
@@ -203,4 +244,38 @@ fn inode(path: &Path) -> Option<Inode> {
 #[cfg(not(unix))]
 fn inode(_path: &Path) -> Option<Inode> {
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn synchronous(session: &Session) -> i64 {
+        session.connection.query_row("PRAGMA synchronous", [], |row| row.get(0)).expect("asks")
+    }
+
+    #[test]
+    fn commits_are_synced_unless_they_may_wait_and_then_until_the_sync() {
+        const FULL: i64 = 2;
+        const NORMAL: i64 = 1;
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut session = Session::open(&dir.path().join("sync.db"), Role::Writer, 1_000).expect("opens");
+        assert_eq!(synchronous(&session), FULL);
+
+        session.sync_commits(Sync::Later).expect("sets");
+        assert_eq!(synchronous(&session), NORMAL);
+        session.sync_writes().expect("syncs");
+        assert_eq!(synchronous(&session), FULL);
+    }
+
+    #[test]
+    fn without_a_log_no_commit_waits() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut session = Session::open(&dir.path().join("sync.db"), Role::Writer, 1_000).expect("opens");
+        session.has_log = false;
+
+        session.sync_commits(Sync::Later).expect("sets");
+
+        assert_eq!(synchronous(&session), 2);
+    }
 }

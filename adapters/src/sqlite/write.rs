@@ -6,7 +6,7 @@
 use rusqlite::{CachedStatement, Transaction, TransactionBehavior, params};
 
 use super::read::{numbered, revision};
-use super::session::Session;
+use super::session::{Session, Sync};
 use super::stamp;
 use crate::{
     AdapterError, Body, ErrorKind, Expected, Record, RecordId, Revision, SHARED_OWNER, Write, batch_delete_revision,
@@ -31,8 +31,9 @@ type Answer = Result<Revision, AdapterError>;
 
 impl Session {
     /// Applies all items in one transaction; an `Err` means that none of them was.
-    pub(super) fn apply(&mut self, changes: &[&Change<'_>]) -> Result<Vec<Answer>, AdapterError> {
+    pub(super) fn apply(&mut self, changes: &[&Change<'_>], sync: Sync) -> Result<Vec<Answer>, AdapterError> {
         let failed = self.failed("write");
+        self.sync_commits(sync).map_err(&failed)?;
         let Self { connection, instance, .. } = self;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&failed)?;
         let answers = Writing::new(&transaction, instance).and_then(|mut writing| writing.apply_all(changes));
