@@ -122,6 +122,23 @@ fn an_empty_directory_tree_and_files_in_it_are_hinted_when_made_moved_and_remove
 }
 
 #[test]
+fn late_word_of_a_folder_that_went_does_not_end_the_watch_of_the_one_in_its_place() {
+    let scratch = Scratch::new();
+    scratch.write("data/a/b/x.md", "x");
+    let watched = Watched::start(scratch, &["data/**"], WatchOptions::default());
+
+    // As the kernel tells of `data/a/b` of before, after `data/a/b` of now was found.
+    for path in ["data/a", "data/a/b"] {
+        let removed = EventKind::Remove(notify::event::RemoveKind::Folder);
+        watched.watcher.inject(Ok(notify::Event::new(removed).add_path(watched.scratch.at(path))));
+        watched.until_dirty("data/a/b/x.md");
+    }
+
+    watched.scratch.write("data/a/b/y.md", "y");
+    watched.until_dirty("data/a/b/y.md");
+}
+
+#[test]
 fn a_filled_folder_that_is_moved_in_is_watched_from_then_on() {
     let outside = tempfile::tempdir_in(std::env::temp_dir()).expect("a folder");
     fs::create_dir_all(outside.path().join("full/deep")).expect("makes");

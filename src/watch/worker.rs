@@ -81,7 +81,8 @@ impl Worker {
             Some(Ok(was_known)) => was_known,
             None => false,
         };
-        let may_be_new = marks.appeared || self.tree.is_unreadable(&path);
+        // Word that a folder went can come after the one that was made in its place was found: its watch is gone now as well.
+        let may_be_new = marks.appeared || marks.vanished || self.tree.is_unreadable(&path);
         if may_be_new && self.is_folder_of_interest(rules, &path) {
             self.watch_tree(path.clone());
             return Some(Hint::DirtyTree(path));
