@@ -268,6 +268,22 @@ fn what_changed_while_the_daemon_was_down_is_noticed() {
 }
 
 #[test]
+fn a_folder_that_went_is_noticed_below_a_path_that_looked_like_a_file() {
+    let backend = backend();
+    let mut a = Machine::new("a", &backend);
+    a.write("d/new.md/x.md", "x");
+    a.write("d/new-x.md", "another");
+    a.run();
+
+    std::fs::rename(a.path("d/new.md"), a.home.path().join("away")).expect("moves");
+    let path = RelPath::parse("d/new.md").expect("a path");
+    let scope = crate::sync::Scope::Some { paths: vec![path], trees: vec![] };
+    let report = a.node().run(&super::RunOptions { scope, ..Default::default() }).expect("runs");
+
+    assert_eq!(report.recorded, [("d/new.md/x.md".to_owned(), Change::Deleted)]);
+}
+
+#[test]
 fn a_stale_checkout_never_wins() {
     let backend = backend();
     let (mut a, mut b) = (Machine::new("a", &backend), Machine::new("b", &backend));

@@ -42,6 +42,11 @@ pub struct Base {
     pub resume: Option<Vec<u8>>,
 }
 
+/// The span of all paths below a folder: `0` follows `/`.
+fn span_below(dir: &RelPath) -> (String, String) {
+    (format!("{dir}/"), format!("{dir}0"))
+}
+
 pub(super) fn kind_code(kind: ContentKind) -> i64 {
     match kind {
         ContentKind::File { exec: false } => 0,
@@ -200,7 +205,10 @@ impl State {
     ) -> std::result::Result<(), E> {
         let (from, to) = match below {
             None => (String::new(), None),
-            Some(dir) => (format!("{dir}/"), Some(format!("{dir}0"))),
+            Some(dir) => {
+                let (from, to) = span_below(dir);
+                (from, Some(to))
+            }
         };
         let mut statement = self
             .connection
@@ -224,6 +232,12 @@ impl State {
             visit(path, channel_of(channel)?, kind_of(kind)?, &stat)?;
         }
         Ok(())
+    }
+
+    /// True if a file below the folder `dir` has a base.
+    pub fn has_bases_below(&self, dir: &RelPath) -> Result<bool> {
+        let (from, to) = span_below(dir);
+        self.exists("SELECT 1 FROM bases WHERE path >= ?1 AND path < ?2", (from, to))
     }
 
     /// True if any file has a base.

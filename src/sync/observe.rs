@@ -222,6 +222,10 @@ impl Engine {
 
     fn observe_path(&self, path: &RelPath, observation: &mut Observation) -> Result<()> {
         let Ok(admitted) = self.policy.rules.admit(path) else { return Ok(()) };
+        if self.state.has_bases_below(path)? {
+            // A folder that stood there: a watcher that never saw it cannot tell it from a file.
+            self.observe_tree(Some(path), observation)?;
+        }
         let options = WalkOptions {
             respect_gitignore: self.policy.respect_gitignore,
             max_file_bytes: self.policy.max_file_bytes,

@@ -21,7 +21,7 @@ pub enum Hint {
     },
     /// Look at this path and all below it.
     DirtyTree(RelPath),
-    /// Look at this path.
+    /// Look at this path. It may have been a folder that was never watched: if files below it are known, at those as well.
     Dirty(RelPath),
 }
 
