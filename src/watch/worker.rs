@@ -3,6 +3,7 @@
 //! Invariant: a hint is given after the watches it calls for are placed, so a look that follows it misses nothing.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use larder_patterns::{RelPath, Rules};
 
@@ -25,13 +26,15 @@ pub(super) struct Worker {
     shared: Arc<Shared>,
     make: MakeBackend,
     backend: Option<Box<dyn Backend>>,
+    /// Whether the backend of now is listened to: the thread of one that was dropped speaks on for a moment.
+    heard: Arc<AtomicBool>,
     tree: Tree,
     overflows: u64,
 }
 
 impl Worker {
     pub(super) fn new(shared: Arc<Shared>, make: MakeBackend) -> Worker {
-        Worker { shared, make, backend: None, tree: Tree::default(), overflows: 0 }
+        Worker { shared, make, backend: None, heard: Arc::default(), tree: Tree::default(), overflows: 0 }
     }
 
     pub(super) fn run(mut self) {
@@ -139,12 +142,18 @@ impl Worker {
     /// After an overflow nothing is known of the old ones: the library may believe in a watch whose folder was removed and
     /// made again, and would not place it anew.
     pub(super) fn rebuild(&mut self) {
+        self.heard.store(false, Ordering::Release);
+        self.heard = Arc::new(AtomicBool::new(true));
         self.backend = None;
         self.tree = Tree::default();
         let shared = Arc::clone(&self.shared);
         let rules = shared.rules();
-        let heard_by = Arc::clone(&self.shared);
-        let handler: Handler = Box::new(move |event| heard_by.hear(event));
+        let (heard_by, heard) = (Arc::clone(&self.shared), Arc::clone(&self.heard));
+        let handler: Handler = Box::new(move |event| {
+            if heard.load(Ordering::Acquire) {
+                heard_by.hear(event);
+            }
+        });
         match (self.make)(handler) {
             Ok(mut backend) => {
                 self.tree.add(backend.as_mut(), &interest(&shared, &rules), None);
