@@ -46,6 +46,7 @@ macro_rules! with_adapter_laws {
             text_and_chunks_replace_each_other
             kept_chunks_stay_and_the_tail_is_replaced
             keeping_chunks_that_are_not_there_conflicts
+            small_and_large_chunks_follow_each_other
             limits_are_errors_with_the_bound
             feed_tells_each_change_once_with_its_newest_state
             feed_is_complete_over_pages_of_1500_rows
@@ -557,6 +558,48 @@ pub fn kept_chunks_stay_and_the_tail_is_replaced(make: Make<'_>) {
     written(&*adapter, &cut, &Expected::Revision(revision));
     assert_eq!(row_of(&*adapter, &id).content, RowContent::Chunked { chunk_count: 1, size_bytes: 4 });
     assert_eq!(adapter.read_chunks(&id, 0, 9).expect("it is chunked"), [b"aaaa"]);
+}
+
+/// However small or large, single or many, chunks are what was written last after what was kept.
+pub fn small_and_large_chunks_follow_each_other(make: Make<'_>) {
+    let adapter = make();
+    let id = RecordId::new("sizes", SHARED_OWNER, "a");
+    let mut revision = None;
+    let mut stands: Vec<Vec<u8>> = Vec::new();
+    let sizes: [(usize, &[usize]); 12] = [
+        (0, &[10]),
+        (1, &[20]),
+        (1, &[]),
+        (0, &[30]),
+        (0, &[9_000]),
+        (1, &[5]),
+        (2, &[8_192, 1]),
+        (0, &[8_192]),
+        (1, &[8_193]),
+        (0, &[1, 1]),
+        (0, &[]),
+        (0, &[7]),
+    ];
+    for (round, (keep, add)) in sizes.into_iter().enumerate() {
+        let byte = u8::try_from(round).expect("few rounds");
+        stands.truncate(keep);
+        let add: Vec<Vec<u8>> = add.iter().map(|len| vec![byte; *len]).collect();
+        let added: Vec<&[u8]> = add.iter().map(Vec::as_slice).collect();
+        stands.extend(add.iter().cloned());
+        let expected = revision.map_or(Expected::Absent, Expected::Revision);
+        let keep = u32::try_from(keep).expect("few chunks");
+        revision = Some(written(&*adapter, &chunk_record("sizes", "a", keep, &added), &expected));
+
+        let chunk_count = u32::try_from(stands.len()).expect("few chunks");
+        let size_bytes = stands.iter().map(|chunk| chunk.len() as u64).sum();
+        let content = RowContent::Chunked { chunk_count, size_bytes };
+        assert_eq!(row_of(&*adapter, &id).content, content, "round {round}");
+        for first in 0..=chunk_count {
+            let chunks = adapter.read_chunks(&id, first, 9).expect("it is chunked");
+            assert!(chunks == stands[first as usize..], "round {round}, from {first}");
+        }
+        assert!(adapter.read_chunks(&id, 0, 0).expect("it is chunked").is_empty(), "round {round}");
+    }
 }
 
 /// Keeping what is not there means that another state stands.

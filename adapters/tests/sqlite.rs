@@ -270,6 +270,47 @@ fn foreign_table_that_does_not_fit_is_refused_untouched() {
     }
 }
 
+/// As the first version of the schema had them.
+const FIRST_CHUNKED: &str = "
+    INSERT INTO file_chunks (id, n, bytes) SELECT id, 0, bytes FROM file_chunked WHERE bytes IS NOT NULL;
+    DROP VIEW files_all;
+    CREATE TABLE before (id TEXT PRIMARY KEY NOT NULL, path TEXT NOT NULL, app TEXT NOT NULL, owner_id TEXT NOT NULL,
+        chunk_count INTEGER NOT NULL, size_bytes INTEGER NOT NULL, last_updated TEXT NOT NULL, created_at TEXT NOT NULL) WITHOUT ROWID;
+    INSERT INTO before SELECT id, path, app, owner_id, chunk_count, size_bytes, last_updated, created_at FROM file_chunked;
+    DROP TABLE file_chunked;
+    ALTER TABLE before RENAME TO file_chunked;
+    CREATE VIEW files_all AS SELECT id, path FROM file_chunked;
+    PRAGMA user_version = 1;";
+
+#[test]
+fn chunks_of_the_first_schema_are_read_and_grow() {
+    let bench = Bench::new();
+    let adapter = bench.open();
+    let record = |path: &str, keep: u32, add: &[&[u8]]| Record {
+        body: Body::Chunks { keep, add: add.iter().map(|chunk| chunk.to_vec()).collect() },
+        ..text_record("app", path, "")
+    };
+    let small = adapter.set(&record("small", 0, &[b"one"]), &Expected::Absent).expect("it is new");
+    adapter.set(&record("long", 0, &[b"one", b"two"]), &Expected::Absent).expect("it is new");
+    drop(adapter);
+    bench.sql(FIRST_CHUNKED);
+
+    let adapter = bench.open();
+    assert_eq!(adapter.read_chunks(&id("long"), 0, 9).expect("they are there"), [b"one", b"two"]);
+    assert_eq!(adapter.read_chunks(&id("small"), 0, 9).expect("it is there"), [b"one"]);
+    let small = adapter.set(&record("small", 1, &[b"two"]), &Expected::Revision(small)).expect("it grows");
+    assert_eq!(adapter.read_chunks(&id("small"), 0, 9).expect("they are there"), [b"one", b"two"]);
+    adapter.set(&record("small", 0, &[b"new"]), &Expected::Revision(small)).expect("it is replaced");
+    assert_eq!(adapter.read_chunks(&id("small"), 0, 9).expect("it is there"), [b"new"]);
+    assert_eq!(
+        bench.text("SELECT group_concat(path || chunk_count, ' ') FROM (SELECT * FROM files_all ORDER BY path)"),
+        "long2 small1"
+    );
+    drop(adapter);
+    assert_eq!(bench.text("PRAGMA integrity_check"), "ok");
+    drop(bench.open());
+}
+
 #[test]
 fn newer_schema_is_refused_with_a_sentence() {
     let bench = Bench::new();

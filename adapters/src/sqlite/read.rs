@@ -63,11 +63,12 @@ impl Session {
         let rows = statement.query_map(params![id.as_str(), first, end], |row| row.get(0)).map_err(&failed)?;
         let chunks: Vec<Vec<u8>> = rows.collect::<Result<_, _>>().map_err(&failed)?;
         if chunks.is_empty() {
-            let chunked = "SELECT 1 FROM file_chunked WHERE id = ?1";
-            let found = self.connection.query_row(chunked, [id.as_str()], |_| Ok(())).optional().map_err(failed)?;
-            if found.is_none() {
-                return Err(AdapterError::new(ErrorKind::NotFound, format!("read chunks of {id}: there are none")));
-            }
+            let chunked = "SELECT bytes FROM file_chunked WHERE id = ?1";
+            let found =
+                self.connection.query_row(chunked, [id.as_str()], |row| row.get(0)).optional().map_err(failed)?;
+            let missing = || AdapterError::new(ErrorKind::NotFound, format!("read chunks of {id}: there are none"));
+            let only: Option<Vec<u8>> = found.ok_or_else(missing)?;
+            return Ok(only.into_iter().filter(|_| first == 0 && count > 0).collect());
         }
         Ok(chunks)
     }

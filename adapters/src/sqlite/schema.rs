@@ -21,17 +21,6 @@ CREATE TABLE IF NOT EXISTS files (
     created_at TEXT DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
 );
 
--- Contents that are no text row: one line a record, and its bytes.
-CREATE TABLE file_chunked (
-    id TEXT PRIMARY KEY NOT NULL,
-    path TEXT NOT NULL,
-    app TEXT NOT NULL,
-    owner_id TEXT NOT NULL,
-    chunk_count INTEGER NOT NULL,
-    size_bytes INTEGER NOT NULL,
-    last_updated TEXT NOT NULL,
-    created_at TEXT NOT NULL
-) WITHOUT ROWID;
 CREATE TABLE file_chunks (
     id TEXT NOT NULL,
     n INTEGER NOT NULL,
@@ -56,6 +45,23 @@ CREATE TABLE file_changes (
 CREATE TABLE file_store (key TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL) WITHOUT ROWID;
 INSERT INTO file_store (key, value) VALUES ('instance', lower(hex(randomblob(4))));
 
+";
+
+/// `bytes` is the only chunk, if it is small: a row of its own would cost a commit three pages more.
+const CHUNKED: &str = "
+-- Contents that are no text row: one line a record; its bytes are here or in file_chunks.
+CREATE TABLE file_chunked (
+    id TEXT PRIMARY KEY NOT NULL,
+    path TEXT NOT NULL,
+    app TEXT NOT NULL,
+    owner_id TEXT NOT NULL,
+    chunk_count INTEGER NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    last_updated TEXT NOT NULL,
+    created_at TEXT NOT NULL,
+    bytes BLOB
+);
+
 CREATE VIEW files_all AS
     SELECT id, path, content, app, owner_id, last_updated, created_at, NULL AS chunk_count, NULL AS size_bytes
     FROM files
@@ -69,7 +75,7 @@ const NEXT: &str = "(SELECT 1 + max(coalesce((SELECT max(n) FROM file_changes), 
 
 /// Every statement of the newest schema, for a database made by hand.
 pub(super) fn ddl() -> String {
-    format!("{TABLES}{}", triggers())
+    format!("{TABLES}{CHUNKED}{}", triggers())
 }
 
 fn triggers() -> String {
@@ -119,7 +125,8 @@ fn note(id: &str, condition: &str) -> String {
     )
 }
 
-static MIGRATIONS: LazyLock<Migrations<'static>> = LazyLock::new(|| Migrations::new(vec![M::up_with_hook("", first)]));
+static MIGRATIONS: LazyLock<Migrations<'static>> =
+    LazyLock::new(|| Migrations::new(vec![M::up_with_hook("", first), M::up_with_hook("", small_chunks)]));
 
 // The version is read again inside the transaction: another starter may have finished while this one waited for the lock.
 fn first(transaction: &Transaction<'_>) -> HookResult {
@@ -137,6 +144,21 @@ fn first(transaction: &Transaction<'_>) -> HookResult {
     if adopted {
         transaction.execute_batch("UPDATE files SET path = path")?;
     }
+    Ok(())
+}
+
+/// Version 2: small contents stand in the line of their record.
+fn small_chunks(transaction: &Transaction<'_>) -> HookResult {
+    let has_bytes = "SELECT EXISTS (SELECT 1 FROM pragma_table_info('file_chunked') WHERE name = 'bytes')";
+    if transaction.query_row(has_bytes, [], |row| row.get(0))? {
+        return Ok(());
+    }
+    transaction.execute_batch("DROP VIEW files_all; ALTER TABLE file_chunked RENAME TO file_chunked_1;")?;
+    transaction.execute_batch(CHUNKED)?;
+    let columns = "id, path, app, owner_id, chunk_count, size_bytes, last_updated, created_at";
+    transaction.execute_batch(&format!(
+        "INSERT INTO file_chunked ({columns}) SELECT {columns} FROM file_chunked_1; DROP TABLE file_chunked_1;"
+    ))?;
     Ok(())
 }
 

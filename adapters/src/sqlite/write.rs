@@ -43,11 +43,14 @@ impl Session {
     }
 }
 
+/// An only chunk up to this size stands in its record's line.
+const INLINE_BYTES: usize = 8 * 1024;
+
 const NEWEST: &str =
     "SELECT max(coalesce((SELECT max(n) FROM file_changes), 0), coalesce((SELECT max(revision) FROM file_mirror), 0))";
 
 const STATE: &str = "
-SELECT f.rowid IS NOT NULL, k.chunk_count, k.size_bytes, m.revision, c.n
+SELECT f.rowid IS NOT NULL, k.chunk_count, k.size_bytes, m.revision, c.n, k.bytes IS NOT NULL
 FROM (SELECT ?1 AS id) AS x
 LEFT JOIN files AS f ON f.id = x.id
 LEFT JOIN file_chunked AS k ON k.id = x.id
@@ -66,15 +69,17 @@ const TEXT: &str = "INSERT INTO files (id, path, content, app, owner_id, last_up
     ON CONFLICT (id) DO UPDATE SET path = excluded.path, content = excluded.content, app = excluded.app,
         owner_id = excluded.owner_id, last_updated = excluded.last_updated, created_at = excluded.created_at";
 const CHUNKED: &str =
-    "INSERT INTO file_chunked (id, path, app, owner_id, last_updated, created_at, chunk_count, size_bytes)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-    ON CONFLICT (id) DO UPDATE SET chunk_count = excluded.chunk_count, size_bytes = excluded.size_bytes,
+    "INSERT INTO file_chunked (id, path, app, owner_id, last_updated, created_at, chunk_count, size_bytes, bytes)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+    ON CONFLICT (id) DO UPDATE SET chunk_count = excluded.chunk_count, size_bytes = excluded.size_bytes, bytes = excluded.bytes,
         last_updated = excluded.last_updated, created_at = excluded.created_at";
 
 /// What stands under an id.
 struct State {
     has_text: bool,
     chunks: Option<(u32, i64)>,
+    /// The only chunk stands in the record's line.
+    is_inline: bool,
     mirrored: Option<i64>,
     noted: Option<i64>,
 }
@@ -180,29 +185,48 @@ impl<'a> Writing<'a> {
         if state.has_text {
             run(self.transaction, "DELETE FROM files WHERE id = ?1", params![id.as_str()])?;
         }
+        let inline = match add {
+            [only] if keep == 0 && only.len() <= INLINE_BYTES => Some(only),
+            _ => None,
+        };
         let mut size = 0;
         if let Some((count, size_bytes)) = state.chunks {
-            size = size_bytes;
-            if keep < count {
-                // A blob's length stands in its row's head: dropped bytes are not read.
-                let dropped = "SELECT coalesce(sum(length(bytes)), 0) FROM file_chunks WHERE id = ?1 AND n >= ?2";
-                let mut statement = self.transaction.prepare_cached(dropped)?;
-                size -= statement.query_row(params![id.as_str(), keep], |row| row.get::<_, i64>(0))?;
-                run(self.transaction, "DELETE FROM file_chunks WHERE id = ?1 AND n >= ?2", params![id.as_str(), keep])?;
+            if state.is_inline && keep > 0 {
+                run(
+                    self.transaction,
+                    "INSERT INTO file_chunks (id, n, bytes) SELECT id, 0, bytes FROM file_chunked WHERE id = ?1",
+                    params![id.as_str()],
+                )?;
+            }
+            size = if keep == 0 { 0 } else { size_bytes };
+            if keep < count && !state.is_inline {
+                size = size_bytes - self.cut_chunks(id, keep)?;
             }
         }
+        let count = keep + add.len() as u32;
         for (n, bytes) in (keep..).zip(add) {
-            run(
-                self.transaction,
-                "INSERT INTO file_chunks (id, n, bytes) VALUES (?1, ?2, ?3)",
-                params![id.as_str(), n, bytes],
-            )?;
+            if inline.is_none() {
+                run(
+                    self.transaction,
+                    "INSERT INTO file_chunks (id, n, bytes) VALUES (?1, ?2, ?3)",
+                    params![id.as_str(), n, bytes],
+                )?;
+            }
             size += bytes.len() as i64;
         }
-        let count = keep + add.len() as u32;
         let (updated, created) = self.stamps.of(record);
-        let row = params![id.as_str(), record.path, record.app, owner(record), updated, created, count, size];
+        let row = params![id.as_str(), record.path, record.app, owner(record), updated, created, count, size, inline];
         self.transaction.prepare_cached(CHUNKED)?.execute(row).map(drop)
+    }
+
+    /// Removes the chunks from `keep` on; returns their bytes.
+    fn cut_chunks(&self, id: &RecordId, keep: u32) -> rusqlite::Result<i64> {
+        // A blob's length stands in its row's head: dropped bytes are not read.
+        let dropped = "SELECT coalesce(sum(length(bytes)), 0) FROM file_chunks WHERE id = ?1 AND n >= ?2";
+        let bytes =
+            self.transaction.prepare_cached(dropped)?.query_row(params![id.as_str(), keep], |row| row.get(0))?;
+        run(self.transaction, "DELETE FROM file_chunks WHERE id = ?1 AND n >= ?2", params![id.as_str(), keep])?;
+        Ok(bytes)
     }
 
     /// Gives the record the next change number, in its mirror entry or, if it projects nothing, among the changes.
@@ -274,6 +298,7 @@ impl<'a> Writing<'a> {
                 chunks: row.get::<_, Option<u32>>(1)?.zip(size),
                 mirrored: row.get(3)?,
                 noted: row.get(4)?,
+                is_inline: row.get(5)?,
             })
         })
     }
