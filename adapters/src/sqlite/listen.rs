@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use notify::{Config, EventKindMask, RecommendedWatcher, RecursiveMode, Watcher};
 
@@ -50,7 +50,7 @@ pub(super) fn listen(
         place: from,
         data_version: None,
         session,
-        lost: false,
+        failures: 0,
         quiet,
         sink,
     };
@@ -117,7 +117,8 @@ struct Listener {
     place: Cursor,
     data_version: Option<i64>,
     session: Option<Session>,
-    lost: bool,
+    /// Looks in a row that found no database.
+    failures: u32,
     quiet: Duration,
     sink: Sink,
 }
@@ -133,6 +134,9 @@ impl Listener {
                 // Another commit's event may have merged with the one that brought us here.
                 look = look.map(|_| FIRST_LOOK);
             }
+            if self.rest(rung, stopped) {
+                look = Some(FIRST_LOOK);
+            }
             match rung.recv_timeout(look.unwrap_or(self.quiet)) {
                 Ok(()) => look = Some(FIRST_LOOK),
                 Err(RecvTimeoutError::Timeout) => {
@@ -143,17 +147,41 @@ impl Listener {
         }
     }
 
+    /// After a look that failed, hears no bell for a while: those who look for a database that is gone make files beside its
+    /// name, and would wake each other for ever. Answers whether a bell rang meanwhile.
+    fn rest(&self, rung: &Receiver<()>, stopped: &AtomicBool) -> bool {
+        let end = Instant::now() + self.rest_after_failure();
+        let mut rang = false;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() || stopped.load(Ordering::Acquire) {
+                return rang;
+            }
+            match rung.recv_timeout(left) {
+                Ok(()) => rang = true,
+                Err(_) => return rang,
+            }
+        }
+    }
+
+    fn rest_after_failure(&self) -> Duration {
+        match self.failures {
+            0 => Duration::ZERO,
+            failures => FIRST_LOOK.saturating_mul(1 << failures.min(16)).min(LAST_LOOK),
+        }
+    }
+
     /// Asks once. Answers whether anything was committed since the last time.
     fn look(&mut self) -> bool {
         match self.ask() {
             Ok(changed) => {
-                self.lost = false;
+                self.failures = 0;
                 changed
             }
             Err(error) => {
                 self.session = None;
-                if !self.lost {
-                    self.lost = true;
+                self.failures = self.failures.saturating_add(1);
+                if self.failures == 1 {
                     (self.sink)(Wake::Lost { reason: error.to_string() });
                 }
                 false
@@ -181,5 +209,67 @@ impl Listener {
             (self.sink)(Wake::Changed);
         }
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use super::*;
+
+    #[test]
+    fn a_database_that_is_gone_is_told_once_and_looked_for_ever_more_rarely() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let told = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&told);
+        let mut listener = Listener {
+            path: dir.path().join("gone.db"),
+            wait_ms: 0,
+            query: Query::changes("app", None, Cursor::start(), 1),
+            place: Cursor::start(),
+            data_version: None,
+            session: None,
+            failures: 0,
+            quiet: QUIET,
+            sink: Box::new(move |_| {
+                counted.fetch_add(1, Ordering::SeqCst);
+            }),
+        };
+        assert_eq!(listener.rest_after_failure(), Duration::ZERO);
+
+        let mut rests = Vec::new();
+        for _ in 0..40 {
+            assert!(!listener.look());
+            rests.push(listener.rest_after_failure());
+        }
+
+        assert_eq!(told.load(Ordering::SeqCst), 1);
+        assert!(rests.is_sorted());
+        assert_eq!((rests[0], rests[39]), (FIRST_LOOK * 2, LAST_LOOK));
+        drop(Session::open(&listener.path, Role::Writer, 1_000).expect("it is made"));
+        assert!(listener.look());
+        assert_eq!(listener.rest_after_failure(), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_rest_ends_with_the_listening_and_remembers_the_bell() {
+        let (bell, rung) = sync_channel(1);
+        let listener = Listener {
+            path: PathBuf::new(),
+            wait_ms: 0,
+            query: Query::changes("app", None, Cursor::start(), 1),
+            place: Cursor::start(),
+            data_version: None,
+            session: None,
+            failures: 30,
+            quiet: QUIET,
+            sink: Box::new(|_| {}),
+        };
+        bell.send(()).expect("there is room");
+
+        assert!(!listener.rest(&rung, &AtomicBool::new(true)), "it ended before it heard the bell");
+        drop(bell);
+        assert!(listener.rest(&rung, &AtomicBool::new(false)), "the bell of before counts");
     }
 }
