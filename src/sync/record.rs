@@ -22,7 +22,9 @@ use crate::scan::{self, Entry, EntryKind, ScanError, Stat};
 use crate::state::{Base, BaseStat};
 
 /// A batch is closed when it holds this many versions ..
-const BATCH_VERSIONS: u64 = 8_192;
+const BATCH_VERSIONS: u64 = 6_144;
+/// The first batch of a run is this small, each next one twice as large: what is done beside recording begins early.
+const FIRST_BATCH_VERSIONS: u64 = 1_024;
 /// .. or this many new content bytes.
 const BATCH_BYTES: u64 = 64 << 20;
 /// Versions of one path looked at for a known content.
@@ -164,14 +166,16 @@ impl Engine {
         // From the end, so that the list of a large tree shrinks while what is told of it grows.
         changed.reverse();
         let mut done: u64 = 0;
+        let mut batch_versions = FIRST_BATCH_VERSIONS;
         while let Some(entry) = changed.pop() {
             self.record_entry(&entry, &mut moves, &mut gathered, report)?;
             done += 1;
             if done.is_multiple_of(256) {
                 self.progress.at("recording", done, total);
             }
-            let full = |open: &OpenBatch<'_>| open.versions >= BATCH_VERSIONS || open.bytes >= BATCH_BYTES;
+            let full = |open: &OpenBatch<'_>| open.versions >= batch_versions || open.bytes >= BATCH_BYTES;
             if gathered.open.values().any(full) {
+                batch_versions = (batch_versions * 2).min(BATCH_VERSIONS);
                 self.close_gathered(&mut gathered, dry_run, report)?;
                 changed.shrink_to_fit();
                 crate::env::give_memory_back();
