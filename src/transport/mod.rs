@@ -11,6 +11,7 @@ mod cancel;
 pub mod contract;
 mod error;
 pub mod faulty;
+pub mod folder;
 pub mod marker;
 pub mod memory;
 
@@ -21,6 +22,7 @@ pub use backend::BackendTransport;
 pub use cancel::{Cancel, CancelHook};
 pub use error::{TransportError, TransportErrorKind};
 pub use faulty::{FaultPlan, FaultyTransport};
+pub use folder::FolderTransport;
 pub use marker::{Marker, MarkerError};
 pub use memory::{MemoryPlace, MemoryTransport};
 
@@ -168,17 +170,21 @@ pub struct TransportKind {
     pub open: fn(address: &str, opening: &Opening) -> Result<Arc<dyn Transport>, TransportError>,
 }
 
+/// What an address without a scheme is: a path.
+const FOLDER: &str = "folder";
+
 /// Every transport of this build.
 pub const TRANSPORTS: &[TransportKind] = &[
+    TransportKind { scheme: FOLDER, about: "a folder, also one that something carries elsewhere", open: folder::open },
     TransportKind { scheme: "memory", about: "a named place inside this process", open: memory::open },
     TransportKind { scheme: "sqlite", about: "a database as a place for artifacts", open: backend::open },
 ];
 
-/// Opens an address by its scheme.
+/// Opens an address by its scheme; one without a scheme is the path of a folder.
 ///
 /// Errors: Unsupported, with the list of known schemes, for any other; `s3://x` is never taken for a folder of that name.
 pub fn open(address: &str, opening: &Opening) -> Result<Arc<dyn Transport>, TransportError> {
-    let scheme = address.split_once(':').map_or("", |(scheme, _)| scheme);
+    let scheme = crate::config::address::scheme(address).map_or(FOLDER, |(scheme, _)| scheme);
     match TRANSPORTS.iter().find(|kind| kind.scheme == scheme) {
         Some(kind) => (kind.open)(address, opening),
         None => Err(unknown_scheme(scheme)),
@@ -228,12 +234,14 @@ mod tests {
 
     #[test]
     fn an_unknown_scheme_is_refused_with_the_known_ones_and_never_taken_for_a_folder() {
-        let opening = Opening { app: "app".into(), base: "/nowhere".into() };
+        let base = tempfile::tempdir().expect("a folder");
+        let opening = Opening { app: "app".into(), base: base.path().to_owned() };
+        std::fs::create_dir_all(base.path().join("s3:/bucket/x")).expect("a folder of that name");
 
-        for address in ["s3://bucket/x", "no-scheme", "", "/abs/path", "MEMORY:x"] {
+        for address in ["s3://bucket/x", "s3:", "htps://host", "MEMORY:x"] {
             let error = open(address, &opening).map(|_| ()).expect_err(address);
             assert_eq!(error.kind, TransportErrorKind::Unsupported, "{address}");
-            assert!(error.to_string().contains("known are memory, sqlite"), "{error}");
+            assert!(error.to_string().contains("known are folder, memory, sqlite"), "{error}");
         }
     }
 
