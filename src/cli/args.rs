@@ -149,6 +149,8 @@ pub enum Command {
     Completions(commands::completions::CompletionsArgs),
     /// Who this machine is in this project
     Origin(commands::origin::OriginArgs),
+    /// The places where machines meet beside the backend
+    Peers(commands::peers::PeersArgs),
     /// List what is recorded in a folder
     Ls(commands::ls::LsArgs),
     /// Print what is recorded of a file

@@ -21,6 +21,7 @@ pub fn lines(report: &Report, dry_run: bool) -> Vec<String> {
     push_all(&mut lines, &report.healed, |name| format!("< healed {name}"));
     push_all(&mut lines, &report.waiting, |(path, why)| format!("~ waits: {path}: {why}"));
     push_all(&mut lines, &report.problems, |(path, what)| format!("! {path}: {what}"));
+    push_all(&mut lines, &report.peer_errors, |(name, why)| format!("! peer {name}: {}", larder_patterns::shown(why)));
     lines.push(summary(report, dry_run));
     lines
 }
@@ -75,6 +76,8 @@ pub fn object(report: &Report, dry_run: bool) -> Value {
     let reasons = |items: &[(String, String)], key: &str| -> Vec<Value> {
         items.iter().map(|(path, why)| json!({ "path": path, key: why })).collect()
     };
+    let failed = report.peer_errors.iter();
+    let peer_errors: Vec<Value> = failed.map(|(name, why)| json!({ "peer": name, "error": why })).collect();
     json!({
         "dry_run": dry_run,
         "recorded": changes(&report.recorded),
@@ -90,6 +93,7 @@ pub fn object(report: &Report, dry_run: bool) -> Value {
         "ledger_bytes": report.ledger_bytes,
         "row_bytes": report.row_bytes,
         "backend_error": report.backend_error,
+        "peer_errors": peer_errors,
     })
 }
 

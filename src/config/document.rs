@@ -71,7 +71,8 @@ pub(super) fn parse(text: &str) -> Result<Node, SyntaxProblem> {
     convert(value)
 }
 
-fn jsonc_only() -> ParseOptions {
+/// Comments and trailing commas, nothing looser.
+pub(super) fn jsonc_only() -> ParseOptions {
     ParseOptions {
         allow_comments: true,
         allow_trailing_commas: true,

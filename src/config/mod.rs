@@ -10,6 +10,7 @@ pub mod address;
 mod check;
 mod discover;
 mod document;
+pub mod edit;
 mod error;
 mod explain;
 mod file;

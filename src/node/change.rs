@@ -137,6 +137,7 @@ impl Node {
         report.pushed += after.pushed;
         report.pulled += after.pulled;
         report.backend_error = after.backend_error;
+        report.peer_errors = after.peer_errors;
         Ok(())
     }
 }

@@ -9,6 +9,7 @@ mod error;
 mod heads;
 mod history;
 mod open;
+mod peers;
 mod run;
 mod status;
 #[cfg(test)]
@@ -19,8 +20,9 @@ pub use check::{Found, Rebuilt, Verified, rebuild, verify};
 pub use error::{Kind, NodeError};
 pub use history::DiskChange;
 pub use open::{Glance, Node, OpenOptions, ProjectDirs};
+pub use peers::{Probe, add_peer, join_peer, probe_peer, remove_peer};
 pub use run::{RunOptions, Way};
 pub use status::{
-    BackendStatus, ContactStatus, CountStatus, OpenConflict, OriginStatus, OutboxStatus, PendingStatus, ProblemStatus,
-    RevivedStatus, Status,
+    BackendStatus, ContactStatus, CountStatus, OpenConflict, OriginStatus, OutboxStatus, PeerStatus, PendingStatus,
+    ProblemStatus, RevivedStatus, Status,
 };

@@ -19,7 +19,7 @@ use crate::ledger::{ArtifactName, Identity, Ledger, ShortHash, Standing};
 use crate::model::{Chain, Hash};
 use crate::scan::Root;
 use crate::state::State;
-use crate::sync::{Engine, Parts, Policy, Progress};
+use crate::sync::{Engine, Parts, Peer, Policy, Progress};
 
 /// Where a project's own files are.
 #[derive(Clone, Debug)]
@@ -253,6 +253,10 @@ impl Glance {
 pub(crate) fn policy_of(settings: &Settings) -> Policy {
     let lists = [&settings.patterns.shared, &settings.patterns.private, &settings.patterns.archive];
     let fingerprint = Hash::of(format!("{lists:?}").as_bytes()).to_string();
+    let peer = |(name, setting): (&String, &config::Layered<config::PeerSetting>)| {
+        let config::PeerSetting { address, private, pull, push } = setting.value.clone();
+        Peer { name: name.clone(), address, private, pull, push }
+    };
     Policy {
         rules: settings.rules.clone(),
         app: settings.app_id.value.clone(),
@@ -260,10 +264,11 @@ pub(crate) fn policy_of(settings: &Settings) -> Policy {
         max_file_bytes: settings.max_file_bytes.value.bytes(),
         respect_gitignore: settings.respect_gitignore.value,
         fingerprint,
+        peers: settings.peers.iter().map(peer).collect(),
     }
 }
 
-fn require_consent(settings: &Settings, env: &Env, trust: bool) -> Result<(), NodeError> {
+pub(super) fn require_consent(settings: &Settings, env: &Env, trust: bool) -> Result<(), NodeError> {
     let Some(request) = config::trust::required_consent(settings, env) else { return Ok(()) };
     if trust {
         return Ok(config::trust::grant(settings, env)?);

@@ -1,6 +1,6 @@
 //! One run: rows and artifacts in, record, resolve, materialise, artifacts and rows out.
 //!
-//! Invariant: an exchange precedes the first look at the disk, so that a first contact knows what others have; a backend
+//! Invariant: an exchange precedes the first look at the disk, so that a first contact knows what others have; a backend or peer
 //! that fails does not stop what can be done without it, and is named in the report.
 
 use super::status::{conflicts_remain, damage_remains, held_remain};
@@ -30,7 +30,7 @@ pub struct RunOptions {
     pub way: Way,
     /// Only list what would be done to files and rows. Artifacts are fetched all the same, as they change nothing.
     pub dry_run: bool,
-    /// Ask the backend for news first; a run after a local edit need not.
+    /// Ask the backend and the peers for news first; a run after a local edit need not.
     pub exchange: bool,
 }
 
@@ -53,6 +53,9 @@ impl Node {
         let mut rows = None;
         if options.exchange {
             rows = soften(self.engine.read_rows(), &mut report)?.flatten();
+            self.engine.forget_other_peers()?;
+            // Before the backend is claimed, which tells whether this project is new here.
+            self.engine.exchange_peers(Direction::Pull, &mut report)?;
             let pulled = self.engine.exchange_backend(Direction::Pull, &mut report);
             soften(pulled, &mut report)?;
         }
@@ -77,6 +80,7 @@ impl Node {
         if options.way != Way::Pull && !options.dry_run && (options.exchange || published) {
             let pushed = self.engine.exchange_backend(Direction::Push, &mut report);
             soften(pushed, &mut report)?;
+            self.engine.exchange_peers(Direction::Push, &mut report)?;
         }
         steps.done("exchange out");
         if options.way != Way::Pull {
@@ -101,6 +105,9 @@ impl Node {
         if let Some(error) = &report.backend_error {
             let kind = self.backend_error.as_ref().map_or(Kind::Unavailable, |error| error.kind);
             return Ok(Some(NodeError::new(kind, format!("the backend could not be reached: {error}"))));
+        }
+        if let Some((name, why)) = report.peer_errors.first() {
+            return Ok(Some(NodeError::new(Kind::Unavailable, format!("exchange with the peer {name} failed: {why}"))));
         }
         let damaged = damage_remains(self.engine.known_damage()?.len());
         if damaged.is_some() {

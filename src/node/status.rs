@@ -7,10 +7,11 @@ use serde::Serialize;
 
 use super::error::{Kind, NodeError};
 use super::open::Glance;
+use crate::config::PeerSetting;
 use crate::ledger::Ledger;
 use crate::state::{PeerLine, State};
-use crate::sync::IndexGraph;
 use crate::sync::resolve::resolve;
+use crate::sync::{IndexGraph, PEER_LINE};
 
 /// Conflicts, pending paths and problems listed; more are counted.
 pub const MAX_LISTED: usize = 1_000;
@@ -40,6 +41,8 @@ pub struct Status {
     pub running_pid: Option<u32>,
     /// The backend.
     pub backend: BackendStatus,
+    /// The peers of the config, by name.
+    pub peers: Vec<PeerStatus>,
     /// What is recorded.
     pub counts: CountStatus,
     /// Paths that wait.
@@ -67,6 +70,67 @@ pub struct BackendStatus {
     pub ok: bool,
     /// One for each store and direction.
     pub lines: Vec<ContactStatus>,
+}
+
+/// A peer and how the last contacts went.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct PeerStatus {
+    /// What the config calls it.
+    pub name: String,
+    /// Its address, secrets masked.
+    pub address: String,
+    /// True if it was reached in every direction the config allows, and no failure came after it.
+    pub ok: bool,
+    /// One for each direction.
+    pub lines: Vec<ContactStatus>,
+}
+
+impl BackendStatus {
+    /// `ok`, `failing` or `never reached`.
+    pub fn word(&self) -> &'static str {
+        contact_word(self.ok, &self.lines)
+    }
+}
+
+fn contact_word(ok: bool, lines: &[ContactStatus]) -> &'static str {
+    if ok {
+        "ok"
+    } else if lines.iter().any(|line| line.failure_ms.is_some()) {
+        "failing"
+    } else {
+        "never reached"
+    }
+}
+
+impl PeerStatus {
+    fn of(name: &str, setting: &PeerSetting, lines: &[PeerLine]) -> PeerStatus {
+        let store = format!("{PEER_LINE}{name}");
+        let own: Vec<&PeerLine> = lines.iter().filter(|line| line.store == store).collect();
+        let reached = |way: &str| {
+            own.iter().any(|line| line.direction == way && line.success_ms.is_some() && line.failure_ms.is_none())
+        };
+        PeerStatus {
+            name: larder_patterns::shown(name),
+            address: setting.address.to_string(),
+            ok: (!setting.pull || reached("pull")) && (!setting.push || reached("push")),
+            lines: own.into_iter().map(ContactStatus::from).collect(),
+        }
+    }
+
+    /// `ok`, `failing` or `never reached`.
+    pub fn word(&self) -> &'static str {
+        contact_word(self.ok, &self.lines)
+    }
+
+    /// Why it is not ok; `None` if it is.
+    fn failure(&self) -> Option<String> {
+        let error = || self.lines.iter().find_map(|line| line.error.clone());
+        let name = &self.name;
+        (!self.ok).then(|| match error() {
+            Some(error) => format!("the last exchange with the peer {name} failed: {error}"),
+            None => format!("the peer {name} was never reached"),
+        })
+    }
 }
 
 /// One store in one direction. Times in wall milliseconds.
@@ -152,7 +216,7 @@ pub struct OutboxStatus {
 /// Something wrong that does not stop the rest.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ProblemStatus {
-    /// Who noticed: `scan`, `patterns`, `exchange`, `ledger`, `damage`, `rows`, `clocks`, ..
+    /// Who noticed: `scan`, `patterns`, `exchange`, `peer <name>`, `ledger`, `damage`, `rows`, `clocks`, ..
     pub source: String,
     /// Where.
     pub path: String,
@@ -179,6 +243,9 @@ impl Glance {
         if let Some(state) = &self.state {
             status.read_journal(state)?;
         }
+        let lines = self.state.as_ref().map(State::peer_lines).transpose()?.unwrap_or_default();
+        let peers = settings.peers.iter();
+        status.peers = peers.map(|(name, setting)| PeerStatus::of(name, &setting.value, &lines)).collect();
         status.read_damage(&Ledger::open(&self.dirs.larder)?)?;
         status.counts = self.counts()?;
         status.conflicts =
@@ -242,7 +309,8 @@ pub struct OpenConflict {
 
 impl Status {
     fn read_journal(&mut self, state: &State) -> Result<(), NodeError> {
-        let lines = state.peer_lines()?;
+        let mut lines = state.peer_lines()?;
+        lines.retain(|line| !line.store.starts_with(PEER_LINE));
         // The line of whole runs says nothing new unless the last one failed.
         let told = |line: &&PeerLine| line.store != WHOLE_RUN || line.failure_ms.is_some();
         self.backend.lines = lines.iter().filter(told).map(ContactStatus::from).collect();
@@ -313,6 +381,10 @@ impl Status {
                 message,
                 "files are kept here meanwhile; `larder sync` tries again",
             ));
+        }
+        if let Some(message) = self.peers.iter().find_map(PeerStatus::failure) {
+            let hint = "everything else was done; `larder sync` tries again";
+            return Some(with_hint(Kind::Unavailable, message, hint));
         }
         held_remain(self.held_deletions.len()).or_else(|| conflicts_remain(self.conflicts.len()))
     }

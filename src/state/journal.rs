@@ -94,6 +94,21 @@ impl State {
         })
     }
 
+    /// Forgets the lines and problems of stores whose name begins with `prefix`, but for those to keep.
+    pub fn forget_stores(&self, prefix: &str, keep: &[String]) -> Result<()> {
+        let lines = self.peer_lines()?.into_iter().map(|line| line.store);
+        let problems = self.problems()?.into_iter().map(|(source, _)| source);
+        let mut gone: Vec<String> = lines.chain(problems).collect();
+        gone.retain(|store| store.starts_with(prefix) && !keep.contains(store));
+        gone.sort();
+        gone.dedup();
+        for store in gone {
+            self.run("forget a store", "DELETE FROM peers WHERE store = ?1", [&store])?;
+            self.run("forget a store", "DELETE FROM problems WHERE source = ?1", [&store])?;
+        }
+        Ok(())
+    }
+
     /// Notes that a path waits; keeps the time of the first note while the reason stays.
     pub fn set_pending(&self, path: &RelPath, what: &str, why: &str, now_ms: i64) -> Result<()> {
         let sql = "INSERT INTO pending(path, what, why, since_ms) VALUES(?1, ?2, ?3, ?4) ON CONFLICT(path, what) DO UPDATE SET why = ?3, since_ms = CASE WHEN why = ?3 THEN since_ms ELSE ?4 END";

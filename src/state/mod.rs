@@ -259,6 +259,12 @@ impl State {
         text.map_err(|_| StateError::Form { what: "a text" })
     }
 
+    /// Every value whose name begins with `prefix`, by name.
+    pub fn metas_below(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>> {
+        let sql = "SELECT key, value FROM meta WHERE substr(key, 1, length(?1)) = ?1 ORDER BY key";
+        self.rows("read meta", sql, [prefix], |row| Ok(Ok((row.get(0)?, row.get(1)?))))
+    }
+
     /// Sets a value; `None` removes it. What is there already is not written again: doing nothing writes nothing.
     pub fn set_meta(&self, key: &str, value: Option<&[u8]>) -> Result<()> {
         if self.meta(key)?.as_deref() == value {

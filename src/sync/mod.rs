@@ -18,6 +18,7 @@ mod in_place;
 mod materialise;
 mod mirror;
 mod observe;
+mod peers;
 pub mod place;
 pub mod plan;
 mod publish;
@@ -44,6 +45,7 @@ use resolve::{Resolution, resolve};
 
 pub use graph::IndexGraph;
 pub use observe::{Observation, Scope};
+pub use peers::{PEER_LINE, Peer, held_there, open_peer, projects};
 
 /// Quiet time after which a file that did not change is taken as stable, in milliseconds.
 pub const QUIET_MS: u64 = 50;
@@ -130,6 +132,8 @@ pub struct Policy {
     pub respect_gitignore: bool,
     /// Changes when the patterns do: newly admitted paths are a first contact.
     pub fingerprint: String,
+    /// Where artifacts are exchanged beside the backend, by name.
+    pub peers: Vec<Peer>,
 }
 
 /// What happened to one path.
@@ -181,6 +185,8 @@ pub struct Report {
     pub row_bytes: u64,
     /// Why the backend could not be reached, if it could not.
     pub backend_error: Option<String>,
+    /// Peers that could not be exchanged with, and why.
+    pub peer_errors: Vec<(String, String)>,
 }
 
 impl Report {
@@ -234,10 +240,12 @@ pub struct Engine {
     mirrored: i64,
     /// The backend as a place for artifacts, once it was claimed.
     transport: Option<Arc<crate::transport::BackendTransport>>,
-    /// When a store was last listed whole.
-    whole_exchange_ms: Option<u64>,
-    /// Somebody else goes on with our chain: nothing is published until that is settled.
-    publishing_stopped: bool,
+    /// Peers that were opened, by name.
+    open_peers: BTreeMap<String, peers::OpenPeer>,
+    /// When a store was last listed whole, by its label.
+    whole_exchanges_ms: BTreeMap<String, u64>,
+    /// The stores where somebody else goes on with our chain: while there are any, nothing is published.
+    publishing_stopped: std::collections::BTreeSet<String>,
     /// The folder that was read in last.
     folders: place::Folders,
     /// Line files that are recorded while they grow.
@@ -304,8 +312,9 @@ impl Engine {
             materialised: 0,
             mirrored: 0,
             transport: None,
-            whole_exchange_ms: None,
-            publishing_stopped: false,
+            open_peers: BTreeMap::new(),
+            whole_exchanges_ms: BTreeMap::new(),
+            publishing_stopped: std::collections::BTreeSet::new(),
             folders: place::Folders::default(),
             growing: std::collections::BTreeSet::new(),
             unfinished: std::collections::BTreeSet::new(),

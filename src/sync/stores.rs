@@ -1,4 +1,4 @@
-//! Stores: the exchange with the backend (and later with peers), and replaying what came.
+//! Stores: the exchange with the backend and with any other store, and replaying what came.
 //!
 //! Invariant: what an exchange imported is in the index before anything is decided; an own chain that somebody else went
 //! on with stops publishing until a person settles it. Rows are written whatever the exchange says: a mirror is a mirror.
@@ -13,9 +13,11 @@ use crate::ledger::{ArtifactName, LedgerError, NotedDamage};
 use crate::model::{Chain, Space};
 use crate::state::{self, Problem, State};
 use crate::transport::marker::{self, ProjectId};
-use crate::transport::{BackendTransport, Marker};
+use crate::transport::{BackendTransport, Marker, Transport};
 
 const DAY_MS: u64 = 24 * 3_600_000;
+/// The project's id in the backend, in `state.db`.
+pub(super) const PROJECT: &str = "project";
 /// Slots whose clocks are looked at after one replay.
 const MAX_OBSERVED: usize = 2_000;
 
@@ -55,6 +57,22 @@ impl Journal for StateJournal<'_> {
     }
 }
 
+/// On what terms one store is exchanged with.
+pub(super) struct Terms {
+    /// The journal's line.
+    pub line: String,
+    /// Whose problems are replaced by those found.
+    pub problems: String,
+    /// The directions that the journal tells of.
+    pub ways: Vec<state::Direction>,
+    /// What is meant for this store.
+    pub spaces: Vec<Space>,
+    /// Which way artifacts go.
+    pub direction: Direction,
+    /// False if nobody else reads there.
+    pub push: bool,
+}
+
 impl Engine {
     /// Exchanges artifacts with the backend and replays what came. Does nothing without a backend.
     pub fn exchange_backend(&mut self, direction: Direction, report: &mut Report) -> Result<()> {
@@ -64,38 +82,56 @@ impl Engine {
         if adapter.capabilities().own {
             spaces.push(self.private_space.clone());
         }
-        let own = spaces.iter().map(|space| self.identity.chain(space.clone())).collect();
         let push = marker::has_other_writers(&adapter, &self.policy.app, self.identity.origin())?;
+        let terms = Terms {
+            line: format!("{}:exchange", adapter.capabilities().name),
+            problems: "exchange".to_owned(),
+            ways: vec![state::Direction::Pull, state::Direction::Push],
+            spaces,
+            direction,
+            push,
+        };
+        match self.exchange_store(&*transport, terms, report)? {
+            Some(why) if report.backend_error.is_none() => report.backend_error = Some(why),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Exchanges artifacts with one store, notes how it went and replays what came. Returns why the store failed, if it
+    /// did; what came before that is kept.
+    pub(super) fn exchange_store(
+        &mut self,
+        place: &dyn Transport,
+        terms: Terms,
+        report: &mut Report,
+    ) -> Result<Option<String>> {
+        let own = terms.spaces.iter().map(|space| self.identity.chain(space.clone())).collect();
+        let wanted: Vec<ArtifactName> = self.ledger.noted_damage()?.into_iter().map(|noted| noted.name).collect();
         let config = ExchangeConfig {
             own,
-            direction,
-            push: push && !self.publishing_stopped,
-            ..ExchangeConfig::new(&self.policy.app, spaces)
+            direction: terms.direction,
+            push: terms.push && self.publishing_stopped.is_empty(),
+            thoroughness: self.thoroughness(place.label()),
+            wanted,
+            ..ExchangeConfig::new(&self.policy.app, terms.spaces.clone())
         };
-        let label = format!("{}:exchange", adapter.capabilities().name);
-        let wanted: Vec<ArtifactName> = self.ledger.noted_damage()?.into_iter().map(|noted| noted.name).collect();
-        let config = ExchangeConfig { thoroughness: self.thoroughness(), wanted, ..config };
         for chain in &config.own {
             self.state.pin_key(&chain.to_string(), self.identity.public_key().as_bytes())?;
         }
-        let outcome = exchange::exchange(&*self.ledger, &*transport, &config, &mut StateJournal(&self.state));
-        let now = self.now_ms() as i64;
+        let outcome = exchange::exchange(&*self.ledger, place, &config, &mut StateJournal(&self.state));
         let (done, failure) = match outcome {
             Ok(done) => (done, None),
             Err(error) => (*error.done, Some(error.cause.to_string())),
         };
         report.pulled += done.pulled.len() as u64;
         report.pushed += done.pushed.len() as u64;
-        self.note_exchange(&label, &done, failure.as_deref(), now)?;
+        self.note_exchange(&terms, &done, failure.as_deref())?;
         self.settle_damage(&done, report)?;
         if !done.pulled.is_empty() {
             self.replay()?;
         }
-        match failure {
-            Some(why) if report.backend_error.is_none() => report.backend_error = Some(why),
-            _ => {}
-        }
-        Ok(())
+        Ok(failure)
     }
 
     /// Notes what the exchange found damaged here, and forgets what is whole again.
@@ -114,23 +150,29 @@ impl Engine {
     }
 
     /// Everything is listed once a run of the program and once a day; else only news.
-    fn thoroughness(&mut self) -> Thoroughness {
+    fn thoroughness(&mut self, store: &str) -> Thoroughness {
         let now = self.now_ms();
-        let due = self.whole_exchange_ms.is_none_or(|last| now.saturating_sub(last) > DAY_MS || now < last);
+        let last = self.whole_exchanges_ms.get(store);
+        let due = last.is_none_or(|&last| now.saturating_sub(last) > DAY_MS || now < last);
         if due {
-            self.whole_exchange_ms = Some(now);
+            self.whole_exchanges_ms.insert(store.to_owned(), now);
         }
         if due { Thoroughness::Whole } else { Thoroughness::News }
     }
 
-    fn note_exchange(&mut self, label: &str, done: &exchange::Report, failure: Option<&str>, now: i64) -> Result<()> {
-        for way in [state::Direction::Pull, state::Direction::Push] {
+    fn note_exchange(&mut self, terms: &Terms, done: &exchange::Report, failure: Option<&str>) -> Result<()> {
+        let now = self.now_ms() as i64;
+        for &way in &terms.ways {
             match failure {
-                None => self.state.note_success(label, way, now)?,
-                Some(why) => self.state.note_failure(label, way, now, why)?,
+                None => self.state.note_success(&terms.line, way, now)?,
+                Some(why) => self.state.note_failure(&terms.line, way, now, why)?,
             }
         }
-        self.publishing_stopped = done.stops_publishing();
+        if done.stops_publishing() {
+            self.publishing_stopped.insert(terms.line.clone());
+        } else {
+            self.publishing_stopped.remove(&terms.line);
+        }
         let mut problems: Vec<Problem> = done.findings.iter().map(finding_problem).collect();
         let named = |what: String| Problem { path: "(exchange)".to_owned(), what };
         problems.extend(done.problems.iter().take(20).map(|problem| named(problem.to_string())));
@@ -147,7 +189,7 @@ impl Engine {
             path: name.to_string(),
             what: "named by another machine and not here yet; asked for at each exchange".to_owned(),
         }));
-        Ok(self.state.set_problems("exchange", &problems, now)?)
+        Ok(self.state.set_problems(&terms.problems, &problems, now)?)
     }
 
     /// The backend as a transport, made once; claims the backend for this project and registers this origin.
@@ -157,19 +199,19 @@ impl Engine {
             return Ok(Some(transport.clone()));
         }
         let app = self.policy.app.clone();
-        let known = self
-            .state
-            .meta_text("project")?
-            .and_then(|text| text.parse::<String>().ok().and_then(|text| ProjectId::try_from(text).ok()));
+        let known = self.kept_project()?;
         let project = Marker::claim(&adapter, &app, known.as_ref(), &self.env)?;
-        if known.as_ref() != Some(&project) {
-            self.state.set_meta("project", Some(project.as_str().as_bytes()))?;
-        }
+        self.state.set_meta(PROJECT, Some(project.as_str().as_bytes()))?;
         marker::register_writer(&adapter, &app, self.identity.origin())?;
         let label = format!("backend {}", adapter.capabilities().name);
         let transport = Arc::new(BackendTransport::new(adapter, &app, label)?);
         self.transport = Some(transport.clone());
         Ok(Some(transport))
+    }
+
+    /// The project's id in the backend; `None` before it was reached.
+    pub(super) fn kept_project(&self) -> Result<Option<ProjectId>> {
+        Ok(self.state.meta_text(PROJECT)?.and_then(|text| ProjectId::try_from(text).ok()))
     }
 
     /// Brings the index up to the ledger.
@@ -257,6 +299,7 @@ impl From<marker::MarkerError> for SyncError {
     fn from(error: marker::MarkerError) -> SyncError {
         match error {
             marker::MarkerError::Backend(error) => SyncError::Adapter(error),
+            marker::MarkerError::Place(error) => SyncError::Transport(error),
             other => SyncError::Marker(other.to_string()),
         }
     }

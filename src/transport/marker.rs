@@ -1,8 +1,11 @@
-//! What a backend says of itself beside the artifacts: whose project it holds, and which origins write there.
+//! What a store says of itself beside the artifacts: whose project it holds, and of a backend which origins write there.
 //!
-//! Invariant: one project id per app and backend, for ever; two projects that merely share a name never mix.
-//! Both kinds of record are small canonical JSON, read within a bound and refused in any other form.
+//! Invariant: two projects that merely share a name never mix, unless a person says that they are one. A backend has one
+//! project id per app, for ever. Any other place has a marker of its own for each id, named by it: nothing there is made
+//! by two writers in two ways, and a project is at home where one of the markers is its own.
+//! All of them are small canonical JSON, read within a bound and refused in any other form.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use larder_adapters::{
@@ -11,13 +14,18 @@ use larder_adapters::{
 use serde::{Deserialize, Serialize};
 
 use super::backend::ledger_app;
+use super::{Depth, ListRequest, Transport, TransportError};
 use crate::env::Env;
 use crate::model::{OriginName, canonical_bytes, require_canonical};
 
 pub(crate) const MARKER_PATH: &str = "marker";
 pub(crate) const WRITERS_PREFIX: &str = "writers/";
+/// Below the app, where no space can be.
+const MARKERS: &str = "markers/";
 const MAX_NOTE_BYTES: u64 = 4096;
 const MAX_WRITERS: usize = 10_000;
+/// Markers of one place that are looked at.
+const MAX_MARKERS: usize = 100;
 const PROJECT_ID_CHARS: usize = 26;
 
 /// Why a backend cannot be this project's.
@@ -46,9 +54,34 @@ pub enum MarkerError {
         /// What is wrong with it.
         why: String,
     },
+    /// The same of a place that is no backend, where a person may say that both are one.
+    #[error(
+        "use {place} for `{app}`: another project of that name keeps its files there; if it is this one, run \
+         `larder peers join NAME`, else set `appId` in sync-config.json to a name of your own"
+    )]
+    OtherProjects {
+        /// The name both have.
+        app: String,
+        /// The place.
+        place: String,
+    },
+    /// It is not what it was.
+    #[error(
+        "use {place} for `{app}`: the project was there before and is not now: is its disk mounted, and all of it there? \
+         `larder peers join NAME` fills it anew"
+    )]
+    Emptied {
+        /// The project's name.
+        app: String,
+        /// The place.
+        place: String,
+    },
     /// The backend failed.
     #[error(transparent)]
     Backend(#[from] AdapterError),
+    /// The place failed.
+    #[error(transparent)]
+    Place(#[from] TransportError),
 }
 
 /// Names one project across machines: 26 characters of `a-z2-7`, drawn once.
@@ -152,6 +185,41 @@ impl Marker {
             },
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+impl Marker {
+    /// The project that a place holds: one of `ours` if it is there; the lowest of those there if `ours` is `None`, for
+    /// whoever takes what is there as its own; `None` if none is there. `seen` says that one was there before. Writes nothing.
+    ///
+    /// Errors: OtherProjects; Emptied; the place's.
+    pub fn of_place(
+        place: &dyn Transport,
+        app: &str,
+        ours: Option<&BTreeSet<ProjectId>>,
+        seen: bool,
+    ) -> Result<Option<ProjectId>, MarkerError> {
+        let prefix = format!("{app}/{MARKERS}");
+        let request = ListRequest { limit: MAX_MARKERS, ..ListRequest::new(&prefix, Depth::Children) };
+        let names = place.list(&request)?.names;
+        let ids = names.iter().filter_map(|name| name.strip_prefix(&prefix)?.strip_suffix(".json"));
+        let found: BTreeSet<ProjectId> = ids.filter_map(|id| ProjectId::try_from(id.to_owned()).ok()).collect();
+        let (app, place) = (app.to_owned(), place.label().to_owned());
+        let known = found.iter().find(|id| ours.is_none_or(|ours| ours.contains(id)));
+        match known {
+            Some(known) => Ok(Some(known.clone())),
+            None if !found.is_empty() => Err(MarkerError::OtherProjects { app, place }),
+            None if seen => Err(MarkerError::Emptied { app, place }),
+            None => Ok(None),
+        }
+    }
+
+    /// Makes a place this project's, beside whatever project it holds already. Idempotent.
+    pub fn set_place(place: &dyn Transport, app: &str, project: &ProjectId) -> Result<(), MarkerError> {
+        let bytes = canonical_bytes(&Marker::new(app, project.clone()));
+        let bytes = bytes.expect("a note of texts and integers always serialises");
+        place.put_new(&format!("{app}/{MARKERS}{project}.json"), &bytes)?;
+        Ok(())
     }
 }
 
@@ -266,6 +334,33 @@ mod tests {
         assert!(refused.to_string().contains("set `appId`"), "{refused}");
         assert!(matches!(refused, MarkerError::OtherProject { found, .. } if found == first));
         assert!(Marker::claim(&backend, "other", Some(&stranger), &world(3)).is_ok());
+    }
+
+    #[test]
+    fn a_place_is_adopted_refused_or_joined_by_what_its_markers_say() {
+        let place = crate::transport::MemoryPlace::new().visit("there");
+        let (first, second) = (ProjectId::draw(&world(1)), ProjectId::draw(&world(2)));
+        let only = |id: &ProjectId| BTreeSet::from([id.clone()]);
+        let of = |ours: Option<&ProjectId>, seen| Marker::of_place(&place, "app", ours.map(only).as_ref(), seen);
+
+        assert_eq!(of(None, false).expect("looked"), None);
+        assert_eq!(of(Some(&first), false).expect("looked"), None);
+        assert!(matches!(of(Some(&first), true), Err(MarkerError::Emptied { .. })));
+        assert!(matches!(of(None, true), Err(MarkerError::Emptied { .. })));
+
+        Marker::set_place(&place, "app", &first).expect("set");
+        Marker::set_place(&place, "app", &first).expect("set again");
+        place.put_new("app/markers/junk.json", b"").expect("put");
+        assert_eq!(of(None, false).expect("adopted"), Some(first.clone()));
+        assert_eq!(of(Some(&first), true).expect("known"), Some(first.clone()));
+        let refused = of(Some(&second), false).expect_err("another project");
+        assert!(refused.to_string().contains("larder peers join"), "{refused}");
+
+        Marker::set_place(&place, "app", &second).expect("joined");
+        assert_eq!(of(Some(&second), true).expect("joined"), Some(second.clone()));
+        assert_eq!(of(None, false).expect("adopted"), Some(first.clone().min(second)));
+        let elsewhere = Marker::of_place(&place, "other", Some(&only(&first)), false);
+        assert_eq!(elsewhere.expect("looked"), None);
     }
 
     #[test]

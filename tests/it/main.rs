@@ -1,4 +1,4 @@
-//! One test binary for what only the real program can show: the main job, bad input, and death at any moment.
+//! One test binary for what only the real program can show: the main job, peers, bad input, and death at any moment.
 //!
 //! Invariant: every test runs `larder` itself in folders of its own, with a home of its own, and waits for what it
 //! expects with a deadline instead of for a time. What a machine cannot do is skipped aloud (`support::skip`).
@@ -6,6 +6,7 @@
 mod bad_input;
 mod kill;
 mod main_job;
+mod peers;
 mod support;
 mod tidy;
 mod tracer;

@@ -15,6 +15,7 @@ pub mod log;
 pub mod ls;
 pub mod mount;
 pub mod origin;
+pub mod peers;
 pub mod rebuild;
 pub mod restore;
 pub mod status;
@@ -52,6 +53,7 @@ pub fn dispatch(context: &Context, command: &Command) -> Result<Option<Answer>, 
         Command::Doctor => doctor::run(context).map(Some),
         Command::Completions(args) => completions::run(context, args).map(|()| None),
         Command::Origin(args) => origin::run(context, args).map(Some),
+        Command::Peers(args) => peers::run(context, args).map(Some),
         Command::Ls(args) => ls::run(context, args).map(Some),
         Command::Cat(args) => cat::run(context, args),
     }

@@ -35,9 +35,15 @@ pub fn lines(status: &Status, daemon: &Value, now_ms: u64) -> Vec<String> {
     for line in daemon_lines(daemon) {
         say("", line);
     }
-    say("backend", format!("{} ({})", status.backend.address, backend_word(status)));
+    say("backend", format!("{} ({})", status.backend.address, status.backend.word()));
     for line in &status.backend.lines {
         say("", contact(line, now_ms));
+    }
+    for peer in &status.peers {
+        say("peer", format!("{} {} ({})", peer.name, peer.address, peer.word()));
+        for line in &peer.lines {
+            say("", contact(line, now_ms));
+        }
     }
     let counts = &status.counts;
     let kept =
@@ -93,16 +99,6 @@ fn list<T>(lines: &mut Vec<String>, name: &str, items: &[T], text: impl Fn(&T) -
     }
     if items.len() > MAX_LINES {
         lines.push(format!("{:<9} and {} more", "", items.len() - MAX_LINES));
-    }
-}
-
-fn backend_word(status: &Status) -> &'static str {
-    if status.backend.ok {
-        "ok"
-    } else if status.backend.lines.iter().any(|line| line.failure_ms.is_some()) {
-        "failing"
-    } else {
-        "never reached"
     }
 }
 

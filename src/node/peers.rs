@@ -1,0 +1,163 @@
+//! What a person does about peers: name one, try it, say that it holds this project, take it out of the config.
+//!
+//! Invariant: the config is edited, never rewritten, and only to what is read back without an error; a place that refuses is
+//! not named. Takes no lock and works beside a daemon, which picks the edit up.
+
+use super::error::{Kind, NodeError};
+use super::open::{OpenOptions, ProjectDirs, require_consent};
+use crate::config::address::{self, Address};
+use crate::config::{ConfigFile, Settings, edit, trust};
+use crate::env::Env;
+use crate::state::State;
+use crate::sync::{SyncError, held_there, open_peer, projects};
+use crate::transport::{Marker, Transport, TransportErrorKind};
+use std::sync::Arc;
+
+/// What stands at a peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Probe {
+    /// This project.
+    HoldsProject,
+    /// Nothing of this project's name yet.
+    Empty,
+}
+
+/// Looks whether a peer of the config can be reached and is this project's. Writes nothing there.
+///
+/// Errors: User for a name that is not in the config, no consent, another project; Unavailable.
+pub fn probe_peer(env: &Env, options: &OpenOptions, name: &str) -> Result<Probe, NodeError> {
+    let settings = options.settings(env)?;
+    require_consent(&settings, env, false)?;
+    probe(&settings, address_of(&settings, name)?)
+}
+
+/// Says that a peer's place is this project's, whatever it holds or lacks.
+///
+/// Errors: as `probe_peer`, and User if this project never ran here.
+pub fn join_peer(env: &Env, options: &OpenOptions, name: &str, dry_run: bool) -> Result<(), NodeError> {
+    let settings = options.settings(env)?;
+    require_consent(&settings, env, false)?;
+    join(&settings, address_of(&settings, name)?, dry_run)
+}
+
+/// Adds a peer to the config, or gives one another address, after a look at it. A place that is merely away is added all
+/// the same; why it is away is returned.
+///
+/// Errors: User for what can be no peer, for a place that refuses, and for another project's unless `joins`.
+pub fn add_peer(
+    env: &Env,
+    options: &OpenOptions,
+    (name, url): (&str, &str),
+    joins: bool,
+    dry_run: bool,
+) -> Result<Option<NodeError>, NodeError> {
+    let bad = |message: String| NodeError::user(message, "see `docs/config.md` for what a peer can be");
+    address::check_peer(url).map_err(|why| bad(format!("{} can be no peer: {why}", address::shown(url))))?;
+    if let Some(secret) = address::secret(url) {
+        let message = format!("the address holds {secret}, which must not stand in a config");
+        return Err(NodeError::user(message, "leave it out of the address"));
+    }
+    let old = options.settings(env)?;
+    let bytes = old.config.read()?;
+    let text = String::from_utf8_lossy(&bytes);
+    let edited = edit::set_peer(&text, name, url).ok_or_else(|| bad("the config is no object".to_owned()))?;
+    let file = ConfigFile::parse(edited.as_bytes(), old.config.file())?;
+    let new = Settings::resolve(&old.config, file, env, &options.flags)?;
+    let address = address_of(&new, name)?;
+    let mut away = None;
+    match probe(&new, address) {
+        Ok(_) => {}
+        Err(error) if error.kind == Kind::Unavailable => away = Some(error),
+        // Only what another project's marker says can be overruled; everything else refuses again.
+        Err(_) if joins => join(&new, address, dry_run)?,
+        Err(error) => return Err(error),
+    }
+    if dry_run {
+        return Ok(away);
+    }
+    // Who names an address agrees to it, but not to what else the config reaches.
+    if trust::required_consent(&old, env).is_none() {
+        trust::grant(&new, env)?;
+    }
+    write(&old, &bytes, &edited)?;
+    Ok(away)
+}
+
+/// Takes a peer out of the config; what it holds stays where it is.
+pub fn remove_peer(env: &Env, options: &OpenOptions, name: &str, dry_run: bool) -> Result<(), NodeError> {
+    let settings = options.settings(env)?;
+    let bytes = settings.config.read()?;
+    let text = String::from_utf8_lossy(&bytes);
+    let Some(edited) = edit::remove_peer(&text, name) else {
+        address_of(&settings, name)?;
+        let message = format!("the peer {} is not named in the config", larder_patterns::shown(name));
+        return Err(NodeError::user(message, "it comes from `LARDER_PEERS` or `--peer`"));
+    };
+    ConfigFile::parse(edited.as_bytes(), settings.config.file())?;
+    if dry_run { Ok(()) } else { write(&settings, &bytes, &edited) }
+}
+
+fn write(settings: &Settings, old: &[u8], new: &str) -> Result<(), NodeError> {
+    let file = settings.config.file();
+    edit::replace(file, old, new.as_bytes()).map_err(|error| {
+        let message = format!("write {}: {error}", larder_patterns::shown(&file.to_string_lossy()));
+        NodeError::user(message, "nothing was changed; try it again")
+    })
+}
+
+fn address_of<'a>(settings: &'a Settings, name: &str) -> Result<&'a Address, NodeError> {
+    settings.peers.get(name).map(|peer| &peer.value.address).ok_or_else(|| {
+        let known: Vec<&str> = settings.peers.keys().map(String::as_str).collect();
+        let hint = match known.as_slice() {
+            [] => "there are none; `larder peers add NAME ADDRESS` names one".to_owned(),
+            _ => format!("there are {}", known.join(", ")),
+        };
+        NodeError::user(format!("no peer is called {}", larder_patterns::shown(name)), hint)
+    })
+}
+
+fn open(settings: &Settings, address: &Address) -> Result<Arc<dyn Transport>, NodeError> {
+    open_peer(address, &settings.app_id.value, &settings.root_dir).map_err(|error| refused(error.into()))
+}
+
+fn probe(settings: &Settings, address: &Address) -> Result<Probe, NodeError> {
+    let place = open(settings, address)?;
+    let app = &settings.app_id.value;
+    let held = match State::open_read_only(&ProjectDirs::of(&settings.config).state())? {
+        Some(state) => held_there(&state, address, &*place, app),
+        // What never ran takes whatever is there.
+        None => Marker::of_place(&*place, app, None, false).map_err(SyncError::from),
+    };
+    Ok(if held.map_err(refused)?.is_some() { Probe::HoldsProject } else { Probe::Empty })
+}
+
+fn join(settings: &Settings, address: &Address, dry_run: bool) -> Result<(), NodeError> {
+    let place = open(settings, address)?;
+    let state = State::open_read_only(&ProjectDirs::of(&settings.config).state())?;
+    let own = state.as_ref().map(projects).transpose()?.unwrap_or_default();
+    let Some(own) = own.into_iter().next() else {
+        let message = "this project never ran here, so there is nothing to join";
+        return Err(NodeError::user(message, "run `larder sync`: it takes over what the peer holds by itself"));
+    };
+    if dry_run {
+        return Ok(());
+    }
+    Marker::set_place(&*place, &settings.app_id.value, &own).map_err(|error| refused(error.into()))
+}
+
+/// A place that refuses is the user's to settle; one that is away is not.
+fn refused(error: SyncError) -> NodeError {
+    match error {
+        SyncError::Transport(error) => {
+            let away = matches!(error.kind, TransportErrorKind::Unavailable | TransportErrorKind::Throttled { .. });
+            let hint = if away { "it is tried again at every exchange" } else { "name another place" };
+            let kind = if away { Kind::Unavailable } else { Kind::User };
+            NodeError { kind, message: error.to_string(), hint: Some(hint.to_owned()) }
+        }
+        SyncError::Marker(why) => {
+            NodeError::user(why, "`--join` of `larder peers add`, or `larder peers join`, says that it is this project")
+        }
+        other => other.into(),
+    }
+}

@@ -1,0 +1,294 @@
+//! Laws of peers: machines that share a folder, each with a backend of its own.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::node::{Glance, Kind};
+use crate::sync::{open_peer, projects};
+use crate::transport::Marker;
+use crate::transport::marker::ProjectId;
+
+/// A machine with a backend of its own and these peers, as the config's text.
+fn machine(host: &'static str, peers: &str) -> Machine {
+    let mut machine = Machine::new(host, &backend());
+    set_peers(&mut machine, peers);
+    machine
+}
+
+fn set_peers(machine: &mut Machine, peers: &str) {
+    let text = CONFIG.replacen('{', &format!(r#"{{ "privateSyncFilePatterns": ["own/**"], "peers": {peers}, "#), 1);
+    std::fs::write(machine.path("sync-config.json"), text).expect("writes");
+    machine.node = None;
+    let options = OpenOptions { trust: true, ..machine.options() };
+    machine.node = Some(Node::open(&machine.env(), &options, Arc::new(NoProgress)).expect("opens"));
+}
+
+fn at(folder: &Path) -> String {
+    serde_json::json!({ "there": folder }).to_string()
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+fn names(folder: &Path) -> BTreeSet<String> {
+    tree(folder).into_iter().map(|(name, _)| name).collect()
+}
+
+/// The id that a machine has wherever it is known.
+fn project(machine: &mut Machine) -> ProjectId {
+    let ids = projects(&machine.node().engine.state).expect("reads");
+    ids.into_iter().next().expect("it ran")
+}
+
+/// What the last run says of the only peer; none if all is well.
+fn complaint(report: &Report) -> Option<&str> {
+    report.peer_errors.first().map(|(_, why)| why.as_str())
+}
+
+#[test]
+fn machines_that_share_only_a_folder_converge_on_shared_files() {
+    let store = folder();
+    let (mut a, mut b) = (machine("a", &at(store.path())), machine("b", &at(store.path())));
+    a.write("from-a.md", "a\n");
+    a.write("log.jsonl", "{\"n\":0}\n");
+    b.write("from-b.md", "b\n");
+
+    converge(&mut [&mut a, &mut b]);
+    a.write("log.jsonl", "{\"n\":0}\n{\"by\":\"a\"}\n");
+    b.write("log.jsonl", "{\"n\":0}\n{\"by\":\"b\"}\n");
+    std::fs::remove_file(b.path("from-a.md")).expect("removes");
+    converge(&mut [&mut a, &mut b]);
+
+    assert_eq!((a.read("from-a.md"), a.read("from-b.md").as_deref()), (None, Some("b\n")));
+    let log = a.read("log.jsonl").expect("is there");
+    assert_eq!(log.lines().collect::<BTreeSet<_>>().len(), 3);
+    assert_eq!(b.read("log.jsonl"), Some(log));
+    assert_eq!(row(&a.adapter, "from-b.md").as_deref(), Some("b\n"));
+}
+
+#[test]
+fn what_one_machine_left_in_the_folder_reaches_another_while_it_is_off() {
+    let store = folder();
+    let mut a = machine("a", &at(store.path()));
+    a.write("a.md", "one\n");
+    a.run();
+    a.write("a.md", "two\n");
+    a.run();
+    drop(a);
+
+    let mut b = machine("b", &at(store.path()));
+    b.run();
+
+    assert_eq!(b.read("a.md").as_deref(), Some("two\n"));
+}
+
+#[test]
+fn archive_files_of_a_peer_land_only_below_its_origin() {
+    let store = folder();
+    let (mut a, mut b) = (machine("a", &at(store.path())), machine("b", &at(store.path())));
+    a.write("runs/1.log", "a\n");
+    b.write("runs/1.log", "b\n");
+
+    converge(&mut [&mut a, &mut b]);
+
+    assert_eq!((a.read("runs/1.log").as_deref(), b.read("runs/1.log").as_deref()), (Some("a\n"), Some("b\n")));
+    let origin = a.glance_status().origin.expect("it ran").parse().expect("a name");
+    let slot = crate::index::Slot {
+        space: crate::model::Space::shared(),
+        origin: Some(origin),
+        path: RelPath::parse("runs/1.log").expect("a path"),
+    };
+    assert_eq!(b.node().engine.index.heads(&slot).expect("reads").len(), 1);
+}
+
+#[test]
+fn private_files_go_only_to_a_peer_that_is_ones_own() {
+    for (private, expected) in [(false, false), (true, true)] {
+        let store = folder();
+        let peers = serde_json::json!({ "there": { "url": store.path(), "private": private } }).to_string();
+        let mut a = machine("a", &peers);
+        a.write("own/secret.md", "secret\n");
+        a.write("shared.md", "shared\n");
+
+        a.run();
+
+        assert!(names(store.path()).iter().any(|name| name.starts_with("demo/shared/")));
+        assert_eq!(names(store.path()).iter().any(|name| name.starts_with("demo/u-")), expected);
+    }
+}
+
+#[test]
+fn a_peer_only_given_to_or_only_taken_from_is_used_one_way() {
+    let store = folder();
+    let way = |pull: bool, push: bool| {
+        serde_json::json!({ "there": { "url": store.path(), "pull": pull, "push": push } }).to_string()
+    };
+    let (mut reader, mut writer) = (machine("reader", &way(true, false)), machine("writer", &way(false, true)));
+    reader.write("reader.md", "r\n");
+    writer.write("writer.md", "w\n");
+
+    reader.run();
+    assert!(names(store.path()).is_empty(), "a store that is only read is not made");
+    converge(&mut [&mut writer, &mut reader]);
+
+    assert_eq!(reader.read("writer.md").as_deref(), Some("w\n"));
+    assert_eq!(writer.read("reader.md"), None);
+    assert!(reader.glance_status().peers[0].ok && writer.glance_status().peers[0].ok);
+}
+
+#[test]
+fn a_peer_that_is_away_stops_nothing_and_status_says_so_until_it_is_back() {
+    let (store, parent) = (folder(), folder());
+    let away = parent.path().join("away");
+    let peers = serde_json::json!({ "away": away, "far": "https://far.example/x", "there": store.path() }).to_string();
+    let (mut a, mut b) = (machine("a", &peers), machine("b", &at(store.path())));
+    a.write("a.md", "a\n");
+
+    let report = a.run();
+    b.run();
+
+    assert_eq!(report.peer_errors.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["away", "far"]);
+    assert_eq!((report.backend_error.as_deref(), b.read("a.md").as_deref()), (None, Some("a\n")));
+    assert_eq!(a.node().remains(&report).expect("tells").map(|error| error.kind), Some(Kind::Unavailable));
+    let status = a.glance_status();
+    assert_eq!(status.peers.iter().map(|peer| peer.ok).collect::<Vec<_>>(), [false, false, true]);
+    assert!(status.backend.ok && status.peers[0].lines.iter().all(|line| line.success_ms.is_none()));
+    assert!(status.remains().is_some_and(|error| error.message.contains("there is no such folder")), "{status:?}");
+    assert!(
+        status.peers[1].lines[0].error.as_deref().is_some_and(|why| why.contains("no transport is called `https:`"))
+    );
+
+    std::fs::create_dir(&away).expect("creates");
+    let report = a.run();
+    assert_eq!(report.peer_errors.len(), 1);
+    assert!(a.glance_status().peers[0].ok && names(&away).contains("larder-store.json"));
+
+    set_peers(&mut a, &at(store.path()));
+    a.run();
+    let status = a.glance_status();
+    assert_eq!((status.peers.len(), status.remains().is_none()), (1, true), "what left the config is forgotten");
+    assert!(status.backend.lines.iter().all(|line| !line.store.starts_with("peer ")));
+}
+
+#[test]
+fn a_store_that_is_empty_where_it_was_filled_is_refused_and_nothing_is_deleted_or_written() {
+    let parent = folder();
+    let (store, aside) = (parent.path().join("store"), parent.path().join("aside"));
+    std::fs::create_dir(&store).expect("creates");
+    let (mut a, mut b) = (machine("a", &at(&store)), machine("b", &at(&store)));
+    a.write("a.md", "a\n");
+    converge(&mut [&mut a, &mut b]);
+
+    std::fs::rename(&store, &aside).expect("unmounts");
+    for empty in [false, true] {
+        if empty {
+            std::fs::create_dir(&store).expect("an empty mount point");
+        }
+        b.write("b.md", if empty { "2\n" } else { "1\n" });
+        for restarted in [false, true] {
+            if restarted {
+                set_peers(&mut b, &at(&store));
+            }
+            let report = b.run();
+            assert!(complaint(&report).is_some(), "{empty} {restarted}: {report:?}");
+            assert_eq!(b.read("a.md").as_deref(), Some("a\n"));
+        }
+    }
+    assert!(complaint(&b.run()).is_some_and(|why| why.contains("is its disk mounted")));
+    assert!(names(&store).is_empty());
+
+    std::fs::remove_dir(&store).expect("removes");
+    std::fs::rename(&aside, &store).expect("mounts");
+    converge(&mut [&mut b, &mut a]);
+    assert_eq!(a.read("b.md").as_deref(), Some("2\n"));
+    assert!(b.glance_status().peers[0].ok);
+}
+
+#[test]
+fn two_projects_of_one_name_mix_only_when_somebody_says_that_they_are_one() {
+    let store = folder();
+    let (mut a, mut b) = (machine("a", "{}"), machine("b", "{}"));
+    a.write("a.md", "a\n");
+    b.write("b.md", "b\n");
+    a.run();
+    b.run();
+    set_peers(&mut a, &at(store.path()));
+    set_peers(&mut b, &at(store.path()));
+
+    a.run();
+    let before = names(store.path());
+    let report = b.run();
+    assert!(complaint(&report).is_some_and(|why| why.contains("another project of that name")), "{report:?}");
+    assert_eq!((b.read("a.md"), names(store.path())), (None, before));
+
+    let own = project(&mut b);
+    let address = crate::config::Address::new(store.path().to_string_lossy());
+    Marker::set_place(&*open_peer(&address, "demo", b.dir.path()).expect("opens"), "demo", &own).expect("joined");
+    converge(&mut [&mut b, &mut a]);
+
+    assert_eq!((b.read("a.md").as_deref(), a.read("b.md").as_deref()), (Some("a\n"), Some("b\n")));
+}
+
+#[test]
+fn artifacts_that_arrive_in_any_order_give_the_same_files() {
+    let store = folder();
+    let mut a = machine("a", &at(store.path()));
+    for n in 0..6 {
+        a.write(&format!("d/{n}.txt"), &noise(n));
+        a.write("log.jsonl", &"{\"line\":1}\n".repeat(n as usize + 1));
+        a.run();
+    }
+    std::fs::remove_file(a.path("d/3.txt")).expect("removes");
+    a.run();
+    let all = tree(store.path());
+
+    for seed in 0..2u64 {
+        let carried = folder();
+        let mut b = machine("b", &at(carried.path()));
+        let mut order: Vec<usize> = (0..all.len()).collect();
+        order.sort_by_key(|n| (*n as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15 ^ (seed << 17)).rotate_left(21));
+        for (step, n) in order.into_iter().enumerate() {
+            let (name, bytes) = &all[n];
+            let path = carried.path().join(name);
+            std::fs::create_dir_all(path.parent().expect("a parent")).expect("creates");
+            std::fs::write(path, bytes).expect("carried");
+            if step % 5 == 0 {
+                b.run();
+            }
+        }
+        converge(&mut [&mut b]);
+
+        let files = |machine: &Machine| {
+            let mut files = tree(machine.dir.path());
+            files.retain(|(name, _)| name.starts_with("d/") || name == "log.jsonl");
+            files
+        };
+        assert!(files(&b) == files(&a), "seed {seed}: {:?}", names(b.dir.path()));
+        assert!(b.glance_status().peers[0].ok);
+    }
+}
+
+#[test]
+fn a_store_inside_the_project_is_refused() {
+    let mut a = machine("a", r#"{ "inside": "share" }"#);
+    std::fs::create_dir(a.path("share")).expect("creates");
+    a.write("a.md", "a\n");
+
+    let report = a.run();
+
+    assert!(complaint(&report).is_some_and(|why| why.contains("inside the project")), "{report:?}");
+    assert!(names(&a.path("share")).is_empty());
+}
+
+#[test]
+fn a_dry_run_leaves_the_place_alone() {
+    let store = folder();
+    let mut a = machine("a", &at(store.path()));
+    a.write("a.md", "a\n");
+
+    a.node().run(&crate::node::RunOptions { dry_run: true, ..Default::default() }).expect("runs");
+
+    assert!(names(store.path()).is_empty());
+    assert!(Glance::open(&a.env(), &a.options()).expect("opens").status().expect("tells").peers.len() == 1);
+}

@@ -1,0 +1,210 @@
+//! Peers: the places of the config where artifacts are exchanged beside the backend.
+//!
+//! Invariant: each peer stands for itself: one that is away, belongs to another project or refuses is noted in the journal and
+//! the report, and stops nothing else. What a peer lacks is never taken for lost: a store that was there before and is
+//! empty now is refused rather than filled or believed. A store is this project's if one of its ids is one that this project has
+//! in another store, or if it was named before this project had any.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::exchange::Direction;
+use super::stores::{PROJECT, Terms};
+use super::{Engine, Report, Result, SyncError};
+use crate::config::address::{Address, scheme};
+use crate::model::Space;
+use crate::state::{self, State, StateError};
+use crate::transport::marker::ProjectId;
+use crate::transport::{self, Marker, Opening, Transport, TransportError, TransportErrorKind};
+
+/// Begins the journal's lines of peers, before the name.
+pub const PEER_LINE: &str = "peer ";
+/// Begins the entries in `state.db` of places that hold this project, each with the id it has there.
+const HELD: &str = "held by ";
+/// Begins those of places that were named when this project was new here and not yet heard: what they hold, it is.
+const AWAITED: &str = "awaits ";
+
+/// A place of the config.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Peer {
+    /// What the config calls it.
+    pub name: String,
+    /// Where it is; folders are absolute.
+    pub address: Address,
+    /// Whether it is one's own, so that private files may go there.
+    pub private: bool,
+    /// Whether to take from it.
+    pub pull: bool,
+    /// Whether to give to it.
+    pub push: bool,
+}
+
+impl Peer {
+    /// Its line in the journal.
+    pub fn line(&self) -> String {
+        format!("{PEER_LINE}{}", self.name)
+    }
+
+    fn goes(&self, direction: Direction) -> bool {
+        match direction {
+            Direction::Pull => self.pull,
+            Direction::Push => self.push,
+            Direction::Both => self.pull || self.push,
+        }
+    }
+
+    fn ways(&self, direction: Direction) -> Vec<state::Direction> {
+        let pull = (self.pull && direction != Direction::Push).then_some(state::Direction::Pull);
+        let push = (self.push && direction != Direction::Pull).then_some(state::Direction::Push);
+        pull.into_iter().chain(push).collect()
+    }
+}
+
+/// Opens the place of a peer of the project that lives in `root`.
+///
+/// Errors: the transport's; Denied for a folder inside the project, whose files would be taken for the project's own.
+pub fn open_peer(
+    address: &Address,
+    app: &str,
+    root: &std::path::Path,
+) -> std::result::Result<Arc<dyn Transport>, TransportError> {
+    let text = address.reveal();
+    let inside = |folder: &std::path::Path| match (folder.canonicalize(), root.canonicalize()) {
+        (Ok(folder), Ok(root)) => folder.starts_with(root),
+        // What is not there is told by opening it.
+        _ => false,
+    };
+    if scheme(text).is_none() && inside(&root.join(text)) {
+        let detail = "it stands inside the project, whose files it would hold and be: name a folder elsewhere";
+        return Err(TransportError::new(TransportErrorKind::Denied, "open", &address.to_string(), detail));
+    }
+    transport::open(text, &Opening { app: app.to_owned(), base: root.to_owned() })
+}
+
+impl Engine {
+    /// Exchanges artifacts with every peer, one after the other, and replays what came.
+    ///
+    /// A peer that failed in this run is not asked again. Errors: only what is about this machine.
+    pub fn exchange_peers(&mut self, direction: Direction, report: &mut Report) -> Result<()> {
+        let peers = self.policy.peers.clone();
+        if !peers.is_empty() && self.kept_project()?.is_none() {
+            for peer in &peers {
+                self.state.set_meta(&awaited_key(&peer.address), Some(b"1"))?;
+            }
+        }
+        for peer in peers {
+            if !peer.goes(direction) || report.peer_errors.iter().any(|(name, _)| *name == peer.name) {
+                continue;
+            }
+            let why = match self.exchange_peer(&peer, direction, report) {
+                Ok(None) => continue,
+                Ok(Some(why)) => why,
+                Err(SyncError::Transport(error)) => error.to_string(),
+                Err(SyncError::Marker(why)) => why,
+                Err(error) => return Err(error),
+            };
+            // Opened anew next time: another disk may be mounted there by then.
+            self.open_peers.remove(&peer.name);
+            let now = self.now_ms() as i64;
+            for way in peer.ways(Direction::Both) {
+                self.state.note_failure(&peer.line(), way, now, &why)?;
+            }
+            report.peer_errors.push((peer.name, why));
+        }
+        Ok(())
+    }
+
+    /// Forgets what the journal says of peers that are in the config no more.
+    pub fn forget_other_peers(&mut self) -> Result<()> {
+        let lines: Vec<String> = self.policy.peers.iter().map(Peer::line).collect();
+        self.publishing_stopped.retain(|line| !line.starts_with(PEER_LINE) || lines.contains(line));
+        let peers = &self.policy.peers;
+        self.open_peers
+            .retain(|name, open| peers.iter().any(|peer| peer.name == *name && peer.address == open.address));
+        Ok(self.state.forget_stores(PEER_LINE, &lines)?)
+    }
+
+    /// The places that are open now, by their names; for whoever waits for news.
+    pub fn open_peers(&self) -> Vec<(String, Arc<dyn Transport>)> {
+        let pulled = |name: &String| self.policy.peers.iter().any(|peer| peer.name == *name && peer.pull);
+        let open = self.open_peers.iter().filter(|(name, _)| pulled(name));
+        open.map(|(name, open)| (name.clone(), open.place.clone())).collect()
+    }
+
+    fn exchange_peer(&mut self, peer: &Peer, direction: Direction, report: &mut Report) -> Result<Option<String>> {
+        let place = self.peer_place(peer)?;
+        if !self.belongs_there(peer, &*place, direction)? {
+            // A pull from a place where nothing is yet.
+            let now = self.now_ms() as i64;
+            self.state.note_success(&peer.line(), state::Direction::Pull, now)?;
+            return Ok(None);
+        }
+        let mut spaces = vec![Space::shared()];
+        if peer.private {
+            spaces.push(self.private_space.clone());
+        }
+        let ways = peer.ways(direction);
+        let terms = Terms { line: peer.line(), problems: peer.line(), ways, spaces, direction, push: peer.push };
+        self.exchange_store(&*place, terms, report)
+    }
+
+    fn peer_place(&mut self, peer: &Peer) -> Result<Arc<dyn Transport>> {
+        if let Some(open) = self.open_peers.get(&peer.name).filter(|open| open.address == peer.address) {
+            return Ok(open.place.clone());
+        }
+        let place = open_peer(&peer.address, &self.policy.app, self.root.path())?;
+        let open = OpenPeer { address: peer.address.clone(), place: place.clone() };
+        self.open_peers.insert(peer.name.clone(), open);
+        Ok(place)
+    }
+
+    /// Proves that a place holds this project; makes an empty one this project's unless only looked at. False if
+    /// nothing is there.
+    fn belongs_there(&self, peer: &Peer, place: &dyn Transport, direction: Direction) -> Result<bool> {
+        let app = &self.policy.app;
+        let project = match held_there(&self.state, &peer.address, place, app)? {
+            Some(project) => project,
+            None if direction == Direction::Pull => return Ok(false),
+            None => {
+                let ours = projects(&self.state)?;
+                let project = ours.into_iter().next().unwrap_or_else(|| ProjectId::draw(&self.env));
+                Marker::set_place(place, app, &project)?;
+                project
+            }
+        };
+        self.state.set_meta(&held_key(&peer.address), Some(project.as_str().as_bytes()))?;
+        self.state.set_meta(&awaited_key(&peer.address), None)?;
+        Ok(true)
+    }
+}
+
+fn held_key(address: &Address) -> String {
+    format!("{HELD}{address}")
+}
+
+fn awaited_key(address: &Address) -> String {
+    format!("{AWAITED}{address}")
+}
+
+/// The id under which a place holds this project; `None` if it holds nothing of that name. Writes nothing.
+///
+/// Errors: Marker if it is another project's, or was filled before; the place's.
+pub fn held_there(state: &State, address: &Address, place: &dyn Transport, app: &str) -> Result<Option<ProjectId>> {
+    let seen = state.meta(&held_key(address))?.is_some();
+    let takes_any = !seen && state.meta(&awaited_key(address))?.is_some();
+    let ours = projects(state)?;
+    Ok(Marker::of_place(place, app, Some(&ours).filter(|_| !takes_any), seen)?)
+}
+
+/// Every id that this project has in its stores; none before any of them was heard.
+pub fn projects(state: &State) -> std::result::Result<BTreeSet<ProjectId>, StateError> {
+    let places = state.metas_below(HELD)?;
+    let ids = state.meta(PROJECT)?.into_iter().chain(places.into_iter().map(|(_, id)| id));
+    Ok(ids.filter_map(|id| ProjectId::try_from(String::from_utf8(id).ok()?).ok()).collect())
+}
+
+/// A place that was opened.
+pub(super) struct OpenPeer {
+    address: Address,
+    place: Arc<dyn Transport>,
+}

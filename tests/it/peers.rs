@@ -1,0 +1,144 @@
+//! Peers by hand: named, tried, joined and taken out with the commands, and met by daemons.
+
+use std::fs;
+
+use crate::support::{CONFIG, DAEMON_DEADLINE, Lab, Project, until};
+
+fn add(project: &Project, lab: &Lab) {
+    project.run(["peers", "add", "share", &lab.path("share").to_string_lossy()]).expect(0).says("added share");
+}
+
+/// A lab with a folder to share.
+fn lab() -> Lab {
+    let lab = Lab::new();
+    fs::create_dir(lab.path("share")).expect("make the folder");
+    lab
+}
+
+#[test]
+fn a_peer_is_named_tried_used_and_taken_out_again() {
+    let lab = lab();
+    let commented = CONFIG.replacen('{', "{ // ours\n", 1);
+    let (a, b) = (lab.project("a", &commented), lab.project("b", &commented));
+    a.write("shared/a.md", "a\n");
+    a.write("logs/x.log", "a\n");
+    b.write("logs/x.log", "b\n");
+
+    for project in [&a, &b] {
+        project.run(["peers"]).expect(0).says("no peers");
+        project.run(["peers", "add", "share", "/nowhere/else", "--dry-run"]).expect(2).says("no such folder");
+        add(project, &lab);
+        project.run(["peers", "test"]).expect(0);
+        project.sync();
+    }
+    let config = String::from_utf8(a.read("sync-config.json").expect("is there")).expect("text");
+    assert!(config.contains("// ours") && config.contains("\"share\""), "{config}");
+    assert_eq!(b.read("shared/a.md").as_deref(), Some(&b"a\n"[..]));
+    assert_eq!(b.read("logs/x.log").as_deref(), Some(&b"b\n"[..]));
+
+    let listed = a.run(["peers", "list", "--json"]).expect(0).json();
+    assert_eq!((&listed["peers"][0]["name"], &listed["peers"][0]["ok"]), (&"share".into(), &true.into()));
+    let tried = a.run(["peers", "test", "share", "--json"]).expect(0).json();
+    assert_eq!(tried["peers"][0]["state"], "holds-project");
+    a.run(["status"]).expect(0).says("peer").says("share pull: last success");
+
+    a.run(["peers", "remove", "share", "--dry-run"]).expect(0).says("would be removed");
+    a.run(["peers", "remove", "share"]).expect(0);
+    a.run(["peers", "list"]).expect(0).says("no peers");
+    a.sync();
+    assert!(!a.run(["status", "--json"]).expect(0).said().contains("peer share"));
+    a.verify();
+    b.verify();
+}
+
+#[test]
+fn what_can_be_no_peer_is_refused_with_a_sentence_and_the_config_stays() {
+    let lab = lab();
+    let a = lab.project("a", CONFIG);
+    fs::create_dir(a.path("inside")).expect("make a folder");
+    fs::create_dir(lab.path("photos")).expect("make a folder");
+    fs::write(lab.path("photos/1.jpg"), "x").expect("write a file");
+    let (photos, share) = (lab.path("photos"), lab.path("share"));
+    let (photos, share) = (photos.to_string_lossy(), share.to_string_lossy());
+
+    let before = a.read("sync-config.json");
+    for (args, said) in [
+        (["add", "x", ""], "empty"),
+        (["add", "x", "ftp://h/x"], "is no kind of peer"),
+        (["add", "x", "https://h/x"], "no transport is called"),
+        (["add", "x", "https://user:pw@h/x"], "password"),
+        (["add", "x", "s3://bucket/x"], "no transport is called"),
+        (["add", "x", "inside"], "inside the project"),
+        (["add", "x", &photos], "holds other things"),
+        (["add", "no/name", &share], "no/name"),
+    ] {
+        let mut command = vec!["peers"];
+        command.extend(args);
+        let outcome = a.run(command).expect(1).says(said);
+        assert!(!outcome.said().contains("pw"), "{outcome:#?}");
+    }
+    for command in [["peers", "remove", "x"], ["peers", "test", "x"], ["peers", "join", "x"]] {
+        a.run(command).expect(1).says("no peer is called x").says("peers add");
+    }
+
+    assert_eq!(a.read("sync-config.json"), before);
+    assert_eq!(fs::read_dir(lab.path("share")).expect("list it").count(), 0);
+    assert!(!a.path("s3:").exists());
+}
+
+#[test]
+fn two_projects_begun_apart_are_joined_by_a_word() {
+    let lab = lab();
+    let (a, b) = (lab.project("a", CONFIG), lab.project("b", CONFIG));
+    a.write("shared/a.md", "a\n");
+    b.write("shared/b.md", "b\n");
+    a.sync();
+    b.sync();
+    add(&a, &lab);
+    a.sync();
+
+    let share = lab.path("share");
+    let share = share.to_string_lossy();
+    b.run(["peers", "add", "share", &share]).expect(1).says("another project of that name").says("--join");
+    b.run(["peers", "list"]).expect(0).says("no peers");
+    b.run(["peers", "add", "share", &share, "--join"]).expect(0);
+    b.sync();
+    a.sync();
+
+    assert_eq!(b.read("shared/a.md").as_deref(), Some(&b"a\n"[..]));
+    assert_eq!(a.read("shared/b.md").as_deref(), Some(&b"b\n"[..]));
+
+    fs::remove_dir_all(&*share).expect("lose the disk");
+    a.run(["sync"]).expect(2).says("no such folder");
+    fs::create_dir(&*share).expect("an empty mount point");
+    a.run(["sync"]).expect(2).says("is its disk mounted");
+    a.run(["status"]).expect(2).says("is its disk mounted");
+    a.run(["peers", "join", "share"]).expect(0);
+    a.sync();
+    b.run(["sync"]).expect(2);
+    b.run(["peers", "join", "share"]).expect(0);
+    b.sync();
+    assert_eq!(a.read("shared/b.md").as_deref(), Some(&b"b\n"[..]));
+}
+
+#[test]
+fn daemons_that_share_only_a_folder_keep_each_other_up_to_date() {
+    let lab = lab();
+    let (a, b) = (lab.project("a", CONFIG), lab.project("b", CONFIG));
+    for project in [&a, &b] {
+        add(project, &lab);
+    }
+    let (up_a, up_b) = (a.up(), b.up());
+
+    a.write("shared/a.md", "a\n");
+    until("the file is on b", DAEMON_DEADLINE, || b.read("shared/a.md").as_deref() == Some(b"a\n"));
+    b.append("shared/a.md", "b\n");
+    until("the edit is on a", DAEMON_DEADLINE, || a.read("shared/a.md").as_deref() == Some(b"a\nb\n"));
+    b.remove("shared/a.md");
+    until("it is gone on a", DAEMON_DEADLINE, || a.read("shared/a.md").is_none());
+
+    up_a.stop();
+    up_b.stop();
+    a.verify();
+    b.verify();
+}
