@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -39,12 +39,23 @@ struct Scene {
 }
 
 impl Scene {
+    /// The two meet in a database.
     fn set() -> Scene {
+        Scene::meeting(|project, live| project.with_backend(&live.join("shared.db")))
+    }
+
+    /// The two meet in a folder alone.
+    fn set_with_folder() -> Scene {
+        Scene::meeting(|project, live| {
+            fs::create_dir_all(live.join("share")).expect("make the folder");
+            project.with_var("LARDER_PEERS", &format!("share={}", live.join("share").display()))
+        })
+    }
+
+    fn meeting(meet: fn(Project, &Path) -> Project) -> Scene {
         let lab = Lab::new();
         let live = lab.path("live");
-        let [a, b] = ["a", "b"].map(|name| {
-            lab.project(&format!("live/{name}"), crate::support::CONFIG).with_backend(&live.join("shared.db"))
-        });
+        let [a, b] = ["a", "b"].map(|name| meet(lab.project(&format!("live/{name}"), crate::support::CONFIG), &live));
         for name in ["edited", "deleted", "renamed", "theirs", "their-deleted", "both"] {
             a.write(format!("shared/{name}.md"), format!("{name}\n"));
         }
@@ -153,7 +164,17 @@ fn expect_sync(project: &Project, moment: &str) {
 /// Tries `kill_at` = first, first + stride, .. until a run ends by itself, on several scenes beside each other; `check`
 /// says what has to hold afterwards.
 fn kill_everywhere(test: &str, args: &[&str], max_kills: u64, check: fn(&Scene, &str)) -> io::Result<()> {
-    let scenes: Vec<Scene> = (0..WORKERS).map(|_| Scene::set()).collect();
+    kill_everywhere_in(Scene::set, test, args, max_kills, check)
+}
+
+fn kill_everywhere_in(
+    set: fn() -> Scene,
+    test: &str,
+    args: &[&str],
+    max_kills: u64,
+    check: fn(&Scene, &str),
+) -> io::Result<()> {
+    let scenes: Vec<Scene> = (0..WORKERS).map(|_| set()).collect();
     let total = match tracer::run(scenes[0].a.command(args), 0)? {
         Ended::ByItself { code: 0, calls } => calls,
         other => panic!("{args:?} without a kill: {other:?}"),
@@ -188,6 +209,15 @@ fn kill_everywhere(test: &str, args: &[&str], max_kills: u64, check: fn(&Scene, 
 fn killed_at_every_call_of_a_sync_nothing_is_lost_torn_or_doubled() {
     const TEST: &str = "killed_at_every_call_of_a_sync_nothing_is_lost_torn_or_doubled";
     if let Err(error) = kill_everywhere(TEST, &["sync"], MAX_KILLS, Scene::check) {
+        skip(TEST, &format!("ptrace or seccomp is not permitted here ({error}); the random kills remain"));
+    }
+}
+
+#[test]
+fn killed_at_every_call_of_a_sync_with_a_folder_nothing_is_lost_torn_or_doubled() {
+    const TEST: &str = "killed_at_every_call_of_a_sync_with_a_folder_nothing_is_lost_torn_or_doubled";
+    let ended = kill_everywhere_in(Scene::set_with_folder, TEST, &["sync"], MAX_KILLS / 4, Scene::check);
+    if let Err(error) = ended {
         skip(TEST, &format!("ptrace or seccomp is not permitted here ({error}); the random kills remain"));
     }
 }
