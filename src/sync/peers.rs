@@ -124,13 +124,6 @@ impl Engine {
         Ok(self.state.forget_stores(PEER_LINE, &lines)?)
     }
 
-    /// The places that are open now, by their names; for whoever waits for news.
-    pub fn open_peers(&self) -> Vec<(String, Arc<dyn Transport>)> {
-        let pulled = |name: &String| self.policy.peers.iter().any(|peer| peer.name == *name && peer.pull);
-        let open = self.open_peers.iter().filter(|(name, _)| pulled(name));
-        open.map(|(name, open)| (name.clone(), open.place.clone())).collect()
-    }
-
     fn exchange_peer(&mut self, peer: &Peer, direction: Direction, report: &mut Report) -> Result<Option<String>> {
         let place = self.peer_place(peer)?;
         if !self.belongs_there(peer, &*place, direction)? {
