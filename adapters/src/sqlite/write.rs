@@ -39,6 +39,7 @@ impl Session {
         let answers = Writing::new(&transaction, instance).and_then(|mut writing| writing.apply_all(changes));
         let answers = answers.map_err(&failed)?;
         transaction.commit().map_err(failed)?;
+        self.note_commit();
         Ok(answers)
     }
 }
