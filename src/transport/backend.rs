@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use larder_adapters::{
@@ -15,6 +15,7 @@ use larder_adapters::{
     RecordId, Row, RowContent, SHARED_OWNER, Selection, Subscription,
 };
 
+use super::signal::Signal;
 use super::{
     Depth, ListRequest, Listing, Opening, Put, Transport, TransportError, TransportErrorKind, WaitHint, Wake,
     check_name, is_after, listed_as, memory,
@@ -53,19 +54,6 @@ pub struct BackendTransport {
 struct Feed {
     cursor: Cursor,
     own_puts: HashSet<(RecordId, adapters::Revision)>,
-}
-
-#[derive(Default)]
-struct Signal {
-    raised: Mutex<bool>,
-    changed: Condvar,
-}
-
-impl Signal {
-    fn raise(&self) {
-        *self.raised.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.changed.notify_all();
-    }
 }
 
 impl BackendTransport {
@@ -309,7 +297,7 @@ impl Transport for BackendTransport {
                 return Ok(Wake::Cancelled);
             }
             // Lowered before the look: what comes after the look raises it again and the sleep below ends at once.
-            *self.signal.raised.lock().unwrap_or_else(PoisonError::into_inner) = false;
+            self.signal.lower();
             if self.take_news()? {
                 return Ok(Wake::Changed);
             }
@@ -320,9 +308,7 @@ impl Transport for BackendTransport {
             if hint.cancel.is_cancelled() {
                 return Ok(Wake::Cancelled);
             }
-            let raised = self.signal.raised.lock().unwrap_or_else(PoisonError::into_inner);
-            let slept = self.signal.changed.wait_timeout_while(raised, left, |raised| !*raised);
-            drop(slept.unwrap_or_else(PoisonError::into_inner));
+            self.signal.sleep(left);
         }
     }
 

@@ -14,6 +14,7 @@ pub mod faulty;
 pub mod folder;
 pub mod marker;
 pub mod memory;
+mod signal;
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -6,11 +6,12 @@
 //! a minute is made, and without a bell one every two seconds.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use larder_patterns::{PatternLists, Rules};
 
+use super::super::signal::Signal;
 use super::super::{TransportError, WaitHint, Wake};
 use super::listing;
 use crate::scan::Root;
@@ -28,25 +29,6 @@ pub(super) struct News {
     signal: Arc<Signal>,
     /// The kernel tells here, once somebody waited; none where it cannot be had.
     bell: OnceLock<Option<Watcher>>,
-}
-
-#[derive(Default)]
-struct Signal {
-    raised: Mutex<bool>,
-    changed: Condvar,
-}
-
-impl Signal {
-    fn raise(&self) {
-        *lock(&self.raised) = true;
-        self.changed.notify_all();
-    }
-
-    /// Sleeps until it is raised, at most for `timeout`, and takes it down.
-    fn wait(&self, timeout: Duration) {
-        let waited = self.changed.wait_timeout_while(lock(&self.raised), timeout, |raised| !*raised);
-        *waited.unwrap_or_else(PoisonError::into_inner).0 = false;
-    }
 }
 
 impl News {
@@ -68,7 +50,8 @@ impl News {
         let started = Instant::now();
         let timeout = Duration::from_millis(hint.timeout_ms);
         loop {
-            // Before the look: what comes after it rings.
+            // Both before the look: what comes after it rings.
+            self.signal.lower();
             let between = if timeout.is_zero() { DEAF } else { self.listen(root) };
             if hint.cancel.is_cancelled() {
                 return Ok(Wake::Cancelled);
@@ -81,7 +64,7 @@ impl News {
             if left.is_zero() {
                 return Ok(Wake::Timeout);
             }
-            self.signal.wait(left.min(between));
+            self.signal.sleep(left.min(between));
         }
     }
 
