@@ -42,9 +42,9 @@ pub struct Base {
     pub resume: Option<Vec<u8>>,
 }
 
-/// The span of all paths below a folder: `0` follows `/`.
-fn span_below(dir: &RelPath) -> (String, String) {
-    (format!("{dir}/"), format!("{dir}0"))
+/// The span of all paths below a folder, or of all: `0` follows `/`, and no end is none.
+fn span_below(dir: Option<&str>) -> (String, Option<String>) {
+    dir.map_or((String::new(), None), |dir| (format!("{dir}/"), Some(format!("{dir}0"))))
 }
 
 pub(super) fn kind_code(kind: ContentKind) -> i64 {
@@ -203,13 +203,7 @@ impl State {
         below: Option<&RelPath>,
         mut visit: impl FnMut(&str, Channel, ContentKind, &BaseStat) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
-        let (from, to) = match below {
-            None => (String::new(), None),
-            Some(dir) => {
-                let (from, to) = span_below(dir);
-                (from, Some(to))
-            }
-        };
+        let (from, to) = span_below(below.map(RelPath::as_str));
         let mut statement = self
             .connection
             .prepare_cached("SELECT path, kind, size, mtime_ns, ctime_ns, inode, device, channel FROM bases WHERE path >= ?1 AND (?2 IS NULL OR path < ?2) ORDER BY path")
@@ -236,7 +230,7 @@ impl State {
 
     /// True if a file below the folder `dir` has a base.
     pub fn has_bases_below(&self, dir: &RelPath) -> Result<bool> {
-        let (from, to) = span_below(dir);
+        let (from, to) = span_below(Some(dir.as_str()));
         self.exists("SELECT 1 FROM bases WHERE path >= ?1 AND path < ?2", (from, to))
     }
 
@@ -247,10 +241,7 @@ impl State {
 
     /// How many files of one space have a base: private ones or all others; below a top folder, or in all.
     pub fn count_live(&self, private: bool, folder: Option<&str>) -> Result<u64> {
-        let (from, to) = match folder {
-            None => (String::new(), None),
-            Some(folder) => (format!("{folder}/"), Some(format!("{folder}0"))),
-        };
+        let (from, to) = span_below(folder);
         let sql = "SELECT count(*) FROM bases WHERE path >= ?1 AND (?2 IS NULL OR path < ?2) AND (channel = ?3) = ?4";
         self.connection
             .prepare_cached(sql)

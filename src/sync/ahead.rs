@@ -85,8 +85,7 @@ impl Engine {
         if ahead.done.is_down || ahead.reached != before {
             return Ok(());
         }
-        let own = adapter.capabilities().own;
-        if !item.chain.space.is_shared() && !own {
+        if !item.chain.space.is_shared() && !adapter.capabilities().own {
             return Ok(());
         }
         let mark = self.index.max_row()?;
@@ -96,9 +95,11 @@ impl Engine {
         let batch = Batch::of(item);
         let writer = Writer { adapter, contents, app, owner, space, sent: None, done: Done::default() };
         let work = move || writer.write(batch);
-        let thread = std::thread::Builder::new().name("larder-rows".to_owned()).spawn(work);
-        let thread = thread.map_err(super::io("start a thread"))?;
-        self.ahead.as_mut().expect("checked above").under_way = Some(UnderWay { thread, mark });
+        let thread = std::thread::Builder::new().name("larder-rows".to_owned()).spawn(work).ok();
+        if let Some(ahead) = &mut self.ahead {
+            // Where no thread is to be had, the mirror finds the mark where it was.
+            ahead.under_way = thread.map(|thread| UnderWay { thread, mark });
+        }
         Ok(())
     }
 

@@ -451,9 +451,9 @@ impl Engine {
         }
         let before = self.index.max_row()?;
         for (space, open) in gathered.open {
-            let before = self.index.max_row()?;
+            let row = self.index.max_row()?;
             if let Some(item) = self.close_batch(&space, open, report)?.filter(|_| gathered.linear) {
-                self.write_ahead(before, item)?;
+                self.write_ahead(row, item)?;
             }
         }
         // Disk and heads agree by construction when every edit stood on all heads of its path.
