@@ -407,6 +407,7 @@ fn replaced_file_is_noticed_and_its_old_revisions_match_nothing() {
     let bench = Bench::new();
     let adapter = bench.open();
     put(&adapter, "a", "old");
+    adapter.sync_writes().expect("the first rows are in, so the log begins");
     let (rows, cursor) = changes(&adapter, &Cursor::start());
     for suffix in ["", "-wal", "-shm"] {
         std::fs::remove_file(format!("{}{suffix}", bench.path().display())).expect("it is there");
@@ -531,6 +532,7 @@ fn vanished_file_is_told_as_lost_and_heard_again() {
     let bench = Bench::new();
     let adapter = bench.open();
     put(&adapter, "a", "old");
+    adapter.sync_writes().expect("the first rows are in, so the log begins");
     let (_, cursor) = changes(&adapter, &Cursor::start());
     let (_subscription, heard) = listen(&adapter, cursor);
 

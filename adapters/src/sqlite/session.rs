@@ -20,11 +20,13 @@ const OLDEST_SQLITE: i32 = 3_051_003;
 // 1.4 to 1.5 with 8, 1.2 with 16; but one edit writes about five pages, so larger ones cost each append.
 const PAGE_BYTES: i64 = 4 * 1024;
 // With 8 KiB pages, 2, 16 and 64 MiB made no difference beyond the noise of those runs.
-const WRITER_CACHE_KIB: i64 = 8 * 1024;
+const WRITER_CACHE_KIB: i64 = 4 * 1024;
 const READER_CACHE_KIB: i64 = 2 * 1024;
 // A first mirror leaves a WAL of its own size behind; it is cut back to this at the next reset.
 const WAL_KEPT_BYTES: i64 = 16 * 1024 * 1024;
 const RETRY_WAL: Duration = Duration::from_millis(5);
+// A smaller batch that may wait for its sync is dearer without a log: there it cannot wait, and is synced three times.
+const FILL_BYTES: usize = 2 * 1024 * 1024;
 
 /// What a session is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +59,8 @@ pub(super) struct Session {
     is_behind: bool,
     /// Only a log can wait for its sync and leave the file whole.
     has_log: bool,
+    /// It was made here and is being filled for the first time: without a log, every page is written once.
+    is_filling: bool,
 }
 
 type Inode = (u64, u64);
@@ -77,6 +81,10 @@ impl Session {
         let flags = flags | OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = Connection::open_with_flags(path, flags).map_err(failed)?;
         configure(&connection, role, wait_ms).map_err(failed)?;
+        let is_filling = role == Role::Writer && is_empty(&connection).map_err(failed)?;
+        if role == Role::Writer && !is_filling {
+            ensure_wal(&connection, Duration::from_millis(wait_ms)).map_err(failed)?;
+        }
         if role == Role::Writer {
             migrate(&mut connection, path)?;
             // From here on `write` numbers its own changes.
@@ -84,13 +92,34 @@ impl Session {
         }
         let instance = "SELECT value FROM file_store WHERE key = 'instance'";
         let instance = connection.query_row(instance, [], |row| row.get(0)).map_err(failed)?;
-        let mode: String = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0)).map_err(failed)?;
-        let (inode, has_log) = (inode(path), mode == "wal");
-        Ok(Self { connection, path: path.to_owned(), instance, inode, sync: Sync::Now, is_behind: false, has_log })
+        let (inode, has_log) = (inode(path), journal_mode(&connection).map_err(failed)? == WAL);
+        let path = path.to_owned();
+        Ok(Self { connection, path, instance, inode, sync: Sync::Now, is_behind: false, has_log, is_filling })
     }
 
-    /// From here on commits are synced so.
-    pub(super) fn sync_commits(&mut self, sync: Sync) -> rusqlite::Result<()> {
+    /// From here on commits are synced so; one of `bytes` comes next, and a small one that may wait wants a log.
+    pub(super) fn expect(&mut self, bytes: usize, sync: Sync) -> rusqlite::Result<()> {
+        if sync == Sync::Later && bytes < FILL_BYTES {
+            self.end_filling()?;
+        }
+        self.sync_commits(sync)
+    }
+
+    /// Turns the log on, unless somebody reads just now: then the next batch, or whoever opens the file next, does.
+    fn end_filling(&mut self) -> rusqlite::Result<()> {
+        if !self.is_filling {
+            return Ok(());
+        }
+        match ensure_wal(&self.connection, Duration::ZERO) {
+            Err(error) if is_busy(&error) => return Ok(()),
+            other => other?,
+        }
+        self.has_log = journal_mode(&self.connection)? == WAL;
+        self.is_filling = false;
+        Ok(())
+    }
+
+    fn sync_commits(&mut self, sync: Sync) -> rusqlite::Result<()> {
         let sync = if self.has_log { sync } else { Sync::Now };
         if self.sync != sync {
             let name = match sync {
@@ -110,6 +139,7 @@ impl Session {
 
     /// Makes every commit so far durable: a synced one takes those before it along, if it writes anything.
     pub(super) fn sync_writes(&mut self) -> Result<(), AdapterError> {
+        self.end_filling().map_err(self.failed("begin the log of"))?;
         if !self.is_behind {
             return Ok(());
         }
@@ -142,7 +172,6 @@ fn configure(connection: &Connection, role: Role, wait_ms: u64) -> rusqlite::Res
     match role {
         Role::Writer => {
             connection.pragma_update(None, "page_size", PAGE_BYTES)?;
-            ensure_wal(connection, Duration::from_millis(wait_ms))?;
             // FULL: an acknowledged write leaves the outbox, so it must outlive a power cut. It costs one fsync a batch.
             connection.pragma_update(None, "synchronous", "FULL")?;
             connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
@@ -156,13 +185,23 @@ fn configure(connection: &Connection, role: Role, wait_ms: u64) -> rusqlite::Res
     }
 }
 
+const WAL: &str = "wal";
+
+fn journal_mode(connection: &Connection) -> rusqlite::Result<String> {
+    connection.query_row("PRAGMA journal_mode", [], |row| row.get(0))
+}
+
+/// Whether nobody ever made a table in it.
+fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row("SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)", [], |row| row.get(0))
+}
+
 /// Turns WAL on. SQLite does not wait for its lock here, so two starters are kept apart by asking again.
 fn ensure_wal(connection: &Connection, wait: Duration) -> rusqlite::Result<()> {
     let deadline = Instant::now() + wait;
     loop {
-        let mode: rusqlite::Result<String> = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0));
-        let turned = match mode {
-            Ok(mode) if mode == "wal" => return Ok(()),
+        let turned = match journal_mode(connection) {
+            Ok(mode) if mode == WAL => return Ok(()),
             Ok(_) => connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0)),
             Err(error) => Err(error),
         };
@@ -322,6 +361,69 @@ mod tests {
         session.sync_writes().expect("syncs");
 
         assert!(log_bytes(&session) > before);
+    }
+
+    fn mode(session: &Session) -> String {
+        journal_mode(&session.connection).expect("asks")
+    }
+
+    /// Writes one row of so many bytes that may wait for its sync.
+    fn write_later(session: &mut Session, path: &str, bytes: usize) {
+        let record = crate::contract::text_record("app", path, &"x".repeat(bytes));
+        let set = crate::Write::Set { record, expected: crate::Expected::Absent };
+        let answers = session.apply(&[&(&set).into()], Sync::Later).expect("writes");
+        assert!(answers.iter().all(Result::is_ok));
+    }
+
+    #[test]
+    fn a_new_database_is_filled_without_a_log_and_synced_and_has_one_afterwards() {
+        const FULL: i64 = 2;
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("sync.db");
+        let mut session = Session::open(&path, Role::Writer, 1_000).expect("opens");
+        write_later(&mut session, "a.md", FILL_BYTES);
+        assert_eq!((mode(&session).as_str(), synchronous(&session), log_bytes(&session)), ("delete", FULL, 0));
+
+        session.sync_writes().expect("ends");
+        assert_eq!(mode(&session), WAL);
+        write_later(&mut session, "b.md", FILL_BYTES);
+
+        assert_ne!(synchronous(&session), FULL, "it waits, now that it can");
+        let reader = Session::open(&path, Role::Reader, 0).expect("opens");
+        assert_eq!(
+            reader.connection.query_row("SELECT count(*) FROM files", [], |row| row.get::<_, i64>(0)).expect("asks"),
+            2
+        );
+    }
+
+    #[test]
+    fn a_small_batch_that_may_wait_begins_the_log_and_so_does_whoever_opens_the_file_next() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut session = Session::open(&dir.path().join("small.db"), Role::Writer, 1_000).expect("opens");
+        write_later(&mut session, "a.md", 10);
+        assert_eq!(mode(&session), WAL);
+
+        let path = dir.path().join("stopped.db");
+        drop(Session::open(&path, Role::Writer, 1_000).expect("opens"));
+        assert_eq!(mode(&Session::open(&path, Role::Reader, 0).expect("opens")), "delete");
+        assert_eq!(mode(&Session::open(&path, Role::Writer, 1_000).expect("opens")), WAL);
+    }
+
+    #[test]
+    fn a_reader_puts_off_the_log_and_stops_nothing() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("sync.db");
+        let mut session = Session::open(&path, Role::Writer, 0).expect("opens");
+        write_later(&mut session, "a.md", FILL_BYTES);
+        let reader = Connection::open(&path).expect("opens");
+        reader.execute_batch("BEGIN; SELECT count(*) FROM files").expect("reads");
+
+        session.sync_writes().expect("what is written is synced already");
+        assert_eq!(mode(&session), "delete");
+        reader.execute_batch("COMMIT").expect("ends");
+        session.sync_writes().expect("ends");
+
+        assert_eq!(mode(&session), WAL);
     }
 
     #[test]

@@ -18,6 +18,19 @@ pub(super) enum Change<'a> {
     Delete { id: &'a RecordId, expected: &'a Expected },
 }
 
+impl Change<'_> {
+    /// Of content.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Set { record, .. } => match &record.body {
+                Body::Text(text) => text.len(),
+                Body::Chunks { add, .. } => add.iter().map(Vec::len).sum(),
+            },
+            Self::Delete { .. } => 0,
+        }
+    }
+}
+
 impl<'a> From<&'a Write> for Change<'a> {
     fn from(write: &'a Write) -> Self {
         match write {
@@ -33,7 +46,7 @@ impl Session {
     /// Applies all items in one transaction; an `Err` means that none of them was.
     pub(super) fn apply(&mut self, changes: &[&Change<'_>], sync: Sync) -> Result<Vec<Answer>, AdapterError> {
         let failed = self.failed("write");
-        self.sync_commits(sync).map_err(&failed)?;
+        self.expect(changes.iter().map(|change| change.bytes()).sum(), sync).map_err(&failed)?;
         let Self { connection, instance, .. } = self;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&failed)?;
         let answers = Writing::new(&transaction, instance).and_then(|mut writing| writing.apply_all(changes));
