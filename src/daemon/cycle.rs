@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use larder_adapters::Subscription;
 
 use super::up::{LONGEST_SLEEP, MountedView, Note, config_path, subscribe};
+use super::wait::Waiters;
 use crate::chunk::is_line_file;
 use crate::model::RelPath;
 use crate::node::{ChangeRequest, Node, NodeError, RunOptions};
 use crate::scan::{self, EntryKind};
-use crate::sync::{Report, Scope};
+use crate::sync::{Asked, Report, Scope};
 use crate::watch::{Debounce, Hint, Observed, Patience, Settled, Watcher, Writer};
 
 /// After a failed run the next one waits at least this long.
@@ -29,6 +30,9 @@ pub(super) struct Cycle {
     trees: BTreeSet<RelPath>,
     whole: bool,
     backend: bool,
+    /// Those that rang.
+    peers: BTreeSet<String>,
+    waiters: Option<Waiters>,
     started: Instant,
     last_exchange: Instant,
     last_whole: Instant,
@@ -51,6 +55,8 @@ impl Cycle {
             trees: BTreeSet::new(),
             whole: true,
             backend: true,
+            peers: BTreeSet::new(),
+            waiters: None,
             started: now,
             last_exchange: now,
             last_whole: now,
@@ -64,6 +70,7 @@ impl Cycle {
     pub fn subscribe(&mut self, notes: &Sender<Note>) {
         self.notes = Some(notes.clone());
         self.subscriptions = subscribe(&self.node, notes);
+        self.waiters = Some(Waiters::new(notes));
     }
 
     /// The first run.
@@ -80,7 +87,7 @@ impl Cycle {
         let now = Instant::now();
         let held = self.not_before.map(|at| at.saturating_duration_since(now)).unwrap_or_default();
         let mut next = LONGEST_SLEEP;
-        if self.whole || self.backend || !self.trees.is_empty() {
+        if self.whole || self.backend || !self.peers.is_empty() || !self.trees.is_empty() {
             next = Duration::ZERO;
         }
         if let Some(due_ms) = self.debounce.next_deadline() {
@@ -103,6 +110,11 @@ impl Cycle {
     /// The backend may have news.
     pub fn backend_changed(&mut self) {
         self.backend = true;
+    }
+
+    /// A peer may have news.
+    pub fn peer_changed(&mut self, name: String) {
+        self.peers.insert(name);
     }
 
     /// Takes the watcher's hints over.
@@ -169,11 +181,17 @@ impl Cycle {
             paths.extend(self.debounce.pending().map(|(path, _)| path.clone()));
         }
         let timer = self.interval().is_some_and(|interval| now >= self.last_exchange + interval);
-        let exchange = ask || self.backend || timer;
+        let asked = if ask || timer {
+            Asked::Everybody
+        } else if self.backend || !self.peers.is_empty() {
+            Asked::These { backend: self.backend, peers: self.peers.clone() }
+        } else {
+            Asked::Nobody
+        };
         let whole = self.whole || now >= self.last_whole + WHOLE_LOOK;
         let retry = self.node.engine.next_retry_ms() == Some(0);
         let local = whole || !paths.is_empty() || !growing.is_empty() || !self.trees.is_empty();
-        if !local && !exchange && !retry {
+        if !local && asked == Asked::Nobody && !retry {
             return Ok(None);
         }
         let trees: Vec<RelPath> = std::mem::take(&mut self.trees).into_iter().collect();
@@ -181,14 +199,17 @@ impl Cycle {
         let scope = if whole { Scope::All } else { Scope::Some { paths, trees } };
         self.node.engine.set_growing(growing);
         (self.whole, self.backend) = (false, false);
-        if exchange {
+        self.peers.clear();
+        if asked == Asked::Everybody {
             self.last_exchange = now;
         }
         if whole {
             self.last_whole = now;
         }
-        let options = RunOptions { scope: scope.clone(), exchange, ..RunOptions::default() };
-        match self.node.run(&options) {
+        let options = RunOptions { scope: scope.clone(), asked, ..RunOptions::default() };
+        let ran = self.node.run(&options);
+        self.wait_for_peers();
+        match ran {
             Ok(report) => {
                 self.after(&report, say);
                 if whole {
@@ -209,6 +230,14 @@ impl Cycle {
                 self.not_before = Some(Instant::now() + RETRY);
                 Err(error)
             }
+        }
+    }
+
+    /// With an interval of 0 nothing is exchanged unasked.
+    fn wait_for_peers(&mut self) {
+        let places = if self.interval().is_some() { self.node.engine.open_places() } else { Vec::new() };
+        if let Some(waiters) = &mut self.waiters {
+            waiters.follow(places);
         }
     }
 
@@ -260,6 +289,9 @@ impl Cycle {
         let mut lines = self.watcher.mode().report();
         let written = self.debounce.pending().take(10);
         lines.extend(written.map(|(path, _)| format!("{}: waits until it is written", path.shown())));
+        let mute = self.waiters.iter().flat_map(Waiters::mute);
+        let seconds = self.node.settings.interval_secs.value;
+        lines.extend(mute.map(|name| format!("the peer {name} cannot tell of news: it is asked every {seconds} s")));
         lines.extend(self.last_error.iter().map(|error| format!("the last run failed: {error}")));
         lines
     }
@@ -280,6 +312,7 @@ impl Cycle {
     /// Ends in good order: threads joined, view unmounted.
     pub fn finish(mut self) {
         self.subscriptions.clear();
+        self.waiters = None;
         if let Some(mounted) = self.mounted.take() {
             // A mount that is busy stays; `larder umount` and the next start clear it.
             let _ = mounted.mounted.unmount();

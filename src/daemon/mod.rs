@@ -6,6 +6,7 @@
 mod cycle;
 mod socket;
 mod up;
+mod wait;
 
 use std::path::PathBuf;
 

@@ -24,6 +24,8 @@ pub(super) enum Note {
     Watch,
     /// The backend changed, or may have.
     Backend,
+    /// The peer of this name has news, or may have.
+    Peer(String),
     /// Somebody asks over the socket.
     Asked(Asked),
     /// A signal: end.
@@ -70,6 +72,7 @@ fn serve(cycle: &mut Cycle, inbox: &Receiver<Note>, say: &dyn Fn(&str)) -> Resul
             match note {
                 Note::Watch => cycle.take_hints(say)?,
                 Note::Backend => cycle.backend_changed(),
+                Note::Peer(name) => cycle.peer_changed(name),
                 Note::Asked(ask) => asked.push(ask),
                 Note::Stop => return Ok(()),
             }

@@ -6,7 +6,7 @@
 use super::status::{conflicts_remain, damage_remains, held_remain};
 use super::{Kind, Node, NodeError};
 use crate::sync::exchange::Direction;
-use crate::sync::{Report, Scope, SyncError};
+use crate::sync::{Asked, Report, Scope, SyncError};
 
 /// Which way a run goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
@@ -30,13 +30,13 @@ pub struct RunOptions {
     pub way: Way,
     /// Only list what would be done to files and rows. Artifacts are fetched all the same, as they change nothing.
     pub dry_run: bool,
-    /// Ask the backend and the peers for news first; a run after a local edit need not.
-    pub exchange: bool,
+    /// Whom to ask for news first; a run after a local edit need ask nobody.
+    pub asked: Asked,
 }
 
 impl Default for RunOptions {
     fn default() -> RunOptions {
-        RunOptions { scope: Scope::All, way: Way::Both, dry_run: false, exchange: true }
+        RunOptions { scope: Scope::All, way: Way::Both, dry_run: false, asked: Asked::Everybody }
     }
 }
 
@@ -51,11 +51,15 @@ impl Node {
         self.engine.begin_run();
         let mut steps = Steps(std::time::Instant::now());
         let mut rows = None;
-        if options.exchange {
+        if options.asked.backend() {
             rows = soften(self.engine.read_rows(), &mut report)?.flatten();
+        }
+        if options.asked != Asked::Nobody {
             self.engine.forget_other_peers()?;
             // Before the backend is claimed, which tells whether this project is new here.
-            self.engine.exchange_peers(Direction::Pull, &mut report)?;
+            self.engine.exchange_peers(&options.asked, Direction::Pull, &mut report)?;
+        }
+        if options.asked.backend() {
             let pulled = self.engine.exchange_backend(Direction::Pull, &mut report);
             soften(pulled, &mut report)?;
         }
@@ -76,11 +80,12 @@ impl Node {
             self.engine.materialise(options.dry_run, &mut report)?;
         }
         steps.done("materialise");
-        let published = report.ledger_bytes > 0;
-        if options.way != Way::Pull && !options.dry_run && (options.exchange || published) {
+        // What came from one goes on to the others.
+        let has_news = report.ledger_bytes > 0 || report.pulled > 0 || options.asked == Asked::Everybody;
+        if options.way != Way::Pull && !options.dry_run && has_news {
             let pushed = self.engine.exchange_backend(Direction::Push, &mut report);
             soften(pushed, &mut report)?;
-            self.engine.exchange_peers(Direction::Push, &mut report)?;
+            self.engine.exchange_peers(&options.asked, Direction::Push, &mut report)?;
         }
         steps.done("exchange out");
         if options.way != Way::Pull {

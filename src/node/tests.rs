@@ -857,7 +857,7 @@ fn what_a_person_put_right_by_hand_is_damage_no_more_even_without_a_backend() {
     let good = tree(&ledger);
     rot(&a, "/checkpoints/");
     assert!(a.verify(Depth::Names).remains().is_some());
-    let alone = super::RunOptions { exchange: false, ..Default::default() };
+    let alone = super::RunOptions { asked: crate::sync::Asked::Nobody, ..Default::default() };
 
     let report = a.node().run(&alone).expect("runs");
     assert_eq!(a.node().remains(&report).expect("looks").map(|error| error.kind), Some(super::Kind::Damage));

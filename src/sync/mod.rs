@@ -45,7 +45,7 @@ use resolve::{Resolution, resolve};
 
 pub use graph::IndexGraph;
 pub use observe::{Observation, Scope};
-pub use peers::{PEER_LINE, Peer, held_there, open_peer, projects};
+pub use peers::{Asked, PEER_LINE, Peer, held_there, open_peer, projects};
 
 /// Quiet time after which a file that did not change is taken as stable, in milliseconds.
 pub const QUIET_MS: u64 = 50;
@@ -242,6 +242,8 @@ pub struct Engine {
     transport: Option<Arc<crate::transport::BackendTransport>>,
     /// Peers that were opened, by name.
     open_peers: BTreeMap<String, peers::OpenPeer>,
+    /// Peers that failed when they were tried last.
+    away: std::collections::BTreeSet<String>,
     /// When a store was last listed whole, by its label.
     whole_exchanges_ms: BTreeMap<String, u64>,
     /// The stores where somebody else goes on with our chain: while there are any, nothing is published.
@@ -313,6 +315,7 @@ impl Engine {
             mirrored: 0,
             transport: None,
             open_peers: BTreeMap::new(),
+            away: std::collections::BTreeSet::new(),
             whole_exchanges_ms: BTreeMap::new(),
             publishing_stopped: std::collections::BTreeSet::new(),
             folders: place::Folders::default(),

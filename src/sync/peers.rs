@@ -24,6 +24,39 @@ const HELD: &str = "held by ";
 /// Begins those of places that were named when this project was new here and not yet heard: what they hold, it is.
 const AWAITED: &str = "awaits ";
 
+/// Whom a run asks for news.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Asked {
+    /// Nobody: something changed here.
+    Nobody,
+    /// Those who rang.
+    These {
+        /// The backend.
+        backend: bool,
+        /// Peers by name.
+        peers: BTreeSet<String>,
+    },
+    /// The backend and every peer.
+    #[default]
+    Everybody,
+}
+
+impl Asked {
+    /// Whether the backend is asked.
+    pub fn backend(&self) -> bool {
+        matches!(self, Asked::Everybody | Asked::These { backend: true, .. })
+    }
+
+    /// Whether the peer of this name is asked.
+    pub fn peer(&self, name: &str) -> bool {
+        match self {
+            Asked::Nobody => false,
+            Asked::These { peers, .. } => peers.contains(name),
+            Asked::Everybody => true,
+        }
+    }
+}
+
 /// A place of the config.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Peer {
@@ -82,10 +115,11 @@ pub fn open_peer(
 }
 
 impl Engine {
-    /// Exchanges artifacts with every peer, one after the other, and replays what came.
+    /// Exchanges artifacts with peers, one after the other, and replays what came: takes from those who are asked, and gives to all.
     ///
-    /// A peer that failed in this run is not asked again. Errors: only what is about this machine.
-    pub fn exchange_peers(&mut self, direction: Direction, report: &mut Report) -> Result<()> {
+    /// A peer that failed in this run is not tried again, and one that failed before only if it is asked: who is away must not
+    /// hold up each edit. Errors: only what is about this machine.
+    pub fn exchange_peers(&mut self, asked: &Asked, direction: Direction, report: &mut Report) -> Result<()> {
         let peers = self.policy.peers.clone();
         if !peers.is_empty() && self.kept_project()?.is_none() {
             for peer in &peers {
@@ -93,11 +127,17 @@ impl Engine {
             }
         }
         for peer in peers {
-            if !peer.goes(direction) || report.peer_errors.iter().any(|(name, _)| *name == peer.name) {
+            let is_asked = asked.peer(&peer.name);
+            let tries = is_asked || (direction != Direction::Pull && !self.away.contains(&peer.name));
+            let failed = report.peer_errors.iter().any(|(name, _)| *name == peer.name);
+            if !tries || failed || !peer.goes(direction) {
                 continue;
             }
             let why = match self.exchange_peer(&peer, direction, report) {
-                Ok(None) => continue,
+                Ok(None) => {
+                    self.away.remove(&peer.name);
+                    continue;
+                }
                 Ok(Some(why)) => why,
                 Err(SyncError::Transport(error)) => error.to_string(),
                 Err(SyncError::Marker(why)) => why,
@@ -105,6 +145,7 @@ impl Engine {
             };
             // Opened anew next time: another disk may be mounted there by then.
             self.open_peers.remove(&peer.name);
+            self.away.insert(peer.name.clone());
             let now = self.now_ms() as i64;
             for way in peer.ways(Direction::Both) {
                 self.state.note_failure(&peer.line(), way, now, &why)?;
@@ -112,6 +153,13 @@ impl Engine {
             report.peer_errors.push((peer.name, why));
         }
         Ok(())
+    }
+
+    /// The places that are open and taken from, by the peers' names: for whoever waits for news there.
+    pub fn open_places(&self) -> Vec<(String, Arc<dyn Transport>)> {
+        let takes = |name: &String| self.policy.peers.iter().any(|peer| peer.pull && peer.name == *name);
+        let open = self.open_peers.iter().filter(|(name, _)| takes(name));
+        open.map(|(name, open)| (name.clone(), open.place.clone())).collect()
     }
 
     /// Forgets what the journal says of peers that are in the config no more.

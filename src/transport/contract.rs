@@ -18,6 +18,8 @@ pub const LAWS: &[(&str, Law)] = &[
     ("what_was_put_is_got_byte_for_byte", what_was_put_is_got_byte_for_byte),
     ("the_same_bytes_again_change_nothing", the_same_bytes_again_change_nothing),
     ("other_bytes_under_a_name_are_a_conflict", other_bytes_under_a_name_are_a_conflict),
+    ("what_was_put_later_is_there_once_it_is_settled", what_was_put_later_is_there_once_it_is_settled),
+    ("settling_says_if_other_bytes_came_first", settling_says_if_other_bytes_came_first),
     ("a_missing_name_is_not_found", a_missing_name_is_not_found),
     ("a_range_gives_what_exists_of_it", a_range_gives_what_exists_of_it),
     ("more_than_the_bound_is_too_large", more_than_the_bound_is_too_large),
@@ -97,6 +99,49 @@ fn other_bytes_under_a_name_are_a_conflict(visit: &dyn Fn() -> Arc<dyn Transport
         same!(theirs.put_new("app/a", bytes).map_err(|e| e.kind), Err(TransportErrorKind::Conflict));
     }
     same!(theirs.get("app/a", None, BIG).map_err(text)?, b"first".to_vec());
+    Ok(())
+}
+
+fn what_was_put_later_is_there_once_it_is_settled(visit: &dyn Fn() -> Arc<dyn Transport>) -> Verdict {
+    let (ours, theirs) = (visit(), visit());
+    ours.put_new("app/d/before", b"0").map_err(text)?;
+    ours.settle_puts().map_err(text)?;
+    let names: Vec<String> = (0..40).map(|n| format!("app/d{}/e/{n:02}", n % 3)).collect();
+    for name in &names {
+        same!(ours.put_later(name, name.as_bytes()).map_err(text)?, Put::Written);
+    }
+    same!(ours.put_later("app/d/before", b"0").map_err(text)?, Put::AlreadyThere);
+    same!(ours.put_later("app/d/before", b"1").map_err(|e| e.kind), Err(TransportErrorKind::Conflict));
+
+    ours.settle_puts().map_err(text)?;
+
+    for name in &names {
+        same!(theirs.get(name, None, BIG).map_err(text)?, name.as_bytes().to_vec());
+        same!(theirs.put_later(name, name.as_bytes()).map_err(text)?, Put::AlreadyThere);
+    }
+    theirs.settle_puts().map_err(text)?;
+    same!(theirs.get("app/d/before", None, BIG).map_err(text)?, b"0".to_vec());
+    // Nothing is left to be put.
+    ours.settle_puts().map_err(text)
+}
+
+fn settling_says_if_other_bytes_came_first(visit: &dyn Fn() -> Arc<dyn Transport>) -> Verdict {
+    let (ours, theirs) = (visit(), visit());
+    let later = ours.put_later("app/d/a", b"ours").map_err(text)?;
+    same!(later, Put::Written);
+    let first = theirs.put_new("app/d/a", b"theirs");
+    match (first, ours.settle_puts()) {
+        // It was put at once.
+        (Err(error), Ok(())) => same!(error.kind, TransportErrorKind::Conflict),
+        (Ok(Put::Written), Err(error)) => same!(error.kind, TransportErrorKind::Conflict),
+        other => return Err(format!("both or none were told that they came first: {other:?}")),
+    }
+    let stands = theirs.get("app/d/a", None, BIG).map_err(text)?;
+    same!(ours.get("app/d/a", None, BIG).map_err(text)?, stands);
+    same!(stands == b"ours" || stands == b"theirs", true);
+    theirs.put_later("app/d/b", b"same").and_then(|_| ours.put_new("app/d/b", b"same")).map_err(text)?;
+    theirs.settle_puts().map_err(text)?;
+    same!(ours.get("app/d/b", None, BIG).map_err(text)?, b"same".to_vec());
     Ok(())
 }
 

@@ -56,6 +56,8 @@ struct State {
     draws: u64,
     calls: u64,
     late: Vec<(String, Vec<u8>)>,
+    /// Put, and not settled.
+    staged: Vec<(String, Vec<u8>)>,
 }
 
 impl FaultyTransport {
@@ -65,7 +67,11 @@ impl FaultyTransport {
             FaultPlan::Seeded { seed, .. } => seed,
             FaultPlan::DieAt { .. } => 0,
         };
-        FaultyTransport { inner, plan, state: Mutex::new(State { draws, calls: 0, late: Vec::new() }) }
+        FaultyTransport {
+            inner,
+            plan,
+            state: Mutex::new(State { draws, calls: 0, late: Vec::new(), staged: Vec::new() }),
+        }
     }
 
     /// Calls so far.
@@ -195,6 +201,26 @@ impl Transport for FaultyTransport {
             }
         }
         self.suffer(("put", name), fate, || self.inner.put_new(name, bytes))
+    }
+
+    /// Nothing of it is there before it is settled, and a caller that dies before has put nothing.
+    fn put_later(&self, name: &str, bytes: &[u8]) -> Result<Put, TransportError> {
+        let fate = self.fate();
+        self.let_one_arrive()?;
+        self.suffer(("put", name), fate, || {
+            super::check_name(name)?;
+            match self.inner.get(name, None, u64::MAX) {
+                Err(error) if error.kind == TransportErrorKind::NotFound => {}
+                _ => return self.inner.put_new(name, bytes),
+            }
+            self.lock().staged.push((name.to_owned(), bytes.to_vec()));
+            Ok(Put::Written)
+        })
+    }
+
+    fn settle_puts(&self) -> Result<(), TransportError> {
+        let staged = std::mem::take(&mut self.lock().staged);
+        staged.iter().try_for_each(|(name, bytes)| self.put_new(name, bytes).map(drop))
     }
 
     fn wait(&self, hint: &WaitHint) -> Result<Wake, TransportError> {

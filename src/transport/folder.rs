@@ -104,6 +104,22 @@ impl FolderTransport {
         })
     }
 
+    /// Proves that a name may be put, and that the folder is there and says that it is a store.
+    fn prepare(&self, name: &str) -> Result<(), TransportError> {
+        check_name(name)?;
+        if !is_artifact_name(name) {
+            let detail = "a folder takes names of two parts or more, none hidden or like a file syncer's leftovers";
+            return Err(TransportError::new(TransportErrorKind::Unsupported, "put", name, detail));
+        }
+        self.check_present("put")?;
+        if !self.publisher.is_marked() {
+            self.publish(STORE_FILE, STORE_BYTES)?;
+            self.publisher.set_marked();
+        }
+        self.news.expect_own(name);
+        Ok(())
+    }
+
     /// Reads one file of the store, artifact or not.
     fn read(&self, name: &str, range: Option<Range<u64>>, max_bytes: u64) -> Result<Vec<u8>, TransportError> {
         let Some(file) = self.open_file("get", name)? else {
@@ -146,21 +162,21 @@ impl Transport for FolderTransport {
     }
 
     fn put_new(&self, name: &str, bytes: &[u8]) -> Result<Put, TransportError> {
-        check_name(name)?;
-        if !is_artifact_name(name) {
-            let detail = "a folder takes names of two parts or more, none hidden or like a file syncer's leftovers";
-            return Err(TransportError::new(TransportErrorKind::Unsupported, "put", name, detail));
-        }
-        self.check_present("put")?;
-        if !self.publisher.is_marked() {
-            self.publish(STORE_FILE, STORE_BYTES)?;
-            self.publisher.set_marked();
-        }
+        self.prepare(name)?;
         let put = self.publish(name, bytes)?;
         if put == Put::Written {
             self.news.note_own(name);
         }
         Ok(put)
+    }
+
+    fn put_later(&self, name: &str, bytes: &[u8]) -> Result<Put, TransportError> {
+        self.prepare(name)?;
+        self.publish_later(name, bytes)
+    }
+
+    fn settle_puts(&self) -> Result<(), TransportError> {
+        self.name_all(|name| self.news.note_own(name))
     }
 
     /// Listens where the kernel tells; where it does not, the folder is looked at every few seconds.

@@ -133,6 +133,20 @@ pub trait Transport: Send + Sync {
     /// that [`check_name`] refuses. After any other error the artifact may or may not be there, but never in part.
     fn put_new(&self, name: &str, bytes: &[u8]) -> Result<Put, TransportError>;
 
+    /// As `put_new`, but seen by others, and durable, only once `settle_puts` returns: for many artifacts at once.
+    ///
+    /// What it answers is what it saw; a place that gains nothing from waiting puts at once.
+    fn put_later(&self, name: &str, bytes: &[u8]) -> Result<Put, TransportError> {
+        self.put_new(name, bytes)
+    }
+
+    /// Names and makes durable what `put_later` took, in that order.
+    ///
+    /// Errors: as `put_new`; then any of it may be there or not, and it has to be put again.
+    fn settle_puts(&self) -> Result<(), TransportError> {
+        Ok(())
+    }
+
     /// Blocks until somebody else put something, the time is over or the waiter is called off.
     ///
     /// One waiter per handle. A put of this handle does not wake it; a put between two waits is not missed.

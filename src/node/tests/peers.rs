@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::node::{Glance, Kind};
-use crate::sync::{open_peer, projects};
+use crate::node::{Glance, Kind, RunOptions};
+use crate::sync::{Asked, open_peer, projects};
 use crate::transport::Marker;
 use crate::transport::marker::ProjectId;
 
@@ -169,6 +169,32 @@ fn a_peer_that_is_away_stops_nothing_and_status_says_so_until_it_is_back() {
     let status = a.glance_status();
     assert_eq!((status.peers.len(), status.remains().is_none()), (1, true), "what left the config is forgotten");
     assert!(status.backend.lines.iter().all(|line| !line.store.starts_with("peer ")));
+}
+
+#[test]
+fn who_is_away_is_not_tried_at_each_edit_and_what_one_tells_goes_on_to_the_others() {
+    let (one, parent) = (folder(), folder());
+    let two = parent.path().join("two");
+    let peers = serde_json::json!({ "one": one.path(), "two": two }).to_string();
+    let (mut a, mut b) = (machine("a", &peers), machine("b", &at(one.path())));
+    let mut run = |asked| a.node().run(&RunOptions { asked, ..RunOptions::default() }).expect("runs");
+    assert_eq!(run(Asked::Everybody).peer_errors.len(), 1);
+
+    std::fs::create_dir(&two).expect("creates");
+    b.write("b.md", "b\n");
+    b.run();
+    let edited = run(Asked::Nobody);
+    assert!(edited.peer_errors.is_empty() && names(&two).is_empty(), "it was away and is not tried");
+    let rung = run(Asked::These { backend: false, peers: BTreeSet::from(["one".to_owned()]) });
+    assert!(rung.pulled > 0 && names(&two).is_empty());
+    run(Asked::Everybody);
+    let known = names(&two);
+    b.write("b.md", "more\n");
+    b.run();
+    run(Asked::These { backend: false, peers: BTreeSet::from(["one".to_owned()]) });
+
+    assert!(names(&two).len() > known.len(), "what came from one is in the other");
+    assert_eq!(a.read("b.md").as_deref(), Some("more\n"));
 }
 
 #[test]

@@ -129,6 +129,8 @@ impl<'a> Run<'a> {
         let healed = if self.config.pulls() { self.heal() } else { Ok(()) };
         let surveyed = healed.and_then(|()| self.survey(&mut views));
         let moved = surveyed.and_then(|()| self.move_artifacts(&mut views));
+        // Whatever ended the moving: what was put so far is worth its sync.
+        let moved = moved.and(self.settle_puts(&mut views));
         let settled = match moved {
             Err(Stop::Broken(cause @ (Cause::Local(_) | Cause::Journal(_)))) => return Err(cause),
             Err(Stop::Broken(cause)) => self.settle(&mut views).map(|()| Some(cause)),
@@ -157,6 +159,18 @@ impl<'a> Run<'a> {
             views.iter_mut().try_for_each(|view| self.pull_bulk(view))?;
         }
         Ok(())
+    }
+
+    /// Makes durable what was put. If that fails nothing is known of it: no watermark moves, and the next exchange looks.
+    fn settle_puts(&mut self, views: &mut [View]) -> Result<(), Stop> {
+        if self.report.pushed.is_empty() {
+            return Ok(());
+        }
+        self.remote.settle_puts().map_err(|error| {
+            self.report.pushed.clear();
+            views.iter_mut().for_each(|view| view.closed = true);
+            Stop::Broken(error.into())
+        })
     }
 
     /// The name of an artifact in the store.
@@ -261,7 +275,7 @@ impl<'a> Run<'a> {
     pub fn offer(&mut self, name: &ArtifactName, bytes: &[u8]) -> Result<Option<Put>, Stop> {
         self.spend()?;
         self.report.requests.put += 1;
-        let answer = self.remote.put_new(&self.remote_name(name), bytes);
+        let answer = self.remote.put_later(&self.remote_name(name), bytes);
         if let Err(error) = &answer {
             self.refuses_writes |= error.kind == TransportErrorKind::Denied;
         }

@@ -1,12 +1,15 @@
 //! How an artifact gets its name in a folder: written elsewhere, synced, then named at one stroke.
 //!
 //! Invariant: of all writers on one file system one gets a name, and what stands under it is whole and synced before it can be
-//! seen. A process that dies leaves at most a staged file, which file syncers do not carry and which is swept a day later.
+//! seen. Many artifacts are synced together: at most once for the files and twice for the folders, however many they are. A process
+//! that dies leaves at most staged files, which file syncers do not carry and which are swept a day later.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
@@ -24,6 +27,10 @@ const STALE_SECONDS: i64 = 24 * 3600;
 /// Staged files looked at for a sweep.
 const MAX_SWEPT: usize = 1000;
 const COMPARE_BYTES: usize = 64 << 10;
+/// More folders than this are synced with all else on their file system.
+const SYNCED_ALONE: usize = 2;
+/// File systems of which the kernel does not know what is on the disk: in user space, SMB and 9P. There each file is synced by itself.
+const SYNCS_NO_WHOLE: [u32; 4] = [0x6573_5546, 0xff53_4d42, 0xfe53_4d42, 0x0102_1997];
 
 /// How a name is taken so that no other is replaced.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,6 +53,32 @@ pub(super) struct Publisher {
     marked: AtomicBool,
     swept: AtomicBool,
     namings: &'static [Naming],
+    batch: Mutex<Batch>,
+}
+
+/// What was put and waits for its name.
+#[derive(Default)]
+struct Batch {
+    staging: Option<OwnedFd>,
+    puts: Vec<Later>,
+    /// Folders whose entries are not durable yet.
+    dirty: BTreeSet<String>,
+}
+
+/// A staged file and the name it is to get.
+struct Later {
+    staged: String,
+    name: String,
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        let Some(staging) = &self.staging else { return };
+        for later in &self.puts {
+            // What stays is swept later.
+            let _ = rustix::fs::unlinkat(staging, &later.staged, AtFlags::empty());
+        }
+    }
 }
 
 impl Publisher {
@@ -55,6 +88,7 @@ impl Publisher {
             marked: AtomicBool::new(false),
             swept: AtomicBool::new(false),
             namings: Naming::ALL,
+            batch: Mutex::default(),
         }
     }
 
@@ -72,13 +106,17 @@ impl Publisher {
     pub fn set_marked(&self) {
         self.marked.store(true, Ordering::Relaxed);
     }
+
+    fn batch(&self) -> MutexGuard<'_, Batch> {
+        // A put that panicked left a staged file that nobody names; the others are whole.
+        self.batch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A file that has no name of its own yet; removed when dropped, unless it got one.
 struct Staged<'a> {
     folder: BorrowedFd<'a>,
     name: String,
-    file: File,
     gone: bool,
 }
 
@@ -100,17 +138,96 @@ impl FolderTransport {
             self.sync_folder(name, &self.open_folder(name, folder)?)?;
             return Ok(put);
         }
-        let folder = self.make_folder(name, folder)?;
-        let staging = self.make_folder(name, STAGING)?;
-        let mut staged = self.stage(name, staging.as_fd())?;
-        staged.file.write_all(bytes).and_then(|()| staged.file.sync_data()).map_err(|e| explain("put", name, e))?;
-        let written = self.take_name(&mut staged, folder.as_fd(), file_name).map_err(|e| failed(name)(e))?;
+        let mut dirty = BTreeSet::new();
+        let target = self.make_folder(name, folder, &mut dirty)?;
+        let staging = self.make_folder(name, STAGING, &mut dirty)?;
+        let (mut staged, file) = self.stage(name, staging.as_fd(), bytes)?;
+        file.sync_data().map_err(|error| explain("put", name, error))?;
+        let written = self.take_name(&mut staged, target.as_fd(), file_name).map_err(|e| failed(name)(e))?;
         drop(staged);
-        self.sync_folder(name, &folder)?;
+        dirty.insert(folder.to_owned());
+        self.sync_folders(&dirty)?;
         match written {
             true => Ok(Put::Written),
-            false => self.compare(name, bytes)?.ok_or_else(|| conflict(name, "something that is no file stands there")),
+            false => self.compare(name, bytes)?.ok_or_else(|| conflict(name, NO_FILE)),
         }
+    }
+
+    /// As `publish`, but named and durable only once `name_all` returns.
+    pub(super) fn publish_later(&self, name: &str, bytes: &[u8]) -> Result<Put, TransportError> {
+        let (folder, _) = name.rsplit_once('/').unwrap_or((".", name));
+        let mut batch = self.publisher.batch();
+        if let Some(put) = self.compare(name, bytes)? {
+            batch.dirty.insert(folder.to_owned());
+            return Ok(put);
+        }
+        self.make_folder(name, folder, &mut batch.dirty)?;
+        if batch.staging.is_none() {
+            batch.staging = Some(self.make_folder(name, STAGING, &mut batch.dirty)?);
+        }
+        let Batch { staging: Some(staging), puts, dirty } = &mut *batch else { unreachable!("it was made") };
+        let (mut staged, _) = self.stage(name, staging.as_fd(), bytes)?;
+        staged.gone = true;
+        puts.push(Later { staged: staged.name.clone(), name: name.to_owned() });
+        dirty.insert(folder.to_owned());
+        Ok(Put::Written)
+    }
+
+    /// Names what was put later, in that order, and makes all of it durable; tells each name that is new.
+    ///
+    /// After an error none, some or all of it has its name.
+    pub(super) fn name_all(&self, mut tell: impl FnMut(&str)) -> Result<(), TransportError> {
+        let mut batch = std::mem::take(&mut *self.publisher.batch());
+        if let Some(staging) = batch.staging.as_ref().filter(|_| !batch.puts.is_empty()) {
+            self.sync_staged(staging, &batch.puts)?;
+        }
+        let puts = std::mem::take(&mut batch.puts);
+        let mut puts = puts.into_iter();
+        let named = puts.by_ref().try_for_each(|later| {
+            let Some(staging) = &batch.staging else { return Ok(()) };
+            if self.name_one(staging, &later)? {
+                tell(&later.name);
+            }
+            Ok(())
+        });
+        // What was not come to is removed with the batch.
+        batch.puts = puts.collect();
+        named?;
+        self.sync_folders(&batch.dirty)
+    }
+
+    fn name_one(&self, staging: &OwnedFd, later: &Later) -> Result<bool, TransportError> {
+        let name = &later.name;
+        let (folder, file_name) = name.rsplit_once('/').unwrap_or((".", name));
+        let folder = self.open_folder(name, folder)?;
+        let mut staged = Staged { folder: staging.as_fd(), name: later.staged.clone(), gone: false };
+        if self.take_name(&mut staged, folder.as_fd(), file_name).map_err(failed(name))? {
+            return Ok(true);
+        }
+        let handle = rustix::fs::openat(staging, &later.staged, READ, Mode::empty()).map_err(failed(name))?;
+        let mut bytes = Vec::new();
+        File::from(handle).read_to_end(&mut bytes).map_err(|error| explain("put", name, error))?;
+        self.compare(name, &bytes)?.map(|_| false).ok_or_else(|| conflict(name, NO_FILE))
+    }
+
+    /// One file by itself, several with all else on their file system.
+    fn sync_staged(&self, staging: &OwnedFd, puts: &[Later]) -> Result<(), TransportError> {
+        if puts.len() > 1 && syncs_whole(staging) {
+            return rustix::fs::syncfs(staging).map_err(failed(STAGING));
+        }
+        puts.iter().try_for_each(|later| {
+            let handle =
+                rustix::fs::openat(staging, &later.staged, READ, Mode::empty()).map_err(failed(&later.name))?;
+            rustix::fs::fdatasync(handle).map_err(failed(&later.name))
+        })
+    }
+
+    fn sync_folders(&self, folders: &BTreeSet<String>) -> Result<(), TransportError> {
+        let root = self.open_folder(STAGING, ".")?;
+        if folders.len() > SYNCED_ALONE && syncs_whole(&root) {
+            return rustix::fs::syncfs(&root).map_err(failed(STAGING));
+        }
+        folders.iter().try_for_each(|folder| self.sync_folder(folder, &self.open_folder(folder, folder)?))
     }
 
     /// Says whether the same bytes stand there; `None` if nothing does. Errors: Conflict.
@@ -135,18 +252,18 @@ impl FolderTransport {
         self.root.open_beneath(folder, OFlags::RDONLY | OFlags::DIRECTORY).map_err(failed(name))
     }
 
-    /// Opens a folder of the store; what is missing of it is made, durably.
-    fn make_folder(&self, name: &str, folder: &str) -> Result<OwnedFd, TransportError> {
+    /// Opens a folder of the store; what is missing of it is made, and `dirty` names the folders that it was made in.
+    fn make_folder(&self, name: &str, folder: &str, dirty: &mut BTreeSet<String>) -> Result<OwnedFd, TransportError> {
         match self.root.open_beneath(folder, OFlags::RDONLY | OFlags::DIRECTORY) {
             Err(Errno::NOENT) => {}
             Err(Errno::NOTDIR | Errno::LOOP) => return Err(conflict(name, "no folder stands where one is needed")),
             opened => return opened.map_err(failed(name)),
         }
-        let (parent, last) = folder.rsplit_once('/').unwrap_or((".", folder));
-        let parent = self.make_folder(name, parent)?;
+        let (above, last) = folder.rsplit_once('/').unwrap_or((".", folder));
+        let parent = self.make_folder(name, above, dirty)?;
         // Who may read what the folder holds is the folder's owner's word: the mode mask decides.
         match rustix::fs::mkdirat(&parent, last, Mode::from_raw_mode(0o777)) {
-            Ok(()) => self.sync_folder(name, &parent)?,
+            Ok(()) => drop(dirty.insert(above.to_owned())),
             Err(Errno::EXIST) => {}
             Err(errno) => return Err(failed(name)(errno)),
         }
@@ -161,18 +278,26 @@ impl FolderTransport {
         }
     }
 
-    fn stage<'a>(&self, name: &str, staging: BorrowedFd<'a>) -> Result<Staged<'a>, TransportError> {
+    /// Writes a file that has no name of its own yet, and syncs nothing.
+    fn stage<'a>(
+        &self,
+        name: &str,
+        staging: BorrowedFd<'a>,
+        bytes: &[u8],
+    ) -> Result<(Staged<'a>, File), TransportError> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         loop {
             let serial = self.publisher.serial.fetch_add(1, Ordering::Relaxed);
             let staged = format!("{STAGED_PREFIX}{}-{serial}{STAGED_SUFFIX}", std::process::id());
             match rustix::fs::openat(staging, &staged, flags, Mode::from_raw_mode(0o666)) {
                 Ok(handle) => {
-                    let staged = Staged { folder: staging, name: staged, file: File::from(handle), gone: false };
+                    let staged = Staged { folder: staging, name: staged, gone: false };
+                    let mut file = File::from(handle);
                     if !self.publisher.swept.swap(true, Ordering::Relaxed) {
-                        sweep(&staged);
+                        sweep(staging, &file);
                     }
-                    return Ok(staged);
+                    file.write_all(bytes).map_err(|error| explain("put", name, error))?;
+                    return Ok((staged, file));
                 }
                 // Another visitor's, or left over from a process that had the same number: take the next.
                 Err(Errno::EXIST) => {}
@@ -220,20 +345,28 @@ fn rename_locked(staged: &Staged, folder: BorrowedFd, name: &str) -> Result<(), 
 }
 
 /// Removes what writers that died left behind, by the store's own clock: that of the file just made. A courtesy.
-fn sweep(fresh: &Staged) {
+fn sweep(staging: BorrowedFd, fresh: &File) {
     let mtime = |name: &std::ffi::CStr| {
-        rustix::fs::statat(fresh.folder, name, AtFlags::SYMLINK_NOFOLLOW).map(|stat| stat.st_mtime).ok()
+        rustix::fs::statat(staging, name, AtFlags::SYMLINK_NOFOLLOW).map(|stat| stat.st_mtime).ok()
     };
-    let Ok(now) = rustix::fs::fstat(&fresh.file) else { return };
-    let opened = rustix::fs::openat(fresh.folder, ".", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let Ok(now) = rustix::fs::fstat(fresh) else { return };
+    let opened = rustix::fs::openat(staging, ".", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
     let Ok(entries) = opened.and_then(Dir::new) else { return };
     for entry in entries.take(MAX_SWEPT).flatten() {
         let name = entry.file_name();
         let ours = name.to_str().is_ok_and(|name| name.starts_with(STAGED_PREFIX) && name.ends_with(STAGED_SUFFIX));
         if ours && mtime(name).is_some_and(|made| now.st_mtime - made > STALE_SECONDS) {
-            let _ = rustix::fs::unlinkat(fresh.folder, name, AtFlags::empty());
+            let _ = rustix::fs::unlinkat(staging, name, AtFlags::empty());
         }
     }
+}
+
+const READ: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const NO_FILE: &str = "something that is no file stands there";
+
+/// Whether all that was written to a file system can be synced at one stroke.
+fn syncs_whole(folder: &OwnedFd) -> bool {
+    rustix::fs::fstatfs(folder).is_ok_and(|found| !SYNCS_NO_WHOLE.contains(&(found.f_type as u32)))
 }
 
 fn failed(name: &str) -> impl Fn(Errno) -> TransportError + '_ {
