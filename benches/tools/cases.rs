@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use rusqlite::OptionalExtension;
 
-use crate::Options;
 use crate::measure::{Cost, median, percentile, run, usage};
 use crate::place::{Place, fill, size_bytes, until};
 use crate::table::{Goal, Table};
+use crate::{Options, exchange};
 
 const SMALL_COUNT: usize = 10_000;
 const LARGE_COUNT: usize = 100_000;
@@ -39,6 +39,13 @@ pub fn compare(options: &Options) {
     }
     if wants("append") {
         append_to_a_long_log(options);
+    }
+    if wants("folder") {
+        exchange::folder_store(options);
+        exchange::latency(options);
+    }
+    if wants("syncthing") {
+        exchange::beside_syncthing(options);
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod bare;
 mod cases;
+mod exchange;
 mod measure;
 mod place;
 mod table;

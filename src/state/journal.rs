@@ -111,7 +111,7 @@ impl State {
 
     /// Notes that a path waits; keeps the time of the first note while the reason stays.
     pub fn set_pending(&self, path: &RelPath, what: &str, why: &str, now_ms: i64) -> Result<()> {
-        let sql = "INSERT INTO pending(path, what, why, since_ms) VALUES(?1, ?2, ?3, ?4) ON CONFLICT(path, what) DO UPDATE SET why = ?3, since_ms = CASE WHEN why = ?3 THEN since_ms ELSE ?4 END";
+        let sql = "INSERT INTO pending(path, what, why, since_ms) VALUES(?1, ?2, ?3, ?4) ON CONFLICT(path, what) DO UPDATE SET why = ?3, since_ms = ?4 WHERE why IS NOT ?3";
         self.run("note pending", sql, (path.as_str(), what, why, now_ms)).map(drop)
     }
 

@@ -14,7 +14,7 @@ use super::content::shape_of;
 use super::place::{
     BESIDE_PREFIX, PlaceError, Spot, Standing, link_stays_inside, prune_empty_folders, stat_of, write_staged,
 };
-use super::plan::{Action, BaseFacts, Disk, Sight, plan};
+use super::plan::{Action, BaseFacts, Disk, REFUSED, Sight, WAITS, plan};
 use super::resolve::{Outcome, Resolution};
 use super::{Change, Engine, Report, Result, SyncError, io};
 use crate::chunk::is_line_file;
@@ -68,14 +68,35 @@ struct Staged {
     resume: Option<Vec<u8>>,
 }
 
+/// What was decided of a path whose file stays as it is.
+enum Noted {
+    Settled,
+    /// The base's file already holds what was resolved.
+    Adopted,
+    /// Gone on both sides.
+    Forgotten,
+    Waits {
+        what: &'static str,
+        why: String,
+    },
+}
+
+/// In `state.db`: by which rules the paths that wait as refused were judged last.
+const REFUSED_BY: &str = "refused_by";
+
 impl Engine {
     /// Brings the disk to what the heads say. With `dry_run` only lists it.
     pub fn materialise(&mut self, dry_run: bool, report: &mut Report) -> Result<()> {
         if !dry_run {
             self.settle_appends()?;
         }
-        let retry = self.paths_that_wait()?;
+        let rules = Some(self.policy.fingerprint.clone());
+        let same_rules = self.state.meta_text(REFUSED_BY)? == rules;
+        let retry = self.paths_that_wait(same_rules)?;
         self.materialise_slots(&retry, dry_run, report)?;
+        if !same_rules && !dry_run {
+            self.state.set_meta(REFUSED_BY, rules.as_deref().map(str::as_bytes))?;
+        }
         let last = self.index.max_row()?;
         let mut from = self.materialised;
         while from < last {
@@ -97,11 +118,11 @@ impl Engine {
         Ok(())
     }
 
-    fn paths_that_wait(&self) -> Result<Vec<Slot>> {
+    /// What is tried again: with the same rules not what they refused.
+    fn paths_that_wait(&self, same_rules: bool) -> Result<Vec<Slot>> {
         let mut slots = Vec::new();
-        for pending in
-            self.state.pending()?.into_iter().filter(|p| matches!(p.what.as_str(), "write" | "unplaced" | "held"))
-        {
+        let is_due = |what: &str| WAITS.contains(&what) && !(same_rules && what == REFUSED);
+        for pending in self.state.pending()?.into_iter().filter(|pending| is_due(&pending.what)) {
             let Ok(path) = RelPath::parse(&pending.path) else { continue };
             let channel = self.policy.rules.admit(&path).map(|admitted| admitted.channel());
             slots.push(self.slot_of(channel.unwrap_or(crate::model::Channel::Shared), &path));
@@ -138,17 +159,15 @@ impl Engine {
     fn run_steps(&mut self, steps: Vec<Step>, dry_run: bool, report: &mut Report) -> Result<()> {
         let mut batch = Vec::new();
         let mut bytes = 0;
+        let mut notes = Vec::new();
         for step in steps {
             match self.decide(&step)? {
-                Action::Nothing => self.clear_waits(&step.slot.path, dry_run)?,
-                Action::Adopt => self.adopt(&step, dry_run)?,
-                Action::Forget if !dry_run => self.state.remove_base(&step.slot.path)?,
-                Action::Forget => {}
+                Action::Nothing => notes.push((step, Noted::Settled)),
+                Action::Adopt => notes.push((step, Noted::Adopted)),
+                Action::Forget => notes.push((step, Noted::Forgotten)),
                 Action::Wait { what, why } => {
                     report.waiting.push((step.slot.path.shown(), why.clone()));
-                    if !dry_run {
-                        self.state.set_pending(&step.slot.path, what, &why, self.now_ms() as i64)?;
-                    }
+                    notes.push((step, Noted::Waits { what, why }));
                 }
                 Action::Write | Action::Remove => {
                     report.written.push((step.slot.path.shown(), change_of(&step)));
@@ -161,14 +180,53 @@ impl Engine {
                 bytes = 0;
             }
         }
+        if !dry_run {
+            self.note_all(notes)?;
+        }
         self.apply(batch, dry_run, report)
+    }
+
+    /// Notes in one commit what was decided of paths whose files stay as they are.
+    fn note_all(&mut self, notes: Vec<(Step, Noted)>) -> Result<()> {
+        if notes.is_empty() {
+            return Ok(());
+        }
+        let now = self.now_ms() as i64;
+        let waits_stand = self.state.any_pending()?;
+        self.state.transaction(|state| {
+            for (step, note) in notes {
+                let path = &step.slot.path;
+                let awaited = match &note {
+                    Noted::Waits { what, why } => {
+                        state.set_pending(path, what, why, now)?;
+                        Some(*what)
+                    }
+                    Noted::Forgotten => {
+                        state.remove_base(path)?;
+                        None
+                    }
+                    Noted::Adopted => {
+                        if let Some(base) = step.base {
+                            state.set_base(&Base { versions: step.resolution.versions, ..base })?;
+                        }
+                        None
+                    }
+                    Noted::Settled => None,
+                };
+                // What it waited for before is not what it waits for now.
+                for what in WAITS.iter().filter(|what| waits_stand && Some(**what) != awaited) {
+                    state.clear_pending(path, what)?;
+                }
+            }
+            Ok::<(), SyncError>(())
+        })
     }
 
     fn clear_waits(&self, path: &RelPath, dry_run: bool) -> Result<()> {
         if dry_run || !self.state.any_pending()? {
             return Ok(());
         }
-        for what in ["write", "unplaced", "held"] {
+        for what in WAITS {
             self.state.clear_pending(path, what)?;
         }
         Ok(())
@@ -224,13 +282,6 @@ impl Engine {
             }
             Ok(_) => None,
         }
-    }
-
-    fn adopt(&mut self, step: &Step, dry_run: bool) -> Result<()> {
-        let Some(base) = step.base.as_ref().filter(|_| !dry_run) else { return Ok(()) };
-        let versions = step.resolution.versions.clone();
-        self.state.set_base(&Base { versions, ..base.clone() })?;
-        self.clear_waits(&step.slot.path, dry_run)
     }
 
     /// Changes the disk for some steps at once.
@@ -526,7 +577,7 @@ pub(super) fn close_step(state: &State, batch: i64, step: &Step, intent: &Intent
     let (path, channel) = (intent.path.clone(), intent.channel);
     state.add_undo(&UndoStep { batch, path, channel, old })?;
     state.remove_intent(&intent.id)?;
-    for what in ["write", "unplaced", "held"] {
+    for what in WAITS {
         state.clear_pending(&intent.path, what)?;
     }
     Ok(())

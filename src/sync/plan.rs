@@ -64,12 +64,17 @@ pub enum Action {
     Forget,
     /// Leave the disk as it is and say why.
     Wait {
-        /// `write` or `unplaced`.
+        /// One of [`WAITS`].
         what: &'static str,
         /// For `status`.
         why: String,
     },
 }
+
+/// What a path waits for that today's rules keep off this disk: for other rules, or a version that is gone again.
+pub const REFUSED: &str = "refused";
+/// What a path of elsewhere may wait for.
+pub const WAITS: [&str; 4] = ["write", "unplaced", "held", REFUSED];
 
 fn wait(what: &'static str, why: impl Into<String>) -> Action {
     Action::Wait { what, why: why.into() }
@@ -102,7 +107,7 @@ fn plan_removal(sight: &Sight<'_>) -> Action {
 /// `content` is known unless it is merged, whose hash only writing it tells.
 fn plan_content(sight: &Sight<'_>, content: Option<&Content>) -> Action {
     if let Some(why) = sight.refused {
-        return wait("unplaced", why);
+        return wait(REFUSED, why);
     }
     match (sight.disk, sight.base) {
         (Disk::Unrecorded, _) => wait("write", "was edited here; the edit is recorded first"),
@@ -192,7 +197,7 @@ mod tests {
             open_for_writing: false,
         };
 
-        assert_eq!(plan(&sight), Action::Wait { what: "unplaced", why: "on the denylist".to_owned() });
+        assert_eq!(plan(&sight), Action::Wait { what: REFUSED, why: "on the denylist".to_owned() });
     }
 
     #[test]

@@ -16,7 +16,13 @@ fn machine(host: &'static str, peers: &str) -> Machine {
 }
 
 fn set_peers(machine: &mut Machine, peers: &str) {
-    let text = CONFIG.replacen('{', &format!(r#"{{ "privateSyncFilePatterns": ["own/**"], "peers": {peers}, "#), 1);
+    set_config(
+        machine,
+        &CONFIG.replacen('{', &format!(r#"{{ "privateSyncFilePatterns": ["own/**"], "peers": {peers}, "#), 1),
+    );
+}
+
+fn set_config(machine: &mut Machine, text: &str) {
     std::fs::write(machine.path("sync-config.json"), text).expect("writes");
     machine.node = None;
     let options = OpenOptions { trust: true, ..machine.options() };
@@ -195,6 +201,31 @@ fn who_is_away_is_not_tried_at_each_edit_and_what_one_tells_goes_on_to_the_other
 
     assert!(names(&two).len() > known.len(), "what came from one is in the other");
     assert_eq!(a.read("b.md").as_deref(), Some("more\n"));
+}
+
+#[test]
+fn what_the_rules_here_refuse_is_judged_once_and_again_when_they_change() {
+    let store = folder();
+    let (mut a, mut b) = (machine("a", &at(store.path())), machine("b", &at(store.path())));
+    a.write("a.md", "a\n");
+    let narrow = |patterns: &str| {
+        format!(r#"{{ "appId": "demo", "syncFilePatterns": [{patterns}], "peers": {} }}"#, at(store.path()))
+    };
+    set_config(&mut b, &narrow(r#""other/**""#));
+    a.run();
+
+    let first = b.run();
+    assert_eq!((first.waiting.len(), b.read("a.md")), (1, None), "{first:?}");
+    assert!(b.run().waiting.is_empty(), "nothing changed that it could be judged by");
+    assert_eq!(b.node().engine.state.pending().expect("reads").len(), 1, "status still tells");
+    a.write("a.md", "more\n");
+    a.run();
+    assert_eq!(b.run().waiting.len(), 1, "a new version is judged");
+
+    set_config(&mut b, &narrow(r#""other/**", "*.md""#));
+    b.run();
+    assert_eq!(b.read("a.md").as_deref(), Some("more\n"));
+    assert!(b.node().engine.state.pending().expect("reads").is_empty());
 }
 
 #[test]

@@ -1,0 +1,321 @@
+//! The parts of the comparison that exchange between machines, over a folder store and beside Syncthing.
+//!
+//! A machine is a project with a state of its own. Every goal stands beside its figure.
+
+use std::fs;
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::Options;
+use crate::measure::{Cost, median, percentile, run, usage};
+use crate::place::{Place, Running, size_bytes, until};
+use crate::table::{Goal, Table};
+
+const SMALL_COUNT: usize = 10_000;
+const LARGE_COUNT: usize = 100_000;
+/// Each file, in bytes.
+const FILE_BYTES: usize = 11_000;
+const QUIET_MS: f64 = larder::sync::QUIET_MS as f64;
+const EDITS: usize = 100;
+
+/// What crosses between machines over a folder.
+pub fn folder_store(options: &Options) {
+    let mut appended = Vec::new();
+    for count in [SMALL_COUNT, LARGE_COUNT] {
+        if count == SMALL_COUNT || options.large {
+            appended.push(one_store(options, count));
+        }
+    }
+    if let [small, large] = appended.as_slice() {
+        let table = Table::begin("The same append at ten times the files");
+        for (what, at) in [("writer", 0), ("reader", 1)] {
+            table.ratio(
+                &format!("{what}, 100,000 / 10,000 files, above nothing to do"),
+                large[at],
+                small[at],
+                "ms",
+                Goal::AtMost(1.2),
+            );
+        }
+    }
+}
+
+/// A project whose config names a store, and nothing else beyond its folder.
+fn machine(place: &Place, name: &str, patterns: &str, store: Option<&Path>) -> PathBuf {
+    let project = place.path(name);
+    fs::create_dir_all(project.join("files")).expect("make the project");
+    let peers = store.map_or(String::new(), |store| format!(r#""peers": {{ "store": "{}" }}, "#, store.display()));
+    let config = format!(r#"{{ "appId": "bench", "syncFilePatterns": ["{patterns}"], {peers}"intervalSecs": 3600 }}"#);
+    fs::write(project.join("sync-config.json"), config).expect("write the config");
+    project
+}
+
+/// `count` logs of lines, 20 a folder.
+fn fill_logs(folder: &Path, count: usize) {
+    for n in 0..count {
+        let parent = folder.join(format!("{:03}/{:03}", n / 2000, n / 20 % 100));
+        if n.is_multiple_of(20) {
+            fs::create_dir_all(&parent).expect("make a folder");
+        }
+        let mut text = String::with_capacity(FILE_BYTES + 200);
+        let mut state = n as u64 + 1;
+        while text.len() < FILE_BYTES {
+            state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            text.push_str(&format!(
+                "{{\"at\":{},\"agent\":\"planner\",\"said\":\"{:x} of {n}\"}}\n",
+                state >> 20,
+                state
+            ));
+        }
+        fs::write(parent.join(format!("log-{n:06}.jsonl")), text).expect("write a file");
+    }
+}
+
+fn sync(place: &Place, project: &Path, args: &[&str]) -> Cost {
+    // Whoever names a store in a config agrees to it.
+    let mut all = vec!["sync", "--trust"];
+    all.extend(args);
+    run(place.larder(project, None, &all))
+}
+
+fn files_below(folder: &Path) -> Vec<(PathBuf, u64)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => found.extend(files_below(&entry.path())),
+            Ok(metadata) => found.push((entry.path(), metadata.len())),
+            Err(_) => {}
+        }
+    }
+    found
+}
+
+/// What an append costs writer and reader above doing nothing, in milliseconds.
+fn one_store(options: &Options, count: usize) -> [f64; 2] {
+    let place = Place::new(&options.larder);
+    let writer = machine(&place, "writer", "files/**", None);
+    fill_logs(&writer.join("files"), count);
+    sync(&place, &writer, &[]);
+    let rounds = if count > SMALL_COUNT { 1 } else { 3 };
+    let (mut exports, mut copies, mut imports, mut landings) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut store = PathBuf::new();
+    let mut reader = PathBuf::new();
+    for round in 0..rounds {
+        let copy = place.path("copy");
+        let mut cp = Command::new("cp");
+        cp.arg("-a").arg(writer.join("files")).arg(&copy);
+        copies.push(run(cp));
+        fs::remove_dir_all(&copy).expect("remove");
+
+        store = place.path(format!("store-{round}"));
+        fs::create_dir(&store).expect("make the store");
+        machine(&place, "writer", "files/**", Some(&store));
+        exports.push(sync(&place, &writer, &[]));
+
+        let viewer = machine(&place, &format!("viewer-{round}"), "none/**", Some(&store));
+        imports.push(sync(&place, &viewer, &[]));
+        reader = machine(&place, &format!("reader-{round}"), "files/**", Some(&store));
+        landings.push(sync(&place, &reader, &[]));
+        assert_eq!(size_bytes(&reader.join("files")), size_bytes(&writer.join("files")), "all of it arrived");
+        sync(&place, &writer, &[]);
+    }
+    let table = Table::begin(&format!("{count} logs of 11 KB over a folder store"));
+    let wall = |costs: &[Cost]| median(costs, |cost| cost.wall_ms);
+    let held = files_below(&store);
+    table.ratio("first export / cp -a", wall(&exports), wall(&copies), "ms", Goal::AtMost(1.5));
+    table.figure(
+        "files in the store after it",
+        held.len() as f64,
+        "files",
+        Goal::AtMost(40.0 * count as f64 / 10_000.0),
+    );
+    table.ratio("import, the index complete / cp -a", wall(&imports), wall(&copies), "ms", Goal::AtMost(2.0));
+    table.ratio("import, and every file and row written / cp -a", wall(&landings), wall(&copies), "ms", Goal::None);
+    table.figure("peak memory of the import", median(&imports, |cost| cost.peak_kib) / 1024.0, "MiB", Goal::None);
+
+    let (with, without): (Vec<Cost>, Vec<Cost>) = (0..7)
+        .map(|_| {
+            machine(&place, "writer", "files/**", Some(&store));
+            let with = sync(&place, &writer, &[]);
+            machine(&place, "writer", "files/**", None);
+            (with, sync(&place, &writer, &[]))
+        })
+        .unzip();
+    machine(&place, "writer", "files/**", Some(&store));
+    sync(&place, &writer, &[]);
+    let noop = wall(&with);
+    table.figure("nothing new: what the store adds to a run", noop - wall(&without), "ms", Goal::AtMost(50.0));
+    appends(&table, &place, [&writer, &reader], &store, noop)
+}
+
+fn appends(table: &Table, place: &Place, [writer, reader]: [&Path; 2], store: &Path, noop_ms: f64) -> [f64; 2] {
+    let log = Path::new("files/000/000/log-000003.jsonl");
+    let (mut wrote, mut read, mut files, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut idle = Vec::new();
+    for n in 0..7 {
+        idle.push(sync(place, reader, &[]));
+        let before = files_below(store);
+        let mut file = fs::File::options().append(true).open(writer.join(log)).expect("open the log");
+        writeln!(file, "{{\"appended\":{n}}}").expect("append");
+        drop(file);
+        std::thread::park_timeout(Duration::from_millis(larder::sync::QUIET_MS));
+        wrote.push(sync(place, writer, &[]));
+        let after = files_below(store);
+        files.push((after.len() - before.len()) as f64);
+        let sum = |files: &[(PathBuf, u64)]| files.iter().map(|(_, size)| *size).sum::<u64>();
+        bytes.push((sum(&after) - sum(&before)) as f64 / 1024.0);
+        read.push(sync(place, reader, &[]));
+        assert_eq!(fs::read(reader.join(log)).ok(), fs::read(writer.join(log)).ok(), "the line arrived");
+    }
+    let wall = |costs: &[Cost]| median(costs, |cost| cost.wall_ms);
+    table.figure("one line more: new files in the store", percentile(files, 1.0), "files", Goal::AtMost(3.0));
+    table.figure("one line more: bytes in the store", percentile(bytes, 1.0), "KiB", Goal::AtMost(8.0));
+    table.figure("one line more: one-shot run of the writer", wall(&wrote), "ms", Goal::AtMost(150.0));
+    table.figure("one line more: one-shot run of the reader", wall(&read), "ms", Goal::AtMost(150.0));
+    [wall(&wrote) - noop_ms, wall(&read) - wall(&idle)]
+}
+
+/// From the end of a write in one machine to the bytes in the other, each with a daemon and a backend of its own.
+pub fn latency(options: &Options) {
+    let place = Place::new(&options.larder);
+    let store = place.path("store");
+    fs::create_dir(&store).expect("make the store");
+    let (a, b) = (machine(&place, "a", "files/**", Some(&store)), machine(&place, "b", "files/**", Some(&store)));
+    fs::write(a.join("files/note.md"), "first\n").expect("write");
+    for project in [&a, &b] {
+        sync(&place, project, &[]);
+    }
+    let (_up_a, _up_b) = (place.up(&a, None), place.up(&b, None));
+    let table = Table::begin(&format!("Running daemons and a folder between them, {EDITS} edits one after the other"));
+    report_latency(&table, arrivals(&a, &b));
+}
+
+/// How long each edit took to be in the other folder, in milliseconds.
+fn arrivals(a: &Path, b: &Path) -> Vec<f64> {
+    let mut arrived = Vec::new();
+    for edit in 0..EDITS {
+        let wanted = format!("edit {edit}\n");
+        fs::write(a.join("files/note.md"), &wanted).expect("write");
+        let start = Instant::now();
+        until("the edit arrives", || fs::read(b.join("files/note.md")).is_ok_and(|bytes| bytes == wanted.as_bytes()));
+        arrived.push(start.elapsed().as_secs_f64() * 1000.0);
+    }
+    arrived
+}
+
+fn report_latency(table: &Table, arrived: Vec<f64>) {
+    for (share, goal, name) in [(0.5, 60.0, "p50"), (0.99, 250.0, "p99")] {
+        let whole = percentile(arrived.clone(), share);
+        let what = format!("edit in A to bytes in B, {name} after the file is stable");
+        table.figure(&what, whole - QUIET_MS, "ms", Goal::AtMost(goal));
+    }
+}
+
+/// Two machines from nothing to the same files, both tools with two running daemons.
+pub fn beside_syncthing(options: &Options) {
+    let table = Table::begin(&format!("First sync of {SMALL_COUNT} logs between two running daemons"));
+    if Command::new("syncthing").arg("--version").stdout(Stdio::null()).status().is_err() {
+        return table.absent("/ syncthing", "syncthing is not installed");
+    }
+    let (ours, theirs) = (larder_pair(options), syncthing_pair(options));
+    table.ratio("wall", ours.wall_ms, theirs.wall_ms, "ms", Goal::AtMost(0.2));
+    table.ratio("CPU of both daemons", ours.cpu_ms, theirs.cpu_ms, "ms", Goal::AtMost(0.25));
+    table.ratio("memory of both daemons at the end", ours.peak_kib, theirs.peak_kib, "KiB", Goal::AtMost(0.25));
+}
+
+/// The sum over processes that started at `start`.
+fn used(start: Instant, pids: [u32; 2]) -> Cost {
+    let both = pids.map(usage);
+    Cost {
+        wall_ms: start.elapsed().as_secs_f64() * 1000.0,
+        cpu_ms: both.iter().map(|used| used.cpu_ms).sum(),
+        peak_kib: both.iter().map(|used| used.resident_kib).sum(),
+        written_bytes: both.iter().map(|used| used.written_bytes).sum(),
+    }
+}
+
+fn larder_pair(options: &Options) -> Cost {
+    let place = Place::new(&options.larder);
+    let store = place.path("store");
+    fs::create_dir(&store).expect("make the store");
+    let (a, b) = (machine(&place, "a", "files/**", None), machine(&place, "b", "files/**", None));
+    fill_logs(&a.join("files"), SMALL_COUNT);
+    let wanted = size_bytes(&a.join("files"));
+    for project in [&a, &b] {
+        let path = store.to_str().expect("temporary paths are UTF-8");
+        run(place.larder(project, None, &["peers", "add", "store", path]));
+    }
+    let start = Instant::now();
+    let daemons: [Running; 2] = [place.launch(&b, None), place.launch(&a, None)];
+    until("b has what a has", || size_bytes(&b.join("files")) == wanted);
+    used(start, [daemons[0].pid(), daemons[1].pid()])
+}
+
+/// A child that ends with its owner.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn syncthing_pair(options: &Options) -> Cost {
+    let place = Place::new(&options.larder);
+    let folders = ["from", "to"].map(|name| place.path(name));
+    for folder in &folders {
+        fs::create_dir(folder).expect("make a folder");
+    }
+    fill_logs(&folders[0], SMALL_COUNT);
+    let wanted = size_bytes(&folders[0]);
+    let homes = ["home-0", "home-1"].map(|name| place.path(name));
+    let command = |home: &Path| {
+        let mut command = Command::new("syncthing");
+        command.arg("--home").arg(home).env("HOME", home).env("STNOUPGRADE", "1");
+        command.stdin(Stdio::null()).stderr(Stdio::null());
+        command
+    };
+    let ids = homes.each_ref().map(|home| {
+        let mut generate = Command::new("syncthing");
+        generate.arg("generate").arg("--home").arg(home).env("HOME", home);
+        run(generate);
+        let told = command(home).arg("--device-id").output().expect("ask for the id");
+        String::from_utf8(told.stdout).expect("text").trim().to_owned()
+    });
+    let ports = [0, 1].map(|_| TcpListener::bind("127.0.0.1:0").and_then(|s| s.local_addr()).expect("a port").port());
+    let off = ["globalAnnounceEnabled", "localAnnounceEnabled", "relaysEnabled", "natEnabled", "crashReportingEnabled"];
+    let off: String = off.iter().map(|name| format!("<{name}>false</{name}>")).collect();
+    for n in 0..2 {
+        let devices: String = (0..2)
+            .map(|d| format!(r#"<device id="{}"><address>tcp://127.0.0.1:{}</address></device>"#, ids[d], ports[d]))
+            .collect();
+        let config = format!(
+            r#"<configuration version="35"><folder id="bench" path="{}" rescanIntervalS="3600" fsWatcherEnabled="true"><device id="{}"/><device id="{}"/></folder>{devices}<gui enabled="false"/><options><listenAddress>tcp://127.0.0.1:{}</listenAddress><urAccepted>-1</urAccepted><reconnectionIntervalS>1</reconnectionIntervalS>{off}</options></configuration>"#,
+            folders[n].display(),
+            ids[0],
+            ids[1],
+            ports[n],
+        );
+        fs::write(homes[n].join("config.xml"), config).expect("write its config");
+    }
+    let start = Instant::now();
+    let serve = |home: &PathBuf| {
+        let mut serve = command(home);
+        serve.args(["serve", "--no-browser", "--no-restart"]).stdout(Stdio::null());
+        Ended(serve.spawn().expect("start syncthing"))
+    };
+    let daemons = [serve(&homes[1]), serve(&homes[0])];
+    let arrived =
+        || files_below(&folders[1]).iter().filter(|(path, _)| !is_own(path)).map(|(_, size)| size).sum::<u64>();
+    until("the other has all", || arrived() == wanted);
+    used(start, [daemons[0].0.id(), daemons[1].0.id()])
+}
+
+/// What Syncthing keeps for itself in a folder.
+fn is_own(path: &Path) -> bool {
+    path.components().any(|part| part.as_os_str().to_string_lossy().starts_with('.'))
+}
