@@ -67,6 +67,9 @@ fn summary(report: &Report, dry_run: bool) -> String {
     say(report.pulled, format!("{} received", count(report.pulled, "artifact")));
     say(waits, format!("{waits} waiting"));
     say(problems, count(problems, "problem"));
+    if report.stopped.is_some() {
+        said.push("stopped before anything was recorded or written".to_owned());
+    }
     let nothing = if dry_run { "nothing to do" } else { "everything is up to date" };
     if said.is_empty() { nothing.to_owned() } else { said.join(", ") }
 }
@@ -94,6 +97,7 @@ pub fn object(report: &Report, dry_run: bool) -> Value {
         "row_bytes": report.row_bytes,
         "backend_error": report.backend_error,
         "peer_errors": peer_errors,
+        "stopped": report.stopped,
     })
 }
 

@@ -113,7 +113,7 @@ fn the_object_of_a_run_keeps_its_shape() {
             "rows_written": 1, "rows_deleted": 0, "pulled": 0, "pushed": 2, "healed": [],
             "waiting": [{ "path": "d.md", "why": "being written" }],
             "problems": [{ "path": "pipe", "what": "is no file" }],
-            "ledger_bytes": 0, "row_bytes": 0, "backend_error": null, "peer_errors": [],
+            "ledger_bytes": 0, "row_bytes": 0, "backend_error": null, "peer_errors": [], "stopped": null,
         })
     );
 }

@@ -20,6 +20,8 @@ use crate::model::{Chain, ChainError, Hash, OriginName, Space};
 
 const ORIGIN_FILE: &str = "origin.json";
 const DEVICE_KEY_FILE: &str = "device.key";
+/// The key of an identity that takes the place of another, until `origin.json` names it.
+const NEXT_KEY_FILE: &str = "device.key.next";
 const OWNER_KEY_FILE: &str = "owner.key";
 const DEVICES_FOLDER: &str = "devices";
 const MACHINE_ID_FILE: &str = "/etc/machine-id";
@@ -188,21 +190,51 @@ impl Identity {
 
     /// Makes a new identity, in place of one that may be there: a new origin name, a new key, generation 1.
     pub fn create(larder: &Path, env: &Env, owner: &str) -> Result<Identity, IdentityError> {
+        Identity::make(larder, env, owner, None)
+    }
+
+    /// Goes on as an origin that there was already, in place of the identity that may be here: its name, a new key, and
+    /// a generation above all that are known.
+    ///
+    /// The key is new, so that whoever still holds the old one cannot write the same chain.
+    pub fn adopt(
+        larder: &Path,
+        env: &Env,
+        owner: &str,
+        origin: OriginName,
+        generation: u32,
+    ) -> Result<Identity, IdentityError> {
+        Identity::make(larder, env, owner, Some((origin, generation)))
+    }
+
+    /// A new origin, or the next generation of one.
+    fn make(
+        larder: &Path,
+        env: &Env,
+        owner: &str,
+        continued: Option<(OriginName, u32)>,
+    ) -> Result<Identity, IdentityError> {
         let disk = Disk::default();
         disk.create_folder(larder)?;
+        settle_left_key(larder)?;
         let owner_key = open_owner_key(env)?;
         let device_key = new_key(env);
         let key = PublicKey::of(&device_key);
-        let origin = OriginName::from_host(&env.host, &env.random_base32(SUFFIX_CHARACTERS))?;
+        let (origin, generation) = match continued {
+            Some(continued) => continued,
+            None => (OriginName::from_host(&env.host, &env.random_base32(SUFFIX_CHARACTERS))?, 1),
+        };
         let cert = Certificate::issue(&owner_key, owner, key, &origin);
         cert.private_space()?;
         let fingerprint = Fingerprint::of(larder, env)?;
-        let fields = Fields { cert, fingerprint, generation: 1, key, kind: "origin".to_owned(), origin, v: 1 };
-        // The key first: a key without an origin is made anew, an origin without its key would be lost.
-        write_key(&larder.join(DEVICE_KEY_FILE), &device_key)?;
+        let fields = Fields { cert, fingerprint, generation, key, kind: "origin".to_owned(), origin, v: 1 };
         let identity = Identity { device_key, owner_key: fields.cert.key, fields };
+        // The key first: a key without an origin is made anew, an origin without its key would be lost. And beside the key
+        // that is there: until `origin.json` changes, that one is still needed.
+        write_key(&larder.join(NEXT_KEY_FILE), &identity.device_key)?;
         remember(env, key)?;
         identity.save(larder)?;
+        settle_key(larder)?;
         Ok(identity)
     }
 
@@ -225,10 +257,16 @@ impl Identity {
         let chain = Chain { space: Space::shared(), origin: fields.origin.clone(), generation: fields.generation };
         fields.cert.check(fields.key, &chain).map_err(wrong)?;
         let key_path = larder.join(DEVICE_KEY_FILE);
-        let device_key = read_key(&key_path)?;
-        if PublicKey::of(&device_key) != fields.key {
-            return Err(IdentityError::OtherKey { path: key_path, origin: fields.origin });
-        }
+        let is_it = |key: &SigningKey| PublicKey::of(key) == fields.key;
+        let device_key = match read_key(&key_path) {
+            Ok(key) if is_it(&key) => key,
+            // Cut off between the two files: the key that `origin.json` names still waits beside the one before.
+            found => match (read_key(&larder.join(NEXT_KEY_FILE)), found) {
+                (Ok(next), _) if is_it(&next) => next,
+                (_, Ok(_)) => return Err(IdentityError::OtherKey { path: key_path, origin: fields.origin }),
+                (_, Err(error)) => return Err(error),
+            },
+        };
         Ok(Identity { device_key, owner_key: fields.cert.key, fields })
     }
 
@@ -239,7 +277,7 @@ impl Identity {
         self.save(larder)
     }
 
-    /// Starts the next generation of the chains, as adopting, restoring or forking does; settles as well.
+    /// Starts the next generation of the chains with the same key; settles as well.
     pub fn next_generation(&mut self, larder: &Path, env: &Env) -> Result<(), IdentityError> {
         self.fields.generation += 1;
         self.settle(larder, env)
@@ -323,6 +361,21 @@ fn remember(env: &Env, key: PublicKey) -> Result<(), IdentityError> {
     }
     Disk::default().create_folder(&folder)?;
     write_durably(&folder.join(key.to_string()), b"")
+}
+
+/// A change of identity that was cut off left its key beside the one before: no other may take that name yet.
+fn settle_left_key(larder: &Path) -> Result<(), IdentityError> {
+    let Ok(identity) = Identity::load(larder) else { return Ok(()) };
+    let key = read_key(&larder.join(DEVICE_KEY_FILE)).ok();
+    let in_place = key.is_some_and(|key| PublicKey::of(&key) == identity.public_key());
+    if in_place { Ok(()) } else { settle_key(larder) }
+}
+
+/// The key that `origin.json` names takes its place for good.
+fn settle_key(larder: &Path) -> Result<(), IdentityError> {
+    let (next, path) = (larder.join(NEXT_KEY_FILE), larder.join(DEVICE_KEY_FILE));
+    fs::rename(&next, &path).map_err(io_error("rename", &next))?;
+    sync_folder(larder)
 }
 
 fn key_text(key: &SigningKey) -> String {

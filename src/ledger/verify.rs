@@ -75,7 +75,9 @@ impl Finding {
             Problem::Damaged(_) => {
                 "`larder sync` asks every store for good bytes; if none holds them, copy the file of this name from another machine's `.larder/ledger` over it"
             }
-            Problem::Fork => "`larder origin new` on the copy makes it a machine of its own; both branches are kept",
+            Problem::Fork => {
+                "`larder origin adopt` on the machine that keeps the name and `larder origin new` on the other one; both branches are kept"
+            }
             Problem::Order(_) => "`larder origin new` on the machine that wrote it lets it go on under a new name",
             Problem::Unreadable(_) => "check the disk and the folder's permissions",
             Problem::Stray => "it can be removed: nothing reads it",

@@ -138,6 +138,7 @@ impl Node {
         report.pulled += after.pulled;
         report.backend_error = after.backend_error;
         report.peer_errors = after.peer_errors;
+        report.stopped = after.stopped;
         Ok(())
     }
 }

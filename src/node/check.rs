@@ -18,7 +18,7 @@ use crate::index::{Counts, Index, Reader, Replayed, Tree, replay};
 use crate::ledger::{
     ArtifactName, Damage, Depth, Finding, Identity, Ledger, LedgerError, NotedDamage, Problem, ShortHash,
 };
-use crate::model::{Content, ContentHash};
+use crate::model::{Chain, Content, ContentHash};
 
 /// Bytes read at once of a long content.
 const READ_BYTES: u64 = 16 << 20;
@@ -86,6 +86,7 @@ pub fn verify(env: &Env, options: &OpenOptions, depth: Depth) -> Result<Verified
         found.extend(still_damaged(&ledger, &found, noted));
     }
     let awaited = awaited_packs(&dirs, &ledger)?;
+    let chains = ledger.chains()?;
     for finding in found {
         if awaited.contains(&finding.artifact) {
             verified.findings.push(Found {
@@ -101,13 +102,15 @@ pub fn verify(env: &Env, options: &OpenOptions, depth: Depth) -> Result<Verified
             // Who may not write here may still look; then the next look finds it again.
             let _ = ledger.note_damage(name, &finding.problem.to_string());
         }
+        let settled = matches!(finding.problem, Problem::Fork) && went_on(&finding.chain, &chains);
+        let repair = if settled { "nothing to do: its origin went on as a later generation" } else { finding.repair() };
         verified.findings.push(Found {
             part: "ledger",
             what: larder_patterns::shown(&finding.artifact),
             problem: finding.problem.to_string(),
-            repair: finding.repair().to_owned(),
+            repair: repair.to_owned(),
             // A stray file is nobody's data: a command that was killed may leave one.
-            damage: !matches!(finding.problem, Problem::Stray),
+            damage: !matches!(finding.problem, Problem::Stray) && !settled,
         });
     }
     let index_repair = "`larder rebuild` makes it anew from the ledger; nothing is lost";
@@ -118,6 +121,11 @@ pub fn verify(env: &Env, options: &OpenOptions, depth: Depth) -> Result<Verified
         verified.look_at_index(env, options, &ledger, depth)?;
     }
     Ok(verified)
+}
+
+/// True if the chain's origin writes a later one, which closed it.
+fn went_on(chain: &Chain, chains: &[Chain]) -> bool {
+    chains.iter().any(|other| other.origin == chain.origin && other.generation > chain.generation)
 }
 
 /// Damage that was met before, if it is still there and this look did not meet it: a shallow one reads no packs.

@@ -195,6 +195,7 @@ impl From<SyncError> for NodeError {
             refused @ SyncError::Refused { .. } => {
                 NodeError::user(refused.to_string(), "`larder status` shows how things stand")
             }
+            SyncError::Stopped(stop) => super::status::stopped(&stop),
             SyncError::Marker(message) => NodeError::new(Kind::User, message),
             SyncError::Transport(error) => NodeError::new(Kind::Unavailable, error.to_string()),
             other => NodeError::of_machine(&other),

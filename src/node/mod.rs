@@ -9,6 +9,7 @@ mod error;
 mod heads;
 mod history;
 mod open;
+mod origins;
 mod peers;
 mod run;
 mod status;
@@ -20,9 +21,10 @@ pub use check::{Found, Rebuilt, Verified, rebuild, verify};
 pub use error::{Kind, NodeError};
 pub use history::DiskChange;
 pub use open::{Glance, Node, OpenOptions, ProjectDirs};
+pub use origins::{Adopted, OriginLine, adopt_origin, new_origin};
 pub use peers::{Probe, add_peer, join_peer, probe_peer, remove_peer};
 pub use run::{RunOptions, Way};
 pub use status::{
     BackendStatus, ContactStatus, CountStatus, OpenConflict, OriginStatus, OutboxStatus, PeerStatus, PendingStatus,
-    ProblemStatus, RevivedStatus, Status,
+    ProblemStatus, RevivedStatus, Status, StopStatus,
 };

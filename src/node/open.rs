@@ -124,21 +124,7 @@ impl Node {
         Node::assemble(env, options, settings, dirs, lock, identity, progress)
     }
 
-    /// Makes a copied or restored folder a machine of its own, then opens it.
-    pub fn open_as_new_origin(
-        env: &Env,
-        options: &OpenOptions,
-        progress: Arc<dyn Progress>,
-    ) -> Result<Node, NodeError> {
-        let settings = options.settings(env)?;
-        let dirs = ProjectDirs::of(&settings.config);
-        create_private_folder(&dirs.larder)?;
-        let lock = take_lock(&dirs)?;
-        let identity = Identity::create(&dirs.larder, env, &settings.owner_id.value)?;
-        Node::assemble(env, options, settings, dirs, lock, identity, progress)
-    }
-
-    fn assemble(
+    pub(super) fn assemble(
         env: &Env,
         options: &OpenOptions,
         settings: Settings,
@@ -293,7 +279,7 @@ pub(crate) fn open_backend(settings: &Settings, env: &Env) -> Result<Arc<dyn Fil
     })
 }
 
-fn create_private_folder(larder: &Path) -> Result<(), NodeError> {
+pub(super) fn create_private_folder(larder: &Path) -> Result<(), NodeError> {
     use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
     let refused = |error: std::io::Error| {
         let hint = "the project folder must be a folder that you may write to";
@@ -318,7 +304,7 @@ fn create_private_folder(larder: &Path) -> Result<(), NodeError> {
 }
 
 /// A `.larder` that no machine of this user ever made is moved aside unread.
-fn set_aside_foreign(dirs: &ProjectDirs, env: &Env, owner: &str) -> Result<(), NodeError> {
+pub(super) fn set_aside_foreign(dirs: &ProjectDirs, env: &Env, owner: &str) -> Result<(), NodeError> {
     if !dirs.larder.join("origin.json").exists() {
         return Ok(());
     }
@@ -397,7 +383,11 @@ fn open_identity(dirs: &ProjectDirs, env: &Env, owner: &str) -> Result<Identity,
         Standing::Unknown => "was made by another machine",
     };
     let message = format!("this folder {why}: two folders must not both write as {}", identity.origin());
-    Err(NodeError::user(message, "run `larder origin new` here to make it a machine of its own; nothing is lost"))
+    let hint = format!(
+        "run `larder origin new` here to make it a machine of its own, or, if the other folder is gone for good, `larder origin adopt {}` to go on as it; nothing is lost",
+        identity.origin()
+    );
+    Err(NodeError::user(message, hint))
 }
 
 /// The index, brought up to the ledger, and what of the ledger could not be applied.

@@ -3,7 +3,7 @@
 //! Invariant: an exchange precedes the first look at the disk, so that a first contact knows what others have; a backend or peer
 //! that fails does not stop what can be done without it, and is named in the report.
 
-use super::status::{conflicts_remain, damage_remains, held_remain};
+use super::status::{conflicts_remain, damage_remains, held_remain, stopped};
 use super::{Kind, Node, NodeError};
 use crate::sync::exchange::Direction;
 use crate::sync::{Asked, Report, Scope, SyncError};
@@ -64,6 +64,16 @@ impl Node {
             soften(pulled, &mut report)?;
         }
         steps.done("exchange in");
+        report.stopped = self.engine.stopped().map(|stop| stop.to_string());
+        if report.stopped.is_some() {
+            // Whatever was recorded now would stand on one number with what another machine wrote.
+            let now = self.env.clock.wall_ms() as i64;
+            self.engine.note_backend(report.backend_error.as_deref(), now)?;
+            return Ok(report);
+        }
+        if !options.dry_run {
+            self.engine.claim_generation()?;
+        }
         if options.way != Way::Pull && !options.dry_run && report.backend_error.is_none() {
             self.engine.mirror_ahead()?;
         }
@@ -100,6 +110,7 @@ impl Node {
             self.engine.forget_idle_patterns(&report)?;
             self.engine.rest_index()?;
         }
+        report.stopped = self.engine.stopped().map(|stop| stop.to_string());
         let now = self.env.clock.wall_ms() as i64;
         self.engine.note_backend(report.backend_error.as_deref(), now)?;
         Ok(report)
@@ -107,6 +118,9 @@ impl Node {
 
     /// The exit code's reason after a run: what remains for a person or a later run.
     pub fn remains(&self, report: &Report) -> Result<Option<NodeError>, NodeError> {
+        if let Some(stop) = self.engine.stopped() {
+            return Ok(Some(stopped(&stop)));
+        }
         if let Some(error) = &report.backend_error {
             let kind = self.backend_error.as_ref().map_or(Kind::Unavailable, |error| error.kind);
             return Ok(Some(NodeError::new(kind, format!("the backend could not be reached: {error}"))));

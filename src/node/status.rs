@@ -11,7 +11,7 @@ use crate::config::PeerSetting;
 use crate::ledger::Ledger;
 use crate::state::{PeerLine, State};
 use crate::sync::resolve::resolve;
-use crate::sync::{IndexGraph, PEER_LINE};
+use crate::sync::{IndexGraph, PEER_LINE, Stop, stops};
 
 /// Conflicts, pending paths and problems listed; more are counted.
 pub const MAX_LISTED: usize = 1_000;
@@ -37,6 +37,8 @@ pub struct Status {
     pub owner: String,
     /// Who this install is; none before the first run.
     pub origin: Option<String>,
+    /// Why nothing is recorded or written here: somebody else writes, or wrote, as this machine.
+    pub stopped: Option<StopStatus>,
     /// The process that holds the project.
     pub running_pid: Option<u32>,
     /// The backend.
@@ -178,6 +180,21 @@ pub struct OriginStatus {
     pub files: u64,
 }
 
+/// Why nothing is recorded or written here.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct StopStatus {
+    /// What was seen.
+    pub why: String,
+    /// What settles it.
+    pub way_on: String,
+}
+
+impl From<&Stop> for StopStatus {
+    fn from(stop: &Stop) -> StopStatus {
+        StopStatus { why: larder_patterns::shown(&stop.why), way_on: stop.way_on.clone() }
+    }
+}
+
 /// A path that waits.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct PendingStatus {
@@ -242,6 +259,7 @@ impl Glance {
         status.backend.address = settings.backend.value.to_string();
         if let Some(state) = &self.state {
             status.read_journal(state)?;
+            status.stopped = stops(state)?.first().map(StopStatus::from);
         }
         let lines = self.state.as_ref().map(State::peer_lines).transpose()?.unwrap_or_default();
         let peers = settings.peers.iter();
@@ -349,6 +367,9 @@ impl Status {
 
     /// What somebody has to look at; gives the exit code.
     pub fn remains(&self) -> Option<NodeError> {
+        if let Some(stop) = &self.stopped {
+            return Some(stopped(&Stop { why: stop.why.clone(), way_on: stop.way_on.clone() }));
+        }
         let with_hint = |kind, message: String, hint: &str| NodeError { kind, message, hint: Some(hint.to_owned()) };
         let damaged = damage_remains(self.problems.iter().filter(|problem| problem.source == DAMAGE).count());
         if damaged.is_some() {
@@ -388,6 +409,11 @@ impl Status {
         }
         held_remain(self.held_deletions.len()).or_else(|| conflicts_remain(self.conflicts.len()))
     }
+}
+
+/// That a person has to say who goes on as this machine.
+pub(super) fn stopped(stop: &Stop) -> NodeError {
+    NodeError::user(format!("nothing is recorded or written here: {}", stop.why), stop.way_on.clone())
 }
 
 /// That something recorded here is damaged and nobody gave good bytes yet.

@@ -129,6 +129,14 @@ impl State {
         self.put_base("bases", base, Some(base.hash))
     }
 
+    /// Forgets the bases of all files of a channel: they are found anew, and nothing is deleted because of it.
+    pub fn remove_bases_of(&self, channel: Channel) -> Result<()> {
+        for table in ["bases", "recording"] {
+            self.run("remove bases", &format!("DELETE FROM {table} WHERE channel = ?1"), [channel.as_str()])?;
+        }
+        Ok(())
+    }
+
     /// Notes the base that a path will have once its version is in the ledger.
     pub fn set_recording(&self, base: &Base) -> Result<()> {
         self.put_base("recording", base, Some(base.hash))

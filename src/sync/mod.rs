@@ -18,6 +18,7 @@ mod in_place;
 mod materialise;
 mod mirror;
 mod observe;
+mod own;
 mod peers;
 pub mod place;
 pub mod plan;
@@ -45,6 +46,7 @@ use resolve::{Resolution, resolve};
 
 pub use graph::IndexGraph;
 pub use observe::{Observation, Scope};
+pub use own::{Stop, stops};
 pub use peers::{Asked, PEER_LINE, Peer, held_there, open_peer, projects};
 
 /// Quiet time after which a file that did not change is taken as stable, in milliseconds.
@@ -77,6 +79,9 @@ pub enum SyncError {
         #[source]
         source: PlaceError,
     },
+    /// Somebody else writes, or wrote, as this machine: nothing is recorded until a person settled it.
+    #[error("{0}")]
+    Stopped(Stop),
     /// What was asked for cannot be done.
     #[error("{path}: {why}")]
     Refused {
@@ -187,6 +192,8 @@ pub struct Report {
     pub backend_error: Option<String>,
     /// Peers that could not be exchanged with, and why.
     pub peer_errors: Vec<(String, String)>,
+    /// Why nothing was recorded or written: somebody else writes, or wrote, as this machine.
+    pub stopped: Option<String>,
 }
 
 impl Report {
@@ -246,8 +253,8 @@ pub struct Engine {
     away: std::collections::BTreeSet<String>,
     /// When a store was last listed whole, by its label.
     whole_exchanges_ms: BTreeMap<String, u64>,
-    /// The stores where somebody else goes on with our chain: while there are any, nothing is published.
-    publishing_stopped: std::collections::BTreeSet<String>,
+    /// Where somebody else was seen to go on as we, and the sentence: while there is any, nothing is published.
+    publishing_stopped: BTreeMap<String, Stop>,
     /// The folder that was read in last.
     folders: place::Folders,
     /// Line files that are recorded while they grow.
@@ -317,7 +324,7 @@ impl Engine {
             open_peers: BTreeMap::new(),
             away: std::collections::BTreeSet::new(),
             whole_exchanges_ms: BTreeMap::new(),
-            publishing_stopped: std::collections::BTreeSet::new(),
+            publishing_stopped: BTreeMap::new(),
             folders: place::Folders::default(),
             growing: std::collections::BTreeSet::new(),
             unfinished: std::collections::BTreeSet::new(),
@@ -326,7 +333,9 @@ impl Engine {
             late_rows: Vec::new(),
             ahead: None,
         };
+        engine.begin_identity()?;
         engine.load_marks()?;
+        engine.load_stops()?;
         engine.settle()?;
         Ok(engine)
     }

@@ -165,7 +165,7 @@ impl Engine {
     /// Forgets what the journal says of peers that are in the config no more.
     pub fn forget_other_peers(&mut self) -> Result<()> {
         let lines: Vec<String> = self.policy.peers.iter().map(Peer::line).collect();
-        self.publishing_stopped.retain(|line| !line.starts_with(PEER_LINE) || lines.contains(line));
+        self.forget_other_stops(&lines)?;
         let peers = &self.policy.peers;
         self.open_peers
             .retain(|name, open| peers.iter().any(|peer| peer.name == *name && peer.address == open.address));

@@ -138,6 +138,9 @@ impl Engine {
 
     /// Opens a batch in the own chain of a space.
     pub(super) fn open_batch<'p>(&mut self, pen: &'p Pen, space: &Space) -> Result<OpenBatch<'p>> {
+        if let Some(stop) = self.stopped() {
+            return Err(SyncError::Stopped(stop));
+        }
         let tip = self.own_chain(space)?.tip;
         let space = pen.spaces.iter().find(|own| *own == space).unwrap_or(&pen.spaces[0]);
         let writer = Writer { app: &pen.app, identity: &pen.identity, space };

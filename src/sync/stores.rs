@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::exchange::{self, Direction, ExchangeConfig, Finding, Journal, JournalError, Thoroughness, Watermark};
+use super::own::{twin_sentence, way_on};
 use super::{Engine, Report, Result, SyncError};
 use crate::index::{ReplayProblem, Slot};
 use crate::ledger::{ArtifactName, LedgerError, NotedDamage};
@@ -112,7 +113,7 @@ impl Engine {
             own,
             direction: terms.direction,
             push: terms.push && self.publishing_stopped.is_empty(),
-            thoroughness: self.thoroughness(place.label()),
+            thoroughness: self.thoroughness(place.label(), &terms.line),
             wanted,
             ..ExchangeConfig::new(&self.policy.app, terms.spaces.clone())
         };
@@ -127,6 +128,7 @@ impl Engine {
         report.pulled += done.pulled.len() as u64;
         report.pushed += done.pushed.len() as u64;
         self.note_exchange(&terms, &done, failure.as_deref())?;
+        self.note_stops(&terms.line, &done, failure.is_none() && config.thoroughness == Thoroughness::Whole)?;
         self.settle_damage(&done, report)?;
         if !done.pulled.is_empty() {
             self.replay()?;
@@ -149,11 +151,13 @@ impl Engine {
         Ok(self.ledger.noted_damage()?)
     }
 
-    /// Everything is listed once a run of the program and once a day; else only news.
-    fn thoroughness(&mut self, store: &str) -> Thoroughness {
+    /// Everything is listed once a run of the program, once a day, and while somebody else was seen there to go on as we;
+    /// else only news.
+    fn thoroughness(&mut self, store: &str, line: &str) -> Thoroughness {
         let now = self.now_ms();
         let last = self.whole_exchanges_ms.get(store);
-        let due = last.is_none_or(|&last| now.saturating_sub(last) > DAY_MS || now < last);
+        let due = last.is_none_or(|&last| now.saturating_sub(last) > DAY_MS || now < last)
+            || self.publishing_stopped.contains_key(line);
         if due {
             self.whole_exchanges_ms.insert(store.to_owned(), now);
         }
@@ -168,12 +172,9 @@ impl Engine {
                 Some(why) => self.state.note_failure(&terms.line, way, now, why)?,
             }
         }
-        if done.stops_publishing() {
-            self.publishing_stopped.insert(terms.line.clone());
-        } else {
-            self.publishing_stopped.remove(&terms.line);
-        }
-        let mut problems: Vec<Problem> = done.findings.iter().map(finding_problem).collect();
+        let chains = self.ledger.chains()?;
+        let open = done.findings.iter().filter(|finding| !self.is_settled(finding, &chains));
+        let mut problems: Vec<Problem> = open.map(finding_problem).collect();
         let named = |what: String| Problem { path: "(exchange)".to_owned(), what };
         problems.extend(done.problems.iter().take(20).map(|problem| named(problem.to_string())));
         problems.extend(
@@ -266,24 +267,21 @@ impl Engine {
 
 fn finding_problem(finding: &Finding) -> Problem {
     let (path, what) = match finding {
-        Finding::OwnChainAhead { chain, here, there } => (
-            chain.to_string(),
-            format!(
-                "this machine's own history goes on in the store (ours ends at {here}, there is {there}): a restored backup or a copied folder; `larder origin new` makes this folder a machine of its own"
-            ),
-        ),
-        Finding::OwnChainForked { chain, there, .. } => (
-            chain.to_string(),
-            format!(
-                "another machine writes as this one ({there}): a copied folder; `larder origin new` makes this folder a machine of its own"
-            ),
-        ),
-        Finding::Forked { chain, seq, .. } => (
-            chain.to_string(),
-            format!(
-                "two machines wrote checkpoint {seq}; both branches are kept; `larder origin new` on the copy settles it"
-            ),
-        ),
+        Finding::OwnChainAhead { chain, .. } | Finding::OwnChainForked { chain, .. } => {
+            let why = twin_sentence(finding).unwrap_or_default();
+            (chain.to_string(), format!("{why}; {}", way_on(&chain.origin)))
+        }
+        Finding::Forked { chain, seq, names } => {
+            let names: Vec<String> = names.iter().map(ArtifactName::file).collect();
+            let origin = &chain.origin;
+            (
+                chain.to_string(),
+                format!(
+                    "two machines wrote checkpoint {seq} as {origin} ({}); both branches are kept; `larder origin adopt {origin}` on the one that keeps the name and `larder origin new` on the other settle it",
+                    names.join(" and ")
+                ),
+            )
+        }
         Finding::KeyChanged { name, accepted, found } => (
             name.to_string(),
             format!("signed by key {found}, but {accepted} was accepted for this machine; it is refused"),

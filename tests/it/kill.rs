@@ -223,6 +223,15 @@ fn killed_at_every_call_of_a_sync_with_a_folder_nothing_is_lost_torn_or_doubled(
 }
 
 #[test]
+fn killed_at_every_call_of_a_change_of_identity_it_is_the_old_one_or_the_new_one() {
+    const TEST: &str = "killed_at_every_call_of_a_change_of_identity_it_is_the_old_one_or_the_new_one";
+    let ended = kill_everywhere(TEST, &["origin", "new"], MAX_KILLS / 8, Scene::check);
+    if let Err(error) = ended {
+        skip(TEST, &format!("ptrace or seccomp is not permitted here ({error}); the random kills remain"));
+    }
+}
+
+#[test]
 fn killed_at_any_call_and_edited_before_the_next_sync_nobody_conflicts_with_herself() {
     const TEST: &str = "killed_at_any_call_and_edited_before_the_next_sync_nobody_conflicts_with_herself";
     if let Err(error) = kill_everywhere(TEST, &["sync"], MAX_KILLS / 2, Scene::check_after_further_edits) {

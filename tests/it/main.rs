@@ -7,6 +7,7 @@ mod bad_input;
 mod carrier;
 mod kill;
 mod main_job;
+mod origin;
 mod peers;
 mod support;
 mod tidy;

@@ -1,13 +1,14 @@
-//! `larder origin`: who this machine is in this project.
+//! `larder origin`: who this machine is in this project, who else writes, and who it is from now on.
 
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use crate::cli::args::Dry;
+use crate::cli::args::{Dry, Trust};
 use crate::cli::context::Context;
 use crate::cli::out::Answer;
+use crate::cli::text::{ago, count};
 use crate::ledger::Identity;
-use crate::node::{Node, NodeError, ProjectDirs};
+use crate::node::{NodeError, OriginLine, ProjectDirs, adopt_origin, new_origin};
 
 /// What `larder origin` takes.
 #[derive(Args, Debug)]
@@ -18,22 +19,78 @@ pub struct OriginArgs {
 
 #[derive(Subcommand, Debug)]
 enum What {
-    /// Show it
+    /// Show this one
     Show,
+    /// List every machine that is known here
+    List,
     /// Make a copied or restored folder a machine of its own
-    New(Dry),
+    New(ChangeArgs),
+    /// Go on as a machine that is lost, or as this one after a restored backup
+    Adopt(AdoptArgs),
 }
 
-/// Shows or makes the identity.
+#[derive(Args, Debug)]
+struct ChangeArgs {
+    #[command(flatten)]
+    dry: Dry,
+    #[command(flatten)]
+    trust: Trust,
+}
+
+#[derive(Args, Debug)]
+struct AdoptArgs {
+    /// Its name, as `larder origin list` shows it
+    origin: String,
+    #[command(flatten)]
+    change: ChangeArgs,
+}
+
+/// Shows, lists or changes the identity.
 pub fn run(context: &Context, args: &OriginArgs) -> Result<Answer, NodeError> {
     match &args.what {
         None | Some(What::Show) => show(context, None),
-        Some(What::New(Dry { dry_run: true })) => show(context, Some("would become a new origin in place of")),
-        Some(What::New(Dry { dry_run: false })) => {
-            drop(Node::open_as_new_origin(&context.env, &context.open, context.progress())?);
+        Some(What::List) => list(context),
+        Some(What::New(args)) if args.dry.dry_run => show(context, Some("would become a new origin in place of")),
+        Some(What::New(args)) => {
+            new_origin(&context.env, &context.trusting(args.trust.trust), context.progress())?;
             show(context, Some("is now"))
         }
+        Some(What::Adopt(args)) => adopt(context, args),
     }
+}
+
+fn adopt(context: &Context, args: &AdoptArgs) -> Result<Answer, NodeError> {
+    let (dry_run, open) = (args.change.dry.dry_run, context.trusting(args.change.trust.trust));
+    let adopted = adopt_origin(&context.env, &open, &args.origin, dry_run, context.progress())?;
+    let (origin, generation) = (adopted.origin.to_string(), adopted.generation);
+    let lines = if dry_run {
+        vec![format!("this folder would go on as {origin}, generation {generation}")]
+    } else {
+        let next = "`larder sync` takes over what it published; no other machine may write as it any more";
+        vec![format!("this folder goes on as {origin}, generation {generation}"), next.to_owned()]
+    };
+    let object = json!({ "dry_run": dry_run, "origin": origin, "generation": generation });
+    Ok(Answer::new(lines, object))
+}
+
+fn list(context: &Context) -> Result<Answer, NodeError> {
+    let origins = context.glance()?.origins()?;
+    let now_ms = context.now_ms();
+    let mut lines: Vec<String> = origins.iter().map(|origin| line(origin, now_ms)).collect();
+    if lines.is_empty() {
+        lines.push("no machine is known here yet: nothing ran".to_owned());
+    }
+    Ok(Answer::new(lines, json!({ "origins": origins })))
+}
+
+fn line(origin: &OriginLine, now_ms: u64) -> String {
+    let generations: Vec<String> = origin.generations.iter().map(u32::to_string).collect();
+    let generations = if generations.is_empty() { "none".to_owned() } else { generations.join(", ") };
+    let last = origin.last_ms.map_or_else(|| "nothing published".to_owned(), |ms| ago(now_ms, ms));
+    let (versions, files) = (count(origin.versions, "version"), count(origin.files, "file"));
+    let here = if origin.here { ", this folder" } else { "" };
+    let forked = if origin.forked { ", written by two machines" } else { "" };
+    format!("{}  generations {generations}, {versions}, {files}, {last}{here}{forked}", origin.origin)
 }
 
 fn show(context: &Context, said: Option<&str>) -> Result<Answer, NodeError> {

@@ -30,6 +30,9 @@ pub fn lines(status: &Status, daemon: &Value, now_ms: u64) -> Vec<String> {
     let mut say = |name: &str, text: String| lines.push(format!("{name:<9} {text}"));
     say("project", format!("{} (app {}, owner {})", status.root, status.app, status.owner));
     say("origin", status.origin.clone().unwrap_or_else(|| "none yet: nothing ran here".to_owned()));
+    if let Some(stop) = &status.stopped {
+        say("stopped", format!("{}; {}", stop.why, stop.way_on));
+    }
     let running = status.running_pid.map(|pid| format!("yes, process {pid}"));
     say("running", running.unwrap_or_else(|| "no".to_owned()));
     for line in daemon_lines(daemon) {

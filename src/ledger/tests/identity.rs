@@ -86,6 +86,31 @@ fn the_next_generation_is_another_chain() {
 }
 
 #[test]
+fn an_identity_that_takes_anothers_place_is_never_without_its_key() {
+    let mut house = House::new(67);
+    let (origin, larder) = (house.identity.origin().clone(), house.larder());
+    let key_before = fs::read(larder.join("device.key")).expect("a key");
+    let origin_before = fs::read(larder.join("origin.json")).expect("an origin");
+
+    house.identity = Identity::adopt(&larder, &house.env, "anna", origin.clone(), 7).expect("adopted");
+
+    let (key, adopted) = (house.identity.public_key(), Identity::load(&larder).expect("an identity"));
+    assert_eq!((adopted.origin(), adopted.generation(), adopted.public_key()), (&origin, 7, key));
+    assert!(!larder.join("device.key.next").exists());
+    // Cut off before the last rename: both keys are there, and `origin.json` says which one counts.
+    fs::rename(larder.join("device.key"), larder.join("device.key.next")).expect("renamed");
+    fs::write(larder.join("device.key"), &key_before).expect("written");
+    assert_eq!(Identity::load(&larder).expect("the new one").public_key(), key);
+    let next_before = fs::read(larder.join("device.key.next")).expect("a key");
+    Identity::adopt(&larder, &house.env, "anna", origin.clone(), 8).expect("adopted again");
+    assert_eq!(Identity::load(&larder).expect("the newest").generation(), 8);
+    fs::write(larder.join("device.key"), &key_before).expect("written");
+    fs::write(larder.join("device.key.next"), &next_before).expect("written");
+    fs::write(larder.join("origin.json"), &origin_before).expect("written");
+    assert_eq!(Identity::load(&larder).expect("the old one").generation(), 1);
+}
+
+#[test]
 fn damaged_identities_are_refused_with_the_file() {
     type Change = fn(&str) -> String;
     let table: [(&str, &str, Change); 6] = [
