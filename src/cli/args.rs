@@ -137,6 +137,8 @@ pub enum Command {
     Verify(commands::verify::VerifyArgs),
     /// Make the index anew from the ledger
     Rebuild(Dry),
+    /// Put right what is damaged here or in a store, from wherever it is whole
+    Repair(Dry),
     /// Show all machines' files as a read-only folder
     Mount(commands::mount::MountArgs),
     /// Take a mounted view down

@@ -19,6 +19,7 @@ pub fn lines(report: &Report, dry_run: bool) -> Vec<String> {
     push_changes(&mut lines, "+", from_row, &report.recorded_rows);
     push_changes(&mut lines, "<", write, &report.written);
     push_all(&mut lines, &report.healed, |name| format!("< healed {name}"));
+    push_all(&mut lines, &report.mended, |name| format!("> mended {name}"));
     push_all(&mut lines, &report.waiting, |(path, why)| format!("~ waits: {path}: {why}"));
     push_all(&mut lines, &report.problems, |(path, what)| format!("! {path}: {what}"));
     push_all(&mut lines, &report.peer_errors, |(name, why)| format!("! peer {name}: {}", larder_patterns::shown(why)));
@@ -91,6 +92,7 @@ pub fn object(report: &Report, dry_run: bool) -> Value {
         "pulled": report.pulled,
         "pushed": report.pushed,
         "healed": report.healed,
+        "mended": report.mended,
         "waiting": reasons(&report.waiting, "why"),
         "problems": reasons(&report.problems, "what"),
         "ledger_bytes": report.ledger_bytes,

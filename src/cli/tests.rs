@@ -110,7 +110,7 @@ fn the_object_of_a_run_keeps_its_shape() {
             "recorded": [{ "path": "a.md", "what": "created" }],
             "recorded_rows": [{ "path": "row.md", "what": "edited" }],
             "written": [{ "path": "c.md", "what": "renamed", "from": "b.md" }],
-            "rows_written": 1, "rows_deleted": 0, "pulled": 0, "pushed": 2, "healed": [],
+            "rows_written": 1, "rows_deleted": 0, "pulled": 0, "pushed": 2, "healed": [], "mended": [],
             "waiting": [{ "path": "d.md", "why": "being written" }],
             "problems": [{ "path": "pipe", "what": "is no file" }],
             "ledger_bytes": 0, "row_bytes": 0, "backend_error": null, "peer_errors": [], "stopped": null,
@@ -204,7 +204,7 @@ fn verify_says_what_repairs_and_a_stray_file_is_no_damage() {
         repair: "`larder sync` fetches it".to_owned(),
         damage,
     };
-    let damaged = Verified { chains: 1, versions: 2, contents_read: 0, findings: vec![found(true)] };
+    let damaged = Verified { chains: 1, versions: 2, contents_read: 0, artifacts_read: 0, findings: vec![found(true)] };
     let stray = Verified { findings: vec![found(false)], ..damaged.clone() };
 
     assert_eq!(

@@ -43,5 +43,5 @@ pub use noted::NotedDamage;
 pub use pack::{MAX_PACK_BYTES, PACK_BYTES, PACK_SEGMENTS, PackIndex};
 pub use records::{MAX_RECORDS_BYTES, MAX_RECORDS_RAW_BYTES, RECORDS_RAW_BYTES};
 pub use snapshot::Gathered;
-pub use store::{Ledger, slice_segment, verify_bytes};
+pub use store::{Ledger, max_artifact_bytes, proves_wrong, slice_segment, verify_bytes};
 pub use verify::{Depth, Finding, Problem};

@@ -14,10 +14,10 @@ use super::block;
 use super::checkpoint::{Checkpoint, MAX_CHECKPOINT_BYTES};
 use super::disk::{Disk, io_error};
 use super::error::{Damage, LedgerError};
-use super::name::{ArtifactKind, ArtifactName, Place};
+use super::name::{ArtifactKind, ArtifactName, Place, ShortHash};
 use super::pack::{MAX_PACK_BYTES, PackIndex, ReadPackError};
 use super::records::{self, MAX_RECORDS_BYTES, MAX_RECORDS_RAW_BYTES};
-use crate::model::{Chain, Hash, Record, SegmentHash};
+use crate::model::{ArtifactHash, Chain, Hash, Record, SegmentHash};
 
 /// Where files wait for their name; not a valid space, so never part of a listing.
 const STAGING: &str = ".staging";
@@ -118,7 +118,7 @@ impl Ledger {
 
     /// The whole stored bytes of an artifact, unverified but bounded.
     pub fn read_whole(&self, name: &ArtifactName) -> Result<Vec<u8>, LedgerError> {
-        let limit = max_bytes(name.kind());
+        let limit = max_artifact_bytes(name.kind());
         let (path, file) = self.open_file(name)?;
         let mut bytes = Vec::new();
         file.take(limit + 1).read_to_end(&mut bytes).map_err(io_error("read", &path))?;
@@ -132,7 +132,7 @@ impl Ledger {
     /// A part of an artifact's stored bytes, for a transport; shorter if the artifact ends before the range does.
     pub fn read_raw(&self, name: &ArtifactName, range: Range<u64>) -> Result<Vec<u8>, LedgerError> {
         let (path, file) = self.open_file(name)?;
-        let size = file.metadata().map_err(io_error("read", &path))?.len().min(max_bytes(name.kind()));
+        let size = file.metadata().map_err(io_error("read", &path))?.len().min(max_artifact_bytes(name.kind()));
         let len = range.end.min(size).saturating_sub(range.start);
         let mut bytes = vec![0; len as usize];
         file.read_exact_at(&mut bytes, range.start).map_err(io_error("read", &path))?;
@@ -326,7 +326,7 @@ pub fn slice_segment<'a>(block: &'a [u8], segment: SegmentHash, place: &Place) -
 }
 
 /// The largest artifact of a kind.
-pub(crate) fn max_bytes(kind: ArtifactKind) -> u64 {
+pub fn max_artifact_bytes(kind: ArtifactKind) -> u64 {
     match kind {
         ArtifactKind::Checkpoint => MAX_CHECKPOINT_BYTES,
         ArtifactKind::Pack => MAX_PACK_BYTES,
@@ -336,7 +336,7 @@ pub(crate) fn max_bytes(kind: ArtifactKind) -> u64 {
 
 /// Proves that `bytes` are the artifact called `name`.
 pub fn verify_bytes(name: &ArtifactName, bytes: &[u8]) -> Result<(), Damage> {
-    let (actual, limit) = (bytes.len() as u64, max_bytes(name.kind()));
+    let (actual, limit) = (bytes.len() as u64, max_artifact_bytes(name.kind()));
     if actual > limit {
         return Err(Damage::Bound { what: "an artifact's bytes", actual, limit });
     }
@@ -346,6 +346,19 @@ pub fn verify_bytes(name: &ArtifactName, bytes: &[u8]) -> Result<(), Damage> {
         ArtifactName::Pack { hash, .. } => {
             let actual = Hash::of(bytes);
             if actual == hash.0 { Ok(()) } else { Err(Damage::Hash { expected: hash.to_string(), actual }) }
+        }
+    }
+}
+
+/// True if `bytes` can never be the artifact called `name`: their hash is another one, or they do not decompress.
+///
+/// What merely breaks a rule of this release, or is too large for it, proves nothing.
+pub fn proves_wrong(name: &ArtifactName, bytes: &[u8]) -> bool {
+    match name {
+        ArtifactName::Checkpoint { hash, .. } => ShortHash::of(&ArtifactHash::of(bytes)) != *hash,
+        ArtifactName::Pack { hash, .. } => Hash::of(bytes) != hash.0,
+        ArtifactName::Records { .. } => {
+            matches!(verify_bytes(name, bytes), Err(Damage::Hash { .. } | Damage::Zstd(_)))
         }
     }
 }

@@ -50,6 +50,14 @@ pub enum Problem {
         /// The last missing number.
         to: u64,
     },
+    /// Nothing below a snapshot is here; it stands for all of it: no damage.
+    #[error("checkpoints {from} to {to} are not here; the snapshot after them stands for them")]
+    Below {
+        /// The first number that is not here.
+        from: u64,
+        /// The last one.
+        to: u64,
+    },
     /// Two checkpoints have one number.
     #[error("shares its number with another checkpoint: two writers behind one chain")]
     Fork,
@@ -81,6 +89,7 @@ impl Finding {
             Problem::Order(_) => "`larder origin new` on the machine that wrote it lets it go on under a new name",
             Problem::Unreadable(_) => "check the disk and the folder's permissions",
             Problem::Stray => "it can be removed: nothing reads it",
+            Problem::Below { .. } => "nothing to do: the chain was begun at the snapshot",
         }
     }
 }
@@ -150,12 +159,7 @@ impl Check<'_> {
         for same_seq in names.chunk_by(|a, b| seq_of(a) == seq_of(b)) {
             let seq = seq_of(&same_seq[0]);
             if seq > expected {
-                let gap = Problem::Gap { from: expected, to: seq - 1 };
-                self.report(Some(expected), format!("{}/checkpoints", self.chain), gap);
-                let before = same_seq.iter().find_map(|name| self.ledger.read_checkpoint(name).ok()?.predecessor());
-                if let Some(last) = self.findings.last_mut() {
-                    last.wanted = before;
-                }
+                self.gap(expected, seq - 1, same_seq);
             }
             expected = seq + 1;
             if same_seq.len() > 1 {
@@ -183,6 +187,20 @@ impl Check<'_> {
             cursor = followed.unwrap_or(cursor);
         }
         Ok(())
+    }
+
+    /// Numbers that are not here, before these checkpoints of one number.
+    fn gap(&mut self, from: u64, to: u64, behind: &[ArtifactName]) {
+        let behind: Vec<Checkpoint> = behind.iter().filter_map(|name| self.ledger.read_checkpoint(name).ok()).collect();
+        let folder = format!("{}/checkpoints", self.chain);
+        // With nothing below it is not a loss: who joined at a snapshot never had more.
+        if from == 1 && behind.iter().any(|checkpoint| checkpoint.body.snapshot.is_some()) {
+            return self.report(Some(from), folder, Problem::Below { from, to });
+        }
+        self.report(Some(from), folder, Problem::Gap { from, to });
+        if let Some(last) = self.findings.last_mut() {
+            last.wanted = behind.iter().find_map(Checkpoint::predecessor);
+        }
     }
 
     fn forked_at(&self, names: &[ArtifactName], seq: u64) -> bool {

@@ -12,13 +12,18 @@ use rusqlite::{Connection, OpenFlags};
 use super::error::{Kind, NodeError};
 use super::heads::Heads;
 use super::history::content_error;
-use super::open::{Glance, OpenOptions, ProjectDirs, take_lock};
+use super::open::{Glance, OpenOptions, ProjectDirs, backend_of, take_lock};
+use super::prove::differences;
+use crate::config::Settings;
 use crate::env::Env;
 use crate::index::{Counts, Index, Reader, Replayed, Tree, replay};
 use crate::ledger::{
     ArtifactName, Damage, Depth, Finding, Identity, Ledger, LedgerError, NotedDamage, Problem, ShortHash,
 };
-use crate::model::{Chain, Content, ContentHash};
+use crate::model::{Chain, Content, ContentHash, Space};
+use crate::state::State;
+use crate::sync::{StoreLook, SyncError, claimed, look_through, open_peer};
+use crate::transport::BackendTransport;
 
 /// Bytes read at once of a long content.
 const READ_BYTES: u64 = 16 << 20;
@@ -28,7 +33,7 @@ pub(super) const AWAITED: &str = "nothing to do: it is asked for at each exchang
 /// One thing that `verify` found.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Found {
-    /// `ledger`, `index`, `state` or `content`.
+    /// `ledger`, `index`, `state`, `content` or `store`.
     pub part: &'static str,
     /// Which artifact, file or path.
     pub what: String,
@@ -49,6 +54,8 @@ pub struct Verified {
     pub versions: u64,
     /// Contents read whole; 0 unless it was deep.
     pub contents_read: u64,
+    /// Artifacts read in stores; 0 unless it was deep.
+    pub artifacts_read: u64,
     /// Everything found.
     pub findings: Vec<Found>,
 }
@@ -110,7 +117,7 @@ pub fn verify(env: &Env, options: &OpenOptions, depth: Depth) -> Result<Verified
             problem: finding.problem.to_string(),
             repair: repair.to_owned(),
             // A stray file is nobody's data: a command that was killed may leave one.
-            damage: !matches!(finding.problem, Problem::Stray) && !settled,
+            damage: !matches!(finding.problem, Problem::Stray | Problem::Below { .. }) && !settled,
         });
     }
     let index_repair = "`larder rebuild` makes it anew from the ledger; nothing is lost";
@@ -119,6 +126,9 @@ pub fn verify(env: &Env, options: &OpenOptions, depth: Depth) -> Result<Verified
     check_sqlite(&dirs.state(), "state", state_repair, &mut verified.findings);
     if index_sound && dirs.index().exists() {
         verified.look_at_index(env, options, &ledger, depth)?;
+    }
+    if depth == Depth::Bytes {
+        verified.look_at_stores(env, options, &settings, &ledger)?;
     }
     Ok(verified)
 }
@@ -167,27 +177,111 @@ impl Verified {
         Heads::new(&glance, index, ledger)?.check(&mut self.findings)?;
         if depth == Depth::Bytes {
             self.read_contents(&glance, index)?;
+            self.findings.extend(differences(index, ledger)?.into_iter().map(|problem| Found {
+                part: "index",
+                what: "index.db".to_owned(),
+                problem: format!("it is not what the ledger says: {problem}"),
+                repair: "`larder rebuild` makes it anew from the ledger; nothing is lost".to_owned(),
+                damage: true,
+            }));
         }
         Ok(())
+    }
+
+    /// Reads what every store holds. One that is away is told of: nothing can be said of it.
+    fn look_at_stores(
+        &mut self,
+        env: &Env,
+        options: &OpenOptions,
+        settings: &Settings,
+        ledger: &Ledger,
+    ) -> Result<(), NodeError> {
+        let dirs = ProjectDirs::of(&settings.config);
+        let (Ok(identity), Some(state)) = (Identity::load(&dirs.larder), State::open_read_only(&dirs.state())?) else {
+            return Ok(());
+        };
+        let app = &settings.app_id.value;
+        let (shared, both) = ([Space::shared()], [Space::shared(), identity.private_space()]);
+        for (name, peer) in &settings.peers {
+            let spaces: &[Space] = if peer.value.private { &both } else { &shared };
+            match open_peer(&peer.value.address, app, &settings.root_dir) {
+                Ok(place) => self.add_look(look_through(name, &*place, app, spaces, ledger, |_, _| Ok(true))),
+                Err(error) => self.add_away(name, &error.to_string()),
+            }
+        }
+        if !claimed(&state)? {
+            return Ok(());
+        }
+        let place = backend_of(options, settings, env).and_then(|adapter| {
+            let own = adapter.capabilities().own;
+            let place = BackendTransport::new(adapter, app, "the backend").map_err(SyncError::from)?;
+            Ok((place, own))
+        });
+        match place {
+            Ok((place, own)) => {
+                let spaces: &[Space] = if own { &both } else { &shared };
+                self.add_look(look_through("the backend", &place, app, spaces, ledger, |_, _| Ok(true)));
+            }
+            Err(error) => self.add_away("the backend", &error.message),
+        }
+        Ok(())
+    }
+
+    fn add_look(&mut self, look: StoreLook) {
+        self.artifacts_read += look.read;
+        let told = |name: &ArtifactName, problem: String, repair: &str, damage: bool| Found {
+            part: "store",
+            what: format!("{}: {name}", larder_patterns::shown(&look.store)),
+            problem,
+            repair: repair.to_owned(),
+            damage,
+        };
+        const WRONG: &str = "its bytes are not what its name says";
+        let here = look
+            .mended
+            .iter()
+            .map(|name| told(name, WRONG.to_owned(), "`larder repair` puts it right: it is whole here", true));
+        let wrong = look.wrong.iter().map(|name| {
+            let repair =
+                format!("`larder repair` on a machine that has it whole, as {} who wrote it", name.chain().origin);
+            told(name, WRONG.to_owned(), &repair, true)
+        });
+        let unread = look.unread.iter().map(|(name, why)| {
+            told(name, larder_patterns::shown(why), "nothing to do, unless a newer larder says the same", false)
+        });
+        self.findings.extend(here.chain(wrong).chain(unread));
+        if let Some(why) = &look.failed {
+            self.add_away(&look.store, why);
+        }
+    }
+
+    fn add_away(&mut self, store: &str, why: &str) {
+        self.findings.push(Found {
+            part: "store",
+            what: larder_patterns::shown(store),
+            problem: format!("it could not be looked at: {}", larder_patterns::shown(why)),
+            repair: "run it again when the store is there".to_owned(),
+            damage: false,
+        });
     }
 
     /// An index that is behind is brought up at the next start; one that is ahead tells of another ledger.
     fn compare_with_ledger(&mut self, index: &Reader, ledger: &Ledger) -> Result<(), NodeError> {
         for chain in ledger.chains()? {
             let Some((seq, hash)) = index.applied(&chain)? else { continue };
-            if ledger.checkpoint_names(&chain, 0)?.len() < usize::try_from(seq).unwrap_or(usize::MAX) {
-                let tip = ArtifactName::Checkpoint { chain: chain.clone(), seq, hash: ShortHash::of(&hash) };
-                if !ledger.has(&tip) {
-                    let _ = ledger.note_damage(&tip, "it was applied and is not here any more");
-                }
-                self.findings.push(Found {
-                    part: "index",
-                    what: chain.to_string(),
-                    problem: format!("the index knows {seq} checkpoints of it, the ledger holds fewer"),
-                    repair: "`larder sync` fetches them from any store that holds them".to_owned(),
-                    damage: true,
-                });
+            let tip = ArtifactName::Checkpoint { chain: chain.clone(), seq, hash: ShortHash::of(&hash) };
+            if ledger.has(&tip) {
+                // What is missing below it, the ledger's own look has found.
+                continue;
             }
+            let _ = ledger.note_damage(&tip, "it was applied and is not here any more");
+            self.findings.push(Found {
+                part: "index",
+                what: chain.to_string(),
+                problem: format!("the index knows it up to checkpoint {seq}, which the ledger does not hold"),
+                repair: "`larder sync` fetches them from any store that holds them".to_owned(),
+                damage: true,
+            });
         }
         Ok(())
     }

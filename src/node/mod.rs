@@ -11,6 +11,8 @@ mod history;
 mod open;
 mod origins;
 mod peers;
+mod prove;
+mod repair;
 mod run;
 mod status;
 #[cfg(test)]
@@ -23,6 +25,7 @@ pub use history::DiskChange;
 pub use open::{Glance, Node, OpenOptions, ProjectDirs};
 pub use origins::{Adopted, OriginLine, adopt_origin, new_origin};
 pub use peers::{Probe, add_peer, join_peer, probe_peer, remove_peer};
+pub use repair::{Missing, Repaired, repair};
 pub use run::{RunOptions, Way};
 pub use status::{
     BackendStatus, ContactStatus, CountStatus, OpenConflict, OriginStatus, OutboxStatus, PeerStatus, PendingStatus,

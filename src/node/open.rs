@@ -140,10 +140,7 @@ impl Node {
         let ledger = Arc::new(Ledger::open(&dirs.larder)?);
         let (index, problems) = open_index(&dirs, env, &ledger)?;
         let contents = Arc::new(ContentReader::with_cache(ledger.clone(), index.reader()?, ONCE_CACHE_BYTES));
-        let opened = match &options.adapter {
-            Some(adapter) => Ok(adapter.clone()),
-            None => open_backend(&settings, env),
-        };
+        let opened = backend_of(options, &settings, env);
         let (adapter, backend_error) = match opened {
             Ok(adapter) => (Some(adapter), None),
             Err(error) if error.kind == Kind::User => return Err(error),
@@ -263,6 +260,15 @@ pub(super) fn require_consent(settings: &Settings, env: &Env, trust: bool) -> Re
     let what = if request.widened { "now reaches further beyond its folder" } else { "reaches beyond its folder" };
     let message = format!("this config {what}:\n{}", items.join("\n"));
     Err(NodeError::user(message, config::trust::NOT_ON_A_TERMINAL))
+}
+
+/// The backend that was handed in, or the one the settings name.
+pub(super) fn backend_of(
+    options: &OpenOptions,
+    settings: &Settings,
+    env: &Env,
+) -> Result<Arc<dyn FileSyncAdapter>, NodeError> {
+    options.adapter.clone().map_or_else(|| open_backend(settings, env), Ok)
 }
 
 /// Opens the backend the settings name.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::error::{Kind, NodeError};
 use super::open::{
-    Glance, Node, OpenOptions, ProjectDirs, create_private_folder, open_backend, require_consent, set_aside_foreign,
+    Glance, Node, OpenOptions, ProjectDirs, backend_of, create_private_folder, require_consent, set_aside_foreign,
     take_lock,
 };
 use crate::config::Settings;
@@ -128,7 +128,7 @@ pub fn adopt_origin(
     require_consent(&settings, env, options.trust)?;
     let dirs = ProjectDirs::of(&settings.config);
     refuse_no_name(name)?;
-    let adopted = next_of(name, &heard_chains(&settings, env, &dirs)?)?;
+    let adopted = next_of(name, &heard_chains(&settings, env, options, &dirs)?)?;
     if dry_run {
         return Ok(adopted);
     }
@@ -167,7 +167,12 @@ fn unknown(name: &str, known: &BTreeSet<Chain>) -> NodeError {
 }
 
 /// Every chain that the ledger here or any store of the config holds.
-fn heard_chains(settings: &Settings, env: &Env, dirs: &ProjectDirs) -> Result<BTreeSet<Chain>, NodeError> {
+fn heard_chains(
+    settings: &Settings,
+    env: &Env,
+    options: &OpenOptions,
+    dirs: &ProjectDirs,
+) -> Result<BTreeSet<Chain>, NodeError> {
     let mut known = BTreeSet::new();
     if dirs.larder.is_dir() {
         known.extend(Ledger::open(&dirs.larder)?.chains()?);
@@ -185,7 +190,8 @@ fn heard_chains(settings: &Settings, env: &Env, dirs: &ProjectDirs) -> Result<BT
         let place = open_peer(&peer.value.address, app, &settings.root_dir).map_err(|error| unheard(name, error))?;
         chains_of(&*place, app, &mut known).map_err(|error| unheard(name, error))?;
     }
-    let place = BackendTransport::new(open_backend(settings, env)?, app, "the backend").map_err(SyncError::from)?;
+    let place =
+        BackendTransport::new(backend_of(options, settings, env)?, app, "the backend").map_err(SyncError::from)?;
     chains_of(&place, app, &mut known).map_err(|error| unheard("the backend", error))?;
     Ok(known)
 }

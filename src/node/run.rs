@@ -3,7 +3,7 @@
 //! Invariant: an exchange precedes the first look at the disk, so that a first contact knows what others have; a backend or peer
 //! that fails does not stop what can be done without it, and is named in the report.
 
-use super::status::{conflicts_remain, damage_remains, held_remain, stopped};
+use super::status::{conflicts_remain, damage_remains, damage_there, held_remain, is_damage_there, stopped};
 use super::{Kind, Node, NodeError};
 use crate::sync::exchange::Direction;
 use crate::sync::{Asked, Report, Scope, SyncError};
@@ -131,6 +131,11 @@ impl Node {
         let damaged = damage_remains(self.engine.known_damage()?.len());
         if damaged.is_some() {
             return Ok(damaged);
+        }
+        let problems = self.engine.problems()?;
+        let there = damage_there(problems.iter().filter(|(source, _)| is_damage_there(source)).count());
+        if there.is_some() {
+            return Ok(there);
         }
         let held = held_remain(self.engine.held_deletions()?.len());
         if held.is_some() {

@@ -11,7 +11,7 @@ use crate::config::PeerSetting;
 use crate::ledger::Ledger;
 use crate::state::{PeerLine, State};
 use crate::sync::resolve::resolve;
-use crate::sync::{IndexGraph, PEER_LINE, Stop, stops};
+use crate::sync::{DAMAGE_THERE, IndexGraph, PEER_LINE, Stop, stops};
 
 /// Conflicts, pending paths and problems listed; more are counted.
 pub const MAX_LISTED: usize = 1_000;
@@ -371,7 +371,8 @@ impl Status {
             return Some(stopped(&Stop { why: stop.why.clone(), way_on: stop.way_on.clone() }));
         }
         let with_hint = |kind, message: String, hint: &str| NodeError { kind, message, hint: Some(hint.to_owned()) };
-        let damaged = damage_remains(self.problems.iter().filter(|problem| problem.source == DAMAGE).count());
+        let of = |is: fn(&str) -> bool| self.problems.iter().filter(|problem| is(&problem.source)).count();
+        let damaged = damage_remains(of(|source| source == DAMAGE)).or_else(|| damage_there(of(is_damage_there)));
         if damaged.is_some() {
             return damaged;
         }
@@ -424,6 +425,22 @@ pub(super) fn damage_remains(count: usize) -> Option<NodeError> {
         _ => format!("{count} things recorded here are damaged or lost"),
     };
     Some(NodeError { kind: Kind::Damage, message, hint: Some(format!("see `larder status`: {HEALING}")) })
+}
+
+/// True for the source of what is damaged in a store.
+pub(super) fn is_damage_there(source: &str) -> bool {
+    source.ends_with(DAMAGE_THERE)
+}
+
+/// That a store holds wrong bytes under names that this machine asked for.
+pub(super) fn damage_there(count: usize) -> Option<NodeError> {
+    let message = match count {
+        0 => return None,
+        1 => "1 thing that a store holds is damaged there".to_owned(),
+        _ => format!("{count} things that stores hold are damaged there"),
+    };
+    let hint = "see `larder status`: whoever has them whole puts them right with `larder sync` or `larder repair`";
+    Some(NodeError { kind: Kind::Damage, message, hint: Some(hint.to_owned()) })
 }
 
 /// That deletions wait for a person.

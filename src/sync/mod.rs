@@ -15,6 +15,7 @@ mod foreign;
 mod graph;
 mod grow;
 mod in_place;
+mod look;
 mod materialise;
 mod mirror;
 mod observe;
@@ -45,9 +46,11 @@ use place::{PlaceError, Stage};
 use resolve::{Resolution, resolve};
 
 pub use graph::IndexGraph;
+pub use look::{StoreLook, look_through};
 pub use observe::{Observation, Scope};
 pub use own::{Stop, stops};
-pub use peers::{Asked, PEER_LINE, Peer, held_there, open_peer, projects};
+pub use peers::{Asked, PEER_LINE, Peer, claimed, held_there, open_peer, projects};
+pub use stores::DAMAGE_THERE;
 
 /// Quiet time after which a file that did not change is taken as stable, in milliseconds.
 pub const QUIET_MS: u64 = 50;
@@ -180,6 +183,8 @@ pub struct Report {
     pub pushed: u64,
     /// Artifacts that were damaged or lost here and are whole again.
     pub healed: Vec<String>,
+    /// Artifacts whose wrong bytes in a store were replaced by the right ones.
+    pub mended: Vec<String>,
     /// Paths that wait, with the reason.
     pub waiting: Vec<(String, String)>,
     /// Paths with something wrong, with what to do.
@@ -255,6 +260,8 @@ pub struct Engine {
     whole_exchanges_ms: BTreeMap<String, u64>,
     /// Where somebody else was seen to go on as we, and the sentence: while there is any, nothing is published.
     publishing_stopped: BTreeMap<String, Stop>,
+    /// What exchanges told of each store that the next one has to know, by the journal's line.
+    told: BTreeMap<String, stores::Told>,
     /// The folder that was read in last.
     folders: place::Folders,
     /// Line files that are recorded while they grow.
@@ -325,6 +332,7 @@ impl Engine {
             away: std::collections::BTreeSet::new(),
             whole_exchanges_ms: BTreeMap::new(),
             publishing_stopped: BTreeMap::new(),
+            told: BTreeMap::new(),
             folders: place::Folders::default(),
             growing: std::collections::BTreeSet::new(),
             unfinished: std::collections::BTreeSet::new(),

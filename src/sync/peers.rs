@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::exchange::Direction;
-use super::stores::{PROJECT, Terms};
+use super::stores::{DAMAGE_THERE, PROJECT, Terms};
 use super::{Engine, Report, Result, SyncError};
 use crate::config::address::{Address, scheme};
 use crate::model::Space;
@@ -169,7 +169,10 @@ impl Engine {
         let peers = &self.policy.peers;
         self.open_peers
             .retain(|name, open| peers.iter().any(|peer| peer.name == *name && peer.address == open.address));
-        Ok(self.state.forget_stores(PEER_LINE, &lines)?)
+        self.told.retain(|line, _| !line.starts_with(PEER_LINE) || lines.contains(line));
+        let damage = lines.iter().map(|line| format!("{line}{DAMAGE_THERE}"));
+        let kept: Vec<String> = damage.chain(lines.iter().cloned()).collect();
+        Ok(self.state.forget_stores(PEER_LINE, &kept)?)
     }
 
     fn exchange_peer(&mut self, peer: &Peer, direction: Direction, report: &mut Report) -> Result<Option<String>> {
@@ -189,7 +192,7 @@ impl Engine {
         self.exchange_store(&*place, terms, report)
     }
 
-    fn peer_place(&mut self, peer: &Peer) -> Result<Arc<dyn Transport>> {
+    pub(super) fn peer_place(&mut self, peer: &Peer) -> Result<Arc<dyn Transport>> {
         if let Some(open) = self.open_peers.get(&peer.name).filter(|open| open.address == peer.address) {
             return Ok(open.place.clone());
         }
@@ -201,7 +204,7 @@ impl Engine {
 
     /// Proves that a place holds this project; makes an empty one this project's unless only looked at. False if
     /// nothing is there.
-    fn belongs_there(&self, peer: &Peer, place: &dyn Transport, direction: Direction) -> Result<bool> {
+    pub(super) fn belongs_there(&self, peer: &Peer, place: &dyn Transport, direction: Direction) -> Result<bool> {
         let app = &self.policy.app;
         let project = match held_there(&self.state, &peer.address, place, app)? {
             Some(project) => project,
@@ -237,11 +240,37 @@ pub fn held_there(state: &State, address: &Address, place: &dyn Transport, app: 
     Ok(Marker::of_place(place, app, Some(&ours).filter(|_| !takes_any), seen)?)
 }
 
+/// True if the backend was claimed for this project: only then is it one that is there.
+pub fn claimed(state: &State) -> std::result::Result<bool, StateError> {
+    Ok(state.meta(PROJECT)?.is_some())
+}
+
 /// Every id that this project has in its stores; none before any of them was heard.
 pub fn projects(state: &State) -> std::result::Result<BTreeSet<ProjectId>, StateError> {
     let places = state.metas_below(HELD)?;
     let ids = state.meta(PROJECT)?.into_iter().chain(places.into_iter().map(|(_, id)| id));
     Ok(ids.filter_map(|id| ProjectId::try_from(String::from_utf8(id).ok()?).ok()).collect())
+}
+
+/// Writes the file that says that a folder is a store, if that is what is wrong there and the folder held this project before.
+pub(super) fn mend_store_file_of(
+    state: &State,
+    peer: &Peer,
+    root: &std::path::Path,
+    error: &TransportError,
+) -> Result<bool> {
+    let address = peer.address.reveal();
+    let folder = match scheme(address) {
+        None => address,
+        Some(("folder", _)) => address.strip_prefix("folder:").unwrap_or(address),
+        Some(_) => return Ok(false),
+    };
+    let about_it = matches!(error.kind, TransportErrorKind::Corrupt | TransportErrorKind::Denied);
+    if !about_it || !peer.push || state.meta(&held_key(&peer.address))?.is_none() {
+        return Ok(false);
+    }
+    transport::folder::mend_store_file(&root.join(folder))?;
+    Ok(true)
 }
 
 /// A place that was opened.

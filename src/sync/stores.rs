@@ -16,9 +16,13 @@ use crate::state::{self, Problem, State};
 use crate::transport::marker::{self, ProjectId};
 use crate::transport::{BackendTransport, Marker, Transport};
 
+/// Problems of one kind that are kept of one exchange.
+const MAX_TOLD: usize = 20;
 const DAY_MS: u64 = 24 * 3_600_000;
 /// The project's id in the backend, in `state.db`.
 pub(super) const PROJECT: &str = "project";
+/// Ends the source of what is damaged in a store, after that of the store's other problems.
+pub const DAMAGE_THERE: &str = " damage";
 /// Slots whose clocks are looked at after one replay.
 const MAX_OBSERVED: usize = 2_000;
 
@@ -74,6 +78,17 @@ pub(super) struct Terms {
     pub push: bool,
 }
 
+/// What exchanges with one store told, for the next one.
+#[derive(Default)]
+pub(super) struct Told {
+    /// What the last pull had to say; a push alone says nothing of it.
+    pulled: Vec<Problem>,
+    /// What the store holds with wrong bytes, as the last pull found.
+    wrong: BTreeSet<ArtifactName>,
+    /// What others ask for there although it is right as seen from here.
+    checked: BTreeSet<ArtifactName>,
+}
+
 impl Engine {
     /// Exchanges artifacts with the backend and replays what came. Does nothing without a backend.
     pub fn exchange_backend(&mut self, direction: Direction, report: &mut Report) -> Result<()> {
@@ -109,11 +124,18 @@ impl Engine {
     ) -> Result<Option<String>> {
         let own = terms.spaces.iter().map(|space| self.identity.chain(space.clone())).collect();
         let wanted: Vec<ArtifactName> = self.ledger.noted_damage()?.into_iter().map(|noted| noted.name).collect();
+        let thoroughness = self.thoroughness(place.label(), &terms.line);
+        let told = self.told.entry(terms.line.clone()).or_default();
+        if thoroughness == Thoroughness::Whole {
+            told.checked.clear();
+        }
         let config = ExchangeConfig {
             own,
+            wrong_there: told.wrong.clone(),
+            checked: told.checked.clone(),
             direction: terms.direction,
             push: terms.push && self.publishing_stopped.is_empty(),
-            thoroughness: self.thoroughness(place.label(), &terms.line),
+            thoroughness,
             wanted,
             ..ExchangeConfig::new(&self.policy.app, terms.spaces.clone())
         };
@@ -127,6 +149,7 @@ impl Engine {
         };
         report.pulled += done.pulled.len() as u64;
         report.pushed += done.pushed.len() as u64;
+        report.mended.extend(done.mended.iter().map(ArtifactName::to_string));
         self.note_exchange(&terms, &done, failure.as_deref())?;
         self.note_stops(&terms.line, &done, failure.is_none() && config.thoroughness == Thoroughness::Whole)?;
         self.settle_damage(&done, report)?;
@@ -143,6 +166,11 @@ impl Engine {
         }
         report.healed.extend(self.ledger.forget_healed()?.iter().map(ArtifactName::to_string));
         Ok(())
+    }
+
+    /// What the journal holds of problems, each with who noticed it.
+    pub fn problems(&self) -> Result<Vec<(String, Problem)>> {
+        Ok(self.state.problems()?)
     }
 
     /// What is known to be damaged or lost here, and no store gave yet. What a person put right by hand is forgotten.
@@ -175,26 +203,47 @@ impl Engine {
         let chains = self.ledger.chains()?;
         let open = done.findings.iter().filter(|finding| !self.is_settled(finding, &chains));
         let mut problems: Vec<Problem> = open.map(finding_problem).collect();
-        let named = |what: String| Problem { path: "(exchange)".to_owned(), what };
-        problems.extend(done.problems.iter().take(20).map(|problem| named(problem.to_string())));
+        problems.extend(done.problems.iter().take(MAX_TOLD).map(exchange_problem));
         problems.extend(
             done.waiting
                 .iter()
-                .take(20)
+                .take(MAX_TOLD)
                 .map(|waiting| Problem { path: waiting.name.to_string(), what: format!("waits: {:?}", waiting.need) }),
         );
-        // What is damaged here is told by its own note.
+        // What is damaged here is told by its own note, what is damaged there below.
         let damaged = self.ledger.noted_damage()?;
         let awaited = done.phantoms.iter().filter(|name| damaged.iter().all(|noted| noted.name != **name));
-        problems.extend(awaited.take(20).map(|name| Problem {
+        problems.extend(awaited.take(MAX_TOLD).map(|name| Problem {
             path: name.to_string(),
             what: "named by another machine and not here yet; asked for at each exchange".to_owned(),
         }));
+        self.note_damage_there(terms, done)?;
+        let told = self.told.entry(terms.line.clone()).or_default();
+        if terms.direction == Direction::Push {
+            let known: BTreeSet<String> = problems.iter().map(|problem| problem.path.clone()).collect();
+            problems.extend(told.pulled.iter().filter(|problem| !known.contains(&problem.path)).cloned());
+        } else {
+            told.pulled = problems.clone();
+        }
+        problems.retain(|problem| told.wrong.iter().all(|name| name.to_string() != problem.path));
         Ok(self.state.set_problems(&terms.problems, &problems, now)?)
     }
 
+    /// Only who asks for artifacts learns which are wrong there; whoever mends some forgets those.
+    fn note_damage_there(&mut self, terms: &Terms, done: &exchange::Report) -> Result<()> {
+        let told = self.told.entry(terms.line.clone()).or_default();
+        if terms.direction != Direction::Push {
+            told.wrong = done.wrong_there.clone();
+        }
+        told.checked.extend(done.checked.iter().cloned());
+        told.wrong.retain(|name| !done.mended.contains(name));
+        let problems: Vec<Problem> = told.wrong.iter().take(MAX_TOLD).map(damage_there).collect();
+        let source = format!("{}{DAMAGE_THERE}", terms.problems);
+        Ok(self.state.set_problems(&source, &problems, self.now_ms() as i64)?)
+    }
+
     /// The backend as a transport, made once; claims the backend for this project and registers this origin.
-    fn backend_transport(&mut self) -> Result<Option<Arc<BackendTransport>>> {
+    pub(super) fn backend_transport(&mut self) -> Result<Option<Arc<BackendTransport>>> {
         let Some(adapter) = self.adapter.clone() else { return Ok(None) };
         if let Some(transport) = &self.transport {
             return Ok(Some(transport.clone()));
@@ -262,6 +311,26 @@ impl Engine {
             return Ok(());
         }
         Ok(self.state.set_problems("clocks", &ahead, wall_ms as i64)?)
+    }
+}
+
+fn exchange_problem(problem: &exchange::Problem) -> Problem {
+    let path = match problem {
+        exchange::Problem::Refused { name, .. } => name.to_string(),
+        exchange::Problem::Remote(error) => error.name.clone(),
+        exchange::Problem::GaveUp { chain, .. } => chain.to_string(),
+    };
+    Problem { path, what: problem.to_string() }
+}
+
+/// What a store holds with wrong bytes: whose, which, and what repairs it.
+fn damage_there(name: &ArtifactName) -> Problem {
+    let origin = &name.chain().origin;
+    Problem {
+        path: name.to_string(),
+        what: format!(
+            "its bytes in the store are not what its name says; whoever has it whole, as {origin} who wrote it, puts it right there at the next `larder sync` or `larder repair`; what nobody has, nobody needs: remove the file"
+        ),
     }
 }
 

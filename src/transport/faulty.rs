@@ -232,6 +232,10 @@ impl Transport for FaultyTransport {
         self.inner.label()
     }
 
+    fn mending(&self) -> Option<&dyn super::Mending> {
+        self.inner.mending()
+    }
+
     fn heads(&self, prefix: &str) -> Result<Option<Vec<String>>, TransportError> {
         let fate = self.fate();
         self.suffer(("list", prefix), fate, || self.inner.heads(prefix))

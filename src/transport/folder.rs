@@ -7,6 +7,7 @@
 //! (hidden, partial and conflict files) is not listed. Knows nothing of what an artifact is.
 
 mod listing;
+mod mend;
 mod news;
 mod publish;
 
@@ -24,8 +25,8 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::{
-    ListRequest, Listing, Opening, Put, Transport, TransportError, TransportErrorKind, WaitHint, Wake, check_name,
-    memory,
+    ListRequest, Listing, Mending, Opening, Put, Transport, TransportError, TransportErrorKind, WaitHint, Wake,
+    check_name, memory,
 };
 use crate::scan::{Root, ScanError};
 use news::News;
@@ -106,11 +107,7 @@ impl FolderTransport {
 
     /// Proves that a name may be put, and that the folder is there and says that it is a store.
     fn prepare(&self, name: &str) -> Result<(), TransportError> {
-        check_name(name)?;
-        if !is_artifact_name(name) {
-            let detail = "a folder takes names of two parts or more, none hidden or like a file syncer's leftovers";
-            return Err(TransportError::new(TransportErrorKind::Unsupported, "put", name, detail));
-        }
+        check_taken(name)?;
         self.check_present("put")?;
         if !self.publisher.is_marked() {
             self.publish(STORE_FILE, STORE_BYTES)?;
@@ -187,6 +184,10 @@ impl Transport for FolderTransport {
     fn label(&self) -> &str {
         &self.label
     }
+
+    fn mending(&self) -> Option<&dyn Mending> {
+        Some(self)
+    }
 }
 
 /// Opens a plain path, or `folder:PATH`; relative ones are relative to `opening.base`.
@@ -200,8 +201,28 @@ pub fn open(address: &str, opening: &Opening) -> Result<Arc<dyn Transport>, Tran
     Ok(Arc::new(FolderTransport::open(&path, larder_patterns::shown(&path.to_string_lossy()))?))
 }
 
+/// Writes `larder-store.json` of a folder that is known to be a store, where it is damaged or gone.
+///
+/// Errors: the folder cannot be reached or written.
+pub fn mend_store_file(path: &Path) -> Result<(), TransportError> {
+    let label = larder_patterns::shown(&path.to_string_lossy());
+    let root = Arc::new(Root::open(path).map_err(|error| refused_root(&label, &error))?);
+    let transport = FolderTransport { publisher: Publisher::new(), news: News::default(), root, label };
+    transport.replace(STORE_FILE, STORE_BYTES)
+}
+
 fn how_it_reads() -> String {
     format!("and reads `{}`", String::from_utf8_lossy(STORE_BYTES))
+}
+
+/// Refuses names that the folder does not take.
+fn check_taken(name: &str) -> Result<(), TransportError> {
+    check_name(name)?;
+    if is_artifact_name(name) {
+        return Ok(());
+    }
+    let detail = "a folder takes names of two parts or more, none hidden or like a file syncer's leftovers";
+    Err(TransportError::new(TransportErrorKind::Unsupported, "put", name, detail))
 }
 
 /// True for what `put_new` takes and a listing names: below an app, and no part of it like a leftover.

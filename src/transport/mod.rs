@@ -1,6 +1,7 @@
 //! Places that hold artifacts, behind four small verbs: list, get, put_new, wait.
 //!
-//! Invariant: nothing behind this trait is ever replaced or removed; a name has one content for ever. Names are
+//! Invariant: nothing behind this trait is ever removed, and nothing replaced but bytes that are not what their name says, by
+//! those that are ([`Mending`]); a name has one content for ever. Names are
 //! `<app>/<space>/<chain>/<folder>/<file>`; what stands in the bytes is nobody's business here: verification,
 //! ordering, forwarding and resuming are written once above, in `sync::exchange`.
 //!
@@ -164,7 +165,36 @@ pub trait Transport: Send + Sync {
         let _ = prefix;
         Ok(None)
     }
+
+    /// What can be done here about bytes that are not what their name says; `None` if the place checks by itself, or cannot.
+    fn mending(&self) -> Option<&dyn Mending> {
+        None
+    }
 }
+
+/// What a place of plain bytes can do about damage: whoever finds it leaves word, whoever has the right bytes puts them there.
+///
+/// Only the caller can tell damage, by the hash in the name. Wrong bytes are never merely taken away: where something carries the
+/// place elsewhere, that would take the right ones away there.
+pub trait Mending: Send + Sync {
+    /// Leaves word that wrong bytes stand under `name`. Idempotent; durable when it returns.
+    fn ask(&self, name: &str) -> Result<(), TransportError>;
+
+    /// The names below `<app>/` of which word was left, in order; at most [`MAX_ASKED`].
+    fn asked(&self, app: &str) -> Result<Vec<String>, TransportError>;
+
+    /// Takes the word back: right bytes stand there. Idempotent.
+    fn settle(&self, name: &str) -> Result<(), TransportError>;
+
+    /// Puts `bytes` in the place of what stands under `name`, which the caller has proven to be wrong, and keeps that aside.
+    ///
+    /// Atomic where the place can exchange two names; else a crash leaves nothing under the name, never a part. Durable when
+    /// it returns. Errors: as `put_new`.
+    fn mend(&self, name: &str, bytes: &[u8]) -> Result<(), TransportError>;
+}
+
+/// Words of damage that are read; more than these are a disk to replace.
+pub const MAX_ASKED: usize = 1000;
 
 /// What a transport needs to know beyond its address.
 #[derive(Clone, PartialEq, Eq, Debug)]

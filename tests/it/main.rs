@@ -9,6 +9,7 @@ mod kill;
 mod main_job;
 mod origin;
 mod peers;
+mod repair;
 mod support;
 mod tidy;
 mod tracer;

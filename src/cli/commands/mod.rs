@@ -17,6 +17,7 @@ pub mod mount;
 pub mod origin;
 pub mod peers;
 pub mod rebuild;
+pub mod repair;
 pub mod restore;
 pub mod status;
 pub mod sync;
@@ -47,6 +48,7 @@ pub fn dispatch(context: &Context, command: &Command) -> Result<Option<Answer>, 
         Command::Undo(args) => undo::run(context, args).map(Some),
         Command::Verify(args) => verify::run(context, args).map(Some),
         Command::Rebuild(args) => rebuild::run(context, args).map(Some),
+        Command::Repair(args) => repair::run(context, args).map(Some),
         Command::Mount(args) => mount::run(context, args).map(|()| None),
         Command::Umount(args) => mount::take_down(context, args).map(Some),
         Command::Config(args) => config::run(context, args).map(Some),

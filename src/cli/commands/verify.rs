@@ -12,7 +12,7 @@ use crate::node::{NodeError, Verified, verify};
 /// What `larder verify` takes.
 #[derive(Args, Debug)]
 pub struct VerifyArgs {
-    /// Read every byte of every content as well
+    /// Read every byte, also of every store, and prove that the index is what the ledger says
     #[arg(long)]
     deep: bool,
 }
@@ -43,7 +43,11 @@ pub fn lines(verified: &Verified) -> Vec<String> {
         0 => String::new(),
         read => format!(", {} read", count(read, "content")),
     };
+    let stores = match verified.artifacts_read {
+        0 => String::new(),
+        read => format!(", {} read in stores", count(read, "artifact")),
+    };
     let chains = count(verified.chains as u64, "chain");
-    lines.push(format!("{verdict}: {chains}, {}{read}", count(verified.versions, "version")));
+    lines.push(format!("{verdict}: {chains}, {}{read}{stores}", count(verified.versions, "version")));
     lines
 }

@@ -103,3 +103,26 @@ fn a_chain_goes_on_after_a_snapshot() {
     assert_eq!(cursor.tip(), house.tip);
     assert_eq!(house.tip.map(|tip| (tip.seq, tip.last_n)), Some((3, 2)));
 }
+
+#[test]
+fn a_chain_that_begins_at_a_snapshot_is_sound_and_a_gap_behind_it_is_damage() {
+    let mut house = House::new(25);
+    for i in 0..3 {
+        house.publish(&[("a", prose(i, 2_000))]);
+    }
+    house.snapshot();
+    for i in 3..6 {
+        house.publish(&[("a", prose(i, 2_000))]);
+    }
+    let checkpoints = house.checkpoints();
+    let lose = |at: usize| std::fs::remove_file(house.ledger.path(&checkpoints[at].name)).expect("removed");
+
+    (0..3).for_each(lose);
+    let findings = house.ledger.verify(Depth::Bytes).expect("verified");
+    assert!(matches!(findings[..], [Finding { problem: Problem::Below { from: 1, to: 3 }, wanted: None, .. }]));
+
+    lose(4);
+    let findings = house.ledger.verify(Depth::Bytes).expect("verified");
+    let gap = |finding: &&Finding| matches!(finding.problem, Problem::Gap { from: 5, to: 5 });
+    assert_eq!(findings.iter().find(gap).and_then(|gap| gap.wanted.as_ref()), Some(&checkpoints[4].name));
+}

@@ -51,7 +51,7 @@ impl Run<'_> {
         let Fetched::Bytes(bytes) = self.get(name)? else { return Ok(false) };
         let facts = match self.local.inspect(name, &bytes) {
             Ok(facts) => facts,
-            Err(error) => return self.refuse(error).map(|()| false),
+            Err(error) => return self.refuse_theirs(name, &bytes, error).map(|()| false),
         };
         if facts.app != self.config.app {
             self.note(Problem::Refused { name: name.clone(), why: "it belongs to another app".to_owned() });

@@ -10,6 +10,7 @@
 mod heal;
 mod journal;
 mod local;
+mod mend;
 mod pull;
 mod push;
 mod report;
@@ -23,6 +24,8 @@ mod tests;
 pub use journal::{Journal, JournalError, MAX_HOLES, MemoryJournal, Watermark};
 pub use local::{CheckpointFacts, LocalError, LocalStore};
 pub use report::{Cause, ExchangeError, Finding, Need, Problem, Report, Requests, Waiting};
+
+use std::collections::BTreeSet;
 
 use crate::ledger::ArtifactName;
 use crate::model::{Chain, Space};
@@ -91,6 +94,10 @@ pub struct ExchangeConfig {
     pub thoroughness: Thoroughness,
     /// Artifacts that something here needs whatever the chains say: damaged ones, segments used from other chains.
     pub wanted: Vec<ArtifactName>,
+    /// Artifacts that the store was seen to hold with wrong bytes: word of them is left there.
+    pub wrong_there: BTreeSet<ArtifactName>,
+    /// Artifacts that others ask for there and that need no second look.
+    pub checked: BTreeSet<ArtifactName>,
     /// How much it may cost.
     pub budget: Budget,
 }
@@ -107,6 +114,8 @@ impl ExchangeConfig {
             trust: Trust::FirstUse,
             thoroughness: Thoroughness::News,
             wanted: Vec::new(),
+            wrong_there: BTreeSet::new(),
+            checked: BTreeSet::new(),
             budget: Budget::default(),
         }
     }

@@ -78,7 +78,7 @@ impl Run<'_> {
         let facts = match self.local.inspect(name, &bytes) {
             Ok(facts) => facts,
             Err(LocalError::Newer { .. }) => return Ok(Step::Waits(Need::Upgrade)),
-            Err(error) => return self.refuse(error).map(|()| Step::Bad),
+            Err(error) => return self.refuse_theirs(name, &bytes, error).map(|()| Step::Bad),
         };
         if let Some(step) = self.check_key(name, &facts)? {
             return Ok(step);

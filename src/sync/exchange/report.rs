@@ -153,6 +153,12 @@ pub struct Report {
     pub phantoms: BTreeSet<ArtifactName>,
     /// Artifacts that are here with wrong bytes.
     pub damaged: BTreeSet<ArtifactName>,
+    /// Artifacts that the store holds with bytes that can never be theirs, and that were not put right.
+    pub wrong_there: BTreeSet<ArtifactName>,
+    /// Artifacts whose wrong bytes in the store were replaced by ours.
+    pub mended: Vec<ArtifactName>,
+    /// Artifacts that somebody asks for although their bytes in the store are right as seen from here.
+    pub checked: BTreeSet<ArtifactName>,
     /// What is wrong with chains.
     pub findings: Vec<Finding>,
     /// What went wrong with single items.

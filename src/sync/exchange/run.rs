@@ -9,7 +9,7 @@ use super::journal::{Journal, Watermark};
 use super::local::{LocalError, LocalStore};
 use super::report::{Cause, Finding, Problem, Report};
 use super::{ExchangeConfig, JournalError};
-use crate::ledger::{ArtifactKind, ArtifactName, MAX_CHECKPOINT_BYTES, MAX_PACK_BYTES, MAX_RECORDS_BYTES};
+use crate::ledger::{ArtifactName, max_artifact_bytes, proves_wrong};
 use crate::model::Chain;
 use crate::transport::{ListRequest, Listing, Put, Transport, TransportError, TransportErrorKind};
 
@@ -131,6 +131,7 @@ impl<'a> Run<'a> {
         let moved = surveyed.and_then(|()| self.move_artifacts(&mut views));
         // Whatever ended the moving: what was put so far is worth its sync.
         let moved = moved.and(self.settle_puts(&mut views));
+        let moved = moved.and_then(|()| self.mend());
         let settled = match moved {
             Err(Stop::Broken(cause @ (Cause::Local(_) | Cause::Journal(_)))) => return Err(cause),
             Err(Stop::Broken(cause)) => self.settle(&mut views).map(|()| Some(cause)),
@@ -206,11 +207,7 @@ impl<'a> Run<'a> {
     pub fn get(&mut self, name: &ArtifactName) -> Result<Fetched, Stop> {
         self.spend()?;
         self.report.requests.get += 1;
-        let max_bytes = match name.kind() {
-            ArtifactKind::Checkpoint => MAX_CHECKPOINT_BYTES,
-            ArtifactKind::Records => MAX_RECORDS_BYTES,
-            ArtifactKind::Pack => MAX_PACK_BYTES,
-        };
+        let max_bytes = max_artifact_bytes(name.kind());
         match self.remote.get(&self.remote_name(name), None, max_bytes) {
             Err(error) if error.kind == TransportErrorKind::NotFound => {
                 self.failures_in_a_row = 0;
@@ -243,8 +240,16 @@ impl<'a> Run<'a> {
                 self.report.pulled.push(name.clone());
                 Ok(true)
             }
-            Err(error) => self.refuse(error).map(|()| false),
+            Err(error) => self.refuse_theirs(name, bytes, error).map(|()| false),
         }
+    }
+
+    /// The same for bytes that the store gave: if they can never be the named ones, the store is damaged.
+    pub fn refuse_theirs(&mut self, name: &ArtifactName, bytes: &[u8], error: LocalError) -> Result<(), Stop> {
+        if matches!(error, LocalError::Refused { .. }) && proves_wrong(name, bytes) {
+            self.report.wrong_there.insert(name.clone());
+        }
+        self.refuse(error)
     }
 
     /// Notes bytes that are not what they should be; passes on what is not about the bytes.
@@ -278,6 +283,9 @@ impl<'a> Run<'a> {
         let answer = self.remote.put_later(&self.remote_name(name), bytes);
         if let Err(error) = &answer {
             self.refuses_writes |= error.kind == TransportErrorKind::Denied;
+            if error.kind == TransportErrorKind::Conflict && self.is_right_now(name, bytes)? {
+                return Ok(Some(Put::AlreadyThere));
+            }
         }
         self.bytes += bytes.len() as u64;
         let put = self.heard(answer)?;
@@ -288,7 +296,7 @@ impl<'a> Run<'a> {
     }
 
     /// Turns a failed request into a problem, or into the end if the place is gone.
-    fn heard<T>(&mut self, answer: Result<T, TransportError>) -> Result<Option<T>, Stop> {
+    pub fn heard<T>(&mut self, answer: Result<T, TransportError>) -> Result<Option<T>, Stop> {
         let error = match answer {
             Ok(value) => {
                 self.failures_in_a_row = 0;

@@ -253,7 +253,7 @@ impl Run<'_> {
                 self.note(Problem::Refused { name: name.clone(), why });
                 Ok(None)
             }
-            Err(error) => self.refuse(error).map(|()| None),
+            Err(error) => self.refuse_theirs(name, &bytes, error).map(|()| None),
         }
     }
 }

@@ -6,4 +6,5 @@ mod damage;
 mod finding;
 mod fleet;
 mod hostile;
+mod matrix;
 mod policy;

@@ -22,6 +22,8 @@ const STAGING: &str = ".larder-tmp";
 /// Begins the names of staged files: Syncthing and Dropbox leave such names alone.
 const STAGED_PREFIX: &str = "~syncthing~larder-";
 const STAGED_SUFFIX: &str = ".tmp";
+/// Begins the names of wrong bytes that were replaced; they stay.
+const WRONG_PREFIX: &str = "~syncthing~wrong-larder-";
 /// Staged files older than this were left by a process that died, in seconds.
 const STALE_SECONDS: i64 = 24 * 3600;
 /// Staged files looked at for a sweep.
@@ -228,6 +230,67 @@ impl FolderTransport {
             return rustix::fs::syncfs(&root).map_err(failed(STAGING));
         }
         folders.iter().try_for_each(|folder| self.sync_folder(folder, &self.open_folder(folder, folder)?))
+    }
+
+    /// Gives the name these bytes, whatever stands there; that is kept beside the staged files. Durable when it returns.
+    pub(super) fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), TransportError> {
+        let (folder, file_name) = name.rsplit_once('/').unwrap_or((".", name));
+        let mut dirty = BTreeSet::from([folder.to_owned()]);
+        let folder = self.make_folder(name, folder, &mut dirty)?;
+        let staging = self.make_folder(name, STAGING, &mut dirty)?;
+        let (mut staged, file) = self.stage(name, staging.as_fd(), bytes)?;
+        file.sync_data().map_err(|error| explain("mend", name, error))?;
+        let kept = format!("{WRONG_PREFIX}{}{STAGED_SUFFIX}", staged.name.trim_start_matches(STAGED_PREFIX));
+        let exchanged = match self.publisher.namings.first() {
+            Some(Naming::Rename) => {
+                let flags = RenameFlags::EXCHANGE;
+                rustix::fs::renameat_with(staged.folder, &staged.name, folder.as_fd(), file_name, flags)
+            }
+            _ => Err(Errno::NOSYS),
+        };
+        match exchanged {
+            Ok(()) => {
+                // What was there has the staged name now.
+                rustix::fs::renameat(staged.folder, &staged.name, staged.folder, &kept).map_err(failed(name))?;
+                staged.gone = true;
+            }
+            Err(Errno::NOENT) => self.name_staged(&mut staged, folder.as_fd(), name, file_name)?,
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM) => {
+                match rustix::fs::renameat(folder.as_fd(), file_name, staged.folder, &kept) {
+                    Ok(()) | Err(Errno::NOENT) => {}
+                    Err(errno) => return Err(failed(name)(errno)),
+                }
+                self.name_staged(&mut staged, folder.as_fd(), name, file_name)?;
+            }
+            Err(errno) => return Err(failed(name)(errno)),
+        }
+        drop(staged);
+        self.sync_folders(&dirty)
+    }
+
+    /// Somebody else may have been faster, with the same bytes: whoever mends has proven them.
+    fn name_staged(
+        &self,
+        staged: &mut Staged,
+        folder: BorrowedFd,
+        name: &str,
+        file_name: &str,
+    ) -> Result<(), TransportError> {
+        self.take_name(staged, folder, file_name).map(drop).map_err(failed(name))
+    }
+
+    /// Takes away a file that is no artifact. Nothing there is no error.
+    pub(super) fn remove_note(&self, name: &str) -> Result<(), TransportError> {
+        let (folder, file_name) = name.rsplit_once('/').unwrap_or((".", name));
+        let folder = match self.root.open_beneath(folder, OFlags::RDONLY | OFlags::DIRECTORY) {
+            Ok(folder) => folder,
+            Err(Errno::NOENT) => return Ok(()),
+            Err(errno) => return Err(failed(name)(errno)),
+        };
+        match rustix::fs::unlinkat(&folder, file_name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(failed(name)(errno)),
+        }
     }
 
     /// Says whether the same bytes stand there; `None` if nothing does. Errors: Conflict.
