@@ -248,3 +248,13 @@ fn sizes_times_and_counts_read_well() {
     assert_eq!(text::rfc3339(1_700_000_000_123), "2023-11-14T22:13:20.123Z");
     assert_eq!(text::count(2, "entry"), "2 entries");
 }
+
+#[test]
+fn what_waits_for_an_upgrade_is_one_line() {
+    for (upgrade, said) in [(1, "1 item waits for an upgrade"), (3, "3 items wait for an upgrade")] {
+        let counts = CountStatus { upgrade, ..Default::default() };
+        let known = Status { counts, ..Default::default() };
+        let lines = status::lines(&known, &Value::Null, 0);
+        assert!(lines.iter().any(|line| line.contains(said)), "{lines:#?}");
+    }
+}

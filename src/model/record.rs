@@ -1,6 +1,7 @@
 //! The lines of a records artifact: versions, manifests, and what a newer release may add.
 //!
-//! Invariant: a line of an unknown kind is kept and counted, never refused; a known kind in a wrong form is refused.
+//! Invariant: a line of an unknown kind, or of a known one in a newer version, is kept and counted, never refused; a known kind in a
+//! wrong form is refused.
 
 use serde::{Deserialize, Serialize};
 
@@ -113,17 +114,22 @@ pub enum Record {
     Uses(Uses),
     /// A fact that is no version.
     Meta(MetaEvent),
-    /// A kind this release does not know, kept as it is.
+    /// A kind, or a version of one, that this release does not know, kept as it is.
     Unknown {
         /// Its `kind`.
         kind: String,
     },
 }
 
+/// The version of every kind that this release knows.
+const KNOWN_V: u64 = 1;
+
 #[derive(Deserialize)]
 struct KindOnly<'a> {
     #[serde(borrow)]
     kind: std::borrow::Cow<'a, str>,
+    #[serde(default)]
+    v: u64,
 }
 
 impl Record {
@@ -132,7 +138,10 @@ impl Record {
         if line.len() > MAX_LINE_BYTES {
             return Err(RecordError::TooLong { bytes: line.len() });
         }
-        let KindOnly { kind } = serde_json::from_slice(line)?;
+        let KindOnly { kind, v } = serde_json::from_slice(line)?;
+        if v > KNOWN_V {
+            return Ok(Record::Unknown { kind: kind.into_owned() });
+        }
         match &*kind {
             "version" => Version::parse(line).map(|(id, v)| Record::Version(id, Box::new(v))).map_err(Into::into),
             "manifest" => Ok(Record::Manifest(ManifestDelta::parse(line)?)),

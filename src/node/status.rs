@@ -3,6 +3,8 @@
 //! Invariant: the disk tree is never touched and no lock is taken, so it answers at once, daemon or not; what it says
 //! is what the journal holds. A failure is shown until a later success of the same line.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use super::error::{Kind, NodeError};
@@ -165,6 +167,8 @@ pub struct CountStatus {
     pub rejected: u64,
     /// Records of kinds this release does not know.
     pub unknown: u64,
+    /// Everything that waits for an upgrade: those records, and checkpoints that only a newer release can read.
+    pub upgrade: u64,
     /// By who published.
     pub origins: Vec<OriginStatus>,
 }
@@ -266,6 +270,10 @@ impl Glance {
         status.peers = peers.map(|(name, setting)| PeerStatus::of(name, &setting.value, &lines)).collect();
         status.read_damage(&Ledger::open(&self.dirs.larder)?)?;
         status.counts = self.counts()?;
+        let newer = crate::sync::exchange::Need::Upgrade.to_string();
+        let checkpoints: BTreeSet<&str> =
+            status.problems.iter().filter(|problem| problem.what == newer).map(|problem| &*problem.path).collect();
+        status.counts.upgrade = status.counts.unknown + checkpoints.len() as u64;
         status.conflicts =
             self.conflicts()?.into_iter().take(MAX_LISTED).map(|found| found.slot.path.shown()).collect();
         status.revived = self.revived()?;
@@ -296,6 +304,7 @@ impl Glance {
             waiting: counts.waiting,
             rejected: counts.rejected,
             unknown: counts.unknown,
+            upgrade: counts.unknown,
             origins: counts.origins.iter().map(origin).collect(),
         })
     }

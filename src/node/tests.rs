@@ -14,6 +14,7 @@ use crate::sync::{Change, NoProgress, Report};
 mod ahead;
 mod in_place;
 mod peers;
+mod skew;
 
 const CONFIG: &str = r#"{ "appId": "demo", "syncFilePatterns": ["**/*.md", "**/*.json", "**/*.jsonl", "**/*.txt"], "archiveFilePatterns": ["runs/**"] }"#;
 

@@ -208,7 +208,7 @@ impl Engine {
             done.waiting
                 .iter()
                 .take(MAX_TOLD)
-                .map(|waiting| Problem { path: waiting.name.to_string(), what: format!("waits: {:?}", waiting.need) }),
+                .map(|waiting| Problem { path: waiting.name.to_string(), what: waiting.need.to_string() }),
         );
         // What is damaged here is told by its own note, what is damaged there below.
         let damaged = self.ledger.noted_damage()?;

@@ -89,10 +89,14 @@ fn push_findings(lines: &mut Vec<String>, status: &Status, now_ms: u64) {
     let late = [
         (counts.waiting, "wait for versions before them that are not here yet"),
         (counts.rejected, "were left out, because they break a rule"),
-        (counts.unknown, "are of kinds that this release does not know; upgrade larder"),
     ];
     for (number, what) in late.iter().filter(|(number, _)| *number > 0) {
         lines.push(format!("{:<9} {number} records {what}", "problem"));
+    }
+    if counts.upgrade > 0 {
+        let items = count(counts.upgrade, "item");
+        let verb = if counts.upgrade == 1 { "waits" } else { "wait" };
+        lines.push(format!("{:<9} {items} {verb} for an upgrade: a newer larder wrote what this one cannot read; it is kept and passed on", "newer"));
     }
 }
 

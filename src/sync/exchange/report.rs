@@ -52,6 +52,17 @@ pub enum Need {
     Upgrade,
 }
 
+impl std::fmt::Display for Need {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Need::Checkpoint { seq } => write!(f, "waits for checkpoint {seq} before it, which has not come yet"),
+            Need::Records { name } => write!(f, "waits for {name}, which has not come yet"),
+            Need::Key { fingerprint } => write!(f, "waits until somebody accepts the key {fingerprint}"),
+            Need::Upgrade => f.write_str("waits for an upgrade of larder: a newer release wrote it"),
+        }
+    }
+}
+
 /// Something that is there and cannot be taken yet.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Waiting {
