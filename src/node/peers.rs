@@ -29,7 +29,7 @@ pub enum Probe {
 pub fn probe_peer(env: &Env, options: &OpenOptions, name: &str) -> Result<Probe, NodeError> {
     let settings = options.settings(env)?;
     require_consent(&settings, env, false)?;
-    probe(&settings, address_of(&settings, name)?)
+    probe(env, &settings, address_of(&settings, name)?)
 }
 
 /// Says that a peer's place is this project's, whatever it holds or lacks.
@@ -38,7 +38,7 @@ pub fn probe_peer(env: &Env, options: &OpenOptions, name: &str) -> Result<Probe,
 pub fn join_peer(env: &Env, options: &OpenOptions, name: &str, dry_run: bool) -> Result<(), NodeError> {
     let settings = options.settings(env)?;
     require_consent(&settings, env, false)?;
-    join(&settings, address_of(&settings, name)?, dry_run)
+    join(env, &settings, address_of(&settings, name)?, dry_run)
 }
 
 /// Adds a peer to the config, or gives one another address, after a look at it. A place that is merely away is added all
@@ -66,11 +66,11 @@ pub fn add_peer(
     let new = Settings::resolve(&old.config, file, env, &options.flags)?;
     let address = address_of(&new, name)?;
     let mut away = None;
-    match probe(&new, address) {
+    match probe(env, &new, address) {
         Ok(_) => {}
         Err(error) if error.kind == Kind::Unavailable => away = Some(error),
         // Only what another project's marker says can be overruled; everything else refuses again.
-        Err(_) if joins => join(&new, address, dry_run)?,
+        Err(_) if joins => join(env, &new, address, dry_run)?,
         Err(error) => return Err(error),
     }
     if dry_run {
@@ -117,12 +117,12 @@ fn address_of<'a>(settings: &'a Settings, name: &str) -> Result<&'a Address, Nod
     })
 }
 
-fn open(settings: &Settings, address: &Address) -> Result<Arc<dyn Transport>, NodeError> {
-    open_peer(address, &settings.app_id.value, &settings.root_dir).map_err(|error| refused(error.into()))
+fn open(env: &Env, settings: &Settings, address: &Address) -> Result<Arc<dyn Transport>, NodeError> {
+    open_peer(env, address, &settings.app_id.value, &settings.root_dir).map_err(|error| refused(error.into()))
 }
 
-fn probe(settings: &Settings, address: &Address) -> Result<Probe, NodeError> {
-    let place = open(settings, address)?;
+fn probe(env: &Env, settings: &Settings, address: &Address) -> Result<Probe, NodeError> {
+    let place = open(env, settings, address)?;
     let app = &settings.app_id.value;
     let held = match State::open_read_only(&ProjectDirs::of(&settings.config).state())? {
         Some(state) => held_there(&state, address, &*place, app),
@@ -132,8 +132,8 @@ fn probe(settings: &Settings, address: &Address) -> Result<Probe, NodeError> {
     Ok(if held.map_err(refused)?.is_some() { Probe::HoldsProject } else { Probe::Empty })
 }
 
-fn join(settings: &Settings, address: &Address, dry_run: bool) -> Result<(), NodeError> {
-    let place = open(settings, address)?;
+fn join(env: &Env, settings: &Settings, address: &Address, dry_run: bool) -> Result<(), NodeError> {
+    let place = open(env, settings, address)?;
     let state = State::open_read_only(&ProjectDirs::of(&settings.config).state())?;
     let own = state.as_ref().map(projects).transpose()?.unwrap_or_default();
     let Some(own) = own.into_iter().next() else {

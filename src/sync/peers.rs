@@ -12,6 +12,7 @@ use super::exchange::Direction;
 use super::stores::{DAMAGE_THERE, PROJECT, Terms};
 use super::{Engine, Report, Result, SyncError};
 use crate::config::address::{Address, scheme};
+use crate::env::Env;
 use crate::model::Space;
 use crate::state::{self, State, StateError};
 use crate::transport::marker::ProjectId;
@@ -97,6 +98,7 @@ impl Peer {
 ///
 /// Errors: the transport's; Denied for a folder inside the project, whose files would be taken for the project's own.
 pub fn open_peer(
+    env: &Env,
     address: &Address,
     app: &str,
     root: &std::path::Path,
@@ -111,7 +113,8 @@ pub fn open_peer(
         let detail = "it stands inside the project, whose files it would hold and be: name a folder elsewhere";
         return Err(TransportError::new(TransportErrorKind::Denied, "open", &address.to_string(), detail));
     }
-    transport::open(text, &Opening { app: app.to_owned(), base: root.to_owned() })
+    let vars = Arc::new(env.vars.clone());
+    transport::open(text, &Opening { app: app.to_owned(), base: root.to_owned(), vars })
 }
 
 impl Engine {
@@ -196,7 +199,7 @@ impl Engine {
         if let Some(open) = self.open_peers.get(&peer.name).filter(|open| open.address == peer.address) {
             return Ok(open.place.clone());
         }
-        let place = open_peer(&peer.address, &self.policy.app, self.root.path())?;
+        let place = open_peer(&self.env, &peer.address, &self.policy.app, self.root.path())?;
         let open = OpenPeer { address: peer.address.clone(), place: place.clone() };
         self.open_peers.insert(peer.name.clone(), open);
         Ok(place)

@@ -144,7 +144,11 @@ impl Engine {
         }
         let outcome = exchange::exchange(&*self.ledger, place, &config, &mut StateJournal(&self.state));
         let (done, failure) = match outcome {
-            Ok(done) => (done, None),
+            // Everything else was done, but what is here did not get there.
+            Ok(done) => {
+                let refused = done.refused.clone();
+                (done, refused)
+            }
             Err(error) => (*error.done, Some(error.cause.to_string())),
         };
         report.pulled += done.pulled.len() as u64;

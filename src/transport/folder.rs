@@ -35,7 +35,7 @@ use publish::Publisher;
 /// Says that a folder is a store.
 pub const STORE_FILE: &str = "larder-store.json";
 /// What stands in it: canonical, and the same whoever wrote it.
-const STORE_BYTES: &[u8] = br#"{"kind":"store","v":1}"#;
+pub(super) const STORE_BYTES: &[u8] = br#"{"kind":"store","v":1}"#;
 const MAX_STORE_FILE_BYTES: u64 = 4096;
 /// What file systems and desktops put into folders that are otherwise empty; compared without case.
 const LITTER: [&str; 7] =

@@ -15,8 +15,10 @@ pub mod faulty;
 pub mod folder;
 pub mod marker;
 pub mod memory;
+pub mod object;
 mod signal;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -27,6 +29,7 @@ pub use faulty::{FaultPlan, FaultyTransport};
 pub use folder::FolderTransport;
 pub use marker::{Marker, MarkerError};
 pub use memory::{MemoryPlace, MemoryTransport};
+pub use object::ObjectTransport;
 
 /// Names longer than this are refused, in bytes.
 pub const MAX_NAME_BYTES: usize = 1024;
@@ -197,12 +200,14 @@ pub trait Mending: Send + Sync {
 pub const MAX_ASKED: usize = 1000;
 
 /// What a transport needs to know beyond its address.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone)]
 pub struct Opening {
     /// The project's id, the first part of every name.
     pub app: String,
     /// What relative addresses are relative to.
     pub base: std::path::PathBuf,
+    /// The environment: where keys for places elsewhere come from. Never shown.
+    pub vars: Arc<BTreeMap<String, String>>,
 }
 
 /// One line of the table: a scheme and how to open what it names.
@@ -222,6 +227,9 @@ const FOLDER: &str = "folder";
 pub const TRANSPORTS: &[TransportKind] = &[
     TransportKind { scheme: FOLDER, about: "a folder, also one that something carries elsewhere", open: folder::open },
     TransportKind { scheme: "memory", about: "a named place inside this process", open: memory::open },
+    TransportKind { scheme: "s3", about: "a bucket of S3 or of what speaks like it", open: object::open_s3 },
+    TransportKind { scheme: "gs", about: "a bucket of Google Cloud Storage", open: object::open_gs },
+    TransportKind { scheme: "az", about: "a container of Azure Blob Storage", open: object::open_az },
     TransportKind { scheme: "sqlite", about: "a database as a place for artifacts", open: backend::open },
 ];
 
@@ -280,13 +288,13 @@ mod tests {
     #[test]
     fn an_unknown_scheme_is_refused_with_the_known_ones_and_never_taken_for_a_folder() {
         let base = tempfile::tempdir().expect("a folder");
-        let opening = Opening { app: "app".into(), base: base.path().to_owned() };
-        std::fs::create_dir_all(base.path().join("s3:/bucket/x")).expect("a folder of that name");
+        let opening = Opening { app: "app".into(), base: base.path().to_owned(), vars: Arc::default() };
+        std::fs::create_dir_all(base.path().join("s4:/bucket/x")).expect("a folder of that name");
 
-        for address in ["s3://bucket/x", "s3:", "htps://host", "MEMORY:x"] {
+        for address in ["s4://bucket/x", "s4:", "htps://host", "MEMORY:x"] {
             let error = open(address, &opening).map(|_| ()).expect_err(address);
             assert_eq!(error.kind, TransportErrorKind::Unsupported, "{address}");
-            assert!(error.to_string().contains("known are folder, memory, sqlite"), "{error}");
+            assert!(error.to_string().contains("known are folder, memory, s3"), "{error}");
         }
     }
 

@@ -10,6 +10,7 @@ mod main_job;
 mod origin;
 mod peers;
 mod repair;
+mod s3;
 mod support;
 mod tidy;
 mod tracer;

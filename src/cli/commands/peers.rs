@@ -37,7 +37,7 @@ enum What {
 struct AddArgs {
     /// What to call it
     name: String,
-    /// A folder's path
+    /// A folder's path, or a bucket: s3://, gs:// or az://
     address: String,
     /// It is this project's, although another one is there
     #[arg(long)]
@@ -76,7 +76,7 @@ fn list(context: &Context) -> Result<Answer, NodeError> {
     let line = |peer: &PeerStatus| format!("{}  {}  {}", peer.name, peer.address, peer.word());
     let mut lines: Vec<String> = peers.iter().map(line).collect();
     if lines.is_empty() {
-        lines.push("no peers; `larder peers add NAME FOLDER` names one".to_owned());
+        lines.push("no peers; `larder peers add NAME ADDRESS` names one".to_owned());
     }
     Ok(Answer::new(lines, json!({ "peers": peers })))
 }

@@ -281,7 +281,8 @@ fn two_projects_of_one_name_mix_only_when_somebody_says_that_they_are_one() {
 
     let own = project(&mut b);
     let address = crate::config::Address::new(store.path().to_string_lossy());
-    Marker::set_place(&*open_peer(&address, "demo", b.dir.path()).expect("opens"), "demo", &own).expect("joined");
+    Marker::set_place(&*open_peer(&b.env(), &address, "demo", b.dir.path()).expect("opens"), "demo", &own)
+        .expect("joined");
     converge(&mut [&mut b, &mut a]);
 
     assert_eq!((b.read("a.md").as_deref(), a.read("b.md").as_deref()), (Some("a\n"), Some("b\n")));

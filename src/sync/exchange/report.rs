@@ -180,6 +180,8 @@ pub struct Report {
     pub requests: Requests,
     /// The budget ran out: the rest comes at the next exchange.
     pub budget_spent: bool,
+    /// Why the place takes nothing from us, if it refused something: a person has to act.
+    pub refused: Option<String>,
 }
 
 impl Report {

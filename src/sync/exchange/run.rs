@@ -282,7 +282,10 @@ impl<'a> Run<'a> {
         self.report.requests.put += 1;
         let answer = self.remote.put_later(&self.remote_name(name), bytes);
         if let Err(error) = &answer {
-            self.refuses_writes |= error.kind == TransportErrorKind::Denied;
+            if error.kind == TransportErrorKind::Denied {
+                self.refuses_writes = true;
+                self.report.refused.get_or_insert_with(|| error.to_string());
+            }
             if error.kind == TransportErrorKind::Conflict && self.is_right_now(name, bytes)? {
                 return Ok(Some(Put::AlreadyThere));
             }

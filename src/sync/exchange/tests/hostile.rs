@@ -211,6 +211,7 @@ fn a_place_that_takes_nothing_is_still_read() {
 
     assert_eq!(report.requests.put, 1, "one refusal is enough");
     assert_eq!(report.problems.len(), 1);
+    assert_eq!(report.refused, Some(report.problems[0].to_string()), "whoever asked is told that nothing got there");
     assert!(a.store.names().is_subset(&b.store.names()));
 }
 
