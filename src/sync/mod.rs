@@ -258,6 +258,8 @@ pub struct Engine {
     away: std::collections::BTreeSet<String>,
     /// When a store was last listed whole, by its label.
     whole_exchanges_ms: BTreeMap<String, u64>,
+    /// What one round of an exchange may cost; rounds follow each other until all is done.
+    pub(crate) exchange_budget: exchange::Budget,
     /// Where somebody else was seen to go on as we, and the sentence: while there is any, nothing is published.
     publishing_stopped: BTreeMap<String, Stop>,
     /// What exchanges told of each store that the next one has to know, by the journal's line.
@@ -331,6 +333,7 @@ impl Engine {
             open_peers: BTreeMap::new(),
             away: std::collections::BTreeSet::new(),
             whole_exchanges_ms: BTreeMap::new(),
+            exchange_budget: exchange::Budget::default(),
             publishing_stopped: BTreeMap::new(),
             told: BTreeMap::new(),
             folders: place::Folders::default(),

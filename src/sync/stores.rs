@@ -23,6 +23,8 @@ const DAY_MS: u64 = 24 * 3_600_000;
 pub(super) const PROJECT: &str = "project";
 /// Ends the source of what is damaged in a store, after that of the store's other problems.
 pub const DAMAGE_THERE: &str = " damage";
+/// Rounds of one exchange, each within its budget.
+const MAX_ROUNDS: u32 = 10_000;
 /// Slots whose clocks are looked at after one replay.
 const MAX_OBSERVED: usize = 2_000;
 
@@ -129,7 +131,7 @@ impl Engine {
         if thoroughness == Thoroughness::Whole {
             told.checked.clear();
         }
-        let config = ExchangeConfig {
+        let mut config = ExchangeConfig {
             own,
             wrong_there: told.wrong.clone(),
             checked: told.checked.clone(),
@@ -137,27 +139,42 @@ impl Engine {
             push: terms.push && self.publishing_stopped.is_empty(),
             thoroughness,
             wanted,
+            budget: self.exchange_budget,
             ..ExchangeConfig::new(&self.policy.app, terms.spaces.clone())
         };
         for chain in &config.own {
             self.state.pin_key(&chain.to_string(), self.identity.public_key().as_bytes())?;
         }
-        let outcome = exchange::exchange(&*self.ledger, place, &config, &mut StateJournal(&self.state));
-        let (done, failure) = match outcome {
-            // Everything else was done, but what is here did not get there.
-            Ok(done) => {
-                let refused = done.refused.clone();
-                (done, refused)
+        let (mut pulled, mut rounds) = (0, 0);
+        let (done, failure) = loop {
+            let journal = &mut StateJournal(&self.state);
+            let outcome = exchange::exchange_telling(&*self.ledger, place, &config, journal, &*self.progress);
+            let (done, failure) = match outcome {
+                // Everything else was done, but what is here did not get there.
+                Ok(done) => {
+                    let refused = done.refused.clone();
+                    (done, refused)
+                }
+                Err(error) => (*error.done, Some(error.cause.to_string())),
+            };
+            pulled += done.pulled.len() as u64;
+            report.pushed += done.pushed.len() as u64;
+            report.mended.extend(done.mended.iter().map(ArtifactName::to_string));
+            self.settle_damage(&done, report)?;
+            let moved = !done.pulled.is_empty() || !done.pushed.is_empty();
+            rounds += 1;
+            if !(done.budget_spent && moved && failure.is_none() && rounds < MAX_ROUNDS) {
+                break (done, failure);
             }
-            Err(error) => (*error.done, Some(error.cause.to_string())),
+            // A budget bounds one round, not the job: what is left over comes now, from where this one ended.
+            config.thoroughness = Thoroughness::News;
         };
-        report.pulled += done.pulled.len() as u64;
-        report.pushed += done.pushed.len() as u64;
-        report.mended.extend(done.mended.iter().map(ArtifactName::to_string));
+        report.pulled += pulled;
         self.note_exchange(&terms, &done, failure.as_deref())?;
-        self.note_stops(&terms.line, &done, failure.is_none() && config.thoroughness == Thoroughness::Whole)?;
-        self.settle_damage(&done, report)?;
-        if !done.pulled.is_empty() {
+        // Later rounds ask for news only.
+        let heard_all = rounds == 1 && thoroughness == Thoroughness::Whole;
+        self.note_stops(&terms.line, &done, failure.is_none() && heard_all)?;
+        if pulled > 0 {
             self.replay()?;
         }
         Ok(failure)

@@ -350,3 +350,22 @@ fn a_dry_run_leaves_the_place_alone() {
     assert!(names(store.path()).is_empty());
     assert!(Glance::open(&a.env(), &a.options()).expect("opens").status().expect("tells").peers.len() == 1);
 }
+
+#[test]
+fn one_run_finishes_an_exchange_whatever_a_round_of_it_may_cost() {
+    let store = folder();
+    let (mut a, mut b) = (machine("a", &at(store.path())), machine("b", &at(store.path())));
+    for n in 0..12 {
+        a.write(&format!("{n}.txt"), &noise(n));
+        let alone = crate::node::RunOptions { asked: Asked::Nobody, way: crate::node::Way::Pull, ..Default::default() };
+        a.node().run(&alone).expect("records");
+    }
+    for machine in [&mut a, &mut b] {
+        machine.node().engine.exchange_budget.requests = 9;
+        let report = machine.run();
+        assert_eq!(complaint(&report), None);
+    }
+
+    assert_eq!(names(store.path()).iter().filter(|name| name.contains("/cp-")).count(), 12);
+    assert_eq!((0..12).filter(|n| b.read(&format!("{n}.txt")) == Some(noise(*n))).count(), 12);
+}

@@ -27,6 +27,7 @@ pub use report::{Cause, ExchangeError, Finding, Need, Problem, Report, Requests,
 
 use std::collections::BTreeSet;
 
+use super::{NoProgress, Progress};
 use crate::ledger::ArtifactName;
 use crate::model::{Chain, Space};
 use crate::transport::Transport;
@@ -141,7 +142,18 @@ pub fn exchange(
     config: &ExchangeConfig,
     journal: &mut dyn Journal,
 ) -> Result<Report, ExchangeError> {
-    let mut run = run::Run::new(local, remote, config, journal);
+    exchange_telling(local, remote, config, journal, &NoProgress)
+}
+
+/// The same, telling how far it has come: checkpoints and packs that are still to be sent or received, as far as they are known.
+pub fn exchange_telling(
+    local: &dyn LocalStore,
+    remote: &dyn Transport,
+    config: &ExchangeConfig,
+    journal: &mut dyn Journal,
+    progress: &dyn Progress,
+) -> Result<Report, ExchangeError> {
+    let mut run = run::Run::new(local, remote, config, journal, progress);
     match run.all() {
         Ok(()) => Ok(run.report),
         Err(cause) => Err(ExchangeError { done: Box::new(run.report), cause }),

@@ -48,6 +48,7 @@ impl Run<'_> {
                 self.note(Problem::GaveUp { chain: view.chain.clone(), bad: view.bad });
                 break;
             }
+            self.bar.step();
             let step = match before(seq, &here, &there) {
                 Before::Awaited => Step::Waits(Need::Checkpoint { seq: seq - 1 }),
                 before => self.pull_checkpoint(&name, before)?,
@@ -228,6 +229,7 @@ impl Run<'_> {
     /// Gets the parts that are missing here.
     pub fn pull_bulk(&mut self, view: &mut View) -> Result<(), Stop> {
         for part in std::mem::take(&mut view.bulk) {
+            self.bar.step();
             let worth_it = view.bad <= MAX_BAD_PER_CHAIN && view.may_be_there(&part);
             let came = worth_it && self.take(&part)?;
             if came {

@@ -58,7 +58,9 @@ impl Run<'_> {
             view.asked_for_parts = true;
             self.list_parts(view)?;
         }
+        self.bar.add(facts.parts().count());
         for part in facts.parts() {
+            self.bar.step();
             let there = view.remote_parts.as_ref().is_some_and(|parts| parts.contains(part));
             if there {
                 continue;
@@ -76,6 +78,7 @@ impl Run<'_> {
             }
         }
         let there = self.offer_part(name)? == Offer::There;
+        self.bar.step();
         if there {
             view.remote.insert(name.clone());
         }

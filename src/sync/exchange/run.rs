@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use super::journal::{Journal, Watermark};
 use super::local::{LocalError, LocalStore};
 use super::report::{Cause, Finding, Problem, Report};
-use super::{ExchangeConfig, JournalError};
+use super::{ExchangeConfig, JournalError, Progress};
 use crate::ledger::{ArtifactName, max_artifact_bytes, proves_wrong};
 use crate::model::Chain;
 use crate::transport::{ListRequest, Listing, Put, Transport, TransportError, TransportErrorKind};
@@ -108,8 +108,35 @@ pub(super) struct Run<'a> {
     pub journal: &'a mut dyn Journal,
     pub report: Report,
     pub refuses_writes: bool,
+    pub bar: Bar<'a>,
     bytes: u64,
     failures_in_a_row: u32,
+}
+
+/// How far a phase has come: what was done, and what is known to be left of it.
+pub(super) struct Bar<'a> {
+    progress: &'a dyn Progress,
+    step: &'static str,
+    done: u64,
+    left: u64,
+}
+
+impl Bar<'_> {
+    /// Begins a phase with so much known to be done in it.
+    pub fn begin(&mut self, step: &'static str, left: usize) {
+        (self.step, self.done, self.left) = (step, 0, left as u64);
+    }
+
+    /// More was found to be done.
+    pub fn add(&mut self, more: usize) {
+        self.left += more as u64;
+    }
+
+    /// One of it is done.
+    pub fn step(&mut self) {
+        (self.done, self.left) = (self.done + 1, self.left.saturating_sub(1));
+        self.progress.at(self.step, self.done, self.done + self.left);
+    }
 }
 
 impl<'a> Run<'a> {
@@ -118,9 +145,11 @@ impl<'a> Run<'a> {
         remote: &'a dyn Transport,
         config: &'a ExchangeConfig,
         journal: &'a mut dyn Journal,
+        progress: &'a dyn Progress,
     ) -> Run<'a> {
         let report = Report::default();
-        Run { local, remote, config, journal, report, refuses_writes: false, bytes: 0, failures_in_a_row: 0 }
+        let bar = Bar { progress, step: "", done: 0, left: 0 };
+        Run { local, remote, config, journal, report, refuses_writes: false, bar, bytes: 0, failures_in_a_row: 0 }
     }
 
     /// All phases. What was done before a stop is settled all the same.
@@ -150,13 +179,18 @@ impl<'a> Run<'a> {
     fn move_artifacts(&mut self, views: &mut [View]) -> Result<(), Stop> {
         views.iter_mut().try_for_each(|view| self.guard_own(view))?;
         if self.config.pulls() {
+            let left = views.iter().map(|view| view.remote.difference(&view.here).count()).sum();
+            self.bar.begin("receiving checkpoints", left);
             views.iter_mut().try_for_each(|view| self.pull_metadata(view))?;
         }
         views.iter_mut().try_for_each(|view| self.compare_parts(view))?;
         if self.config.pushes() {
+            let left = views.iter().map(|view| view.here.difference(&view.remote).count()).sum();
+            self.bar.begin("sending", left);
             views.iter_mut().try_for_each(|view| self.push(view))?;
         }
         if self.config.pulls() {
+            self.bar.begin("receiving contents", views.iter().map(|view| view.bulk.len()).sum());
             views.iter_mut().try_for_each(|view| self.pull_bulk(view))?;
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use larder_adapters::MemoryAdapter;
 
-use super::super::{Direction, ExchangeConfig, MemoryJournal, exchange};
+use super::super::{Direction, ExchangeConfig, MemoryJournal, exchange, exchange_telling};
 use super::fleet::*;
 use crate::ledger::Ledger;
 use crate::model::Space;
@@ -91,4 +91,36 @@ fn the_ledger_on_disk_exchanges_through_a_database() {
     assert_eq!(quiet.requests.total(), 2);
     let list = |ledger: &Ledger| ledger.list("", "", 100).expect("listed");
     assert_eq!(list(&ours), list(&theirs));
+}
+
+#[test]
+fn what_is_left_is_told_forward_and_to_the_end_of_each_phase() {
+    struct Told(std::sync::Mutex<Vec<(&'static str, u64, u64)>>);
+    impl crate::sync::Progress for Told {
+        fn at(&self, step: &'static str, done: u64, total: u64) {
+            self.0.lock().expect("no panic elsewhere").push((step, done, total));
+        }
+    }
+    let (mut a, mut b) = (Machine::new("a-1", 1), Machine::new("b-1", 2));
+    let (_, spot) = place("spot");
+    (0..4).for_each(|n| drop(a.publish_full(&n.to_string())));
+
+    for machine in [&mut a, &mut b] {
+        let told = Told(Default::default());
+        exchange_telling(&machine.store, &spot, &machine.config, &mut machine.journal, &told).expect("exchanges");
+        let told = told.0.into_inner().expect("no panic elsewhere");
+        for phase in told.chunk_by(|one, next| one.0 == next.0) {
+            let done: Vec<u64> = phase.iter().map(|(_, done, _)| *done).collect();
+            assert_eq!(done, (1..=phase.len() as u64).collect::<Vec<_>>());
+            assert!(
+                phase.iter().all(|(_, done, total)| done <= total) && phase[phase.len() - 1].2 == done.len() as u64
+            );
+        }
+        let steps: Vec<&str> = told.chunk_by(|one, next| one.0 == next.0).map(|phase| phase[0].0).collect();
+        let sends = machine.store.names().iter().any(|name| name.chain().to_string().contains("b-1"));
+        assert!(
+            steps == ["sending"] || (steps == ["receiving checkpoints", "receiving contents"] && !sends),
+            "{steps:?}"
+        );
+    }
 }
