@@ -114,9 +114,11 @@ pub enum Command {
     /// Record, exchange, merge and write once, both ways
     Sync(commands::sync::SyncArgs),
     /// Send what is here; change no file here
-    Push(commands::sync::WayArgs),
+    Push(commands::sync::PushArgs),
     /// Take what is elsewhere; leave the backend's rows alone
-    Pull(commands::sync::WayArgs),
+    Pull(commands::sync::PullArgs),
+    /// Name a place where machines meet, and exchange with it once
+    Connect(commands::connect::ConnectArgs),
     /// Say what is kept, what waits and what is wrong, without looking at the disk
     Status,
     /// List versions, newest first

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::args::Global;
 use super::out::Out;
 use super::progress::Bars;
-use crate::config::Settings;
+use crate::config::{Settings, address};
 use crate::env::Env;
 use crate::model::RelPath;
 use crate::node::{Glance, NodeError, OpenOptions};
@@ -71,6 +71,19 @@ impl Context {
             NodeError::user(format!("{}: {error}", larder_patterns::shown(text)), "name a path inside the project")
         };
         RelPath::parse(text).map(Some).map_err(refused)
+    }
+
+    /// An address as typed: a relative path is relative to the current folder, and becomes absolute, because the config and
+    /// a daemon have another one.
+    pub fn address(&self, typed: &str) -> String {
+        if address::scheme(typed).is_some() || typed.is_empty() {
+            return typed.to_owned();
+        }
+        let at_home = typed.strip_prefix("~/").and_then(|rest| Some(Path::new(self.env.var("HOME")?).join(rest)));
+        let path = at_home.unwrap_or_else(|| self.open.start_dir.join(typed));
+        let absolute = std::path::absolute(&path).unwrap_or(path);
+        // What exists is written as links lead: `..` is gone then.
+        absolute.canonicalize().unwrap_or(absolute).to_string_lossy().into_owned()
     }
 
     /// As `project_path`, for commands that need a file.

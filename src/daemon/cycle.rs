@@ -242,7 +242,11 @@ impl Cycle {
     }
 
     /// What a person asked for, done at once.
-    pub fn change(&mut self, change: &ChangeRequest) -> Result<Report, NodeError> {
+    pub fn change(&mut self, change: &ChangeRequest, say: &dyn Fn(&str)) -> Result<Report, NodeError> {
+        if change.peer().is_some() {
+            // It may have been named only now, and the hint that the config changed is still on its way.
+            self.reload(say);
+        }
         let report = self.node.change(change)?;
         if !change.is_dry_run() {
             self.refresh_view();

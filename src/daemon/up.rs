@@ -90,7 +90,7 @@ fn serve(cycle: &mut Cycle, inbox: &Receiver<Note>, say: &dyn Fn(&str)) -> Resul
                     body: serde_json::to_value(report).unwrap_or_default(),
                     error: cycle.remains(report.as_ref()),
                 },
-                (Request::Change(change), _) => match cycle.change(change) {
+                (Request::Change(change), _) => match cycle.change(change, say) {
                     Ok(report) => Reply {
                         body: serde_json::to_value(&report).unwrap_or_default(),
                         error: cycle.remains(Some(&report)),

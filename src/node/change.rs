@@ -4,7 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Node, NodeError, RunOptions, Way};
+use super::peers::named_peer;
+use super::{Node, NodeError, Places, RunOptions, Way};
 use crate::model::{RelPath, VersionId};
 use crate::sync::Report;
 
@@ -16,6 +17,9 @@ pub enum ChangeRequest {
     Run {
         /// Which way.
         way: Way,
+        /// With this place alone, a peer's name or an address; with those of the config if there is none.
+        #[serde(default)]
+        peer: Option<String>,
         /// Only list it.
         dry_run: bool,
     },
@@ -49,6 +53,14 @@ pub enum ChangeRequest {
 }
 
 impl ChangeRequest {
+    /// The place that was named, if one was.
+    pub fn peer(&self) -> Option<&str> {
+        match self {
+            ChangeRequest::Run { peer, .. } => peer.as_deref(),
+            _ => None,
+        }
+    }
+
     /// True if nothing is to be changed.
     pub fn is_dry_run(&self) -> bool {
         match self {
@@ -65,8 +77,10 @@ impl Node {
     /// Does what was asked.
     pub fn change(&mut self, request: &ChangeRequest) -> Result<Report, NodeError> {
         match request {
-            ChangeRequest::Run { way, dry_run } => {
-                self.run(&RunOptions { way: *way, dry_run: *dry_run, ..RunOptions::default() })
+            ChangeRequest::Run { way, peer, dry_run } => {
+                let named = peer.as_deref().map(|peer| named_peer(&self.settings, peer, *way)).transpose()?;
+                let places = named.map_or(Places::OfConfig, Places::Only);
+                self.run(&RunOptions { way: *way, dry_run: *dry_run, places, ..RunOptions::default() })
             }
             ChangeRequest::Restore { path, version, dry_run } => self.restore(path, version, *dry_run),
             ChangeRequest::Undo { dry_run } => self.undo(*dry_run),

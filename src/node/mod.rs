@@ -24,9 +24,9 @@ pub use error::{Kind, NodeError};
 pub use history::DiskChange;
 pub use open::{Glance, Node, OpenOptions, ProjectDirs};
 pub use origins::{Adopted, OriginLine, adopt_origin, new_origin};
-pub use peers::{Probe, add_peer, join_peer, probe_peer, remove_peer};
+pub use peers::{Probe, add_peer, is_address, join_peer, name_for, probe_peer, remove_peer};
 pub use repair::{Missing, Repaired, repair};
-pub use run::{RunOptions, Way};
+pub use run::{Places, RunOptions, Way};
 pub use status::{
     BackendStatus, ContactStatus, CountStatus, OpenConflict, OriginStatus, OutboxStatus, PeerStatus, PendingStatus,
     ProblemStatus, RevivedStatus, Status, StopStatus,

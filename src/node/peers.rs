@@ -3,15 +3,19 @@
 //! Invariant: the config is edited, never rewritten, and only to what is read back without an error; a place that refuses is
 //! not named. Takes no lock and works beside a daemon, which picks the edit up.
 
+use super::Way;
 use super::error::{Kind, NodeError};
 use super::open::{OpenOptions, ProjectDirs, require_consent};
 use crate::config::address::{self, Address};
-use crate::config::{ConfigFile, Settings, edit, trust};
+use crate::config::{self, ConfigFile, Settings, edit, trust};
 use crate::env::Env;
 use crate::state::State;
-use crate::sync::{SyncError, held_there, open_peer, projects};
+use crate::sync::{Peer, SyncError, held_there, open_peer, projects};
 use crate::transport::{Marker, Transport, TransportErrorKind};
 use std::sync::Arc;
+
+/// Names made from addresses are cut here.
+const MAX_NAME_CHARS: usize = 40;
 
 /// What stands at a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
@@ -52,16 +56,12 @@ pub fn add_peer(
     joins: bool,
     dry_run: bool,
 ) -> Result<Option<NodeError>, NodeError> {
-    let bad = |message: String| NodeError::user(message, "see `docs/config.md` for what a peer can be");
-    address::check_peer(url).map_err(|why| bad(format!("{} can be no peer: {why}", address::shown(url))))?;
-    if let Some(secret) = address::secret(url) {
-        let message = format!("the address holds {secret}, which must not stand in a config");
-        return Err(NodeError::user(message, "leave it out of the address"));
-    }
+    check_address(url)?;
     let old = options.settings(env)?;
     let bytes = old.config.read()?;
     let text = String::from_utf8_lossy(&bytes);
-    let edited = edit::set_peer(&text, name, url).ok_or_else(|| bad("the config is no object".to_owned()))?;
+    let edited = edit::set_peer(&text, name, url)
+        .ok_or_else(|| NodeError::user("the config is no object", "see `docs/config.md` for what a config holds"))?;
     let file = ConfigFile::parse(edited.as_bytes(), old.config.file())?;
     let new = Settings::resolve(&old.config, file, env, &options.flags)?;
     let address = address_of(&new, name)?;
@@ -96,6 +96,78 @@ pub fn remove_peer(env: &Env, options: &OpenOptions, name: &str, dry_run: bool) 
     };
     ConfigFile::parse(edited.as_bytes(), settings.config.file())?;
     if dry_run { Ok(()) } else { write(&settings, &bytes, &edited) }
+}
+
+/// The place that a command names: a peer of the config, by its name or its address, or any other by its address. What is typed is
+/// consent by itself.
+///
+/// Errors: User for what is neither, for an address with a secret in it, and for a peer that the config uses the other way only.
+pub(super) fn named_peer(settings: &Settings, named: &str, way: Way) -> Result<Peer, NodeError> {
+    let with_address = settings.peers.iter().find(|(_, peer)| peer.value.address.reveal() == named);
+    if let Some((name, setting)) = settings.peers.get_key_value(named).or(with_address) {
+        let config::PeerSetting { address, private, pull, push } = setting.value.clone();
+        let refused = match way {
+            Way::Push if !push => Some("push"),
+            Way::Pull if !pull => Some("pull"),
+            _ => None,
+        };
+        return match refused {
+            Some(way) => Err(NodeError::user(
+                format!("the config says `\"{way}\": false` of the peer {}", larder_patterns::shown(name)),
+                "take that out of the config, or name another place",
+            )),
+            None => Ok(Peer { name: name.clone(), address, private, pull, push }),
+        };
+    }
+    if !is_address(named) {
+        address_of(settings, named)?;
+    }
+    check_address(named)?;
+    Ok(Peer { name: address::shown(named), address: Address::new(named), private: false, pull: true, push: true })
+}
+
+/// True for what can only be an address: a URL, or a path that shows itself as one.
+pub fn is_address(named: &str) -> bool {
+    address::scheme(named).is_some() || named.contains('/') || matches!(named, "." | ".." | "~")
+}
+
+fn check_address(url: &str) -> Result<(), NodeError> {
+    address::check_peer(url).map_err(|why| {
+        let message = format!("{} can be no peer: {why}", address::shown(url));
+        NodeError::user(message, "see `docs/config.md` for what a peer can be")
+    })?;
+    match address::secret(url) {
+        None => Ok(()),
+        Some(secret) => {
+            let message = format!("the address holds {secret}, which must not stand in a config");
+            Err(NodeError::user(message, "leave it out of the address"))
+        }
+    }
+}
+
+/// What to call the peer at an address: what the config calls it already, or a name made from the address that is still free.
+pub fn name_for(settings: &Settings, url: &str) -> String {
+    let known = settings.peers.iter().find(|(_, peer)| peer.value.address.reveal() == url);
+    if let Some((name, _)) = known {
+        return name.clone();
+    }
+    let (place, _) = url.split_once('?').unwrap_or((url, ""));
+    let part = match address::scheme(place) {
+        // A bucket, or a host without its port.
+        Some((_, rest)) => {
+            let host = rest.trim_start_matches('/').split('/').next().unwrap_or_default();
+            host.rsplit('@').next().unwrap_or_default().split(':').next().unwrap_or_default()
+        }
+        None => place.trim_end_matches('/').rsplit('/').next().unwrap_or_default(),
+    };
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let base: String = part.chars().map(|c| if plain(c) { c } else { '-' }).take(MAX_NAME_CHARS).collect();
+    let base = base.trim_matches(['-', '.', '_']);
+    let base = if base.is_empty() { "peer" } else { base };
+    let numbered = (2..).map(|n| format!("{base}-{n}"));
+    let mut names = std::iter::once(base.to_owned()).chain(numbered);
+    // At most one of them for each peer is taken.
+    names.find(|name| !settings.peers.contains_key(name)).unwrap_or_default()
 }
 
 fn write(settings: &Settings, old: &[u8], new: &str) -> Result<(), NodeError> {
@@ -159,5 +231,61 @@ fn refused(error: SyncError) -> NodeError {
             NodeError::user(why, "`--join` of `larder peers add`, or `larder peers join`, says that it is this project")
         }
         other => other.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{ConfigPath, Flags};
+
+    fn settings(peers: &str) -> (tempfile::TempDir, Settings) {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("sync-config.json");
+        std::fs::write(&file, format!("{{\"peers\": {peers}}}")).expect("writes");
+        let (env, _) = Env::fixed(0, 1, "host", dir.path().to_owned());
+        let settings = Settings::load(&ConfigPath::named(&file).expect("is there"), &env, &Flags::default());
+        (dir, settings.expect("a config"))
+    }
+
+    #[test]
+    fn a_name_is_made_from_the_address_and_never_taken_from_another_peer() {
+        let (_dir, settings) = settings(r#"{ "nas": "/mnt/nas", "notes": "s3://notes/x", "notes-2": "s3://notes/y" }"#);
+        for (address, name) in [
+            ("/mnt/nas", "nas"),
+            ("/other/nas/", "nas-2"),
+            ("s3://notes/x", "notes"),
+            ("s3://notes/z?conditional=no", "notes-3"),
+            ("gs://my.bucket_1", "my.bucket_1"),
+            ("https://host.example:8080/x", "host.example"),
+            ("/mnt/Größe 1", "Gr--e-1"),
+            ("/mnt/~~", "peer"),
+            ("/", "peer"),
+        ] {
+            assert_eq!(name_for(&settings, address), name, "{address}");
+        }
+    }
+
+    #[test]
+    fn a_command_names_a_peer_by_name_or_address_or_any_place_by_its_address() {
+        let (_dir, settings) = settings(
+            r#"{ "nas": "/mnt/nas", "given": {"url": "/given", "pull": false}, "own": {"url": "/own", "private": true} }"#,
+        );
+        let named = |named: &str, way| named_peer(&settings, named, way).map(|peer| (peer.name, peer.private));
+
+        assert_eq!(named("nas", Way::Push).expect("known"), ("nas".to_owned(), false));
+        assert_eq!(named("/own", Way::Pull).expect("known by its address"), ("own".to_owned(), true));
+        assert_eq!(named("/new", Way::Pull).expect("any place"), ("/new".to_owned(), false));
+        assert!(named("given", Way::Push).is_ok());
+        for (wrong, way, said) in [
+            ("given", Way::Pull, "`\"pull\": false`"),
+            ("nowhere", Way::Push, "no peer is called nowhere"),
+            ("ftp://x", Way::Push, "is no kind of peer"),
+            ("https://u:geheim@h/x", Way::Push, "a password"),
+        ] {
+            let error = named(wrong, way).expect_err(wrong);
+            assert!(error.message.contains(said) && !error.message.contains("geheim"), "{error}");
+            assert_eq!(error.kind, Kind::User);
+        }
     }
 }

@@ -6,7 +6,7 @@
 use super::status::{conflicts_remain, damage_remains, damage_there, held_remain, is_damage_there, stopped};
 use super::{Kind, Node, NodeError};
 use crate::sync::exchange::Direction;
-use crate::sync::{Asked, Report, Scope, SyncError};
+use crate::sync::{Asked, Peer, Report, Scope, SyncError};
 
 /// Which way a run goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
@@ -32,11 +32,29 @@ pub struct RunOptions {
     pub dry_run: bool,
     /// Whom to ask for news first; a run after a local edit need ask nobody.
     pub asked: Asked,
+    /// The places beside the backend to exchange with.
+    pub places: Places,
+}
+
+/// The places beside the backend that a run exchanges with.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Places {
+    /// The peers of the config.
+    #[default]
+    OfConfig,
+    /// This one, whether the config names it or not.
+    Only(Peer),
 }
 
 impl Default for RunOptions {
     fn default() -> RunOptions {
-        RunOptions { scope: Scope::All, way: Way::Both, dry_run: false, asked: Asked::Everybody }
+        RunOptions {
+            scope: Scope::All,
+            way: Way::Both,
+            dry_run: false,
+            asked: Asked::Everybody,
+            places: Places::OfConfig,
+        }
     }
 }
 
@@ -55,9 +73,8 @@ impl Node {
             rows = soften(self.engine.read_rows(), &mut report)?.flatten();
         }
         if options.asked != Asked::Nobody {
-            self.engine.forget_other_peers()?;
             // Before the backend is claimed, which tells whether this project is new here.
-            self.engine.exchange_peers(&options.asked, Direction::Pull, &mut report)?;
+            self.exchange_places(options, Direction::Pull, &mut report)?;
         }
         if options.asked.backend() {
             let pulled = self.engine.exchange_backend(Direction::Pull, &mut report);
@@ -95,7 +112,7 @@ impl Node {
         if options.way != Way::Pull && !options.dry_run && has_news {
             let pushed = self.engine.exchange_backend(Direction::Push, &mut report);
             soften(pushed, &mut report)?;
-            self.engine.exchange_peers(&options.asked, Direction::Push, &mut report)?;
+            self.exchange_places(options, Direction::Push, &mut report)?;
         }
         steps.done("exchange out");
         if options.way != Way::Pull {
@@ -114,6 +131,23 @@ impl Node {
         let now = self.env.clock.wall_ms() as i64;
         self.engine.note_backend(report.backend_error.as_deref(), now)?;
         Ok(report)
+    }
+
+    fn exchange_places(
+        &mut self,
+        options: &RunOptions,
+        direction: Direction,
+        report: &mut Report,
+    ) -> Result<(), NodeError> {
+        let asked = &options.asked;
+        match &options.places {
+            Places::OfConfig => {
+                self.engine.forget_other_peers()?;
+                self.engine.exchange_peers(asked, direction, report)?;
+            }
+            Places::Only(peer) => self.engine.exchange_with(std::slice::from_ref(peer), asked, direction, report)?,
+        }
+        Ok(())
     }
 
     /// The exit code's reason after a run: what remains for a person or a later run.

@@ -124,8 +124,20 @@ impl Engine {
     /// hold up each edit. Errors: only what is about this machine.
     pub fn exchange_peers(&mut self, asked: &Asked, direction: Direction, report: &mut Report) -> Result<()> {
         let peers = self.policy.peers.clone();
-        if !peers.is_empty() && self.kept_project()?.is_none() {
-            for peer in &peers {
+        self.exchange_with(&peers, asked, direction, report)
+    }
+
+    /// The same with these peers alone, whether the config names them or not.
+    pub fn exchange_with(
+        &mut self,
+        peers: &[Peer],
+        asked: &Asked,
+        direction: Direction,
+        report: &mut Report,
+    ) -> Result<()> {
+        if self.kept_project()?.is_none() {
+            // Those of the config too, though they are not asked now: they were named before this project had an id.
+            for peer in peers.iter().chain(&self.policy.peers) {
                 self.state.set_meta(&awaited_key(&peer.address), Some(b"1"))?;
             }
         }
@@ -136,7 +148,7 @@ impl Engine {
             if !tries || failed || !peer.goes(direction) {
                 continue;
             }
-            let why = match self.exchange_peer(&peer, direction, report) {
+            let why = match self.exchange_peer(peer, direction, report) {
                 Ok(None) => {
                     self.away.remove(&peer.name);
                     continue;
@@ -153,7 +165,7 @@ impl Engine {
             for way in peer.ways(Direction::Both) {
                 self.state.note_failure(&peer.line(), way, now, &why)?;
             }
-            report.peer_errors.push((peer.name, why));
+            report.peer_errors.push((peer.name.clone(), why));
         }
         Ok(())
     }

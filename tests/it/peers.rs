@@ -145,3 +145,77 @@ fn daemons_that_share_only_a_folder_keep_each_other_up_to_date() {
     a.verify();
     b.verify();
 }
+
+#[test]
+fn a_place_named_on_the_command_line_is_given_to_and_taken_from_alone() {
+    let lab = lab();
+    for name in ["stick", "other"] {
+        fs::create_dir(lab.path(name)).expect("make the folder");
+    }
+    let (a, b) = (lab.project("a", CONFIG), lab.project("b", CONFIG));
+    add(&a, &lab);
+    a.write("shared/a.md", "a\n");
+    let (share, stick, other) = (lab.path("share"), lab.path("stick"), lab.path("other"));
+    let listed = |folder: &std::path::Path| fs::read_dir(folder).expect("list it").count();
+
+    a.run(["push", "--to", "../stick", "--dry-run"]).expect(0).says("would record adopted shared/a.md");
+    assert_eq!(listed(&stick), 0);
+    let mut from_inside = a.command(["push", "--to", "../stick"]);
+    from_inside.current_dir(&a.dir);
+    crate::support::finish(from_inside).expect(0).says("sent");
+    assert_eq!((listed(&share), listed(&stick) > 0), (0, true));
+    a.run(["push", "--to", "share", "--json"]).expect(0);
+    assert!(listed(&share) > 0);
+
+    b.run(["pull", "--from", &stick.to_string_lossy()]).expect(0).says("wrote new shared/a.md");
+    assert_eq!(b.read("shared/a.md").as_deref(), Some(&b"a\n"[..]));
+    b.run(["peers", "list"]).expect(0).says("no peers");
+    b.run(["status"]).expect(0);
+
+    a.run(["push", "--to", "nowhere"]).expect(1).says("no peer is called nowhere");
+    a.run(["push", "--to", "./nowhere"]).expect(2).says("there is no such folder");
+    a.run(["pull", "--from", "ftp://x/y"]).expect(1).says("is no kind of peer");
+    a.sync();
+    a.run(["status"]).expect(0);
+
+    // The same beside a daemon, which runs it with the paths as they were typed.
+    let up = a.up();
+    a.write("shared/b.md", "b\n");
+    a.run(["push", "--to", &other.to_string_lossy(), "--json"]).expect(0).says("\"by\": \"daemon\"");
+    assert!(listed(&other) > 0);
+    up.stop();
+    b.run(["pull", "--from", &other.to_string_lossy()]).expect(0);
+    assert_eq!(b.read("shared/b.md").as_deref(), Some(&b"b\n"[..]));
+}
+
+#[test]
+fn connect_names_the_place_and_exchanges_with_it_at_once() {
+    let lab = lab();
+    let (a, b) = (lab.project("a", CONFIG), lab.project("b", CONFIG));
+    a.write("shared/a.md", "a\n");
+    let share = lab.path("share");
+    let share = share.to_string_lossy();
+
+    a.run(["connect", &share, "--dry-run"]).expect(0).says("would be connected: share");
+    assert_eq!(fs::read_dir(&*share).expect("list it").count(), 0);
+    a.run(["peers", "list"]).expect(0).says("no peers");
+    a.run(["connect", &share]).expect(0).says("connected: share at").says("sent");
+    let again = a.run(["connect", &share, "--json"]).expect(0).json();
+    assert_eq!((&again["name"], &again["pushed"]), (&"share".into(), &0.into()));
+
+    let up = b.up();
+    b.run(["connect", &share, "--name", "nas"]).expect(1).says("another project of that name").says("--join");
+    let reply = b.run(["connect", &share, "--name", "nas", "--join", "--json"]).expect(0).json();
+    assert_eq!((&reply["name"], &reply["by"]), (&"nas".into(), &"daemon".into()));
+    assert_eq!(b.read("shared/a.md").as_deref(), Some(&b"a\n"[..]));
+    a.write("shared/a.md", "more\n");
+    a.sync();
+    until("the daemon goes on with its new peer", DAEMON_DEADLINE, || {
+        b.read("shared/a.md").as_deref() == Some(b"more\n")
+    });
+    up.stop();
+
+    b.run(["connect", &lab.path("away").to_string_lossy()]).expect(2).says("connected: away").says("no such folder");
+    b.run(["connect", "ftp://x"]).expect(1).says("is no kind of peer");
+    b.run(["peers", "list"]).expect(0).says("nas").says("away");
+}

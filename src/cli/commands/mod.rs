@@ -6,6 +6,7 @@ pub mod cat;
 pub mod completions;
 pub mod config;
 pub mod conflicts;
+pub mod connect;
 pub mod deletes;
 pub mod diff;
 pub mod doctor;
@@ -28,7 +29,7 @@ pub mod verify;
 use super::args::Command;
 use super::context::Context;
 use super::out::Answer;
-use crate::node::{NodeError, Way};
+use crate::node::NodeError;
 
 /// Runs a command. `None` if it has said everything already.
 pub fn dispatch(context: &Context, command: &Command) -> Result<Option<Answer>, NodeError> {
@@ -36,8 +37,9 @@ pub fn dispatch(context: &Context, command: &Command) -> Result<Option<Answer>, 
         Command::Init(args) => init::run(context, args).map(Some),
         Command::Up(args) => up::run(context, args).map(|()| None),
         Command::Sync(args) => sync::run(context, args).map(Some),
-        Command::Push(args) => sync::one_way(context, Way::Push, args).map(Some),
-        Command::Pull(args) => sync::one_way(context, Way::Pull, args).map(Some),
+        Command::Push(args) => sync::push(context, args).map(Some),
+        Command::Pull(args) => sync::pull(context, args).map(Some),
+        Command::Connect(args) => connect::run(context, args).map(Some),
         Command::Status => status::run(context).map(Some),
         Command::Log(args) => log::run(context, args).map(Some),
         Command::Diff(args) => diff::run(context, args).map(Some),

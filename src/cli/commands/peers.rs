@@ -113,17 +113,9 @@ fn failed(name: &str, error: NodeError) -> NodeError {
     NodeError { kind: Kind::Unavailable, message, hint: error.hint }
 }
 
-/// A relative path is typed relative to the current folder and kept absolute: the config has another one.
+/// A path below the home folder is kept as it was typed.
 fn add(context: &Context, args: &AddArgs) -> Result<Answer, NodeError> {
-    let plain = address::scheme(&args.address).is_none() && !args.address.is_empty();
-    let url = if plain && !args.address.starts_with("~/") {
-        let typed = context.open.start_dir.join(&args.address);
-        let absolute = std::path::absolute(&typed).unwrap_or(typed);
-        // What exists is written as links lead: `..` is gone then.
-        absolute.canonicalize().unwrap_or(absolute).to_string_lossy().into_owned()
-    } else {
-        args.address.clone()
-    };
+    let url = if args.address.starts_with("~/") { args.address.clone() } else { context.address(&args.address) };
     let dry_run = args.dry.dry_run;
     let away = add_peer(&context.env, &context.open, (&args.name, &url), args.join, dry_run)?;
     let mut answer = done("added", &args.name, dry_run);

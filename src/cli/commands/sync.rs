@@ -7,7 +7,7 @@ use crate::cli::args::{Dry, Trust};
 use crate::cli::context::Context;
 use crate::cli::out::Answer;
 use crate::daemon::Request;
-use crate::node::{ChangeRequest, NodeError, Way};
+use crate::node::{ChangeRequest, NodeError, Way, is_address};
 
 /// What `larder sync` takes.
 #[derive(Args, Debug)]
@@ -21,9 +21,24 @@ pub struct SyncArgs {
     trust: Trust,
 }
 
-/// What `larder push` and `larder pull` take.
+/// What `larder push` takes.
 #[derive(Args, Debug)]
-pub struct WayArgs {
+pub struct PushArgs {
+    /// Only to this place: a peer's name, a folder's path or a URL
+    #[arg(long, value_name = "PEER|ADDRESS")]
+    to: Option<String>,
+    #[command(flatten)]
+    dry: Dry,
+    #[command(flatten)]
+    trust: Trust,
+}
+
+/// What `larder pull` takes.
+#[derive(Args, Debug)]
+pub struct PullArgs {
+    /// Only from this place: a peer's name, a folder's path or a URL
+    #[arg(long, value_name = "PEER|ADDRESS")]
+    from: Option<String>,
     #[command(flatten)]
     dry: Dry,
     #[command(flatten)]
@@ -37,11 +52,21 @@ pub fn run(context: &Context, args: &SyncArgs) -> Result<Answer, NodeError> {
     {
         return by_daemon(context, reply, false);
     }
-    let change = ChangeRequest::Run { way: Way::Both, dry_run: args.dry.dry_run };
+    let change = ChangeRequest::Run { way: Way::Both, peer: None, dry_run: args.dry.dry_run };
     act_trusting(context, &change, args.trust.trust)
 }
 
-/// One way only.
-pub fn one_way(context: &Context, way: Way, args: &WayArgs) -> Result<Answer, NodeError> {
-    act_trusting(context, &ChangeRequest::Run { way, dry_run: args.dry.dry_run }, args.trust.trust)
+/// Out only.
+pub fn push(context: &Context, args: &PushArgs) -> Result<Answer, NodeError> {
+    one_way(context, Way::Push, args.to.as_deref(), &args.dry, &args.trust)
+}
+
+/// In only.
+pub fn pull(context: &Context, args: &PullArgs) -> Result<Answer, NodeError> {
+    one_way(context, Way::Pull, args.from.as_deref(), &args.dry, &args.trust)
+}
+
+fn one_way(context: &Context, way: Way, place: Option<&str>, dry: &Dry, trust: &Trust) -> Result<Answer, NodeError> {
+    let peer = place.map(|place| if is_address(place) { context.address(place) } else { place.to_owned() });
+    act_trusting(context, &ChangeRequest::Run { way, peer, dry_run: dry.dry_run }, trust.trust)
 }
