@@ -20,7 +20,7 @@ pub use check::{Found, Rebuilt, Verified, rebuild, verify};
 pub use error::{Kind, NodeError};
 pub use history::DiskChange;
 pub use open::{Glance, Node, OpenOptions, ProjectDirs};
-pub use peers::{Probe, add_peer, join_peer, probe_peer, remove_peer};
+pub use peers::{Probe, add_peer, join_peer, pair_peer, probe_peer, remove_peer};
 pub use run::{RunOptions, Way};
 pub use status::{
     BackendStatus, ContactStatus, CountStatus, OpenConflict, OriginStatus, OutboxStatus, PeerStatus, PendingStatus,

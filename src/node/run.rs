@@ -32,11 +32,13 @@ pub struct RunOptions {
     pub dry_run: bool,
     /// Ask the backend and the peers for news first; a run after a local edit need not.
     pub exchange: bool,
+    /// Look into the inbox; part of every exchange.
+    pub inbox: bool,
 }
 
 impl Default for RunOptions {
     fn default() -> RunOptions {
-        RunOptions { scope: Scope::All, way: Way::Both, dry_run: false, exchange: true }
+        RunOptions { scope: Scope::All, way: Way::Both, dry_run: false, exchange: true, inbox: false }
     }
 }
 
@@ -51,6 +53,7 @@ impl Node {
         self.engine.begin_run();
         let mut steps = Steps(std::time::Instant::now());
         let mut rows = None;
+        let arrived = if options.exchange || options.inbox { self.engine.take_inbox(&mut report)? } else { 0 };
         if options.exchange {
             rows = soften(self.engine.read_rows(), &mut report)?.flatten();
             self.engine.forget_other_peers()?;
@@ -76,7 +79,8 @@ impl Node {
             self.engine.materialise(options.dry_run, &mut report)?;
         }
         steps.done("materialise");
-        let published = report.ledger_bytes > 0;
+        // What others left here goes on to those who cannot come here.
+        let published = report.ledger_bytes > 0 || arrived > 0;
         if options.way != Way::Pull && !options.dry_run && (options.exchange || published) {
             let pushed = self.engine.exchange_backend(Direction::Push, &mut report);
             soften(pushed, &mut report)?;

@@ -15,6 +15,7 @@ mod foreign;
 mod graph;
 mod grow;
 mod in_place;
+mod inbox;
 mod materialise;
 mod mirror;
 mod observe;
@@ -44,6 +45,7 @@ use place::{PlaceError, Stage};
 use resolve::{Resolution, resolve};
 
 pub use graph::IndexGraph;
+pub use inbox::INBOX;
 pub use observe::{Observation, Scope};
 pub use peers::{PEER_LINE, Peer, held_there, open_peer, projects};
 

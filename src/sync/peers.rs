@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::exchange::Direction;
-use super::stores::{PROJECT, Terms};
+use super::stores::{Marks, PROJECT, Terms};
 use super::{Engine, Report, Result, SyncError};
 use crate::config::address::{Address, scheme};
 use crate::model::Space;
@@ -60,13 +60,14 @@ impl Peer {
     }
 }
 
-/// Opens the place of a peer of the project that lives in `root`.
+/// Opens the place of a peer of the project that lives in `root` and keeps its own things in `larder`.
 ///
 /// Errors: the transport's; Denied for a folder inside the project, whose files would be taken for the project's own.
 pub fn open_peer(
     address: &Address,
     app: &str,
     root: &std::path::Path,
+    larder: &std::path::Path,
 ) -> std::result::Result<Arc<dyn Transport>, TransportError> {
     let text = address.reveal();
     let inside = |folder: &std::path::Path| match (folder.canonicalize(), root.canonicalize()) {
@@ -78,7 +79,7 @@ pub fn open_peer(
         let detail = "it stands inside the project, whose files it would hold and be: name a folder elsewhere";
         return Err(TransportError::new(TransportErrorKind::Denied, "open", &address.to_string(), detail));
     }
-    transport::open(text, &Opening { app: app.to_owned(), base: root.to_owned() })
+    transport::open(text, &Opening { app: app.to_owned(), base: root.to_owned(), larder: Some(larder.to_owned()) })
 }
 
 impl Engine {
@@ -137,7 +138,8 @@ impl Engine {
             spaces.push(self.private_space.clone());
         }
         let ways = peer.ways(direction);
-        let terms = Terms { line: peer.line(), problems: peer.line(), ways, spaces, direction, push: peer.push };
+        let (line, problems, push) = (peer.line(), peer.line(), peer.push);
+        let terms = Terms { line, problems, ways, spaces, direction, push, marks: Marks::Kept };
         self.exchange_store(&*place, terms, report)
     }
 
@@ -145,7 +147,7 @@ impl Engine {
         if let Some(open) = self.open_peers.get(&peer.name).filter(|open| open.address == peer.address) {
             return Ok(open.place.clone());
         }
-        let place = open_peer(&peer.address, &self.policy.app, self.root.path())?;
+        let place = open_peer(&peer.address, &self.policy.app, self.root.path(), self.ledger.larder())?;
         let open = OpenPeer { address: peer.address.clone(), place: place.clone() };
         self.open_peers.insert(peer.name.clone(), open);
         Ok(place)
