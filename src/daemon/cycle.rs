@@ -29,6 +29,7 @@ pub(super) struct Cycle {
     trees: BTreeSet<RelPath>,
     whole: bool,
     backend: bool,
+    inbox: bool,
     started: Instant,
     last_exchange: Instant,
     last_whole: Instant,
@@ -51,6 +52,7 @@ impl Cycle {
             trees: BTreeSet::new(),
             whole: true,
             backend: true,
+            inbox: false,
             started: now,
             last_exchange: now,
             last_whole: now,
@@ -80,7 +82,7 @@ impl Cycle {
         let now = Instant::now();
         let held = self.not_before.map(|at| at.saturating_duration_since(now)).unwrap_or_default();
         let mut next = LONGEST_SLEEP;
-        if self.whole || self.backend || !self.trees.is_empty() {
+        if self.whole || self.backend || self.inbox || !self.trees.is_empty() {
             next = Duration::ZERO;
         }
         if let Some(due_ms) = self.debounce.next_deadline() {
@@ -103,6 +105,11 @@ impl Cycle {
     /// The backend may have news.
     pub fn backend_changed(&mut self) {
         self.backend = true;
+    }
+
+    /// A paired device left something in the inbox.
+    pub fn inbox_filled(&mut self) {
+        self.inbox = true;
     }
 
     /// Takes the watcher's hints over.
@@ -173,13 +180,14 @@ impl Cycle {
         let whole = self.whole || now >= self.last_whole + WHOLE_LOOK;
         let retry = self.node.engine.next_retry_ms() == Some(0);
         let local = whole || !paths.is_empty() || !growing.is_empty() || !self.trees.is_empty();
-        if !local && !exchange && !retry {
+        if !local && !exchange && !retry && !self.inbox {
             return Ok(None);
         }
         let trees: Vec<RelPath> = std::mem::take(&mut self.trees).into_iter().collect();
         paths.extend(growing.iter().cloned());
         let scope = if whole { Scope::All } else { Scope::Some { paths, trees } };
         self.node.engine.set_growing(growing);
+        let inbox = std::mem::take(&mut self.inbox);
         (self.whole, self.backend) = (false, false);
         if exchange {
             self.last_exchange = now;
@@ -187,7 +195,7 @@ impl Cycle {
         if whole {
             self.last_whole = now;
         }
-        let options = RunOptions { scope: scope.clone(), exchange, ..RunOptions::default() };
+        let options = RunOptions { scope: scope.clone(), exchange, inbox, ..RunOptions::default() };
         match self.node.run(&options) {
             Ok(report) => {
                 self.after(&report, say);
@@ -198,6 +206,7 @@ impl Cycle {
                 Ok(Some(report))
             }
             Err(error) => {
+                self.inbox |= inbox;
                 // What was hinted must be looked at again.
                 match scope {
                     Scope::All => self.whole = true,
