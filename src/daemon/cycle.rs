@@ -37,6 +37,7 @@ pub(super) struct Cycle {
     last_error: Option<String>,
     shown_row: i64,
     notes: Option<Sender<Note>>,
+    served_at: Option<String>,
 }
 
 impl Cycle {
@@ -60,6 +61,7 @@ impl Cycle {
             last_error: None,
             shown_row,
             notes: None,
+            served_at: None,
         }
     }
 
@@ -105,6 +107,11 @@ impl Cycle {
     /// The backend may have news.
     pub fn backend_changed(&mut self) {
         self.backend = true;
+    }
+
+    /// Where paired devices are served, for `status`.
+    pub fn set_served_at(&mut self, url: Option<String>) {
+        self.served_at = url;
     }
 
     /// A paired device left something in the inbox.
@@ -267,6 +274,7 @@ impl Cycle {
     /// Lines for `status` that only the daemon knows.
     pub fn lines(&self) -> Vec<String> {
         let mut lines = self.watcher.mode().report();
+        lines.extend(self.served_at.iter().map(|url| format!("serving at {url}")));
         let written = self.debounce.pending().take(10);
         lines.extend(written.map(|(path, _)| format!("{}: waits until it is written", path.shown())));
         lines.extend(self.last_error.iter().map(|error| format!("the last run failed: {error}")));

@@ -70,15 +70,17 @@ pub(super) fn start(
 ) -> Result<Server, NodeError> {
     let desk = desk(env, served)?;
     let internal = |error: std::io::Error| NodeError::new(Kind::Internal, format!("open the desk: {error}"));
-    let (shelf, id) = match served {
+    // Not the device's key: a project that becomes a new origin stays the server that devices know.
+    let id = desk.server_id(env).map_err(internal)?;
+    let shelf = match served {
         Served::Project(open) => {
             let (dirs, app) = project_dirs(env, open)?;
             let identity = Identity::load(&dirs.larder)?;
             // Before any device of that name comes: it is this owner's.
             desk.set_owner(identity.private_space().as_str(), identity.owner_key()).map_err(internal)?;
-            (Shelf::of_project(&dirs.larder, &app), identity.public_key().to_string())
+            Shelf::of_project(&dirs.larder, &app)
         }
-        Served::Store(dir) => (Shelf::of_store(dir), desk.server_id(env).map_err(internal)?),
+        Served::Store(dir) => Shelf::of_store(dir),
     };
     let shelf = shelf.map_err(|error| NodeError::user(error.to_string(), "name an empty folder, or a store"))?;
     Server::start(env, (shelf, desk, id), options, on_arrival).map_err(refused)

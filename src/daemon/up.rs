@@ -55,6 +55,7 @@ pub fn up(env: &Env, options: &UpOptions, progress: Arc<dyn Progress>, say: &dyn
     cycle.run_all(say)?;
     // Only now this project has an id that devices can know it by.
     let server = start_server(env, options, &notes, say)?;
+    cycle.set_served_at(server.as_ref().map(Server::url));
     say("ready");
     let ended = serve(&mut cycle, &inbox, say);
     drop(server);

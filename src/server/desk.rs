@@ -119,7 +119,7 @@ impl Desk {
         &self.folder
     }
 
-    /// The id of a server that has no other: drawn once.
+    /// The server's id: drawn once.
     pub fn server_id(&self, env: &Env) -> io::Result<String> {
         let _lock = self.lock()?;
         if let Some(note) = self.read::<ServerNote>(SERVER)? {

@@ -205,11 +205,6 @@ impl Server {
     pub fn invite(&self) -> Result<String, ServeError> {
         Ok(self.house.desk.invite(&self.house.env).map_err(io("open the door for a device"))?.shown())
     }
-
-    /// The folder that is served changed in a way that nothing tells of.
-    pub fn ring(&self) {
-        self.house.bell.ring_any();
-    }
 }
 
 impl Drop for Server {

@@ -170,7 +170,9 @@ impl ProjectShelf {
 
 impl Transport for ProjectShelf {
     fn list(&self, request: &ListRequest) -> Result<Listing, TransportError> {
-        let pages = [self.list_ledger(request)?, self.inbox.list(request)?, self.list_markers(request)?];
+        // The inbox first: what moves to the ledger meanwhile is found there, and never in neither.
+        let inbox = self.inbox.list(request)?;
+        let pages = [inbox, self.list_ledger(request)?, self.list_markers(request)?];
         Ok(unite(pages, request.page_names()))
     }
 
@@ -223,7 +225,8 @@ impl Transport for ProjectShelf {
 
     fn heads(&self, prefix: &str) -> Result<Option<Vec<String>>, TransportError> {
         let Some((app, space)) = app_and_space(prefix).filter(|(app, _)| *app == self.app) else { return Ok(None) };
-        let folders = [self.ledger_dir.join(space.as_str()), self.inbox_dir.join(app).join(space.as_str())];
+        // In this order, for the same reason as in a listing.
+        let folders = [self.inbox_dir.join(app).join(space.as_str()), self.ledger_dir.join(space.as_str())];
         tell_heads(&self.heads, app, &folders, &space)
     }
 }
