@@ -253,3 +253,56 @@ fn without_tls_no_other_machine_is_served_or_spoken_to_unless_in_words() {
     pair_with(&a, "aaaa-bbbb-cccc", &["far", "http://192.0.2.1:7171"]).expect(1).says("--allow-plain-http");
     serve(&a, &["--listen", "0.0.0.0:0", "--allow-plain-http"]).stop();
 }
+
+#[test]
+fn daemons_that_share_only_a_line_keep_each_other_up_to_date() {
+    let lab = Lab::new();
+    let (hub, a) = (machine(&lab, "hub"), machine(&lab, "a"));
+    hub.write("shared/hub.md", "hub\n");
+    let address = free_address();
+    let up_hub = up_serving(&hub, &address);
+    hub.run(["status"]).expect(0).says(&format!("serving at http://{address}"));
+    join(&a, &hub, &address);
+    let up_a = a.up();
+    assert_eq!(a.read("shared/hub.md").as_deref(), Some(&b"hub\n"[..]));
+
+    a.write("shared/a.md", "a\n");
+    until("the file is on the hub", DAEMON_DEADLINE, || hub.read("shared/a.md").as_deref() == Some(b"a\n"));
+    hub.append("shared/a.md", "hub\n");
+    until("the edit is on a", DAEMON_DEADLINE, || a.read("shared/a.md").as_deref() == Some(b"a\nhub\n"));
+    a.remove("shared/a.md");
+    until("it is gone on the hub", DAEMON_DEADLINE, || hub.read("shared/a.md").is_none());
+
+    up_a.stop();
+    up_hub.stop();
+    hub.verify();
+    a.verify();
+}
+
+#[test]
+fn a_server_that_was_killed_is_gone_on_with_by_the_next_one() {
+    let lab = Lab::new();
+    let (hub, a) = (machine(&lab, "hub"), machine(&lab, "a"));
+    hub.write("shared/hub.md", "hub\n");
+    let address = free_address();
+    let first = up_serving(&hub, &address);
+    join(&a, &hub, &address);
+    let up_a = a.up();
+    for n in 0..20 {
+        a.write(format!("shared/{n}.md"), format!("{n}\n"));
+        if n == 10 {
+            until("something came", DAEMON_DEADLINE, || hub.read("shared/0.md").is_some());
+        }
+    }
+    first.kill();
+    a.write("shared/last.md", "last\n");
+    let again = up_serving(&hub, &address);
+
+    until("all of it is there", DAEMON_DEADLINE, || {
+        hub.tree("shared") == a.tree("shared") && a.tree("shared").len() == 22
+    });
+    up_a.stop();
+    again.stop();
+    hub.verify();
+    a.verify();
+}
