@@ -54,9 +54,15 @@ impl Place {
 
     /// Starts `larder up` and waits until it is ready.
     pub fn up(&self, project: &Path, database: Option<&Path>) -> Running {
+        self.up_with(project, database, &[])
+    }
+
+    /// The same with more arguments.
+    pub fn up_with(&self, project: &Path, database: Option<&Path>, args: &[&str]) -> Running {
         let log = project.join("up.log");
         let said = fs::File::create(&log).expect("make the log");
         let mut command = self.larder(project, database, &["up"]);
+        command.args(args);
         command.stdin(Stdio::null()).stdout(said.try_clone().expect("share")).stderr(said);
         let running = Running(command.spawn().expect("start larder up"));
         until("larder up is ready", || fs::read_to_string(&log).is_ok_and(|text| text.contains("ready")));
