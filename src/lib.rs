@@ -25,6 +25,7 @@ pub mod sync;
 pub mod node;
 // 7
 pub mod mount;
+pub mod server;
 // 8
 pub mod daemon;
 // 9

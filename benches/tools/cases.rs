@@ -37,6 +37,9 @@ pub fn compare(options: &Options) {
     if wants("daemon") {
         daemon_latency(options);
     }
+    if wants("http") {
+        http_latency(options);
+    }
     if wants("append") {
         append_to_a_long_log(options);
     }
@@ -383,6 +386,53 @@ fn daemon_latency(options: &Options) {
             table.figure(&format!("{what}, {name} after the write"), whole, "ms", Goal::None);
         }
     }
+}
+
+/// From the end of a write on a paired device to the bytes in the folder of the project that serves, over a line of this machine.
+fn http_latency(options: &Options) {
+    let place = Place::new(&options.larder);
+    let (hub, device) = (place.project("hub"), place.project("device"));
+    fill(&hub.join("files"), 1000);
+    let listen = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
+    let _up_hub = place.up_with(&hub, None, &["--serve", &listen.to_string()]);
+    pair(&place, &hub, &device, &format!("http://{listen}"));
+    let start = Instant::now();
+    run(place.larder(&device, None, &["sync"]));
+    let first_ms = start.elapsed().as_secs_f64() * 1000.0;
+    let same = || size_bytes(&device.join("files")) == size_bytes(&hub.join("files"));
+    assert!(same(), "the first sync brings everything");
+    let nothing: Vec<Cost> = (0..9).map(|_| run(place.larder(&device, None, &["sync"]))).collect();
+    let _up_device = place.up(&device, None);
+
+    let mut waits = Vec::new();
+    for edit in 0..LATENCY_EDITS {
+        let path = format!("files/000/000/note-{:06}.md", 1 + edit % 2);
+        let wanted = format!("edit {edit}\n");
+        fs::write(device.join(&path), &wanted).expect("write");
+        let start = Instant::now();
+        until("the edit arrives", || fs::read(hub.join(&path)).is_ok_and(|bytes| bytes == wanted.as_bytes()));
+        waits.push(start.elapsed().as_secs_f64() * 1000.0);
+    }
+    let table = Table::begin(&format!("A paired device over HTTP, {LATENCY_EDITS} edits one after the other"));
+    table.figure("first sync of 1,000 files", first_ms, "ms", Goal::None);
+    table.figure("nothing new, one-shot", median(&nothing, |cost| cost.wall_ms), "ms", Goal::None);
+    for (share, goal, name) in [(0.5, 60.0, "p50"), (0.99, 250.0, "p99")] {
+        let whole = percentile(waits.clone(), share);
+        let stable = whole - QUIET_MS;
+        let what = "edit on the device to bytes at the server";
+        table.figure(&format!("{what}, {name} after the file is stable"), stable, "ms", Goal::AtMost(goal));
+        table.figure(&format!("{what}, {name} after the write"), whole, "ms", Goal::None);
+    }
+}
+
+fn pair(place: &Place, hub: &Path, device: &Path, url: &str) {
+    let invited = place.larder(hub, None, &["peers", "invite", "--json"]).output().expect("run larder");
+    let said: serde_json::Value = serde_json::from_slice(&invited.stdout).expect("an object");
+    let mut command = place.larder(device, None, &["peers", "pair", "hub", url]);
+    let mut child = command.stdin(std::process::Stdio::piped()).spawn().expect("run larder");
+    let code = said["code"].as_str().expect("a code");
+    child.stdin.take().expect("piped").write_all(code.as_bytes()).expect("give the code");
+    assert!(child.wait().expect("it ends").success(), "the device is not paired");
 }
 
 /// 1 KB more at the end of a JSONL file of 100 MB, seen by a running daemon.

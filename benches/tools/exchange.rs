@@ -250,7 +250,7 @@ fn larder_pair(options: &Options) -> Cost {
         run(place.larder(project, None, &["peers", "add", "store", path]));
     }
     let start = Instant::now();
-    let daemons: [Running; 2] = [place.launch(&b, None), place.launch(&a, None)];
+    let daemons: [Running; 2] = [place.launch(&b, None, &[]), place.launch(&a, None, &[])];
     until("b has what a has", || size_bytes(&b.join("files")) == wanted);
     used(start, [daemons[0].pid(), daemons[1].pid()])
 }

@@ -54,17 +54,23 @@ impl Place {
 
     /// Starts `larder up` and waits until it is ready.
     pub fn up(&self, project: &Path, database: Option<&Path>) -> Running {
-        let running = self.launch(project, database);
+        self.up_with(project, database, &[])
+    }
+
+    /// The same with more arguments.
+    pub fn up_with(&self, project: &Path, database: Option<&Path>, args: &[&str]) -> Running {
+        let running = self.launch(project, database, args);
         let log = project.join("up.log");
         until("larder up is ready", || fs::read_to_string(&log).is_ok_and(|text| text.contains("ready")));
         running
     }
 
     /// Starts `larder up` and does not wait.
-    pub fn launch(&self, project: &Path, database: Option<&Path>) -> Running {
+    pub fn launch(&self, project: &Path, database: Option<&Path>, args: &[&str]) -> Running {
         let log = project.join("up.log");
         let said = fs::File::create(&log).expect("make the log");
         let mut command = self.larder(project, database, &["up"]);
+        command.args(args);
         command.stdin(Stdio::null()).stdout(said.try_clone().expect("share")).stderr(said);
         Running(command.spawn().expect("start larder up"))
     }

@@ -155,6 +155,8 @@ pub enum Command {
     Origin(commands::origin::OriginArgs),
     /// The places where machines meet beside the backend
     Peers(commands::peers::PeersArgs),
+    /// Offer this project, or a plain folder, to paired devices until stopped
+    Serve(commands::serve::ServeArgs),
     /// List what is recorded in a folder
     Ls(commands::ls::LsArgs),
     /// Print what is recorded of a file

@@ -33,6 +33,7 @@ pub(super) struct Cycle {
     /// Those that rang.
     peers: BTreeSet<String>,
     waiters: Option<Waiters>,
+    inbox: bool,
     started: Instant,
     last_exchange: Instant,
     last_whole: Instant,
@@ -40,6 +41,7 @@ pub(super) struct Cycle {
     last_error: Option<String>,
     shown_row: i64,
     notes: Option<Sender<Note>>,
+    served_at: Option<String>,
 }
 
 impl Cycle {
@@ -57,6 +59,7 @@ impl Cycle {
             backend: true,
             peers: BTreeSet::new(),
             waiters: None,
+            inbox: false,
             started: now,
             last_exchange: now,
             last_whole: now,
@@ -64,6 +67,7 @@ impl Cycle {
             last_error: None,
             shown_row,
             notes: None,
+            served_at: None,
         }
     }
 
@@ -87,7 +91,7 @@ impl Cycle {
         let now = Instant::now();
         let held = self.not_before.map(|at| at.saturating_duration_since(now)).unwrap_or_default();
         let mut next = LONGEST_SLEEP;
-        if self.whole || self.backend || !self.peers.is_empty() || !self.trees.is_empty() {
+        if self.whole || self.backend || self.inbox || !self.peers.is_empty() || !self.trees.is_empty() {
             next = Duration::ZERO;
         }
         if let Some(due_ms) = self.debounce.next_deadline() {
@@ -115,6 +119,16 @@ impl Cycle {
     /// A peer may have news.
     pub fn peer_changed(&mut self, name: String) {
         self.peers.insert(name);
+    }
+
+    /// Where paired devices are served, for `status`.
+    pub fn set_served_at(&mut self, url: Option<String>) {
+        self.served_at = url;
+    }
+
+    /// A paired device left something in the inbox.
+    pub fn inbox_filled(&mut self) {
+        self.inbox = true;
     }
 
     /// Takes the watcher's hints over.
@@ -191,13 +205,14 @@ impl Cycle {
         let whole = self.whole || now >= self.last_whole + WHOLE_LOOK;
         let retry = self.node.engine.next_retry_ms() == Some(0);
         let local = whole || !paths.is_empty() || !growing.is_empty() || !self.trees.is_empty();
-        if !local && asked == Asked::Nobody && !retry {
+        if !local && asked == Asked::Nobody && !retry && !self.inbox {
             return Ok(None);
         }
         let trees: Vec<RelPath> = std::mem::take(&mut self.trees).into_iter().collect();
         paths.extend(growing.iter().cloned());
         let scope = if whole { Scope::All } else { Scope::Some { paths, trees } };
         self.node.engine.set_growing(growing);
+        let inbox = std::mem::take(&mut self.inbox);
         (self.whole, self.backend) = (false, false);
         self.peers.clear();
         if asked == Asked::Everybody {
@@ -206,7 +221,7 @@ impl Cycle {
         if whole {
             self.last_whole = now;
         }
-        let options = RunOptions { scope: scope.clone(), asked, ..RunOptions::default() };
+        let options = RunOptions { scope: scope.clone(), asked, inbox, ..RunOptions::default() };
         let ran = self.node.run(&options);
         self.wait_for_peers();
         match ran {
@@ -219,6 +234,7 @@ impl Cycle {
                 Ok(Some(report))
             }
             Err(error) => {
+                self.inbox |= inbox;
                 // What was hinted must be looked at again.
                 match scope {
                     Scope::All => self.whole = true,
@@ -291,6 +307,7 @@ impl Cycle {
     /// Lines for `status` that only the daemon knows.
     pub fn lines(&self) -> Vec<String> {
         let mut lines = self.watcher.mode().report();
+        lines.extend(self.served_at.iter().map(|url| format!("serving at {url}")));
         let written = self.debounce.pending().take(10);
         lines.extend(written.map(|(path, _)| format!("{}: waits until it is written", path.shown())));
         let mute = self.waiters.iter().flat_map(Waiters::mute);

@@ -4,6 +4,7 @@
 //! the exchange timer. Whatever a hint says, the disk and the backend are asked. Decides nothing about files itself.
 
 mod cycle;
+mod serve;
 mod socket;
 mod up;
 mod wait;
@@ -13,7 +14,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::node::{ChangeRequest, OpenOptions};
+use crate::server::ServeOptions;
 
+pub use serve::{Door, Served, desk, serve};
 pub use socket::ask;
 pub use up::up;
 
@@ -24,6 +27,8 @@ pub struct UpOptions {
     pub open: OpenOptions,
     /// Where to mount the view.
     pub mount: Option<PathBuf>,
+    /// How to serve paired devices meanwhile.
+    pub serve: Option<ServeOptions>,
 }
 
 /// What is asked of a running daemon; one JSON line.

@@ -10,11 +10,12 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::cycle::Cycle;
 use super::socket::{Asked, listen};
-use super::{Reply, Request, UpOptions};
+use super::{Reply, Request, Served, UpOptions};
 use crate::env::Env;
 use crate::model::RelPath;
 use crate::mount::{IndexCatalog, MountOptions, Mounted, View};
 use crate::node::{Kind, Node, NodeError};
+use crate::server::{OnArrival, Server};
 use crate::sync::Progress;
 use crate::watch::{WatchOptions, Watcher};
 
@@ -26,6 +27,8 @@ pub(super) enum Note {
     Backend,
     /// The peer of this name has news, or may have.
     Peer(String),
+    /// A paired device left something in the inbox.
+    Inbox,
     /// Somebody asks over the socket.
     Asked(Asked),
     /// A signal: end.
@@ -52,8 +55,12 @@ pub fn up(env: &Env, options: &UpOptions, progress: Arc<dyn Progress>, say: &dyn
     let mut cycle = Cycle::new(node, watcher, mounted);
     cycle.subscribe(&notes);
     cycle.run_all(say)?;
+    // Only now this project has an id that devices can know it by.
+    let server = start_server(env, options, &notes, say)?;
+    cycle.set_served_at(server.as_ref().map(Server::url));
     say("ready");
     let ended = serve(&mut cycle, &inbox, say);
+    drop(server);
     drop(listener);
     signals.close();
     cycle.finish();
@@ -73,6 +80,7 @@ fn serve(cycle: &mut Cycle, inbox: &Receiver<Note>, say: &dyn Fn(&str)) -> Resul
                 Note::Watch => cycle.take_hints(say)?,
                 Note::Backend => cycle.backend_changed(),
                 Note::Peer(name) => cycle.peer_changed(name),
+                Note::Inbox => cycle.inbox_filled(),
                 Note::Asked(ask) => asked.push(ask),
                 Note::Stop => return Ok(()),
             }
@@ -117,16 +125,30 @@ fn serve(cycle: &mut Cycle, inbox: &Receiver<Note>, say: &dyn Fn(&str)) -> Resul
     }
 }
 
+fn start_server(
+    env: &Env,
+    options: &UpOptions,
+    notes: &Sender<Note>,
+    say: &dyn Fn(&str),
+) -> Result<Option<Server>, NodeError> {
+    let Some(serve) = &options.serve else { return Ok(None) };
+    let notes = notes.clone();
+    let on_arrival: OnArrival = Arc::new(move || drop(notes.send(Note::Inbox)));
+    let server = super::serve::start(env, &Served::Project(Box::new(options.open.clone())), serve, on_arrival)?;
+    say(&format!("serving at {}", server.url()));
+    Ok(Some(server))
+}
+
 /// Ends the signal thread when closed.
-struct Signals(signal_hook::iterator::Handle);
+pub(super) struct Signals(signal_hook::iterator::Handle);
 
 impl Signals {
-    fn close(&self) {
+    pub fn close(&self) {
         self.0.close();
     }
 }
 
-fn catch_signals(notes: &Sender<Note>) -> Result<Signals, NodeError> {
+pub(super) fn catch_signals(notes: &Sender<Note>) -> Result<Signals, NodeError> {
     let internal = |error: std::io::Error| NodeError::new(Kind::Internal, format!("catch signals: {error}"));
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(internal)?;
     let handle = signals.handle();

@@ -62,6 +62,16 @@ impl Signature {
     pub fn make(key: &SigningKey, message: &[u8]) -> Signature {
         Signature(key.sign(message).to_bytes())
     }
+
+    /// Takes the 64 bytes of one, whatever they are worth.
+    pub const fn from_bytes(bytes: [u8; 64]) -> Signature {
+        Signature(bytes)
+    }
+
+    /// The 64 bytes.
+    pub const fn as_bytes(&self) -> &[u8; 64] {
+        &self.0
+    }
 }
 
 impl fmt::Debug for Signature {

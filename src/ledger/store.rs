@@ -50,6 +50,11 @@ impl Ledger {
         Ok(removed)
     }
 
+    /// The project's own folder, `.larder`.
+    pub fn larder(&self) -> &Path {
+        self.root.parent().unwrap_or(&self.root)
+    }
+
     /// The folder of the artifacts.
     pub fn root(&self) -> &Path {
         &self.root

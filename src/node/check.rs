@@ -204,7 +204,7 @@ impl Verified {
         let (shared, both) = ([Space::shared()], [Space::shared(), identity.private_space()]);
         for (name, peer) in &settings.peers {
             let spaces: &[Space] = if peer.value.private { &both } else { &shared };
-            match open_peer(env, &peer.value.address, app, &settings.root_dir) {
+            match open_peer(env, &peer.value.address, app, &settings.root_dir, &dirs.larder) {
                 Ok(place) => self.add_look(look_through(name, &*place, app, spaces, ledger, |_, _| Ok(true))),
                 Err(error) => self.add_away(name, &error.to_string()),
             }

@@ -24,7 +24,7 @@ pub use error::{Kind, NodeError};
 pub use history::DiskChange;
 pub use open::{Glance, Node, OpenOptions, ProjectDirs};
 pub use origins::{Adopted, OriginLine, adopt_origin, new_origin};
-pub use peers::{Probe, add_peer, is_address, join_peer, name_for, probe_peer, remove_peer};
+pub use peers::{Probe, add_peer, is_address, join_peer, name_for, pair_peer, probe_peer, remove_peer};
 pub use repair::{Missing, Repaired, repair};
 pub use run::{Places, RunOptions, Way};
 pub use status::{

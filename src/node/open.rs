@@ -374,6 +374,17 @@ pub(super) fn take_lock(dirs: &ProjectDirs) -> Result<ProjectLock, NodeError> {
     Ok(lock)
 }
 
+/// Who this install is, also before its first run: then it is made here. With the project's own folder.
+pub(super) fn identity_of(env: &Env, settings: &Settings) -> Result<(Identity, PathBuf), NodeError> {
+    let dirs = ProjectDirs::of(&settings.config);
+    if dirs.larder.join("origin.json").exists() {
+        return Ok((Identity::load(&dirs.larder)?, dirs.larder));
+    }
+    create_private_folder(&dirs.larder)?;
+    let _lock = take_lock(&dirs)?;
+    Ok((open_identity(&dirs, env, &settings.owner_id.value)?, dirs.larder))
+}
+
 fn open_identity(dirs: &ProjectDirs, env: &Env, owner: &str) -> Result<Identity, NodeError> {
     let opened = Identity::open(&dirs.larder, env, owner)?;
     let mut identity = opened.identity;

@@ -187,8 +187,8 @@ fn heard_chains(
         NodeError { hint: Some(hint.to_owned()), ..NodeError::new(Kind::Unavailable, format!("{name}: {error}")) }
     };
     for (name, peer) in &settings.peers {
-        let place =
-            open_peer(env, &peer.value.address, app, &settings.root_dir).map_err(|error| unheard(name, error))?;
+        let place = open_peer(env, &peer.value.address, app, &settings.root_dir, &dirs.larder)
+            .map_err(|error| unheard(name, error))?;
         chains_of(&*place, app, &mut known).map_err(|error| unheard(name, error))?;
     }
     let place =

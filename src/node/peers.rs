@@ -5,12 +5,14 @@
 
 use super::Way;
 use super::error::{Kind, NodeError};
-use super::open::{OpenOptions, ProjectDirs, require_consent};
+use super::open::{OpenOptions, ProjectDirs, identity_of, require_consent};
 use crate::config::address::{self, Address};
 use crate::config::{self, ConfigFile, Settings, edit, trust};
 use crate::env::Env;
 use crate::state::State;
 use crate::sync::{Peer, SyncError, held_there, open_peer, projects};
+use crate::transport::http::pairing::Code;
+use crate::transport::http::{self, Pin, Plain, Site};
 use crate::transport::{Marker, Transport, TransportErrorKind};
 use std::sync::Arc;
 
@@ -65,9 +67,10 @@ pub fn add_peer(
     let file = ConfigFile::parse(edited.as_bytes(), old.config.file())?;
     let new = Settings::resolve(&old.config, file, env, &options.flags)?;
     let address = address_of(&new, name)?;
-    let mut away = None;
-    match probe(env, &new, address) {
-        Ok(_) => {}
+    let mut away = unpaired(&new, address)?;
+    let looked = if away.is_none() { probe(env, &new, address).map(drop) } else { Ok(()) };
+    match looked {
+        Ok(()) => {}
         Err(error) if error.kind == Kind::Unavailable => away = Some(error),
         // Only what another project's marker says can be overruled; everything else refuses again.
         Err(_) if joins => join(env, &new, address, dry_run)?,
@@ -82,6 +85,58 @@ pub fn add_peer(
     }
     write(&old, &bytes, &edited)?;
     Ok(away)
+}
+
+/// Pairs this device with the server at a peer's address: it knows the code that the server shows.
+///
+/// The device gets its identity here if it never ran. Errors: User for a wrong code, a peer that is no server and a line that
+/// anybody could listen to; Unavailable.
+pub fn pair_peer(env: &Env, options: &OpenOptions, name: &str, code: &Code, plain: Plain) -> Result<(), NodeError> {
+    let settings = options.settings(env)?;
+    require_consent(&settings, env, false)?;
+    let address = address_of(&settings, name)?;
+    if !is_server(address) {
+        let message = format!("the peer {} is no server: nobody is let in there or not", larder_patterns::shown(name));
+        return Err(NodeError::user(message, "only http:// and https:// addresses are paired with"));
+    }
+    let (identity, larder) = identity_of(env, &settings)?;
+    let pin = http::pair(address.reveal(), &settings.app_id.value, &identity, code, plain);
+    let pin = pin.map_err(|error| {
+        let denied = error.kind == TransportErrorKind::Denied;
+        let told = refused(error.into());
+        let hint = "`larder peers invite` shows a new code at the server".to_owned();
+        if denied { NodeError { hint: Some(hint), ..told } } else { told }
+    })?;
+    pin.save(&larder).map_err(|error| {
+        let message =
+            format!("keep what pairing found out in {}: {error}", larder_patterns::shown(&larder.to_string_lossy()));
+        NodeError::user(message, "the server lets this device in; pair it again once the folder can be written to")
+    })
+}
+
+/// True for the addresses of servers, which must know a device.
+fn is_server(address: &Address) -> bool {
+    let scheme = address::scheme(address.reveal()).map(|(scheme, _)| scheme.to_ascii_lowercase());
+    matches!(scheme.as_deref(), Some("http" | "https"))
+}
+
+/// Why nothing can be said of a server yet: this device was not paired with it.
+///
+/// Errors: User for what is no address of one.
+fn unpaired(settings: &Settings, address: &Address) -> Result<Option<NodeError>, NodeError> {
+    if !is_server(address) {
+        return Ok(None);
+    }
+    let site = Site::parse(address.reveal()).map_err(|why| {
+        NodeError::user(format!("{address} can be no peer: {why}"), "name a server as https://HOST:PORT")
+    })?;
+    let larder = ProjectDirs::of(&settings.config).larder;
+    let pinned = Pin::load(&larder, &site.address()).map_err(|error| refused(error.into()))?;
+    Ok(pinned.is_none().then(|| NodeError {
+        kind: Kind::Unavailable,
+        message: format!("this device is not paired with {address} yet"),
+        hint: Some("run `larder peers invite` there and `larder peers pair NAME` here".to_owned()),
+    }))
 }
 
 /// Takes a peer out of the config; what it holds stays where it is.
@@ -190,7 +245,9 @@ fn address_of<'a>(settings: &'a Settings, name: &str) -> Result<&'a Address, Nod
 }
 
 fn open(env: &Env, settings: &Settings, address: &Address) -> Result<Arc<dyn Transport>, NodeError> {
-    open_peer(env, address, &settings.app_id.value, &settings.root_dir).map_err(|error| refused(error.into()))
+    let larder = ProjectDirs::of(&settings.config).larder;
+    let app = &settings.app_id.value;
+    open_peer(env, address, app, &settings.root_dir, &larder).map_err(|error| refused(error.into()))
 }
 
 fn probe(env: &Env, settings: &Settings, address: &Address) -> Result<Probe, NodeError> {

@@ -32,6 +32,8 @@ pub struct RunOptions {
     pub dry_run: bool,
     /// Whom to ask for news first; a run after a local edit need ask nobody.
     pub asked: Asked,
+    /// Look into the inbox; part of every exchange with peers.
+    pub inbox: bool,
     /// The places beside the backend to exchange with.
     pub places: Places,
 }
@@ -53,6 +55,7 @@ impl Default for RunOptions {
             way: Way::Both,
             dry_run: false,
             asked: Asked::Everybody,
+            inbox: false,
             places: Places::OfConfig,
         }
     }
@@ -69,6 +72,8 @@ impl Node {
         self.engine.begin_run();
         let mut steps = Steps(std::time::Instant::now());
         let mut rows = None;
+        let looks = options.inbox || options.asked == Asked::Everybody;
+        let arrived = if looks { self.engine.take_inbox(&mut report)? } else { 0 };
         if options.asked.backend() {
             rows = soften(self.engine.read_rows(), &mut report)?.flatten();
         }
@@ -108,7 +113,7 @@ impl Node {
         }
         steps.done("materialise");
         // What came from one goes on to the others.
-        let has_news = report.ledger_bytes > 0 || report.pulled > 0 || options.asked == Asked::Everybody;
+        let has_news = report.ledger_bytes > 0 || arrived > 0 || report.pulled > 0 || options.asked == Asked::Everybody;
         if options.way != Way::Pull && !options.dry_run && has_news {
             let pushed = self.engine.exchange_backend(Direction::Push, &mut report);
             soften(pushed, &mut report)?;

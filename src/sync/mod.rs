@@ -15,6 +15,7 @@ mod foreign;
 mod graph;
 mod grow;
 mod in_place;
+mod inbox;
 mod look;
 mod materialise;
 mod mirror;
@@ -46,6 +47,7 @@ use place::{PlaceError, Stage};
 use resolve::{Resolution, resolve};
 
 pub use graph::IndexGraph;
+pub use inbox::INBOX;
 pub use look::{StoreLook, look_through};
 pub use observe::{Observation, Scope};
 pub use own::{Stop, stops};

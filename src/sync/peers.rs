@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::exchange::Direction;
-use super::stores::{DAMAGE_THERE, PROJECT, Terms};
+use super::stores::{DAMAGE_THERE, Marks, PROJECT, Terms};
 use super::{Engine, Report, Result, SyncError};
 use crate::config::address::{Address, scheme};
 use crate::env::Env;
@@ -94,7 +94,7 @@ impl Peer {
     }
 }
 
-/// Opens the place of a peer of the project that lives in `root`.
+/// Opens the place of a peer of the project that lives in `root` and keeps its own things in `larder`.
 ///
 /// Errors: the transport's; Denied for a folder inside the project, whose files would be taken for the project's own.
 pub fn open_peer(
@@ -102,6 +102,7 @@ pub fn open_peer(
     address: &Address,
     app: &str,
     root: &std::path::Path,
+    larder: &std::path::Path,
 ) -> std::result::Result<Arc<dyn Transport>, TransportError> {
     let text = address.reveal();
     let inside = |folder: &std::path::Path| match (folder.canonicalize(), root.canonicalize()) {
@@ -113,8 +114,8 @@ pub fn open_peer(
         let detail = "it stands inside the project, whose files it would hold and be: name a folder elsewhere";
         return Err(TransportError::new(TransportErrorKind::Denied, "open", &address.to_string(), detail));
     }
-    let vars = Arc::new(env.vars.clone());
-    transport::open(text, &Opening { app: app.to_owned(), base: root.to_owned(), vars })
+    let (vars, larder) = (Arc::new(env.vars.clone()), Some(larder.to_owned()));
+    transport::open(text, &Opening { app: app.to_owned(), base: root.to_owned(), vars, larder })
 }
 
 impl Engine {
@@ -203,7 +204,8 @@ impl Engine {
             spaces.push(self.private_space.clone());
         }
         let ways = peer.ways(direction);
-        let terms = Terms { line: peer.line(), problems: peer.line(), ways, spaces, direction, push: peer.push };
+        let (line, problems, push) = (peer.line(), peer.line(), peer.push);
+        let terms = Terms { line, problems, ways, spaces, direction, push, marks: Marks::Kept };
         self.exchange_store(&*place, terms, report)
     }
 
@@ -211,7 +213,8 @@ impl Engine {
         if let Some(open) = self.open_peers.get(&peer.name).filter(|open| open.address == peer.address) {
             return Ok(open.place.clone());
         }
-        let place = open_peer(&self.env, &peer.address, &self.policy.app, self.root.path())?;
+        let (app, larder) = (&self.policy.app, self.ledger.larder());
+        let place = open_peer(&self.env, &peer.address, app, self.root.path(), larder)?;
         let open = OpenPeer { address: peer.address.clone(), place: place.clone() };
         self.open_peers.insert(peer.name.clone(), open);
         Ok(place)

@@ -28,8 +28,17 @@ const MAX_ROUNDS: u32 = 10_000;
 /// Slots whose clocks are looked at after one replay.
 const MAX_OBSERVED: usize = 2_000;
 
+/// How far the exchange with a store has come is remembered, or not.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Marks {
+    /// From one exchange to the next.
+    Kept,
+    /// The store is emptied by us: what it held says nothing about what it holds.
+    None,
+}
+
 /// The exchange's journal, kept in `state.db`.
-struct StateJournal<'a>(&'a State);
+struct StateJournal<'a>(&'a State, Marks);
 
 fn journal_error(error: state::StateError) -> JournalError {
     JournalError(Box::new(error))
@@ -45,6 +54,9 @@ impl Journal for StateJournal<'_> {
     }
 
     fn watermark(&self, store: &str, chain: &Chain) -> std::result::Result<Watermark, JournalError> {
+        if self.1 == Marks::None {
+            return Ok(Watermark::default());
+        }
         let Some((seq, holes)) = self.0.watermark(store, &chain.to_string()).map_err(journal_error)? else {
             return Ok(Watermark::default());
         };
@@ -59,6 +71,9 @@ impl Journal for StateJournal<'_> {
         chain: &Chain,
         watermark: &Watermark,
     ) -> std::result::Result<(), JournalError> {
+        if self.1 == Marks::None {
+            return Ok(());
+        }
         let holes: Vec<String> = watermark.holes.iter().map(ArtifactName::to_string).collect();
         self.0.set_watermark(store, &chain.to_string(), watermark.seq, &holes.join("\n")).map_err(journal_error)
     }
@@ -78,6 +93,8 @@ pub(super) struct Terms {
     pub direction: Direction,
     /// False if nobody else reads there.
     pub push: bool,
+    /// Whether it is remembered how far the exchange came.
+    pub marks: Marks,
 }
 
 /// What exchanges with one store told, for the next one.
@@ -108,6 +125,7 @@ impl Engine {
             spaces,
             direction,
             push,
+            marks: Marks::Kept,
         };
         match self.exchange_store(&*transport, terms, report)? {
             Some(why) if report.backend_error.is_none() => report.backend_error = Some(why),
@@ -147,7 +165,7 @@ impl Engine {
         }
         let (mut pulled, mut rounds) = (0, 0);
         let (done, failure) = loop {
-            let journal = &mut StateJournal(&self.state);
+            let journal = &mut StateJournal(&self.state, terms.marks);
             let outcome = exchange::exchange_telling(&*self.ledger, place, &config, journal, &*self.progress);
             let (done, failure) = match outcome {
                 // Everything else was done, but what is here did not get there.

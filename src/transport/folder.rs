@@ -55,16 +55,16 @@ impl FolderTransport {
     /// Writes nothing: an empty folder becomes a store with the first artifact.
     /// Errors: Unavailable if it is not there; Denied if it holds other things; Unsupported if a newer release made it.
     pub fn open(path: &Path, label: impl Into<String>) -> Result<FolderTransport, TransportError> {
-        let label = label.into();
-        let root = Root::open(path).map_err(|error| refused_root(&label, &error))?;
-        let transport = FolderTransport {
-            publisher: Publisher::new(),
-            news: News::default(),
-            root: Arc::new(root),
-            label: label.clone(),
-        };
+        let transport = FolderTransport::open_bare(path, label)?;
         transport.check_is_store()?;
         Ok(transport)
+    }
+
+    /// Opens a folder that holds artifacts and does not say so, to read from it: a project's ledger, whose names lack the app.
+    pub(crate) fn open_bare(path: &Path, label: impl Into<String>) -> Result<FolderTransport, TransportError> {
+        let label = label.into();
+        let root = Root::open(path).map_err(|error| refused_root(&label, &error))?;
+        Ok(FolderTransport { publisher: Publisher::new(), news: News::default(), root: Arc::new(root), label })
     }
 
     /// Proves that this is a store or may become one.

@@ -22,7 +22,8 @@ pub(crate) const MARKER_PATH: &str = "marker";
 pub(crate) const WRITERS_PREFIX: &str = "writers/";
 /// Below the app, where no space can be.
 const MARKERS: &str = "markers/";
-const MAX_NOTE_BYTES: u64 = 4096;
+/// No marker and no note beside it is longer.
+pub const MAX_NOTE_BYTES: u64 = 4096;
 const MAX_WRITERS: usize = 10_000;
 /// Markers of one place that are looked at.
 const MAX_MARKERS: usize = 100;

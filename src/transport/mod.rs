@@ -13,6 +13,7 @@ pub mod contract;
 mod error;
 pub mod faulty;
 pub mod folder;
+pub mod http;
 pub mod marker;
 pub mod memory;
 pub mod object;
@@ -27,6 +28,7 @@ pub use cancel::{Cancel, CancelHook};
 pub use error::{TransportError, TransportErrorKind};
 pub use faulty::{FaultPlan, FaultyTransport};
 pub use folder::FolderTransport;
+pub use http::HttpTransport;
 pub use marker::{Marker, MarkerError};
 pub use memory::{MemoryPlace, MemoryTransport};
 pub use object::ObjectTransport;
@@ -208,6 +210,8 @@ pub struct Opening {
     pub base: std::path::PathBuf,
     /// The environment: where keys for places elsewhere come from. Never shown.
     pub vars: Arc<BTreeMap<String, String>>,
+    /// The project's own folder: who this device is, and what pairing left there. `None` if there is no device.
+    pub larder: Option<std::path::PathBuf>,
 }
 
 /// One line of the table: a scheme and how to open what it names.
@@ -226,6 +230,8 @@ const FOLDER: &str = "folder";
 /// Every transport of this build.
 pub const TRANSPORTS: &[TransportKind] = &[
     TransportKind { scheme: FOLDER, about: "a folder, also one that something carries elsewhere", open: folder::open },
+    TransportKind { scheme: "http", about: "another machine's `larder serve`, on this machine", open: http::open },
+    TransportKind { scheme: "https", about: "another machine's `larder serve`", open: http::open },
     TransportKind { scheme: "memory", about: "a named place inside this process", open: memory::open },
     TransportKind { scheme: "s3", about: "a bucket of S3 or of what speaks like it", open: object::open_s3 },
     TransportKind { scheme: "gs", about: "a bucket of Google Cloud Storage", open: object::open_gs },
@@ -288,13 +294,13 @@ mod tests {
     #[test]
     fn an_unknown_scheme_is_refused_with_the_known_ones_and_never_taken_for_a_folder() {
         let base = tempfile::tempdir().expect("a folder");
-        let opening = Opening { app: "app".into(), base: base.path().to_owned(), vars: Arc::default() };
+        let opening = Opening { app: "app".into(), base: base.path().to_owned(), vars: Arc::default(), larder: None };
         std::fs::create_dir_all(base.path().join("s4:/bucket/x")).expect("a folder of that name");
 
         for address in ["s4://bucket/x", "s4:", "htps://host", "MEMORY:x"] {
             let error = open(address, &opening).map(|_| ()).expect_err(address);
             assert_eq!(error.kind, TransportErrorKind::Unsupported, "{address}");
-            assert!(error.to_string().contains("known are folder, memory, s3"), "{error}");
+            assert!(error.to_string().contains("known are folder, http, https, memory, s3"), "{error}");
         }
     }
 

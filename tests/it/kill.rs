@@ -52,6 +52,24 @@ impl Scene {
         })
     }
 
+    /// What `b` gives arrives in the inbox of `a`, as a server leaves it there; what `a` gives goes through a folder.
+    fn set_with_inbox() -> Scene {
+        Scene::meeting(|project, live| {
+            let (share, inbox) = (live.join("share"), live.join("a/.larder/inbox"));
+            for folder in [&share, &inbox] {
+                fs::create_dir_all(folder).expect("make the folder");
+            }
+            let (share, inbox) = (share.display(), inbox.display());
+            if project.dir.ends_with("a") {
+                return project.with_var("LARDER_PEERS", &format!("share={share}"));
+            }
+            let ways =
+                r#"{ "peers": { "share": { "url": "/", "push": false }, "inbox": { "url": "/", "pull": false } },"#;
+            project.write("sync-config.json", crate::support::CONFIG.replacen('{', ways, 1));
+            project.with_var("LARDER_PEERS", &format!("share={share};inbox={inbox}"))
+        })
+    }
+
     fn meeting(meet: fn(Project, &Path) -> Project) -> Scene {
         let lab = Lab::new();
         let live = lab.path("live");
@@ -226,6 +244,15 @@ fn killed_at_every_call_of_a_sync_with_a_folder_nothing_is_lost_torn_or_doubled(
 fn killed_at_every_call_of_a_change_of_identity_it_is_the_old_one_or_the_new_one() {
     const TEST: &str = "killed_at_every_call_of_a_change_of_identity_it_is_the_old_one_or_the_new_one";
     let ended = kill_everywhere(TEST, &["origin", "new"], MAX_KILLS / 8, Scene::check);
+    if let Err(error) = ended {
+        skip(TEST, &format!("ptrace or seccomp is not permitted here ({error}); the random kills remain"));
+    }
+}
+
+#[test]
+fn killed_at_every_call_of_a_sync_that_empties_the_inbox_nothing_is_lost_torn_or_doubled() {
+    const TEST: &str = "killed_at_every_call_of_a_sync_that_empties_the_inbox_nothing_is_lost_torn_or_doubled";
+    let ended = kill_everywhere_in(Scene::set_with_inbox, TEST, &["sync"], MAX_KILLS / 4, Scene::check);
     if let Err(error) = ended {
         skip(TEST, &format!("ptrace or seccomp is not permitted here ({error}); the random kills remain"));
     }

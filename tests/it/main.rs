@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod carrier;
+mod http;
 mod kill;
 mod main_job;
 mod origin;

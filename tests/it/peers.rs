@@ -65,7 +65,8 @@ fn what_can_be_no_peer_is_refused_with_a_sentence_and_the_config_stays() {
     for (args, said) in [
         (["add", "x", ""], "empty"),
         (["add", "x", "ftp://h/x"], "is no kind of peer"),
-        (["add", "x", "https://h/x"], "no transport is called"),
+        (["add", "x", "https://h/x"], "nothing may follow the port"),
+        (["add", "x", "wss://h/x"], "no transport is called"),
         (["add", "x", "https://user:pw@h/x"], "password"),
         (["add", "x", "s3://bucket//x"], "between single `/`"),
         (["add", "x", "az://container"], "AZURE_STORAGE_ACCOUNT_NAME"),

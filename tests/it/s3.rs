@@ -245,7 +245,7 @@ fn a_real_bucket_keeps_the_transport_contract() {
     let endpoint = format!("http://127.0.0.1:{}", server.port);
     let vars = [("AWS_ENDPOINT_URL", endpoint.as_str()), ("AWS_ACCESS_KEY_ID", KEY), ("AWS_SECRET_ACCESS_KEY", SECRET)];
     let vars = vars.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter().collect();
-    let opening = Opening { app: "app".to_owned(), base: lab.path("."), vars: Arc::new(vars) };
+    let opening = Opening { app: "app".to_owned(), base: lab.path("."), vars: Arc::new(vars), larder: None };
     let places = Cell::new(0);
 
     contract::run(&|| {

@@ -20,6 +20,7 @@ pub mod peers;
 pub mod rebuild;
 pub mod repair;
 pub mod restore;
+pub mod serve;
 pub mod status;
 pub mod sync;
 pub mod undo;
@@ -58,6 +59,7 @@ pub fn dispatch(context: &Context, command: &Command) -> Result<Option<Answer>, 
         Command::Completions(args) => completions::run(context, args).map(|()| None),
         Command::Origin(args) => origin::run(context, args).map(Some),
         Command::Peers(args) => peers::run(context, args).map(Some),
+        Command::Serve(args) => serve::run(context, args).map(|()| None),
         Command::Ls(args) => ls::run(context, args).map(Some),
         Command::Cat(args) => cat::run(context, args),
     }

@@ -1,13 +1,24 @@
 //! `larder peers`: the places of the config where machines meet beside the backend.
 
+use std::io::{BufRead, IsTerminal, Read};
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use super::serve::served;
 use crate::cli::args::Dry;
 use crate::cli::context::Context;
 use crate::cli::out::Answer;
 use crate::config::address;
-use crate::node::{Kind, NodeError, PeerStatus, Probe, add_peer, join_peer, probe_peer, remove_peer};
+use crate::daemon;
+use crate::node::{Kind, NodeError, PeerStatus, Probe, add_peer, join_peer, pair_peer, probe_peer, remove_peer};
+use crate::server::Device;
+use crate::server::desk::CODE_LIFETIME_MS;
+use crate::transport::http::Plain;
+use crate::transport::http::pairing::Code;
+
+const MAX_CODE_LINE_BYTES: u64 = 256;
 
 /// What `larder peers` takes.
 #[derive(Args, Debug)]
@@ -31,13 +42,63 @@ enum What {
     },
     /// Say that a place is this project's, although another one is there, or nothing any more
     Join(NameArgs),
+    /// Prove to a server that its code is known here, so that it lets this device in
+    Pair(PairArgs),
+    /// Show a code by which one device may be paired with this project's server
+    Invite(StoreArgs),
+    /// The devices that this project's server lets in
+    Devices(DevicesArgs),
+}
+
+#[derive(Args, Debug)]
+struct PairArgs {
+    /// What the peer is called
+    name: String,
+    /// Its address, if it is not in the config yet
+    address: Option<String>,
+    /// Speak to another machine although everybody on the way can listen
+    #[arg(long)]
+    allow_plain_http: bool,
+    #[command(flatten)]
+    dry: Dry,
+}
+
+#[derive(Args, Debug)]
+struct StoreArgs {
+    /// The server's folder, if it serves one instead of this project
+    #[arg(long, value_name = "DIR")]
+    store: Option<PathBuf>,
+    #[command(flatten)]
+    dry: Dry,
+}
+
+#[derive(Args, Debug)]
+struct DevicesArgs {
+    /// The server's folder, if it serves one instead of this project
+    #[arg(long, value_name = "DIR", global = true)]
+    store: Option<PathBuf>,
+    #[command(subcommand)]
+    what: Option<DevicesWhat>,
+}
+
+#[derive(Subcommand, Debug)]
+enum DevicesWhat {
+    /// List them
+    List,
+    /// Let one in no more; its open connections end
+    Revoke {
+        /// Its name, or the first digits of its key, at least eight
+        device: String,
+        #[command(flatten)]
+        dry: Dry,
+    },
 }
 
 #[derive(Args, Debug)]
 struct AddArgs {
     /// What to call it
     name: String,
-    /// A folder's path, or a bucket: s3://, gs:// or az://
+    /// A folder's path, a bucket (s3://, gs://, az://), or a server (https://HOST:PORT)
     address: String,
     /// It is this project's, although another one is there
     #[arg(long)]
@@ -68,6 +129,9 @@ pub fn run(context: &Context, args: &PeersArgs) -> Result<Answer, NodeError> {
             join_peer(&context.env, &context.open, &args.name, args.dry.dry_run)?;
             Ok(done("joined", &args.name, args.dry.dry_run))
         }
+        Some(What::Pair(args)) => pair(context, args),
+        Some(What::Invite(args)) => invite(context, args),
+        Some(What::Devices(args)) => devices(context, args),
     }
 }
 
@@ -122,6 +186,81 @@ fn add(context: &Context, args: &AddArgs) -> Result<Answer, NodeError> {
     answer.lines[0].push_str(&format!(" at {}", address::shown(&url)));
     answer.object.insert("address".to_owned(), Value::from(address::shown(&url)));
     Ok(answer.with_remains(away))
+}
+
+/// The code comes from standard input, never from an argument: every user of the machine can read those.
+fn pair(context: &Context, args: &PairArgs) -> Result<Answer, NodeError> {
+    let dry_run = args.dry.dry_run;
+    if let Some(address) = &args.address {
+        // That it is not paired yet is why we are here; whatever else keeps it away is said when it is spoken to.
+        add_peer(&context.env, &context.open, (&args.name, address), false, dry_run)?;
+    }
+    if dry_run {
+        return Ok(done("paired", &args.name, dry_run));
+    }
+    let plain = if args.allow_plain_http { Plain::Allowed } else { Plain::Refused };
+    let code = read_code(context)?;
+    pair_peer(&context.env, &context.open, &args.name, &code, plain)?;
+    Ok(done("paired", &args.name, dry_run))
+}
+
+fn read_code(context: &Context) -> Result<Code, NodeError> {
+    if std::io::stdin().is_terminal() && !context.out.is_json() {
+        crate::cli::out::complain("the code that the server shows:");
+    }
+    let mut line = String::new();
+    let read = std::io::stdin().lock().take(MAX_CODE_LINE_BYTES).read_line(&mut line);
+    let code = read.ok().and_then(|_| Code::typed(&line));
+    code.ok_or_else(|| {
+        let hint = "`larder peers invite`, or `larder serve --pair`, shows one at the server; type or pipe it in";
+        NodeError::user("a code has 12 letters and digits, such as abcd-2345-wxyz", hint)
+    })
+}
+
+fn invite(context: &Context, args: &StoreArgs) -> Result<Answer, NodeError> {
+    let desk = daemon::desk(&context.env, &served(context, args.store.as_ref()))?;
+    if args.dry.dry_run {
+        let line = "would show a code; an earlier one would be worth nothing from then on";
+        return Ok(Answer::new(vec![line.to_owned()], json!({ "dry_run": true, "code": null })));
+    }
+    let code = desk.invite(&context.env).map_err(desk_failed)?.shown();
+    let lines = vec![
+        format!("code {code} (good once, for 10 minutes)"),
+        "type it at the other machine: larder peers pair NAME ADDRESS".to_owned(),
+    ];
+    Ok(Answer::new(lines, json!({ "dry_run": false, "code": code, "seconds": CODE_LIFETIME_MS / 1000 })))
+}
+
+fn devices(context: &Context, args: &DevicesArgs) -> Result<Answer, NodeError> {
+    let desk = daemon::desk(&context.env, &served(context, args.store.as_ref()))?;
+    let known = desk.devices().map_err(desk_failed)?.devices;
+    let Some(DevicesWhat::Revoke { device, dry }) = &args.what else {
+        let mut lines: Vec<String> = known.iter().map(|device| format!("{}  {}", device.origin, device.key)).collect();
+        if lines.is_empty() {
+            lines.push("no devices; `larder peers invite` shows a code for one".to_owned());
+        }
+        return Ok(Answer::new(lines, json!({ "devices": listed(&known) })));
+    };
+    let gone = if dry.dry_run { desk.meant(device) } else { desk.revoke(device) }.map_err(desk_failed)?;
+    if gone.is_empty() {
+        let message = format!("no device is called {}", larder_patterns::shown(device));
+        return Err(NodeError::user(message, "`larder peers devices` lists them"));
+    }
+    let verb = if dry.dry_run { "would be revoked:" } else { "revoked" };
+    let lines = gone.iter().map(|device| format!("{verb} {}  {}", device.origin, device.key)).collect();
+    Ok(Answer::new(lines, json!({ "dry_run": dry.dry_run, "revoked": listed(&gone) })))
+}
+
+fn listed(devices: &[Device]) -> Vec<Value> {
+    let object = |device: &Device| {
+        json!({ "name": device.origin.as_str(), "key": device.key.to_string(), "owner": device.cert.owner,
+            "added_ms": device.added_ms })
+    };
+    devices.iter().map(object).collect()
+}
+
+fn desk_failed(error: std::io::Error) -> NodeError {
+    NodeError::user(format!("use the list of devices: {error}"), "check `.larder/serve/`, and who owns it")
 }
 
 fn done(verb: &str, name: &str, dry_run: bool) -> Answer {

@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
+use super::serve::LineArgs;
 use crate::cli::args::Trust;
 use crate::cli::context::Context;
 use crate::daemon::{self, UpOptions};
 use crate::node::NodeError;
+use crate::server::LISTEN;
 
 /// What `larder up` takes.
 #[derive(Args, Debug)]
@@ -16,13 +18,19 @@ pub struct UpArgs {
     /// Show all machines' files read-only in this folder meanwhile
     #[arg(long, value_name = "DIR")]
     mount: Option<PathBuf>,
+    /// Serve paired devices meanwhile, here unless another address is named
+    #[arg(long, value_name = "HOST:PORT", num_args = 0..=1, default_missing_value = LISTEN)]
+    serve: Option<String>,
+    #[command(flatten)]
+    line: LineArgs,
     #[command(flatten)]
     trust: Trust,
 }
 
 /// Runs until it is stopped. With `--json` each line is one object.
 pub fn run(context: &Context, args: &UpArgs) -> Result<(), NodeError> {
-    let options = UpOptions { open: context.trusting(args.trust.trust), mount: args.mount.clone() };
+    let serve = args.serve.as_deref().map(|listen| args.line.at(listen)).transpose()?;
+    let options = UpOptions { open: context.trusting(args.trust.trust), mount: args.mount.clone(), serve };
     let say = |line: &str| {
         if context.out.is_json() {
             context.out.line(&json!({ "line": line }).to_string());

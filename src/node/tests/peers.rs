@@ -147,7 +147,7 @@ fn a_peer_only_given_to_or_only_taken_from_is_used_one_way() {
 fn a_peer_that_is_away_stops_nothing_and_status_says_so_until_it_is_back() {
     let (store, parent) = (folder(), folder());
     let away = parent.path().join("away");
-    let peers = serde_json::json!({ "away": away, "far": "https://far.example/x", "there": store.path() }).to_string();
+    let peers = serde_json::json!({ "away": away, "far": "wss://far.example/x", "there": store.path() }).to_string();
     let (mut a, mut b) = (machine("a", &peers), machine("b", &at(store.path())));
     a.write("a.md", "a\n");
 
@@ -161,9 +161,7 @@ fn a_peer_that_is_away_stops_nothing_and_status_says_so_until_it_is_back() {
     assert_eq!(status.peers.iter().map(|peer| peer.ok).collect::<Vec<_>>(), [false, false, true]);
     assert!(status.backend.ok && status.peers[0].lines.iter().all(|line| line.success_ms.is_none()));
     assert!(status.remains().is_some_and(|error| error.message.contains("there is no such folder")), "{status:?}");
-    assert!(
-        status.peers[1].lines[0].error.as_deref().is_some_and(|why| why.contains("no transport is called `https:`"))
-    );
+    assert!(status.peers[1].lines[0].error.as_deref().is_some_and(|why| why.contains("no transport is called `wss:`")));
 
     std::fs::create_dir(&away).expect("creates");
     let report = a.run();
@@ -281,8 +279,9 @@ fn two_projects_of_one_name_mix_only_when_somebody_says_that_they_are_one() {
 
     let own = project(&mut b);
     let address = crate::config::Address::new(store.path().to_string_lossy());
-    Marker::set_place(&*open_peer(&b.env(), &address, "demo", b.dir.path()).expect("opens"), "demo", &own)
-        .expect("joined");
+    let larder = b.dir.path().join(".larder");
+    let place = open_peer(&b.env(), &address, "demo", b.dir.path(), &larder).expect("opens");
+    Marker::set_place(&*place, "demo", &own).expect("joined");
     converge(&mut [&mut b, &mut a]);
 
     assert_eq!((b.read("a.md").as_deref(), a.read("b.md").as_deref()), (Some("a\n"), Some("b\n")));

@@ -1,0 +1,110 @@
+//! The inbox: what paired devices put here, until it is taken into the ledger by the rules of every exchange.
+//!
+//! `.larder/inbox/` is a store like any other, filled by a server and emptied here. Invariant: nothing leaves it that is not whole in
+//! the ledger; what the exchange refuses or lets wait stays there and is named. Whoever put it is believed at first sight, as
+//! with any store that a person named: the device was paired. Knows nothing of servers.
+
+use std::path::{Path, PathBuf};
+
+use super::exchange::Direction;
+use super::stores::{Marks, Terms};
+use super::{Engine, Report, Result, SyncError};
+use crate::ledger::ArtifactName;
+use crate::model::Space;
+use crate::transport::folder::STORE_FILE;
+use crate::transport::{Depth, FolderTransport, ListRequest, Transport};
+
+/// The inbox's folder, in `.larder`.
+pub const INBOX: &str = "inbox";
+/// Its line in the journal, and whose problems are told under it.
+const LINE: &str = "inbox";
+/// Pages of names that are looked at for what may go; the next run goes on.
+const MAX_PAGES: usize = 100;
+
+impl Engine {
+    /// Takes what others put here into the ledger, replays it, and empties the inbox of it. Returns how many artifacts came.
+    ///
+    /// Nothing at all if there is no inbox or nothing in it. Errors: only what is about this machine.
+    pub fn take_inbox(&mut self, report: &mut Report) -> Result<u64> {
+        let folder = self.ledger.larder().join(INBOX);
+        if !folder.join(STORE_FILE).exists() {
+            return Ok(0);
+        }
+        let place = FolderTransport::open(&folder, LINE)?;
+        let mut waiting = self.artifacts_in(&place)?;
+        let mut spaces: Vec<Space> = waiting.iter().map(|name| name.chain().space.clone()).collect();
+        spaces.sort();
+        spaces.dedup();
+        // Of another owner's private files only the server knows; they wait for that owner's devices.
+        spaces.retain(|space| space.is_shared() || *space == self.private_space);
+        if spaces.is_empty() {
+            return self.inbox_is_empty();
+        }
+        let before = report.pulled;
+        let terms = Terms {
+            line: LINE.to_owned(),
+            problems: LINE.to_owned(),
+            ways: Vec::new(),
+            spaces: spaces.clone(),
+            direction: Direction::Pull,
+            push: false,
+            marks: Marks::None,
+        };
+        if let Some(why) = self.exchange_store(&place, terms, report)? {
+            report.problems.push(("(inbox)".to_owned(), why));
+        }
+        waiting.retain(|name| spaces.contains(&name.chain().space));
+        self.empty_inbox(&folder, &waiting)?;
+        Ok(report.pulled - before)
+    }
+
+    /// The last complaint about what stood there is over.
+    fn inbox_is_empty(&self) -> Result<u64> {
+        if self.state.problems()?.iter().any(|(source, _)| source == LINE) {
+            self.state.set_problems(LINE, &[], self.now_ms() as i64)?;
+        }
+        Ok(0)
+    }
+
+    fn artifacts_in(&self, place: &FolderTransport) -> Result<Vec<ArtifactName>> {
+        let prefix = format!("{}/", self.policy.app);
+        let mut request = ListRequest::new(&prefix, Depth::All);
+        let mut found = Vec::new();
+        for _ in 0..MAX_PAGES {
+            let page = place.list(&request)?;
+            found.extend(page.names.iter().filter_map(|name| name.strip_prefix(&prefix)?.parse::<ArtifactName>().ok()));
+            match page.names.last() {
+                Some(last) if page.more => request = request.after(last),
+                _ => break,
+            }
+        }
+        Ok(found)
+    }
+
+    /// Removes what is whole in the ledger: checkpoints last, so that a stop in between leaves what names the rest.
+    fn empty_inbox(&self, folder: &Path, names: &[ArtifactName]) -> Result<()> {
+        let mut names: Vec<&ArtifactName> = names.iter().collect();
+        names.sort_by_key(|name| std::cmp::Reverse(name.kind()));
+        for name in names {
+            if self.ledger.is_whole(name) {
+                remove(&path_in(folder, &self.policy.app, name))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Parts of a parsed name are plain characters: joined, they stay below the folder.
+fn path_in(folder: &Path, app: &str, name: &ArtifactName) -> PathBuf {
+    folder.join(app).join(name.to_string())
+}
+
+/// What could not be removed is tried again by the next run. Not synced: it comes back at worst, and goes again.
+fn remove(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(SyncError::Io { doing: "empty the inbox", source: error })
+        }
+        _ => Ok(()),
+    }
+}
