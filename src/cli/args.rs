@@ -119,6 +119,10 @@ pub enum Command {
     Pull(commands::sync::PullArgs),
     /// Name a place where machines meet, and exchange with it once
     Connect(commands::connect::ConnectArgs),
+    /// Write everything into one file, for machines that no line joins
+    Export(commands::bundle::ExportArgs),
+    /// Take in a file that `export` wrote
+    Import(commands::bundle::ImportArgs),
     /// Say what is kept, what waits and what is wrong, without looking at the disk
     Status,
     /// List versions, newest first

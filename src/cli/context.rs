@@ -86,6 +86,17 @@ impl Context {
         absolute.canonicalize().unwrap_or(absolute).to_string_lossy().into_owned()
     }
 
+    /// A file anywhere, as typed relative to the current folder, absolute.
+    pub fn outside_file(&self, typed: &Path) -> Result<PathBuf, NodeError> {
+        let path = self.open.start_dir.join(typed);
+        let absolute = std::path::absolute(&path).unwrap_or(path);
+        if absolute.to_str().is_some() {
+            return Ok(absolute);
+        }
+        let shown = larder_patterns::shown(&absolute.to_string_lossy());
+        Err(NodeError::user(format!("{shown} is not UTF-8"), "name a file that is"))
+    }
+
     /// As `project_path`, for commands that need a file.
     pub fn file_path(&self, settings: &Settings, typed: &Path) -> Result<RelPath, NodeError> {
         let whole = || NodeError::user("the project's root is no file", "name a file in it");

@@ -23,6 +23,11 @@ pub fn lines(report: &Report, dry_run: bool) -> Vec<String> {
     push_all(&mut lines, &report.waiting, |(path, why)| format!("~ waits: {path}: {why}"));
     push_all(&mut lines, &report.problems, |(path, what)| format!("! {path}: {what}"));
     push_all(&mut lines, &report.peer_errors, |(name, why)| format!("! peer {name}: {}", larder_patterns::shown(why)));
+    if let Some(bundle) = &report.bundle {
+        push_all(&mut lines, &bundle.damage, |what| format!("! bundle: {what}"));
+        let artifacts = count(bundle.artifacts, "artifact");
+        lines.push(format!("bundle {}: {artifacts}, {} bytes", bundle.file, bundle.bytes));
+    }
     lines.push(summary(report, dry_run));
     lines
 }
@@ -66,6 +71,7 @@ fn summary(report: &Report, dry_run: bool) -> String {
     say(report.rows_deleted, format!("{} {}", count(report.rows_deleted, "row"), done("deleted", "to delete")));
     say(report.pushed, format!("{} sent", count(report.pushed, "artifact")));
     say(report.pulled, format!("{} received", count(report.pulled, "artifact")));
+    say(report.to_receive, format!("{} to receive", count(report.to_receive, "artifact")));
     say(waits, format!("{waits} waiting"));
     say(problems, count(problems, "problem"));
     if report.stopped.is_some() {
@@ -82,7 +88,7 @@ pub fn object(report: &Report, dry_run: bool) -> Value {
     };
     let failed = report.peer_errors.iter();
     let peer_errors: Vec<Value> = failed.map(|(name, why)| json!({ "peer": name, "error": why })).collect();
-    json!({
+    let mut object = json!({
         "dry_run": dry_run,
         "recorded": changes(&report.recorded),
         "recorded_rows": changes(&report.recorded_rows),
@@ -91,6 +97,7 @@ pub fn object(report: &Report, dry_run: bool) -> Value {
         "rows_deleted": report.rows_deleted,
         "pulled": report.pulled,
         "pushed": report.pushed,
+        "to_receive": report.to_receive,
         "healed": report.healed,
         "mended": report.mended,
         "waiting": reasons(&report.waiting, "why"),
@@ -100,7 +107,13 @@ pub fn object(report: &Report, dry_run: bool) -> Value {
         "backend_error": report.backend_error,
         "peer_errors": peer_errors,
         "stopped": report.stopped,
-    })
+    });
+    if let Some(bundle) = &report.bundle {
+        object["bundle"] = json!({
+            "file": bundle.file, "artifacts": bundle.artifacts, "bytes": bundle.bytes, "damage": bundle.damage,
+        });
+    }
+    object
 }
 
 fn changes(changes: &[(String, Change)]) -> Vec<Value> {

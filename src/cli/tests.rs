@@ -110,11 +110,32 @@ fn the_object_of_a_run_keeps_its_shape() {
             "recorded": [{ "path": "a.md", "what": "created" }],
             "recorded_rows": [{ "path": "row.md", "what": "edited" }],
             "written": [{ "path": "c.md", "what": "renamed", "from": "b.md" }],
-            "rows_written": 1, "rows_deleted": 0, "pulled": 0, "pushed": 2, "healed": [], "mended": [],
+            "rows_written": 1, "rows_deleted": 0, "pulled": 0, "pushed": 2, "to_receive": 0, "healed": [], "mended": [],
             "waiting": [{ "path": "d.md", "why": "being written" }],
             "problems": [{ "path": "pipe", "what": "is no file" }],
             "ledger_bytes": 0, "row_bytes": 0, "backend_error": null, "peer_errors": [], "stopped": null,
         })
+    );
+}
+
+#[test]
+fn a_bundle_is_told_with_everything_that_is_damaged_in_it() {
+    let damage = vec!["app/a: its bytes are damaged".to_owned(), "its end is missing".to_owned()];
+    let bundle = crate::sync::BundleReport { file: "/x".to_owned(), artifacts: 2, bytes: 90, damage };
+    let report = Report { bundle: Some(bundle), to_receive: 2, ..Report::default() };
+
+    assert_eq!(
+        report::lines(&report, true),
+        [
+            "! bundle: app/a: its bytes are damaged",
+            "! bundle: its end is missing",
+            "bundle /x: 2 artifacts, 90 bytes",
+            "2 artifacts to receive",
+        ]
+    );
+    assert_eq!(
+        report::object(&report, true)["bundle"],
+        json!({ "file": "/x", "artifacts": 2, "bytes": 90, "damage": ["app/a: its bytes are damaged", "its end is missing"] })
     );
 }
 

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::peers::named_peer;
-use super::{Node, NodeError, Places, RunOptions, Way};
+use super::{ExportRequest, ImportRequest, Node, NodeError, Places, RunOptions, Way};
 use crate::model::{RelPath, VersionId};
 use crate::sync::Report;
 
@@ -46,6 +46,10 @@ pub enum ChangeRequest {
         /// Only list it.
         dry_run: bool,
     },
+    /// Everything goes into one file.
+    Export(ExportRequest),
+    /// What is in such a file is taken.
+    Import(ImportRequest),
     /// Held deletions happen.
     ApproveDeletions,
     /// Held deletions are taken back.
@@ -67,7 +71,9 @@ impl ChangeRequest {
             ChangeRequest::Run { dry_run, .. }
             | ChangeRequest::Restore { dry_run, .. }
             | ChangeRequest::Undo { dry_run }
-            | ChangeRequest::ResolveConflict { dry_run, .. } => *dry_run,
+            | ChangeRequest::ResolveConflict { dry_run, .. }
+            | ChangeRequest::Export(ExportRequest { dry_run, .. })
+            | ChangeRequest::Import(ImportRequest { dry_run, .. }) => *dry_run,
             ChangeRequest::ApproveDeletions | ChangeRequest::RestoreDeletions => false,
         }
     }
@@ -87,6 +93,8 @@ impl Node {
             ChangeRequest::ResolveConflict { path, pick, dry_run } => {
                 self.resolve_conflict(path, pick.as_ref(), *dry_run)
             }
+            ChangeRequest::Export(request) => self.export(request),
+            ChangeRequest::Import(request) => self.import(request),
             ChangeRequest::ApproveDeletions => Ok(self.approve_deletions()?.1),
             ChangeRequest::RestoreDeletions => self.restore_deletions(),
         }

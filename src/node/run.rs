@@ -7,6 +7,7 @@ use super::status::{conflicts_remain, damage_remains, damage_there, held_remain,
 use super::{Kind, Node, NodeError};
 use crate::sync::exchange::Direction;
 use crate::sync::{Asked, Peer, Report, Scope, SyncError};
+use crate::transport::{Bundle, BundleWriter};
 
 /// Which way a run goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
@@ -48,6 +49,16 @@ pub enum Places {
     Only(Peer),
 }
 
+/// Whom a run exchanges with beside the backend.
+pub(super) enum Partners<'a> {
+    /// Places.
+    Places(&'a Places),
+    /// A bundle under construction, which is given to.
+    Export { writer: &'a BundleWriter, private: bool },
+    /// A bundle, which is taken from.
+    Import { bundle: &'a Bundle, joins: bool },
+}
+
 impl Default for RunOptions {
     fn default() -> RunOptions {
         RunOptions {
@@ -64,6 +75,11 @@ impl Default for RunOptions {
 impl Node {
     /// Runs once. Errors are those that stop everything; the rest is in the report.
     pub fn run(&mut self, options: &RunOptions) -> Result<Report, NodeError> {
+        self.run_with(options, &Partners::Places(&options.places))
+    }
+
+    /// The same with these partners beside the backend.
+    pub(super) fn run_with(&mut self, options: &RunOptions, partners: &Partners) -> Result<Report, NodeError> {
         self.reopen_backend()?;
         let mut report = Report::default();
         if let Some(error) = &self.backend_error {
@@ -79,7 +95,7 @@ impl Node {
         }
         if options.asked != Asked::Nobody {
             // Before the backend is claimed, which tells whether this project is new here.
-            self.exchange_places(options, Direction::Pull, &mut report)?;
+            self.exchange_partners(partners, options, Direction::Pull, &mut report)?;
         }
         if options.asked.backend() {
             let pulled = self.engine.exchange_backend(Direction::Pull, &mut report);
@@ -117,7 +133,7 @@ impl Node {
         if options.way != Way::Pull && !options.dry_run && has_news {
             let pushed = self.engine.exchange_backend(Direction::Push, &mut report);
             soften(pushed, &mut report)?;
-            self.exchange_places(options, Direction::Push, &mut report)?;
+            self.exchange_partners(partners, options, Direction::Push, &mut report)?;
         }
         steps.done("exchange out");
         if options.way != Way::Pull {
@@ -138,25 +154,47 @@ impl Node {
         Ok(report)
     }
 
-    fn exchange_places(
+    fn exchange_partners(
         &mut self,
+        partners: &Partners,
         options: &RunOptions,
         direction: Direction,
         report: &mut Report,
     ) -> Result<(), NodeError> {
         let asked = &options.asked;
-        match &options.places {
-            Places::OfConfig => {
+        match (partners, direction) {
+            // What is fetched is written by the next run: a dry run takes only what every run would.
+            (Partners::Places(Places::Only(peer)), _) if options.dry_run && !self.is_of_config(peer) => {
+                self.engine.count_at(peer, report)?;
+            }
+            (Partners::Import { bundle, joins }, Direction::Pull) if options.dry_run => {
+                self.engine.look_into(bundle, *joins, report)?;
+            }
+            (Partners::Places(Places::OfConfig), _) => {
                 self.engine.forget_other_peers()?;
                 self.engine.exchange_peers(asked, direction, report)?;
             }
-            Places::Only(peer) => self.engine.exchange_with(std::slice::from_ref(peer), asked, direction, report)?,
+            (Partners::Places(Places::Only(peer)), _) => {
+                self.engine.exchange_with(std::slice::from_ref(peer), asked, direction, report)?;
+            }
+            (Partners::Export { writer, private }, Direction::Push) => self.engine.export(writer, *private, report)?,
+            (Partners::Import { bundle, joins }, Direction::Pull) => self.engine.import(bundle, *joins, report)?,
+            _ => {}
         }
         Ok(())
     }
 
+    fn is_of_config(&self, peer: &Peer) -> bool {
+        self.settings.peers.get(&peer.name).is_some_and(|setting| setting.value.address == peer.address)
+    }
+
     /// The exit code's reason after a run: what remains for a person or a later run.
     pub fn remains(&self, report: &Report) -> Result<Option<NodeError>, NodeError> {
+        if let Some(bundle) = report.bundle.as_ref().filter(|bundle| !bundle.damage.is_empty()) {
+            let message = format!("the bundle is damaged ({}); what is whole in it was taken", bundle.damage[0]);
+            let hint = "bring it here again, or export it anew; importing twice does no harm".to_owned();
+            return Ok(Some(NodeError { kind: Kind::Damage, message, hint: Some(hint) }));
+        }
         if let Some(stop) = self.engine.stopped() {
             return Ok(Some(stopped(&stop)));
         }

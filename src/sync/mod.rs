@@ -8,6 +8,7 @@ mod ahead;
 mod append;
 mod ask;
 mod brake;
+mod bundle;
 mod content;
 mod daily;
 pub mod exchange;
@@ -46,6 +47,7 @@ use crate::state::{State, StateError};
 use place::{PlaceError, Stage};
 use resolve::{Resolution, resolve};
 
+pub use bundle::BundleReport;
 pub use graph::IndexGraph;
 pub use inbox::INBOX;
 pub use look::{StoreLook, look_through};
@@ -183,6 +185,9 @@ pub struct Report {
     pub pulled: u64,
     /// Artifacts given to stores.
     pub pushed: u64,
+    /// Artifacts that a place named on the command line holds and that are not here: a dry run leaves them there, because
+    /// what is here is written by the next run, whatever it was fetched for.
+    pub to_receive: u64,
     /// Artifacts that were damaged or lost here and are whole again.
     pub healed: Vec<String>,
     /// Artifacts whose wrong bytes in a store were replaced by the right ones.
@@ -201,6 +206,8 @@ pub struct Report {
     pub peer_errors: Vec<(String, String)>,
     /// Why nothing was recorded or written: somebody else writes, or wrote, as this machine.
     pub stopped: Option<String>,
+    /// The bundle that was written or taken in, if one was.
+    pub bundle: Option<BundleReport>,
 }
 
 impl Report {

@@ -21,9 +21,9 @@ use crate::transport::{self, Marker, Opening, Transport, TransportError, Transpo
 /// Begins the journal's lines of peers, before the name.
 pub const PEER_LINE: &str = "peer ";
 /// Begins the entries in `state.db` of places that hold this project, each with the id it has there.
-const HELD: &str = "held by ";
+pub(super) const HELD: &str = "held by ";
 /// Begins those of places that were named when this project was new here and not yet heard: what they hold, it is.
-const AWAITED: &str = "awaits ";
+pub(super) const AWAITED: &str = "awaits ";
 
 /// Whom a run asks for news.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -136,12 +136,7 @@ impl Engine {
         direction: Direction,
         report: &mut Report,
     ) -> Result<()> {
-        if self.kept_project()?.is_none() {
-            // Those of the config too, though they are not asked now: they were named before this project had an id.
-            for peer in peers.iter().chain(&self.policy.peers) {
-                self.state.set_meta(&awaited_key(&peer.address), Some(b"1"))?;
-            }
-        }
+        self.await_places(peers)?;
         for peer in peers {
             let is_asked = asked.peer(&peer.name);
             let tries = is_asked || (direction != Direction::Pull && !self.away.contains(&peer.name));
@@ -176,6 +171,36 @@ impl Engine {
         let takes = |name: &String| self.policy.peers.iter().any(|peer| peer.pull && peer.name == *name);
         let open = self.open_peers.iter().filter(|(name, _)| takes(name));
         open.map(|(name, open)| (name.clone(), open.place.clone())).collect()
+    }
+
+    /// While this project has no id, what it is told to exchange with is its own, also if it is heard later: those places, and
+    /// those of the config though they may not be asked now.
+    fn await_places(&self, peers: &[Peer]) -> Result<()> {
+        if self.kept_project()?.is_some() {
+            return Ok(());
+        }
+        for peer in peers.iter().chain(&self.policy.peers) {
+            self.state.set_meta(&awaited_key(&peer.address), Some(b"1"))?;
+        }
+        Ok(())
+    }
+
+    /// Counts what a place holds that is not here, and takes nothing. One that cannot be used is noted in the report alone.
+    pub fn count_at(&mut self, peer: &Peer, report: &mut Report) -> Result<()> {
+        // A dry run gives the project its id too: in earnest it must not be a stranger there for that.
+        self.await_places(std::slice::from_ref(peer))?;
+        let looked = self.peer_place(peer).and_then(|place| {
+            held_there(&self.state, &peer.address, &*place, &self.policy.app)?;
+            self.count_missing(&*place, &[Space::shared()])
+        });
+        match looked {
+            Ok(missing) => report.to_receive += missing,
+            Err(error @ (SyncError::Transport(_) | SyncError::Marker(_))) => {
+                report.peer_errors.push((peer.name.clone(), error.to_string()));
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     /// Forgets what the journal says of peers that are in the config no more.

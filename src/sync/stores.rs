@@ -33,7 +33,7 @@ const MAX_OBSERVED: usize = 2_000;
 pub(super) enum Marks {
     /// From one exchange to the next.
     Kept,
-    /// The store is emptied by us: what it held says nothing about what it holds.
+    /// It is met once, or emptied by us: what it held says nothing about what it holds.
     None,
 }
 
@@ -144,7 +144,10 @@ impl Engine {
     ) -> Result<Option<String>> {
         let own = terms.spaces.iter().map(|space| self.identity.chain(space.clone())).collect();
         let wanted: Vec<ArtifactName> = self.ledger.noted_damage()?.into_iter().map(|noted| noted.name).collect();
-        let thoroughness = self.thoroughness(place.label(), &terms.line);
+        let thoroughness = match terms.marks {
+            Marks::Kept => self.thoroughness(place.label(), &terms.line),
+            Marks::None => Thoroughness::Whole,
+        };
         let told = self.told.entry(terms.line.clone()).or_default();
         if thoroughness == Thoroughness::Whole {
             told.checked.clear();

@@ -98,29 +98,7 @@ impl MemoryTransport {
 
 impl Transport for MemoryTransport {
     fn list(&self, request: &ListRequest) -> Result<Listing, TransportError> {
-        let state = self.place.lock();
-        let after = request.after.as_deref();
-        // A folder sorts before what stands below it, so nothing before the later of the two can matter.
-        let start = after.map_or(request.prefix.as_str(), |after| after.max(&request.prefix));
-        let mut listing = Listing::default();
-        for name in state.artifacts.range::<str, _>((Bound::Included(start), Bound::Unbounded)).map(|(name, _)| name) {
-            if !name.starts_with(&request.prefix) {
-                break;
-            }
-            let Some(entry) = listed_as(name, &request.prefix, request.depth) else {
-                continue;
-            };
-            let again = request.depth == Depth::Children && listing.names.last().is_some_and(|last| last == entry);
-            if again || !is_after(entry, after) {
-                continue;
-            }
-            if listing.names.len() == request.page_names() {
-                listing.more = true;
-                break;
-            }
-            listing.names.push(entry.to_owned());
-        }
-        Ok(listing)
+        Ok(page(&self.place.lock().artifacts, request))
     }
 
     fn get(&self, name: &str, range: Option<Range<u64>>, max_bytes: u64) -> Result<Vec<u8>, TransportError> {
@@ -174,6 +152,32 @@ impl Transport for MemoryTransport {
     fn label(&self) -> &str {
         &self.label
     }
+}
+
+/// One page of names out of a whole store's.
+pub(crate) fn page<T>(artifacts: &BTreeMap<String, T>, request: &ListRequest) -> Listing {
+    let after = request.after.as_deref();
+    // A folder sorts before what stands below it, so nothing before the later of the two can matter.
+    let start = after.map_or(request.prefix.as_str(), |after| after.max(&request.prefix));
+    let mut listing = Listing::default();
+    for name in artifacts.range::<str, _>((Bound::Included(start), Bound::Unbounded)).map(|(name, _)| name) {
+        if !name.starts_with(&request.prefix) {
+            break;
+        }
+        let Some(entry) = listed_as(name, &request.prefix, request.depth) else {
+            continue;
+        };
+        let again = request.depth == Depth::Children && listing.names.last().is_some_and(|last| last == entry);
+        if again || !is_after(entry, after) {
+            continue;
+        }
+        if listing.names.len() == request.page_names() {
+            listing.more = true;
+            break;
+        }
+        listing.names.push(entry.to_owned());
+    }
+    listing
 }
 
 /// The part of `bytes` that was asked for, or TooLarge.

@@ -8,6 +8,7 @@
 //! A new transport is one file and one line in [`TRANSPORTS`]; `contract` holds the laws it must keep.
 
 pub mod backend;
+pub mod bundle;
 mod cancel;
 pub mod contract;
 mod error;
@@ -24,6 +25,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 pub use backend::BackendTransport;
+pub use bundle::{Bundle, BundleWriter};
 pub use cancel::{Cancel, CancelHook};
 pub use error::{TransportError, TransportErrorKind};
 pub use faulty::{FaultPlan, FaultyTransport};

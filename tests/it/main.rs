@@ -4,6 +4,7 @@
 //! expects with a deadline instead of for a time. What a machine cannot do is skipped aloud (`support::skip`).
 
 mod bad_input;
+mod bundle;
 mod carrier;
 mod http;
 mod kill;

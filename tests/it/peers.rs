@@ -168,6 +168,8 @@ fn a_place_named_on_the_command_line_is_given_to_and_taken_from_alone() {
     a.run(["push", "--to", "share", "--json"]).expect(0);
     assert!(listed(&share) > 0);
 
+    b.run(["pull", "--from", &stick.to_string_lossy(), "--dry-run"]).expect(0).says("to receive");
+    assert!(!b.path(".larder/ledger/shared").exists(), "a dry run takes nothing from a place that no config names");
     b.run(["pull", "--from", &stick.to_string_lossy()]).expect(0).says("wrote new shared/a.md");
     assert_eq!(b.read("shared/a.md").as_deref(), Some(&b"a\n"[..]));
     b.run(["peers", "list"]).expect(0).says("no peers");

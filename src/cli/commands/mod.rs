@@ -2,6 +2,7 @@
 //!
 //! Invariant: a command asks the facade and words its answer; what it may do to a project is decided there.
 
+pub mod bundle;
 pub mod cat;
 pub mod completions;
 pub mod config;
@@ -40,6 +41,8 @@ pub fn dispatch(context: &Context, command: &Command) -> Result<Option<Answer>, 
         Command::Sync(args) => sync::run(context, args).map(Some),
         Command::Push(args) => sync::push(context, args).map(Some),
         Command::Pull(args) => sync::pull(context, args).map(Some),
+        Command::Export(args) => bundle::export(context, args).map(Some),
+        Command::Import(args) => bundle::import(context, args).map(Some),
         Command::Connect(args) => connect::run(context, args).map(Some),
         Command::Status => status::run(context).map(Some),
         Command::Log(args) => log::run(context, args).map(Some),
