@@ -43,8 +43,8 @@ const MAX_REQUESTS_PER_LIST: usize = 1000;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// A body that stands still for this long is given up.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// An upload may be this slow, in bytes a second.
-const SLOWEST_UPLOAD: u64 = 16 << 10;
+/// A line may be this slow, in bytes a second.
+const SLOWEST_LINE: u64 = 16 << 10;
 
 /// A visitor of one bucket, or of what stands below a prefix in it.
 pub struct ObjectTransport {
@@ -107,8 +107,7 @@ impl ObjectTransport {
         let key = self.key("put", name)?;
         let payload = PutPayload::from(bytes.to_vec());
         let options = PutOptions { mode, ..PutOptions::default() };
-        let timeout = REQUEST_TIMEOUT + Duration::from_secs(bytes.len() as u64 / SLOWEST_UPLOAD);
-        let put = self.ask(("put", name), timeout, async {
+        let put = self.ask(("put", name), time_for(bytes.len() as u64), async {
             match self.objects.put_opts(&key, payload, options).await {
                 Ok(_) => Ok(Created::Now),
                 Err(object_store::Error::AlreadyExists { .. }) => Ok(Created::Before),
@@ -157,17 +156,26 @@ impl ObjectTransport {
         self.ask(("get", name), REQUEST_TIMEOUT, self.objects.get_opts(&key, options))
     }
 
-    /// Reads a body to its end; never more than `max_bytes`, whatever the server said before.
+    /// Reads a body to its end; never more than `max_bytes`, whatever the server said before, and neither with pauses nor
+    /// so slowly that it never ends.
     fn read_body(&self, name: &str, body: GetResult, max_bytes: u64) -> Result<Vec<u8>, TransportError> {
         let length = body.range.end.saturating_sub(body.range.start);
         memory::bounded(name, length, None, max_bytes)?;
         let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
         let mut stream = body.into_stream();
-        while let Some(part) = self.ask(("get", name), IDLE_TIMEOUT, async { stream.next().await.transpose() })? {
-            memory::bounded(name, (bytes.len() + part.len()) as u64, None, max_bytes)?;
-            bytes.extend_from_slice(&part);
-        }
-        Ok(bytes)
+        let stopped = self.ask(("get", name), time_for(length), async {
+            loop {
+                let Ok(next) = tokio::time::timeout(IDLE_TIMEOUT, stream.next()).await else {
+                    return Ok(Some(self.scene.silent("get", name, IDLE_TIMEOUT)));
+                };
+                let Some(part) = next.transpose()? else { return Ok(None) };
+                if let Err(error) = memory::bounded(name, (bytes.len() + part.len()) as u64, None, max_bytes) {
+                    return Ok(Some(error));
+                }
+                bytes.extend_from_slice(&part);
+            }
+        })?;
+        stopped.map_or(Ok(bytes), Err)
     }
 
     /// One answer of the server to a listing: names in no promised order, and how to go on.
@@ -277,6 +285,11 @@ impl Transport for ObjectTransport {
     fn label(&self) -> &str {
         &self.scene.label
     }
+}
+
+/// How long a body of this length may take.
+fn time_for(length: u64) -> Duration {
+    REQUEST_TIMEOUT + Duration::from_secs(length / SLOWEST_LINE)
 }
 
 /// True for what `put_new` takes and a listing names: below an app. A file beside the apps is no artifact.

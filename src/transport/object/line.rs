@@ -15,7 +15,11 @@ use object_store::client::{
 use object_store::{BackoffConfig, ClientOptions, RetryConfig};
 
 /// The largest answer, in bytes: above any artifact.
-const MAX_ANSWER_BYTES: usize = 256 << 20;
+const MAX_ANSWER_BYTES: usize = 128 << 20;
+/// The largest page of a listing, in bytes: 1,000 keys of the longest kind, each with what stands beside it.
+const MAX_PAGE_BYTES: usize = 16 << 20;
+/// In the queries of listings.
+const LISTINGS: [&str; 2] = ["list-type=2", "comp=list"];
 /// The largest answer that says no, in bytes.
 const MAX_REFUSAL_BYTES: usize = 64 << 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -68,11 +72,13 @@ struct BoundedService {
 #[async_trait]
 impl HttpService for BoundedService {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let query = request.uri().query().unwrap_or_default();
+        let most = if LISTINGS.iter().any(|mark| query.contains(mark)) { MAX_PAGE_BYTES } else { MAX_ANSWER_BYTES };
         let (parts, body) = self.client.execute(request).await?.into_parts();
         let seconds: Option<u64> = parts.headers.get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
         let wait_ms = seconds.map_or(0, |seconds| seconds.saturating_mul(1000).min(MAX_RETRY_AFTER_MS));
         self.line.retry_after_ms.store(wait_ms, Ordering::Relaxed);
-        let bound = if parts.status.is_success() { MAX_ANSWER_BYTES } else { MAX_REFUSAL_BYTES };
+        let bound = if parts.status.is_success() { most } else { MAX_REFUSAL_BYTES };
         let body = Limited::new(body, bound).map_err(|error| HttpError::new_boxed(HttpErrorKind::Decode, error));
         Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)))
     }

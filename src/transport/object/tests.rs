@@ -210,3 +210,48 @@ fn a_listing_that_never_ends_is_given_up() {
 
     assert_eq!(error.kind, TransportErrorKind::TooLarge);
 }
+
+/// A server that begins to answer and never ends; how many bytes it got rid of in each answer.
+fn endless_server(status: &'static str) -> (String, std::sync::mpsc::Receiver<u64>) {
+    use std::io::{Read, Write};
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let endpoint = format!("http://{}", socket.local_addr().expect("has one"));
+    let (sender, sent) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for mut line in socket.incoming().map_while(Result::ok) {
+            let mut request = [0; 4096];
+            let _ = line.read(&mut request);
+            let head = format!("HTTP/1.1 {status}\r\nTransfer-Encoding: chunked\r\n\r\n");
+            let chunk = [&b"10000\r\n"[..], &[b'<'; 0x10000], b"\r\n"].concat();
+            let mut count = 0;
+            let mut open = line.write_all(head.as_bytes()).is_ok();
+            while open && count < (1 << 30) {
+                open = line.write_all(&chunk).is_ok();
+                count += 0x10000;
+            }
+            if sender.send(count).is_err() {
+                return;
+            }
+        }
+    });
+    (endpoint, sent)
+}
+
+#[test]
+fn an_answer_without_end_is_cut_off() {
+    for (status, most) in [("200 OK", 64 << 20), ("403 Forbidden", 32 << 20)] {
+        let (endpoint, sent) = endless_server(status);
+        let vars =
+            [("AWS_ENDPOINT_URL", endpoint.as_str()), ("AWS_ACCESS_KEY_ID", "AK"), ("AWS_SECRET_ACCESS_KEY", "SK")];
+        let vars = vars.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let vars = Arc::new(vars.into_iter().collect());
+        let opening = crate::transport::Opening { app: "app".to_owned(), base: "/nowhere".into(), vars };
+        let place = open_s3("s3://b", &opening).expect("opens");
+
+        let error = place.list(&ListRequest::new("app/", Depth::All)).expect_err("no listing");
+
+        assert_eq!(error.kind, TransportErrorKind::Unavailable, "{error}");
+        let sent = sent.recv().expect("the server tells");
+        assert!(sent < most, "{status}: {sent} bytes were taken");
+    }
+}
