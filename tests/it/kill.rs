@@ -70,6 +70,14 @@ impl Scene {
         })
     }
 
+    /// The same, and what `b` did is in a bundle too.
+    fn set_with_bundle() -> Scene {
+        let scene = Scene::set_with_folder();
+        scene.b.run(["export", "../b.bundle"]).expect(0);
+        restore(&scene.live, &scene.template);
+        scene
+    }
+
     fn meeting(meet: fn(Project, &Path) -> Project) -> Scene {
         let lab = Lab::new();
         let live = lab.path("live");
@@ -136,6 +144,16 @@ impl Scene {
         // Three versions of the log at most, one of each edit: nothing was recorded twice.
         let log = self.a.run(["log", "shared/edited.md", "--json"]).expect(0);
         assert_eq!(count_versions(&log), 2, "{moment}: {log:#?}");
+    }
+
+    /// The same, and what an export was killed at is not there, or is whole.
+    fn check_export(&self, moment: &str) {
+        let file = self.live.join("x.bundle");
+        if file.exists() {
+            let bundle = larder::transport::Bundle::open(&file).unwrap_or_else(|error| panic!("{moment}: {error}"));
+            assert_eq!(bundle.damage(), [""; 0], "{moment}");
+        }
+        self.check(moment);
     }
 
     /// What must hold if the user goes on working between the kill and the next start: an edit of what was just being
@@ -250,9 +268,29 @@ fn killed_at_every_call_of_a_change_of_identity_it_is_the_old_one_or_the_new_one
 }
 
 #[test]
+fn killed_at_every_call_of_an_import_nothing_is_lost_torn_or_doubled() {
+    const TEST: &str = "killed_at_every_call_of_an_import_nothing_is_lost_torn_or_doubled";
+    let args = ["import", "../b.bundle"];
+    let ended = kill_everywhere_in(Scene::set_with_bundle, TEST, &args, MAX_KILLS / 8, Scene::check);
+    if let Err(error) = ended {
+        skip(TEST, &format!("ptrace or seccomp is not permitted here ({error}); the random kills remain"));
+    }
+}
+
+#[test]
 fn killed_at_every_call_of_a_sync_that_empties_the_inbox_nothing_is_lost_torn_or_doubled() {
     const TEST: &str = "killed_at_every_call_of_a_sync_that_empties_the_inbox_nothing_is_lost_torn_or_doubled";
     let ended = kill_everywhere_in(Scene::set_with_inbox, TEST, &["sync"], MAX_KILLS / 4, Scene::check);
+    if let Err(error) = ended {
+        skip(TEST, &format!("ptrace or seccomp is not permitted here ({error}); the random kills remain"));
+    }
+}
+
+#[test]
+fn killed_at_every_call_of_an_export_there_is_no_part_of_a_bundle() {
+    const TEST: &str = "killed_at_every_call_of_an_export_there_is_no_part_of_a_bundle";
+    let args = ["export", "../x.bundle", "--replace"];
+    let ended = kill_everywhere_in(Scene::set_with_folder, TEST, &args, MAX_KILLS / 8, Scene::check_export);
     if let Err(error) = ended {
         skip(TEST, &format!("ptrace or seccomp is not permitted here ({error}); the random kills remain"));
     }
