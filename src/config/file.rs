@@ -54,6 +54,8 @@ pub struct Config {
     pub respect_gitignore: Option<bool>,
     /// Larger files are skipped and listed: a number of bytes, or a text such as "64MiB". Default: "1GiB".
     pub max_file_bytes: Option<ByteCount>,
+    /// What one other machine may fill here with its history; more of it is not fetched, and said. Default: "64GiB".
+    pub max_origin_bytes: Option<ByteCount>,
     /// How concurrent edits of a file are united, by glob; of several that match, the one with the most literal
     /// characters counts. Kept for later: in this release the file's name alone decides.
     pub merge: Option<BTreeMap<String, MergeKind>>,

@@ -24,6 +24,7 @@ const DEFAULT_BACKEND: &str = "sqlite:sync.db";
 const DEFAULT_OWNER: &str = "shared";
 const DEFAULT_INTERVAL_SECS: u32 = 30;
 const DEFAULT_MAX_FILE_BYTES: u64 = 1 << 30;
+const DEFAULT_MAX_ORIGIN_BYTES: u64 = 64 << 30;
 const DEFAULT_RETENTION_SECS: u64 = 90 * 24 * 60 * 60;
 
 // The three layers above the built-in one.
@@ -118,6 +119,12 @@ impl Layers<'_> {
         let built_in = ByteCount::new(DEFAULT_MAX_FILE_BYTES).expect("the default lies within the bounds");
         let in_file = self.file.config.max_file_bytes;
         self.layered(&names, built_in, in_file, self.flags.max_file_bytes.as_deref(), quantity)
+    }
+
+    pub(super) fn max_origin_bytes(&self) -> Result<Layered<ByteCount>, ConfigError> {
+        let names = Names { key: "maxOriginBytes", variable: "LARDER_MAX_ORIGIN_BYTES", flag: "" };
+        let built_in = ByteCount::new(DEFAULT_MAX_ORIGIN_BYTES).expect("the default lies within the bounds");
+        self.layered(&names, built_in, self.file.config.max_origin_bytes, None, quantity)
     }
 
     pub(super) fn retention(&self) -> Result<Layered<Retention>, ConfigError> {

@@ -25,13 +25,14 @@ use super::warning::Warning;
 use crate::env::Env;
 
 /// The variables that override the file.
-pub const VARIABLES: [&str; 8] = [
+pub const VARIABLES: [&str; 9] = [
     "FILE_SYNC_BACKEND",
     "LARDER_APP_ID",
     "LARDER_OWNER_ID",
     "LARDER_INTERVAL_SECS",
     "LARDER_RESPECT_GITIGNORE",
     "LARDER_MAX_FILE_BYTES",
+    "LARDER_MAX_ORIGIN_BYTES",
     "LARDER_RETENTION",
     "LARDER_PEERS",
 ];
@@ -99,6 +100,8 @@ pub struct Settings {
     pub respect_gitignore: Layered<bool>,
     /// Larger files are skipped and listed.
     pub max_file_bytes: Layered<ByteCount>,
+    /// What one other machine may fill here.
+    pub max_origin_bytes: Layered<ByteCount>,
     /// Databases for row sync, paths relative to the project folder.
     pub databases: Layered<Vec<Database>>,
     /// How what leaves is sealed.
@@ -141,6 +144,7 @@ impl Settings {
             interval_secs: layers.interval_secs()?,
             respect_gitignore: layers.respect_gitignore()?,
             max_file_bytes: layers.max_file_bytes()?,
+            max_origin_bytes: layers.max_origin_bytes()?,
             retention: layers.retention()?,
             databases: layers.databases(),
             encryption: layers.encryption(),
@@ -195,6 +199,7 @@ impl Settings {
         rows.push(row("intervalSecs", &self.interval_secs.value, &self.interval_secs.source));
         rows.push(row("respectGitignore", &self.respect_gitignore.value, &self.respect_gitignore.source));
         rows.push(row("maxFileBytes", &self.max_file_bytes.value.to_string(), &self.max_file_bytes.source));
+        rows.push(row("maxOriginBytes", &self.max_origin_bytes.value.to_string(), &self.max_origin_bytes.source));
         rows.push(row("merge", &self.file.config.merge.clone().unwrap_or_default(), &self.source_in_file("merge")));
         rows.push(row("databases", &self.databases.value, &self.databases.source));
         rows.push(row("encryption", &self.encryption.value, &self.encryption.source));

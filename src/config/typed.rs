@@ -155,7 +155,7 @@ fn needed(steps: &[Step]) -> &'static str {
         ("peers", _) => "true or false",
         ("intervalSecs", _) => INTERVAL_NEEDED,
         ("respectGitignore", _) => "true or false",
-        ("maxFileBytes", _) => SIZE_NEEDED,
+        ("maxFileBytes" | "maxOriginBytes", _) => SIZE_NEEDED,
         ("merge", []) => "an object of globs and kinds",
         ("merge", _) => "one of text, json, yaml, toml, append, lww",
         ("databases", []) => "a list of objects with `path` and `tables`",

@@ -14,10 +14,10 @@ use super::block;
 use super::checkpoint::{Checkpoint, MAX_CHECKPOINT_BYTES};
 use super::disk::{Disk, io_error};
 use super::error::{Damage, LedgerError};
-use super::name::{ArtifactKind, ArtifactName, Place, ShortHash};
+use super::name::{ArtifactKind, ArtifactName, FOLDERS, Place, ShortHash};
 use super::pack::{MAX_PACK_BYTES, PackIndex, ReadPackError};
 use super::records::{self, MAX_RECORDS_BYTES, MAX_RECORDS_RAW_BYTES};
-use crate::model::{ArtifactHash, Chain, Hash, Record, SegmentHash};
+use crate::model::{ArtifactHash, Chain, Hash, OriginName, Record, SegmentHash};
 
 /// Where files wait for their name; not a valid space, so never part of a listing.
 const STAGING: &str = ".staging";
@@ -97,6 +97,20 @@ impl Ledger {
         }
         chains.sort();
         Ok(chains)
+    }
+
+    /// What an origin's artifacts fill, of all its chains, in stored bytes.
+    pub fn held_bytes(&self, origin: &OriginName) -> Result<u64, LedgerError> {
+        let mut held: u64 = 0;
+        for chain in self.chains()?.iter().filter(|chain| chain.origin == *origin) {
+            for folder in FOLDERS {
+                let files = read_names(&self.folder(chain, folder))?;
+                let sizes = files.iter().map(|file| fs::symlink_metadata(self.folder(chain, folder).join(file)));
+                // What went meanwhile fills nothing.
+                held = sizes.flatten().fold(held, |held, metadata| held.saturating_add(metadata.len()));
+            }
+        }
+        Ok(held)
     }
 
     /// The checkpoints of a chain with a number above `after_seq`, by number; two on one number are a fork.

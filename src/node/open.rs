@@ -245,6 +245,7 @@ pub(crate) fn policy_of(settings: &Settings) -> Policy {
         app: settings.app_id.value.clone(),
         owner: settings.owner_id.value.clone(),
         max_file_bytes: settings.max_file_bytes.value.bytes(),
+        max_origin_bytes: settings.max_origin_bytes.value.bytes(),
         respect_gitignore: settings.respect_gitignore.value,
         fingerprint,
         peers: settings.peers.iter().map(peer).collect(),

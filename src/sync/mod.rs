@@ -140,6 +140,8 @@ pub struct Policy {
     pub owner: String,
     /// Larger files are skipped and listed, in bytes.
     pub max_file_bytes: u64,
+    /// What one other origin may fill here, in bytes.
+    pub max_origin_bytes: u64,
     /// Whether git's ignore rules hold.
     pub respect_gitignore: bool,
     /// Changes when the patterns do: newly admitted paths are a first contact.
@@ -271,6 +273,8 @@ pub struct Engine {
     pub(crate) exchange_budget: exchange::Budget,
     /// Where somebody else was seen to go on as we, and the sentence: while there is any, nothing is published.
     publishing_stopped: BTreeMap<String, Stop>,
+    /// What each origin fills here, in bytes, as far as it was asked.
+    held_bytes: BTreeMap<crate::model::OriginName, u64>,
     /// What exchanges told of each store that the next one has to know, by the journal's line.
     told: BTreeMap<String, stores::Told>,
     /// The folder that was read in last.
@@ -344,6 +348,7 @@ impl Engine {
             whole_exchanges_ms: BTreeMap::new(),
             exchange_budget: exchange::Budget::default(),
             publishing_stopped: BTreeMap::new(),
+            held_bytes: BTreeMap::new(),
             told: BTreeMap::new(),
             folders: place::Folders::default(),
             growing: std::collections::BTreeSet::new(),

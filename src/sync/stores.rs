@@ -159,6 +159,8 @@ impl Engine {
             direction: terms.direction,
             push: terms.push && self.publishing_stopped.is_empty(),
             thoroughness,
+            max_origin_bytes: self.policy.max_origin_bytes,
+            held_bytes: self.held_bytes.clone(),
             wanted,
             budget: self.exchange_budget,
             ..ExchangeConfig::new(&self.policy.app, terms.spaces.clone())
@@ -182,6 +184,7 @@ impl Engine {
             report.pushed += done.pushed.len() as u64;
             report.mended.extend(done.mended.iter().map(ArtifactName::to_string));
             self.settle_damage(&done, report)?;
+            self.held_bytes.clone_from(&done.held_bytes);
             let moved = !done.pulled.is_empty() || !done.pushed.is_empty();
             rounds += 1;
             if !(done.budget_spent && moved && failure.is_none() && rounds < MAX_ROUNDS) {
@@ -189,6 +192,7 @@ impl Engine {
             }
             // A budget bounds one round, not the job: what is left over comes now, from where this one ended.
             config.thoroughness = Thoroughness::News;
+            config.held_bytes.clone_from(&self.held_bytes);
         };
         report.pulled += pulled;
         self.note_exchange(&terms, &done, failure.as_deref())?;
@@ -361,6 +365,7 @@ fn exchange_problem(problem: &exchange::Problem) -> Problem {
         exchange::Problem::Refused { name, .. } => name.to_string(),
         exchange::Problem::Remote(error) => error.name.clone(),
         exchange::Problem::GaveUp { chain, .. } => chain.to_string(),
+        exchange::Problem::OriginFull { origin, .. } => origin.to_string(),
     };
     Problem { path, what: problem.to_string() }
 }

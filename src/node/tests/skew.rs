@@ -9,25 +9,25 @@ use super::*;
 use crate::ledger::{ArtifactName, Identity, ShortHash, Signature};
 use crate::model::{ArtifactHash, Chain, Space, canonical_bytes};
 
-fn folder() -> tempfile::TempDir {
+pub(super) fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a folder")
 }
 
 /// A machine with a backend of its own that meets others in these folders.
-fn machine(host: &'static str, stores: &[&Path]) -> Machine {
+pub(super) fn machine(host: &'static str, stores: &[&Path]) -> Machine {
     let machine = Machine::new(host, &backend());
     configure(&machine, stores);
     machine
 }
 
-fn configure(machine: &Machine, stores: &[&Path]) {
+pub(super) fn configure(machine: &Machine, stores: &[&Path]) {
     let peers: BTreeMap<String, &Path> = stores.iter().enumerate().map(|(n, path)| (format!("s{n}"), *path)).collect();
     let text = CONFIG.replacen('{', &format!(r#"{{ "peers": {}, "#, json!(peers)), 1);
     std::fs::write(machine.path("sync-config.json"), text).expect("writes");
 }
 
 impl Machine {
-    fn meets(&mut self) -> Report {
+    pub(super) fn meets(&mut self) -> Report {
         if self.node.is_none() {
             let options = OpenOptions { trust: true, ..self.options() };
             self.node = Some(Node::open(&self.env(), &options, Arc::new(NoProgress)).expect("opens"));
@@ -43,7 +43,7 @@ fn artifacts(store: &Path) -> BTreeMap<String, Vec<u8>> {
     tree(&store.join("demo")).into_iter().filter(|(name, _)| name.parse::<ArtifactName>().is_ok()).collect()
 }
 
-fn line(value: &Value) -> String {
+pub(super) fn line(value: &Value) -> String {
     String::from_utf8(canonical_bytes(value).expect("canonical")).expect("text") + "\n"
 }
 
@@ -72,19 +72,20 @@ fn write_as_newer(machine: &Machine, store: &Path) -> ArtifactName {
     put(store, &chain, body["seq"].as_u64().expect("a number"), &canonical_bytes(&body).expect("canonical"))
 }
 
-fn sign(body: &mut Value, identity: &Identity) {
+pub(super) fn sign(body: &mut Value, identity: &Identity) {
     let fields = body.as_object_mut().expect("an object");
     fields.remove("signature");
     let signature = Signature::make(identity.signing_key(), &canonical_bytes(fields).expect("canonical"));
     fields.insert("signature".to_owned(), serde_json::to_value(signature).expect("JSON"));
 }
 
-fn put(store: &Path, chain: &Chain, seq: u64, bytes: &[u8]) -> ArtifactName {
+pub(super) fn put(store: &Path, chain: &Chain, seq: u64, bytes: &[u8]) -> ArtifactName {
     let hash = ShortHash::of(&ArtifactHash::of(bytes));
     let name = ArtifactName::Checkpoint { chain: chain.clone(), seq, hash };
     let path = store.join("demo").join(name.to_string());
     std::fs::create_dir_all(path.parent().expect("a folder")).expect("creates");
     std::fs::write(path, bytes).expect("writes");
+    std::fs::write(store.join("larder-store.json"), r#"{"kind":"store","v":1}"#).expect("writes");
     name
 }
 

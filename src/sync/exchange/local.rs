@@ -3,7 +3,7 @@
 //! Invariant: `put` stores nothing whose bytes it has not proven to be what the name says.
 
 use crate::ledger::{ArtifactName, Checkpoint, Damage, Ledger, LedgerError, verify_bytes};
-use crate::model::{ArtifactHash, Chain, Space};
+use crate::model::{ArtifactHash, Chain, OriginName, Space};
 
 /// Why the local store did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +71,9 @@ pub trait LocalStore {
     /// The checkpoints of a chain with a number of at least `from_seq`, by number, then hash.
     fn checkpoints(&self, chain: &Chain, from_seq: u64) -> Result<Vec<ArtifactName>, LocalError>;
 
+    /// What an origin's artifacts fill here, in stored bytes.
+    fn held_bytes(&self, origin: &OriginName) -> Result<u64, LocalError>;
+
     /// True if the artifact is here.
     fn has(&self, name: &ArtifactName) -> Result<bool, LocalError>;
 
@@ -113,6 +116,10 @@ impl LocalStore for Ledger {
 
     fn checkpoints(&self, chain: &Chain, from_seq: u64) -> Result<Vec<ArtifactName>, LocalError> {
         Ok(self.checkpoint_names(chain, from_seq.saturating_sub(1))?)
+    }
+
+    fn held_bytes(&self, origin: &OriginName) -> Result<u64, LocalError> {
+        Ok(Ledger::held_bytes(self, origin)?)
     }
 
     fn has(&self, name: &ArtifactName) -> Result<bool, LocalError> {

@@ -25,11 +25,11 @@ pub use journal::{Journal, JournalError, MAX_HOLES, MemoryJournal, Watermark};
 pub use local::{CheckpointFacts, LocalError, LocalStore};
 pub use report::{Cause, ExchangeError, Finding, Need, Problem, Report, Requests, Waiting};
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{NoProgress, Progress};
 use crate::ledger::ArtifactName;
-use crate::model::{Chain, Space};
+use crate::model::{Chain, OriginName, Space};
 use crate::transport::Transport;
 
 /// Which way artifacts go.
@@ -99,6 +99,10 @@ pub struct ExchangeConfig {
     pub wrong_there: BTreeSet<ArtifactName>,
     /// Artifacts that others ask for there and that need no second look.
     pub checked: BTreeSet<ArtifactName>,
+    /// What one origin may fill here, in bytes; of who fills more nothing is fetched any more. Own chains do not count.
+    pub max_origin_bytes: u64,
+    /// What origins fill here, as far as it is known; else it is looked up.
+    pub held_bytes: BTreeMap<OriginName, u64>,
     /// How much it may cost.
     pub budget: Budget,
 }
@@ -117,6 +121,8 @@ impl ExchangeConfig {
             wanted: Vec::new(),
             wrong_there: BTreeSet::new(),
             checked: BTreeSet::new(),
+            max_origin_bytes: u64::MAX,
+            held_bytes: BTreeMap::new(),
             budget: Budget::default(),
         }
     }

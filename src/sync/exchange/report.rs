@@ -2,12 +2,12 @@
 //!
 //! Invariant: everything that was passed over is in here by name or in a count; nothing is only logged.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::journal::JournalError;
 use super::local::LocalError;
 use crate::ledger::{ArtifactKind, ArtifactName};
-use crate::model::{Chain, Hash};
+use crate::model::{Chain, Hash, OriginName};
 use crate::transport::TransportError;
 
 /// Requests made, by verb.
@@ -94,6 +94,16 @@ pub enum Problem {
         /// How many were tried.
         bad: u64,
     },
+    /// An origin fills its share of this machine.
+    #[error("fetch more of {origin}: it fills {held_bytes} bytes here, and maxOriginBytes allows {limit_bytes}")]
+    OriginFull {
+        /// Which origin.
+        origin: OriginName,
+        /// What it fills.
+        held_bytes: u64,
+        /// What it may.
+        limit_bytes: u64,
+    },
 }
 
 /// A chain is not as its writer alone would leave it.
@@ -176,6 +186,8 @@ pub struct Report {
     pub problems: Vec<Problem>,
     /// Names in listings that are no artifacts of the chain that was listed.
     pub ignored_names: u64,
+    /// What origins fill here, in bytes, as far as it was asked.
+    pub held_bytes: BTreeMap<OriginName, u64>,
     /// What it cost.
     pub requests: Requests,
     /// The budget ran out: the rest comes at the next exchange.

@@ -10,7 +10,7 @@ use super::local::{LocalError, LocalStore};
 use super::report::{Cause, Finding, Problem, Report};
 use super::{ExchangeConfig, JournalError, Progress};
 use crate::ledger::{ArtifactName, max_artifact_bytes, proves_wrong};
-use crate::model::Chain;
+use crate::model::{Chain, OriginName};
 use crate::transport::{ListRequest, Listing, Put, Transport, TransportError, TransportErrorKind};
 
 /// After this many failures in a row the place counts as gone.
@@ -109,6 +109,10 @@ pub(super) struct Run<'a> {
     pub report: Report,
     pub refuses_writes: bool,
     pub bar: Bar<'a>,
+    /// What is damaged here may be fetched whatever its origin fills.
+    pub healing: bool,
+    /// Origins that were found to fill their share.
+    full: BTreeSet<OriginName>,
     bytes: u64,
     failures_in_a_row: u32,
 }
@@ -147,15 +151,30 @@ impl<'a> Run<'a> {
         journal: &'a mut dyn Journal,
         progress: &'a dyn Progress,
     ) -> Run<'a> {
-        let report = Report::default();
+        let report = Report { held_bytes: config.held_bytes.clone(), ..Report::default() };
         let bar = Bar { progress, step: "", done: 0, left: 0 };
-        Run { local, remote, config, journal, report, refuses_writes: false, bar, bytes: 0, failures_in_a_row: 0 }
+        let (healing, full) = (false, BTreeSet::new());
+        Run {
+            local,
+            remote,
+            config,
+            journal,
+            report,
+            refuses_writes: false,
+            bar,
+            healing,
+            full,
+            bytes: 0,
+            failures_in_a_row: 0,
+        }
     }
 
     /// All phases. What was done before a stop is settled all the same.
     pub fn all(&mut self) -> Result<(), Cause> {
         let mut views = Vec::new();
+        self.healing = true;
         let healed = if self.config.pulls() { self.heal() } else { Ok(()) };
+        self.healing = false;
         let surveyed = healed.and_then(|()| self.survey(&mut views));
         let moved = surveyed.and_then(|()| self.move_artifacts(&mut views));
         // Whatever ended the moving: what was put so far is worth its sync.
@@ -239,6 +258,9 @@ impl<'a> Run<'a> {
 
     /// The bytes of an artifact as they came, bounded by its kind. What is merely not there is no problem.
     pub fn get(&mut self, name: &ArtifactName) -> Result<Fetched, Stop> {
+        if self.is_full(name)? {
+            return Ok(Fetched::Nothing);
+        }
         self.spend()?;
         self.report.requests.get += 1;
         let max_bytes = max_artifact_bytes(name.kind());
@@ -258,6 +280,28 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// True if the origin fills its share here, so that nothing more of it is fetched; said once an exchange.
+    fn is_full(&mut self, name: &ArtifactName) -> Result<bool, Stop> {
+        let (origin, limit_bytes) = (&name.chain().origin, self.config.max_origin_bytes);
+        let own = self.config.own.iter().any(|chain| chain.origin == *origin);
+        if self.healing || own || limit_bytes == u64::MAX {
+            return Ok(false);
+        }
+        let known = self.report.held_bytes.get(origin).copied();
+        if known.is_some_and(|held| held < limit_bytes) || self.full.contains(origin) {
+            return Ok(self.full.contains(origin));
+        }
+        // Nothing is refused because of a sum that was carried along: something may have gone since.
+        let held_bytes = self.local.held_bytes(origin)?;
+        self.report.held_bytes.insert(origin.clone(), held_bytes);
+        if held_bytes < limit_bytes {
+            return Ok(false);
+        }
+        self.full.insert(origin.clone());
+        self.note(Problem::OriginFull { origin: origin.clone(), held_bytes, limit_bytes });
+        Ok(true)
+    }
+
     /// Gets an artifact and stores it here. True if it is here now.
     pub fn take(&mut self, name: &ArtifactName) -> Result<bool, Stop> {
         match self.get(name)? {
@@ -272,6 +316,9 @@ impl<'a> Run<'a> {
             Ok(()) => {
                 self.report.phantoms.remove(name);
                 self.report.pulled.push(name.clone());
+                if let Some(held) = self.report.held_bytes.get_mut(&name.chain().origin) {
+                    *held = held.saturating_add(bytes.len() as u64);
+                }
                 Ok(true)
             }
             Err(error) => self.refuse_theirs(name, bytes, error).map(|()| false),

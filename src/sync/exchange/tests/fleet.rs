@@ -65,6 +65,12 @@ impl LocalStore for PlaceStore {
         Ok(parsed.filter(wanted).collect())
     }
 
+    fn held_bytes(&self, origin: &OriginName) -> Result<u64, LocalError> {
+        let held = self.bytes().0;
+        let own = held.iter().filter(|(name, _)| name.chain().origin == *origin);
+        Ok(own.map(|(_, bytes)| bytes.len() as u64).sum())
+    }
+
     fn has(&self, name: &ArtifactName) -> Result<bool, LocalError> {
         Ok(self.get(name).is_some())
     }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::super::{Cause, Need};
+use super::super::{Cause, LocalStore, Need, Problem};
 use super::fleet::*;
 use crate::transport::{ListRequest, Listing, Put, Transport, TransportError, TransportErrorKind, WaitHint, Wake};
 
@@ -251,4 +251,41 @@ fn an_artifact_of_a_newer_release_waits_for_an_upgrade() {
     let report = Machine::new("b-1", 2).meets(&spot);
 
     assert!(matches!(&report.waiting[..], [w] if w.need == Need::Upgrade), "{report:?}");
+}
+
+#[test]
+fn an_origin_that_fills_its_share_is_named_and_nobody_else_waits() {
+    let (mut glutton, mut a, mut b) = (Machine::new("g-1", 9), Machine::new("a-1", 1), Machine::new("b-1", 2));
+    let (_, spot) = place("spot");
+    for n in 0..20 {
+        let packs = vec![vec![n; 10_000]];
+        glutton.publish(&Load { packs, hlc: u64::from(n), ..Load::default() });
+    }
+    a.publish_full("one");
+    a.meets(&spot);
+    glutton.meets(&spot);
+    let origin = glutton.writer.chain.origin.clone();
+    let held = |b: &Machine| b.store.held_bytes(&origin).expect("sums");
+    b.config.max_origin_bytes = 50_000;
+
+    for _ in 0..3 {
+        let report = b.meets(&spot);
+
+        assert!(a.store.names().is_subset(&b.store.names()), "{report:?}");
+        assert!(held(&b) < 50_000 + 10_100, "at most one artifact beyond: {}", held(&b));
+        let named = |problem: &&Problem| matches!(problem, Problem::OriginFull { origin: full, .. } if *full == origin);
+        assert_eq!(report.problems.iter().filter(named).count(), 1, "{report:?}");
+        assert!(report.requests.get < 30, "what is not taken is not asked for: {:?}", report.requests);
+        assert!(is_sound(&b.store, false));
+        b.config.held_bytes = report.held_bytes;
+    }
+    // What is damaged here may always be healed.
+    let lost = glutton.writer.pack_name(&[0; 10_000]);
+    b.store.damage(&lost, Some(b"rotten"));
+    b.config.wanted = vec![lost.clone()];
+    assert_eq!(b.meets(&spot).pulled, [lost]);
+
+    b.config.max_origin_bytes = 1 << 30;
+    assert!(b.meets(&spot).is_complete());
+    assert!(glutton.store.names().is_subset(&b.store.names()));
 }
