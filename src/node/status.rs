@@ -445,10 +445,11 @@ pub(super) fn is_damage_there(source: &str) -> bool {
 pub(super) fn damage_there(count: usize) -> Option<NodeError> {
     let message = match count {
         0 => return None,
-        1 => "1 thing that a store holds is damaged there".to_owned(),
-        _ => format!("{count} things that stores hold are damaged there"),
+        1 => "1 thing that a store holds is damaged there or was refused".to_owned(),
+        _ => format!("{count} things that stores hold are damaged there or were refused"),
     };
-    let hint = "see `larder status`: whoever has them whole puts them right with `larder sync` or `larder repair`";
+    let hint =
+        "see `larder status`: what is damaged, whoever has it whole puts right with `larder sync` or `larder repair`";
     Some(NodeError { kind: Kind::Damage, message, hint: Some(hint.to_owned()) })
 }
 

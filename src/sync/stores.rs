@@ -104,6 +104,8 @@ pub(super) struct Told {
     pulled: Vec<Problem>,
     /// What the store holds with wrong bytes, as the last pull found.
     wrong: BTreeSet<ArtifactName>,
+    /// What the last pull would not take for another reason.
+    refused: Vec<Problem>,
     /// What others ask for there although it is right as seen from here.
     checked: BTreeSet<ArtifactName>,
 }
@@ -246,10 +248,15 @@ impl Engine {
                 Some(why) => self.state.note_failure(&terms.line, way, now, why)?,
             }
         }
-        let chains = self.ledger.chains()?;
+        let forked = done.findings.iter().any(|finding| matches!(finding, Finding::Forked { .. }));
+        let chains = if forked { self.ledger.chains()? } else { Vec::new() };
         let open = done.findings.iter().filter(|finding| !self.is_settled(finding, &chains));
-        let mut problems: Vec<Problem> = open.map(finding_problem).collect();
-        problems.extend(done.problems.iter().take(MAX_TOLD).map(exchange_problem));
+        let mut problems: Vec<Problem> = open.filter(|finding| !is_refusal(finding)).map(finding_problem).collect();
+        let is_told_apart = |problem: &&exchange::Problem| {
+            matches!(problem, exchange::Problem::Refused { .. } | exchange::Problem::OriginFull { .. })
+        };
+        let others = done.problems.iter().filter(|problem| !is_told_apart(problem));
+        problems.extend(others.take(MAX_TOLD).map(exchange_problem));
         problems.extend(
             done.waiting
                 .iter()
@@ -283,7 +290,14 @@ impl Engine {
         }
         told.checked.extend(done.checked.iter().cloned());
         told.wrong.retain(|name| !done.mended.contains(name));
-        let problems: Vec<Problem> = told.wrong.iter().take(MAX_TOLD).map(damage_there).collect();
+        let mut problems: Vec<Problem> = told.wrong.iter().take(MAX_TOLD).map(damage_there).collect();
+        if terms.direction == Direction::Push {
+            problems.extend(told.refused.iter().cloned());
+        } else {
+            told.refused =
+                refused_there(done).filter(|refused| problems.iter().all(|known| known.path != refused.path)).collect();
+            problems.extend(told.refused.iter().cloned());
+        }
         let source = format!("{}{DAMAGE_THERE}", terms.problems);
         Ok(self.state.set_problems(&source, &problems, self.now_ms() as i64)?)
     }
@@ -360,9 +374,24 @@ impl Engine {
     }
 }
 
+/// What was refused in a store, whoever is to blame; our own damage has its own note.
+fn refused_there(done: &exchange::Report) -> impl Iterator<Item = Problem> {
+    let keys = done.findings.iter().filter(|finding| is_refusal(finding)).map(finding_problem);
+    let refused = done.problems.iter().filter(|problem| match problem {
+        exchange::Problem::Refused { name, .. } => !done.damaged.contains(name) && !done.wrong_there.contains(name),
+        exchange::Problem::OriginFull { .. } => true,
+        _ => false,
+    });
+    keys.chain(refused.map(exchange_problem)).take(MAX_TOLD)
+}
+
+fn is_refusal(finding: &Finding) -> bool {
+    matches!(finding, Finding::KeyChanged { .. })
+}
+
 fn exchange_problem(problem: &exchange::Problem) -> Problem {
     let path = match problem {
-        exchange::Problem::Refused { name, .. } => name.to_string(),
+        exchange::Problem::Refused { name, .. } | exchange::Problem::Newer { name } => name.to_string(),
         exchange::Problem::Remote(error) => error.name.clone(),
         exchange::Problem::GaveUp { chain, .. } => chain.to_string(),
         exchange::Problem::OriginFull { origin, .. } => origin.to_string(),

@@ -187,8 +187,9 @@ pub trait Mending: Send + Sync {
     /// Leaves word that wrong bytes stand under `name`. Idempotent; durable when it returns.
     fn ask(&self, name: &str) -> Result<(), TransportError>;
 
-    /// The names below `<app>/` of which word was left, in order; at most [`MAX_ASKED`].
-    fn asked(&self, app: &str) -> Result<Vec<String>, TransportError>;
+    /// The names below `<app>/` of which word was left, in order, at most [`MAX_ASKED`]; `None`, without a request, where
+    /// nobody leaves any.
+    fn asked(&self, app: &str) -> Result<Option<Vec<String>>, TransportError>;
 
     /// Takes the word back: right bytes stand there. Idempotent.
     fn settle(&self, name: &str) -> Result<(), TransportError>;

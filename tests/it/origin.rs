@@ -314,3 +314,30 @@ fn a_machine_that_was_taken_for_lost_is_told_and_goes_on_under_a_name_of_its_own
         project.verify();
     }
 }
+
+#[test]
+fn a_lost_machine_is_adopted_from_a_shared_database_too() {
+    let lab = Lab::new();
+    let (a, b) = lab.pair();
+    a.write("shared/one.md", "one\n");
+    a.write("logs/x.log", "x\n");
+    for project in [&a, &b, &a] {
+        project.sync();
+    }
+    let (name, known) = (name_of(&a), versions(&b));
+    fs::remove_dir_all(&a.dir).expect("the machine is lost");
+    let anew = lab.project("a", CONFIG).with_backend(&lab.path("shared.db")).with_home(&lab.path("new-home"));
+    anew.write("logs/x.log", "x\n");
+
+    anew.run(["origin", "adopt", &name]).expect(0).says("generation 2");
+    anew.sync();
+    b.sync();
+
+    holds(&anew, &[("shared/one.md", "one\n"), ("logs/x.log", "x\n")]);
+    assert_eq!(versions(&anew), known);
+    assert_eq!(generations(&b, &name), serde_json::json!([1, 2]));
+    for project in [&anew, &b] {
+        project.run(["status"]).expect(0);
+        project.verify();
+    }
+}

@@ -247,6 +247,38 @@ fn a_flood_of_tombstones_deletes_nothing_that_it_does_not_descend_from() {
     assert!(reader.meets().is_empty());
 }
 
+#[test]
+fn what_is_refused_is_told_by_status_and_exit_code_until_it_is_settled() {
+    let store = folder();
+    let mut good = machine("good", &[store.path()]);
+    good.write("good.md", "good");
+    good.meets();
+    let mut reader = machine("reader", &[store.path()]);
+    let config = std::fs::read_to_string(reader.path("sync-config.json")).expect("reads");
+    let small = config.replacen('{', "{ \"maxOriginBytes\": 1,", 1);
+    std::fs::write(reader.path("sync-config.json"), small).expect("writes");
+    reader.write("own.md", "own");
+    (0..2).for_each(|_| drop(reader.meets()));
+    reader.restart();
+    // The first artifact is what it takes to know that there is too much of it.
+    good.write("more.md", "more");
+    good.meets();
+
+    let report = reader.meets();
+    assert!(reader.read("more.md").is_none(), "{report:?}");
+    let remains = reader.node().remains(&report).expect("looks").expect("something remains");
+    assert_eq!(remains.kind, super::super::Kind::Damage);
+    let status = reader.glance_status();
+    assert_eq!(status.remains().map(|error| error.kind), Some(super::super::Kind::Damage));
+    assert!(status.problems.iter().any(|problem| problem.what.contains("maxOriginBytes")), "{status:?}");
+
+    std::fs::write(reader.path("sync-config.json"), config).expect("writes");
+    reader.restart();
+    reader.meets();
+    assert_eq!(reader.read("more.md").as_deref(), Some("more"));
+    assert!(reader.glance_status().remains().is_none(), "{:?}", reader.glance_status());
+}
+
 fn newest(machine: &mut Machine, path: &str) -> Hlc {
     let path = RelPath::parse(path).expect("a path");
     let slot = machine.node().engine.slot_of(crate::model::Channel::Shared, &path);

@@ -26,9 +26,9 @@ impl Run<'_> {
         if !self.config.push || self.refuses_writes || (!answers && self.report.pulled.is_empty()) {
             return Ok(());
         }
-        self.report.requests.list += 1;
         let asked = mending.asked(&self.config.app);
-        let asked = self.heard(asked)?.unwrap_or_default();
+        let Some(asked) = self.heard(asked)?.flatten() else { return Ok(()) };
+        self.report.requests.list += 1;
         let asked: Vec<ArtifactName> = asked.iter().filter_map(|name| self.parse_ours(name)).collect();
         for name in asked.iter().filter(|name| self.report.pulled.contains(name)).cloned().collect::<Vec<_>>() {
             self.settle_word(&name)?;

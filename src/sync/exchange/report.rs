@@ -86,6 +86,12 @@ pub enum Problem {
         /// What is wrong with it.
         why: String,
     },
+    /// A newer release wrote it.
+    #[error("{}", Need::Upgrade)]
+    Newer {
+        /// Which artifact.
+        name: ArtifactName,
+    },
     /// A chain is left for now because too much of it is bad.
     #[error("go on with {chain}: {bad} of its artifacts in the store are bad")]
     GaveUp {

@@ -341,8 +341,7 @@ impl<'a> Run<'a> {
                 Ok(())
             }
             LocalError::Newer { name } => {
-                let why = "written by a newer release, upgrade larder".to_owned();
-                self.note(Problem::Refused { name, why });
+                self.note(Problem::Newer { name });
                 Ok(())
             }
             other => Err(other.into()),

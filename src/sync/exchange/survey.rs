@@ -249,7 +249,10 @@ impl Run<'_> {
         match self.local.inspect(name, &bytes) {
             Ok(facts) if accepted.is_none_or(|key| key == facts.key) => Ok(Some((facts, bytes))),
             Ok(_) => {
-                let why = "it is signed by another key than ours".to_owned();
+                let why = format!(
+                    "it is signed by another key than ours; if two machines adopted {origin} at once, `larder origin adopt {origin}` on one of them settles it",
+                    origin = name.chain().origin
+                );
                 self.note(Problem::Refused { name: name.clone(), why });
                 Ok(None)
             }

@@ -46,7 +46,7 @@ impl Mending for FolderTransport {
         }
     }
 
-    fn asked(&self, app: &str) -> Result<Vec<String>, TransportError> {
+    fn asked(&self, app: &str) -> Result<Option<Vec<String>>, TransportError> {
         let prefix = format!("{app}/{ASKED}");
         let request = ListRequest { limit: MAX_ASKED, ..ListRequest::new(prefix, Depth::Children) };
         let mut names = Vec::new();
@@ -59,7 +59,7 @@ impl Mending for FolderTransport {
             }
         }
         names.sort();
-        Ok(names)
+        Ok(Some(names))
     }
 
     fn settle(&self, name: &str) -> Result<(), TransportError> {
