@@ -39,6 +39,8 @@ pub(super) struct Cycle {
     last_whole: Instant,
     not_before: Option<Instant>,
     last_error: Option<String>,
+    /// Why the last run recorded and wrote nothing.
+    stopped: Option<String>,
     shown_row: i64,
     notes: Option<Sender<Note>>,
     served_at: Option<String>,
@@ -65,6 +67,7 @@ impl Cycle {
             last_whole: now,
             not_before: None,
             last_error: None,
+            stopped: None,
             shown_row,
             notes: None,
             served_at: None,
@@ -272,6 +275,7 @@ impl Cycle {
 
     fn after(&mut self, report: &Report, say: &dyn Fn(&str)) {
         (self.not_before, self.last_error) = (None, None);
+        self.note_stop(report, say);
         for (path, change) in report.recorded.iter().chain(&report.recorded_rows).take(20) {
             say(&format!("recorded {path} ({})", change.word()));
         }
@@ -284,6 +288,18 @@ impl Cycle {
             say(&format!("and {more} more"));
         }
         self.refresh_view();
+    }
+
+    /// A run that recorded nothing is said once; what changed meanwhile is looked for when one does again.
+    fn note_stop(&mut self, report: &Report, say: &dyn Fn(&str)) {
+        if report.stopped == self.stopped {
+            return;
+        }
+        match &report.stopped {
+            Some(why) => say(&format!("nothing is recorded or written here: {why}")),
+            None => self.whole = true,
+        }
+        self.stopped.clone_from(&report.stopped);
     }
 
     /// Tells the kernel which names of the mounted view changed.
@@ -313,6 +329,7 @@ impl Cycle {
         let mute = self.waiters.iter().flat_map(Waiters::mute);
         let seconds = self.node.settings.interval_secs.value;
         lines.extend(mute.map(|name| format!("the peer {name} cannot tell of news: it is asked every {seconds} s")));
+        lines.extend(self.stopped.iter().map(|why| format!("nothing is recorded or written here: {why}")));
         lines.extend(self.last_error.iter().map(|error| format!("the last run failed: {error}")));
         lines
     }

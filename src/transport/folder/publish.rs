@@ -240,7 +240,7 @@ impl FolderTransport {
         let staging = self.make_folder(name, STAGING, &mut dirty)?;
         let (mut staged, file) = self.stage(name, staging.as_fd(), bytes)?;
         file.sync_data().map_err(|error| explain("mend", name, error))?;
-        let kept = format!("{WRONG_PREFIX}{}{STAGED_SUFFIX}", staged.name.trim_start_matches(STAGED_PREFIX));
+        let kept = format!("{WRONG_PREFIX}{}", staged.name.trim_start_matches(STAGED_PREFIX));
         let exchanged = match self.publisher.namings.first() {
             Some(Naming::Rename) => {
                 let flags = RenameFlags::EXCHANGE;
