@@ -13,6 +13,7 @@ use super::stores::{DAMAGE_THERE, Marks, PROJECT, Terms};
 use super::{Engine, Report, Result, SyncError};
 use crate::config::address::{Address, scheme};
 use crate::env::Env;
+use crate::ledger::MAX_CHECKPOINT_BYTES;
 use crate::model::Space;
 use crate::state::{self, State, StateError};
 use crate::transport::marker::ProjectId;
@@ -57,6 +58,9 @@ impl Asked {
         }
     }
 }
+
+/// Chains whose agreed checkpoint is looked for where a marker was lost; one that is there is enough.
+const MAX_CHAINS_LOOKED_AT: usize = 100;
 
 /// A place of the config.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -216,6 +220,27 @@ impl Engine {
         Ok(self.state.forget_stores(PEER_LINE, &kept)?)
     }
 
+    /// The id that a place had, if all its markers are gone and what it held of this project still stands there: then it is no
+    /// empty mount point and nobody else's, and the marker alone was lost.
+    fn lost_marker(&self, peer: &Peer, place: &dyn Transport) -> Result<Option<ProjectId>> {
+        let app = &self.policy.app;
+        let id = self.state.meta_text(&held_key(&peer.address))?.and_then(|id| ProjectId::try_from(id).ok());
+        let no_marker = matches!(Marker::of_place(place, app, None, false), Ok(None));
+        let Some(id) = id.filter(|_| no_marker) else { return Ok(None) };
+        for chain in self.ledger.chains()?.into_iter().take(MAX_CHAINS_LOOKED_AT) {
+            let Some((agreed, _)) = self.state.watermark(place.label(), &chain.to_string())? else { continue };
+            let ours = self.ledger.checkpoint_names(&chain, agreed.saturating_sub(1))?;
+            let Some(ours) = ours.first().filter(|_| agreed > 0) else { continue };
+            if place
+                .get(&format!("{app}/{ours}"), None, MAX_CHECKPOINT_BYTES)
+                .is_ok_and(|there| self.ledger.read_whole(ours).is_ok_and(|here| here == there))
+            {
+                return Ok(Some(id));
+            }
+        }
+        Ok(None)
+    }
+
     fn exchange_peer(&mut self, peer: &Peer, direction: Direction, report: &mut Report) -> Result<Option<String>> {
         let place = self.peer_place(peer)?;
         if !self.belongs_there(peer, &*place, direction)? {
@@ -249,7 +274,19 @@ impl Engine {
     /// nothing is there.
     pub(super) fn belongs_there(&self, peer: &Peer, place: &dyn Transport, direction: Direction) -> Result<bool> {
         let app = &self.policy.app;
-        let project = match held_there(&self.state, &peer.address, place, app)? {
+        let held = match held_there(&self.state, &peer.address, place, app) {
+            Err(SyncError::Marker(why)) => match self.lost_marker(peer, place)? {
+                Some(project) => {
+                    if peer.push {
+                        Marker::set_place(place, app, &project)?;
+                    }
+                    Some(project)
+                }
+                None => return Err(SyncError::Marker(why)),
+            },
+            held => held?,
+        };
+        let project = match held {
             Some(project) => project,
             None if direction == Direction::Pull => return Ok(false),
             None => {

@@ -149,6 +149,36 @@ fn a_store_file_that_is_damaged_or_gone_is_written_again_where_the_project_was()
 }
 
 #[test]
+fn a_marker_that_is_damaged_or_lost_stops_nobody_who_was_there() {
+    let (lab, [a, b, c]) = lab();
+    a.write("shared/a.md", "a\n");
+    for project in [&a, &b] {
+        project.sync();
+    }
+    let markers = lab.path("share/lab/markers");
+    let marker = fs::read_dir(&markers).expect("list").next().expect("a marker").expect("list").path();
+    let good = fs::read(&marker).expect("read");
+
+    for harm in [Some(&good[..10]), Some(&b""[..]), None] {
+        match harm {
+            Some(bytes) => fs::write(&marker, bytes).expect("written"),
+            None => fs::remove_file(&marker).expect("removed"),
+        }
+        // B wrote nothing yet; what it holds of A is enough to know the place by.
+        b.sync();
+        a.sync();
+        assert!(marker.exists());
+    }
+    assert_eq!(fs::read(&marker).expect("read"), good);
+    c.sync();
+    holds(&c, "shared/a.md", "a\n");
+
+    // What it held is gone as well: that is an empty disk, and not filled unasked.
+    fs::remove_dir_all(lab.path("share/lab")).expect("removed");
+    b.run(["sync"]).expect(2).says("is its disk mounted");
+}
+
+#[test]
 fn an_index_that_is_not_what_the_ledger_says_is_found_by_a_deep_look() {
     let (_lab, [a, ..]) = lab();
     a.write("shared/a.md", "a\n");
