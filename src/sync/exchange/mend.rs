@@ -7,8 +7,8 @@ use super::run::{Run, Stop};
 use crate::ledger::{ArtifactName, max_artifact_bytes, proves_wrong, verify_bytes};
 use crate::transport::{TransportError, TransportErrorKind};
 
-/// Words of others that are looked at in one exchange.
-const MAX_ANSWERED: usize = 100;
+/// Words of others that are looked at in one exchange: each may cost the reading of a pack, whoever left it.
+const MAX_ANSWERED: usize = 20;
 
 /// What stands under a name in the store.
 enum There {
