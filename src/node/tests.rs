@@ -13,6 +13,7 @@ use crate::sync::{Change, NoProgress, Report};
 
 mod ahead;
 mod in_place;
+mod inbox;
 mod peers;
 
 const CONFIG: &str = r#"{ "appId": "demo", "syncFilePatterns": ["**/*.md", "**/*.json", "**/*.jsonl", "**/*.txt"], "archiveFilePatterns": ["runs/**"] }"#;
