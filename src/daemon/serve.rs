@@ -86,7 +86,8 @@ pub(super) fn start(
     Server::start(env, (shelf, desk, id), options, on_arrival).map_err(refused)
 }
 
-fn refused(error: ServeError) -> NodeError {
+/// What a person can do about it.
+pub(super) fn refused(error: ServeError) -> NodeError {
     let hint = match &error {
         ServeError::Plain { .. } => "a certificate of your own making will do: devices know it again",
         ServeError::Listen { .. } => "name another address with `--listen HOST:PORT`",

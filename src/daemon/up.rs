@@ -37,6 +37,10 @@ pub(super) enum Note {
 
 /// Runs until SIGTERM, SIGINT or `Request::Stop`. `say` gets plain lines for the user; `ready` comes after the first run.
 pub fn up(env: &Env, options: &UpOptions, progress: Arc<dyn Progress>, say: &dyn Fn(&str)) -> Result<(), NodeError> {
+    if let Some(serve) = &options.serve {
+        // Before the first run, which may take long.
+        serve.check().map_err(super::serve::refused)?;
+    }
     let (notes, inbox) = channel();
     let signals = catch_signals(&notes)?;
     let node = Node::open(env, &options.open, progress)?;

@@ -14,6 +14,7 @@ use crate::sync::{Change, NoProgress, Report};
 mod ahead;
 mod hostile;
 mod in_place;
+mod inbox;
 mod peers;
 mod skew;
 

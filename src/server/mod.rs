@@ -101,6 +101,20 @@ impl ServeOptions {
     pub fn at(listen: SocketAddr) -> ServeOptions {
         ServeOptions { listen, plain: Plain::Refused, tls: None, limits: Limits::default() }
     }
+
+    /// Says early what would keep a server from starting: an open line, a certificate that cannot be used.
+    pub fn check(&self) -> Result<(), ServeError> {
+        self.read_tls().map(drop)
+    }
+
+    /// The server's side of TLS and its own certificate; `None` for a line without, which is refused beyond this machine.
+    fn read_tls(&self) -> Result<Option<(ServerConfig, Vec<u8>)>, ServeError> {
+        match &self.tls {
+            Some((cert, key)) => read_tls(cert, key).map(Some),
+            None if self.plain == Plain::Allowed || self.listen.ip().to_canonical().is_loopback() => Ok(None),
+            None => Err(ServeError::Plain { listen: self.listen }),
+        }
+    }
 }
 
 /// Why a server does not start.
@@ -165,10 +179,7 @@ impl Server {
         on_arrival: OnArrival,
     ) -> Result<Server, ServeError> {
         let listen = options.listen;
-        let tls = options.tls.as_ref().map(|(cert, key)| read_tls(cert, key)).transpose()?;
-        if tls.is_none() && options.plain == Plain::Refused && !listen.ip().to_canonical().is_loopback() {
-            return Err(ServeError::Plain { listen });
-        }
+        let tls = options.read_tls()?;
         let certificate = tls.as_ref().map(|(_, certificate)| &**certificate);
         let lines = vec![server_line(certificate), ROOTS_LINE.to_owned()];
         let watched = shelf.watched.clone();

@@ -114,7 +114,7 @@ async fn list(house: &Arc<House>, caller: Caller, request: ListRequest) -> Resul
             page.names.retain(|name| caller.may_see(name));
             // A page without names must be the last.
             match last {
-                Some(last) if page.more && page.names.is_empty() => request = request.after(last),
+                Some(last) if page.more && page.names.is_empty() => request = request.after(past_space(&last)),
                 _ => return Ok(page),
             }
         }
@@ -122,6 +122,12 @@ async fn list(house: &Arc<House>, caller: Caller, request: ListRequest) -> Resul
     });
     let Listing { names, more } = listing.await?;
     Ok(json(&Names { names: Some(names), more }))
+}
+
+/// A text that sorts after everything in the space of a name, none of which the caller may see.
+fn past_space(name: &str) -> String {
+    let space: Vec<&str> = name.split('/').take(2).collect();
+    format!("{}/\u{10FFFF}", space.join("/"))
 }
 
 async fn heads(house: &Arc<House>, prefix: String) -> Result<Response, Refusal> {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::gate::{Gate, Meant, understand};
 use super::heads::Heads;
-use crate::ledger::verify_bytes;
+use crate::ledger::{ArtifactKind, ArtifactName, MAX_PACK_BYTES, verify_bytes};
 use crate::model::{Space, canonical_bytes};
 use crate::state::State;
 use crate::sync::{INBOX, projects};
@@ -161,6 +161,33 @@ impl ProjectShelf {
         Ok(ids.unwrap_or_default().into_iter().collect())
     }
 
+    /// Other bytes stand in the inbox under the name of these, which are good: if those are provably not what the name says (a
+    /// disk broke), they go. `None` if they are good as well.
+    fn put_over_damage(
+        &self,
+        name: &str,
+        artifact: &ArtifactName,
+        bytes: &[u8],
+    ) -> Result<Option<Put>, TransportError> {
+        let there = self.inbox.get(name, None, MAX_PACK_BYTES);
+        match there.map(|there| verify_bytes(artifact, &there).is_ok()) {
+            // Of records, several spellings are the same artifact.
+            Ok(true) => Ok((artifact.kind() == ArtifactKind::Records).then_some(Put::AlreadyThere)),
+            Ok(false) => {
+                // A parsed name stays below the folder.
+                let path = self.inbox_dir.join(&self.app).join(artifact.to_string());
+                std::fs::remove_file(&path).map_err(|error| {
+                    let kind = TransportErrorKind::Unavailable;
+                    TransportError::new(kind, "put", name, error.to_string()).with_source(error)
+                })?;
+                self.inbox.put_new(name, bytes).map(Some)
+            }
+            // It went to the ledger meanwhile.
+            Err(error) if error.kind == TransportErrorKind::NotFound => self.inbox.put_new(name, bytes).map(Some),
+            Err(error) => Err(error),
+        }
+    }
+
     fn marker(&self, name: &str) -> Result<Option<Vec<u8>>, TransportError> {
         let Some((_, Meant::Marker(id))) = understand(name) else { return Ok(None) };
         let ours = self.projects()?.contains(&id);
@@ -202,7 +229,7 @@ impl Transport for ProjectShelf {
         let below = name.strip_prefix(&self.root).ok_or_else(unsupported)?;
         let (_, meant) = understand(name).ok_or_else(unsupported)?;
         if let Meant::Artifact(artifact) = &meant {
-            match self.ledger.get(below, None, crate::ledger::MAX_PACK_BYTES) {
+            match self.ledger.get(below, None, MAX_PACK_BYTES) {
                 // Of records, several spellings are the same artifact.
                 Ok(there) if there == bytes || verify_bytes(artifact, &there).is_ok() => return Ok(Put::AlreadyThere),
                 // What is damaged here may be healed by what comes: the exchange decides.
@@ -212,7 +239,12 @@ impl Transport for ProjectShelf {
             }
         }
         require_room(&self.inbox_dir, name, bytes.len() as u64)?;
-        self.inbox.put_new(name, bytes)
+        match (self.inbox.put_new(name, bytes), meant) {
+            (Err(error), Meant::Artifact(artifact)) if error.kind == TransportErrorKind::Conflict => {
+                self.put_over_damage(name, &artifact, bytes)?.ok_or(error)
+            }
+            (put, _) => put,
+        }
     }
 
     fn wait(&self, _hint: &WaitHint) -> Result<Wake, TransportError> {

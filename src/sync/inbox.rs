@@ -11,6 +11,7 @@ use super::stores::{Marks, Terms};
 use super::{Engine, Report, Result, SyncError};
 use crate::ledger::ArtifactName;
 use crate::model::Space;
+use crate::state::Problem;
 use crate::transport::folder::STORE_FILE;
 use crate::transport::{Depth, FolderTransport, ListRequest, Transport};
 
@@ -24,8 +25,20 @@ const MAX_PAGES: usize = 100;
 impl Engine {
     /// Takes what others put here into the ledger, replays it, and empties the inbox of it. Returns how many artifacts came.
     ///
-    /// Nothing at all if there is no inbox or nothing in it. Errors: only what is about this machine.
+    /// Nothing at all if there is no inbox or nothing in it. An inbox that cannot be read is a problem that is named. Errors:
+    /// only what is about this machine.
     pub fn take_inbox(&mut self, report: &mut Report) -> Result<u64> {
+        match self.try_inbox(report) {
+            Err(SyncError::Transport(error)) => {
+                let problem = Problem { path: "(inbox)".to_owned(), what: error.to_string() };
+                self.state.set_problems(LINE, &[problem], self.now_ms() as i64)?;
+                Ok(0)
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn try_inbox(&mut self, report: &mut Report) -> Result<u64> {
         let folder = self.ledger.larder().join(INBOX);
         if !folder.join(STORE_FILE).exists() {
             return Ok(0);

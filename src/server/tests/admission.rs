@@ -154,6 +154,13 @@ fn a_private_space_is_for_its_owners_devices_alone() {
             assert!(a.list(&request).expect("listed").names[0].starts_with("app/shared/"));
         }
     }
+    // However much of it there is, it is passed over.
+    for n in 0..150 {
+        a.put_new(&format!("app/{own}/{n}"), b"secret").expect("put");
+    }
+    a.put_new("app/zz/y", b"behind").expect("put");
+    let one = ListRequest { limit: 1, ..ListRequest::new("app/", Depth::All) };
+    assert_eq!(stranger.list(&one.after("app/shared/y")).expect("listed").names, ["app/zz/y"]);
     // Nor is it told that there is news.
     let hint = WaitHint { timeout_ms: 0, cancel: Cancel::new() };
     stranger.wait(&hint).expect("asked");

@@ -235,6 +235,24 @@ fn only_what_proves_itself_is_taken() {
 }
 
 #[test]
+fn what_a_broken_disk_left_in_the_inbox_gives_way_to_good_bytes() {
+    let (hub, scene) = served();
+    let (mut a, at_a) = guest(&scene, "a");
+    a.publish("a.md", 100);
+    a.exchange(&at_a);
+    let inbox = hub.ledger.larder().join("inbox");
+    let names = at_a.list(&ListRequest::new("app/shared/", Depth::All)).expect("listed").names;
+    let name = names.iter().find(|name| inbox.join(name).exists()).expect("it waits");
+    let good = std::fs::read(inbox.join(name)).expect("reads");
+    for damaged in [&good[..good.len() / 2], b"", b"other bytes"] {
+        std::fs::write(inbox.join(name), damaged).expect("damages it");
+
+        assert_eq!(at_a.put_new(name, &good).expect("put"), Put::Written);
+        assert_eq!(at_a.get(name, None, BIG).expect("got"), good);
+    }
+}
+
+#[test]
 fn a_project_of_another_name_is_told_so() {
     let (_hub, scene) = served();
     let identity = device(scene.dir.path(), "a");

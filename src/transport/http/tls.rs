@@ -39,7 +39,7 @@ pub type Seen = Arc<Mutex<Option<Shown>>>;
 /// The client's side of TLS.
 pub fn client_config(belief: Belief, seen: Seen) -> ClientConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier = Verifier { roots: roots(&provider), provider: provider.clone(), belief, seen };
+    let verifier = Verifier { provider: provider.clone(), belief, seen };
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     // The provider is made with every version it can do, so this cannot fail.
     let builder = builder.expect("the provider speaks TLS 1.2 and 1.3");
@@ -59,7 +59,6 @@ fn roots(provider: &Arc<CryptoProvider>) -> Option<Arc<WebPkiServerVerifier>> {
 
 #[derive(Debug)]
 struct Verifier {
-    roots: Option<Arc<WebPkiServerVerifier>>,
     provider: Arc<CryptoProvider>,
     belief: Belief,
     seen: Seen,
@@ -74,18 +73,18 @@ impl ServerCertVerifier for Verifier {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let unknown = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
-        let by_roots = match &self.roots {
-            Some(roots) => roots.verify_server_cert(end_entity, intermediates, server_name, ocsp, now),
-            None => Err(unknown),
-        };
-        let shown = Shown { certificate: Hash::of(end_entity), vouched_for: by_roots.is_ok() };
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(shown);
-        match self.belief {
-            Belief::Anybody => Ok(ServerCertVerified::assertion()),
-            Belief::Pinned(pinned) if pinned == shown.certificate => Ok(ServerCertVerified::assertion()),
-            Belief::Pinned(_) | Belief::Roots => by_roots,
+        let certificate = Hash::of(end_entity);
+        if self.belief == Belief::Pinned(certificate) {
+            return Ok(ServerCertVerified::assertion());
         }
+        // Only now: reading the machine's roots takes its time.
+        let by_roots = match roots(&self.provider) {
+            Some(roots) => roots.verify_server_cert(end_entity, intermediates, server_name, ocsp, now),
+            None => Err(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)),
+        };
+        let shown = Shown { certificate, vouched_for: by_roots.is_ok() };
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(shown);
+        if self.belief == Belief::Anybody { Ok(ServerCertVerified::assertion()) } else { by_roots }
     }
 
     fn verify_tls12_signature(

@@ -196,6 +196,25 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn every_name_comes_back_from_its_spelling(parts in proptest::collection::vec("[^/\\\\\\p{Cc}]{1,20}", 1..6)) {
+            let name = parts.join("/");
+            let reserved = matches!((parts.len(), parts.last().map(String::as_str)), (2, Some(NEWS)) | (3, Some(HEADS)) | (4, Some("checkpoints")));
+            if check_name(&name).is_ok() && !reserved {
+                proptest::prop_assert_eq!(parse_target(&artifact_target(&name), None), Some(Asked::Artifact(name)));
+            }
+        }
+
+        #[test]
+        fn whatever_a_target_is_it_means_a_sound_name_or_nothing(rest in "[/.%a-fA-F0-9x~\\\\-]{0,40}", query in "[a-z=&%0-9]{0,20}") {
+            if let Some(asked) = parse_target(&format!("{ROOT}{rest}"), Some(&query)) {
+                let path = asked.path();
+                proptest::prop_assert!(check_name(path.strip_suffix('/').unwrap_or(path)).is_ok(), "{}", path);
+            }
+        }
+    }
+
     #[test]
     fn no_spelling_leads_out_of_the_store() {
         let hostile = [

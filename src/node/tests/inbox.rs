@@ -1,0 +1,96 @@
+//! Laws of the inbox: what devices left is taken in by the rules of every exchange, and nothing bad in it stops a run.
+
+use std::collections::BTreeSet;
+
+use super::*;
+
+/// A machine with an inbox, as a server makes it, and another that leaves what it has there.
+fn pair() -> (Machine, Machine) {
+    let (mut a, mut b) = (Machine::new("a", &backend()), Machine::new("b", &backend()));
+    a.run();
+    let inbox = a.path(".larder/inbox");
+    std::fs::create_dir(&inbox).expect("creates");
+    let peers = serde_json::json!({ "a": { "url": inbox, "pull": false } }).to_string();
+    let text = CONFIG.replacen('{', &format!(r#"{{ "peers": {peers}, "#), 1);
+    std::fs::write(b.path("sync-config.json"), text).expect("writes");
+    let options = OpenOptions { trust: true, ..b.options() };
+    b.node = Some(Node::open(&b.env(), &options, Arc::new(NoProgress)).expect("opens"));
+    (a, b)
+}
+
+/// The artifacts that wait in the inbox.
+fn waiting(machine: &Machine) -> BTreeSet<String> {
+    let names = tree(&machine.path(".larder/inbox")).into_iter().map(|(name, _)| name);
+    names.filter(|name| name.starts_with("demo/shared/")).collect()
+}
+
+/// What `status` says of the inbox.
+fn complaints(machine: &Machine) -> Vec<String> {
+    let problems = machine.glance_status().problems.into_iter();
+    problems.filter(|problem| problem.source == "inbox").map(|problem| problem.what).collect()
+}
+
+#[test]
+fn what_was_left_is_taken_in_once_and_goes_on_to_others() {
+    let (mut a, mut b) = pair();
+    b.write("b.md", "b\n");
+    b.write("large.txt", &"0123456789abcdef".repeat(60_000));
+    b.run();
+    assert!(!waiting(&a).is_empty());
+
+    let report = a.run();
+    assert_eq!(a.read("b.md").as_deref(), Some("b\n"));
+    assert_eq!(a.read("large.txt"), b.read("large.txt"));
+    assert!(report.pulled > 0 && waiting(&a).is_empty(), "{:?}", waiting(&a));
+    assert!(a.run().is_empty());
+    assert!(complaints(&a).is_empty());
+
+    b.write("b.md", "b, again\n");
+    b.run();
+    let alone = crate::node::RunOptions { asked: crate::sync::Asked::Nobody, inbox: true, ..Default::default() };
+    a.node().run(&alone).expect("runs");
+    assert_eq!(a.read("b.md").as_deref(), Some("b, again\n"), "without asking anybody else");
+}
+
+#[test]
+fn what_is_no_good_stays_and_is_named_and_the_rest_is_taken() {
+    let (mut a, mut b) = pair();
+    b.write("first.md", "first\n");
+    b.run();
+    b.write("second.md", "second\n");
+    b.run();
+    let second = waiting(&a).into_iter().find(|name| name.contains("cp-0000000000000002")).expect("it waits");
+    let path = a.path(".larder/inbox").join(&second);
+    let whole = std::fs::read(&path).expect("reads");
+    std::fs::write(&path, &whole[..whole.len() / 2]).expect("cut off");
+
+    a.run();
+    assert_eq!((a.read("first.md").as_deref(), a.read("second.md")), (Some("first\n"), None));
+    assert_eq!(waiting(&a), BTreeSet::from([second]));
+    assert!(!complaints(&a).is_empty());
+
+    std::fs::write(&path, &whole).expect("healed");
+    a.run();
+    assert_eq!(a.read("second.md").as_deref(), Some("second\n"));
+    assert!(waiting(&a).is_empty() && complaints(&a).is_empty(), "{:?}", complaints(&a));
+}
+
+#[test]
+fn an_inbox_that_cannot_be_read_stops_nothing_and_is_named_until_it_can() {
+    let (mut a, mut b) = pair();
+    b.write("b.md", "b\n");
+    b.run();
+    a.write("a.md", "a\n");
+    let store = a.path(".larder/inbox/larder-store.json");
+    let whole = std::fs::read(&store).expect("reads");
+    std::fs::write(&store, "damaged").expect("writes");
+
+    a.run();
+    assert_eq!(row(&a.adapter, "a.md").as_deref(), Some("a\n"));
+    assert!(complaints(&a)[0].contains("is damaged"), "{:?}", complaints(&a));
+
+    std::fs::write(&store, whole).expect("mended");
+    a.run();
+    assert_eq!(a.read("b.md").as_deref(), Some("b\n"));
+    assert!(complaints(&a).is_empty());
+}
