@@ -429,7 +429,8 @@ fn pair(place: &Place, hub: &Path, device: &Path, url: &str) {
     let invited = place.larder(hub, None, &["peers", "invite", "--json"]).output().expect("run larder");
     let said: serde_json::Value = serde_json::from_slice(&invited.stdout).expect("an object");
     let mut command = place.larder(device, None, &["peers", "pair", "hub", url]);
-    let mut child = command.stdin(std::process::Stdio::piped()).spawn().expect("run larder");
+    let mut child =
+        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null()).spawn().expect("run larder");
     let code = said["code"].as_str().expect("a code");
     child.stdin.take().expect("piped").write_all(code.as_bytes()).expect("give the code");
     assert!(child.wait().expect("it ends").success(), "the device is not paired");
