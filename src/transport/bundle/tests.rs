@@ -18,7 +18,7 @@ fn folder() -> (tempfile::TempDir, PathBuf) {
 }
 
 fn some() -> Contents {
-    let noise: Vec<u8> = (0..70_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let noise: Vec<u8> = (0..9_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let entries: [(&str, &[u8]); 5] = [
         ("app/markers/a.json", b"{}"),
         ("app/shared/h~1/checkpoints/cp-1.json", b"one"),
@@ -100,6 +100,22 @@ fn a_bundle_has_no_name_before_it_is_whole_and_replaces_only_when_told_to() {
     assert_eq!(names(), 1, "what was given up leaves nothing");
     BundleWriter::create(&file).expect("begins").finish(&file, true).expect("replaces");
     assert_eq!(Bundle::open(&file).expect("opens").count(), 0);
+}
+
+#[test]
+fn what_an_export_that_died_left_is_swept_a_day_later_and_nothing_else_ever() {
+    let (folder, file) = folder();
+    let day = std::time::Duration::from_secs(24 * 3600);
+    let now = std::time::SystemTime::now();
+    for (name, age) in [("_tmp-larder-old", day * 2), ("_tmp-larder-new", day / 2), ("_tmp-other", day * 2)] {
+        let left = std::fs::File::create(folder.path().join(name)).expect("creates");
+        left.set_modified(now - age).expect("sets its time");
+    }
+
+    drop(BundleWriter::create(&file).expect("begins"));
+
+    let there = |name: &str| folder.path().join(name).exists();
+    assert_eq!(["_tmp-larder-old", "_tmp-larder-new", "_tmp-other"].map(there), [false, true, true]);
 }
 
 #[test]

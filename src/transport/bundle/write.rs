@@ -1,12 +1,13 @@
 //! A bundle under construction: a place that takes artifacts and has no name until it is whole.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tempfile::NamedTempFile;
 
@@ -19,6 +20,10 @@ use crate::transport::{
 
 /// A name that is never taken for one of a project's files.
 const TEMPORARY: &str = "_tmp-larder-";
+/// Temporary files older than this were left by a process that died.
+const STALE: Duration = Duration::from_secs(24 * 3600);
+/// Entries looked at for a sweep.
+const MAX_SWEPT: usize = 10_000;
 
 /// Takes artifacts; one visitor alone.
 pub struct BundleWriter {
@@ -37,6 +42,7 @@ impl BundleWriter {
     pub fn create(target: &Path) -> io::Result<BundleWriter> {
         let file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(folder_of(target))?;
         file.as_file().write_all_at(&BEGIN, 0)?;
+        sweep(folder_of(target), file.as_file());
         let state = State { file, size_bytes: BEGIN.len() as u64, entries: BTreeMap::new() };
         let label = format!("bundle {}", larder_patterns::shown(&target.to_string_lossy()));
         Ok(BundleWriter { label, state: Mutex::new(state) })
@@ -65,6 +71,20 @@ impl BundleWriter {
     fn lock(&self) -> MutexGuard<'_, State> {
         // An entry counts once it is whole in the file: a panic elsewhere leaves at most bytes that are written over.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Removes what exports that died left behind, by the clock of the disk: that of the file just made. A courtesy.
+fn sweep(folder: &Path, fresh: &File) {
+    let modified = |metadata: io::Result<Metadata>| metadata.and_then(|metadata| metadata.modified()).ok();
+    let (Some(now), Ok(entries)) = (modified(fresh.metadata()), std::fs::read_dir(folder)) else { return };
+    for entry in entries.take(MAX_SWEPT).flatten() {
+        let ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(TEMPORARY));
+        // Not what a link leads to: `metadata` of an entry is its own.
+        let age = modified(entry.metadata()).and_then(|made| now.duration_since(made).ok());
+        if ours && age.is_some_and(|age| age > STALE) {
+            let _ = std::fs::remove_file(entry.path());
+        }
     }
 }
 
