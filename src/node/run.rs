@@ -171,7 +171,10 @@ impl Node {
                 self.engine.look_into(bundle, *joins, report)?;
             }
             (Partners::Places(Places::OfConfig), _) => {
-                self.engine.forget_other_peers()?;
+                // Once a run, and not on the path of an edit.
+                if direction == Direction::Pull {
+                    self.engine.forget_other_peers()?;
+                }
                 self.engine.exchange_peers(asked, direction, report)?;
             }
             (Partners::Places(Places::Only(peer)), _) => {

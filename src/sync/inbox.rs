@@ -73,8 +73,8 @@ impl Engine {
 
     /// The last complaint about what stood there is over.
     fn inbox_is_empty(&self) -> Result<u64> {
-        if self.state.problems()?.iter().any(|(source, _)| source == LINE) {
-            self.state.set_problems(LINE, &[], self.now_ms() as i64)?;
+        for (source, _) in self.state.problems()?.iter().filter(|(source, _)| source.starts_with(LINE)) {
+            self.state.set_problems(source, &[], self.now_ms() as i64)?;
         }
         Ok(0)
     }

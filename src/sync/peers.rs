@@ -140,7 +140,9 @@ impl Engine {
         direction: Direction,
         report: &mut Report,
     ) -> Result<()> {
-        self.await_places(peers)?;
+        if !peers.is_empty() {
+            self.await_places(peers)?;
+        }
         for peer in peers {
             let is_asked = asked.peer(&peer.name);
             let tries = is_asked || (direction != Direction::Pull && !self.away.contains(&peer.name));

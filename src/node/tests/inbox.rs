@@ -27,7 +27,7 @@ fn waiting(machine: &Machine) -> BTreeSet<String> {
 /// What `status` says of the inbox.
 fn complaints(machine: &Machine) -> Vec<String> {
     let problems = machine.glance_status().problems.into_iter();
-    problems.filter(|problem| problem.source == "inbox").map(|problem| problem.what).collect()
+    problems.filter(|problem| problem.source.starts_with("inbox")).map(|problem| problem.what).collect()
 }
 
 #[test]
