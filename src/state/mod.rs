@@ -184,7 +184,7 @@ impl State {
         let damaged = |source: rusqlite::Error| StateError::Damaged { why: source.to_string() };
         connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(sqlite("open"))?;
         connection
-            .execute_batch(&format!("PRAGMA page_size={PAGE_BYTES}; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-8192; PRAGMA wal_autocheckpoint=800; PRAGMA journal_size_limit=4194304;"))
+            .execute_batch(&format!("PRAGMA page_size={PAGE_BYTES}; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-4096; PRAGMA wal_autocheckpoint=800; PRAGMA journal_size_limit=4194304;"))
             .map_err(damaged)?;
         // Plans do not depend on bound values; without this, statements are compiled again at every binding.
         connection
