@@ -22,7 +22,7 @@ use crate::scan::{self, Entry, EntryKind, ScanError, Stat};
 use crate::state::{Base, BaseStat};
 
 /// A batch is closed when it holds this many versions ..
-const BATCH_VERSIONS: u64 = 5_120;
+const BATCH_VERSIONS: u64 = 4_096;
 /// The first batch of a run is this small, each next one twice as large: what is done beside recording begins early.
 const FIRST_BATCH_VERSIONS: u64 = 1_024;
 /// .. or this many new content bytes.
