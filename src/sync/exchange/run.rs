@@ -217,7 +217,8 @@ impl<'a> Run<'a> {
 
     /// Makes durable what was put. If that fails nothing is known of it: no watermark moves, and the next exchange looks.
     fn settle_puts(&mut self, views: &mut [View]) -> Result<(), Stop> {
-        if self.report.pushed.is_empty() {
+        // Also what was found there: whoever put it may have died before it was durable.
+        if self.report.requests.put == 0 {
             return Ok(());
         }
         self.remote.settle_puts().map_err(|error| {

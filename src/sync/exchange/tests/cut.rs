@@ -1,9 +1,14 @@
 //! Cut off anywhere and run again: nothing lost, nothing doubled, and never a checkpoint before its parts.
 
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::super::{Budget, Thoroughness};
 use super::fleet::*;
-use crate::transport::FaultPlan;
 use crate::transport::faulty::Moment;
+use crate::transport::{
+    FaultPlan, ListRequest, Listing, MemoryTransport, Put, Transport, TransportError, WaitHint, Wake,
+};
 
 /// Two machines with things to give each other through a place.
 fn before() -> (Machine, Machine, PlaceStore) {
@@ -127,4 +132,49 @@ fn what_a_store_lost_below_the_watermark_is_found_by_a_whole_listing() {
     let report = a.meets(&store.0.visit("spot"));
 
     assert_eq!(report.pushed, [lost]);
+}
+
+/// A place whose listings are stale, and that counts how often puts were settled.
+struct Stale {
+    inner: MemoryTransport,
+    settled: AtomicU64,
+}
+
+impl Transport for Stale {
+    fn list(&self, _: &ListRequest) -> Result<Listing, TransportError> {
+        Ok(Listing::default())
+    }
+
+    fn get(&self, name: &str, range: Option<Range<u64>>, max_bytes: u64) -> Result<Vec<u8>, TransportError> {
+        self.inner.get(name, range, max_bytes)
+    }
+
+    fn put_new(&self, name: &str, bytes: &[u8]) -> Result<Put, TransportError> {
+        self.inner.put_new(name, bytes)
+    }
+
+    fn settle_puts(&self) -> Result<(), TransportError> {
+        self.settled.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn wait(&self, hint: &WaitHint) -> Result<Wake, TransportError> {
+        self.inner.wait(hint)
+    }
+
+    fn label(&self) -> &str {
+        "stale"
+    }
+}
+
+#[test]
+fn what_a_put_found_there_is_settled_too_as_its_writer_may_have_died_before() {
+    let (mut a, _, store) = before();
+    a.meets(&store.0.visit("spot"));
+    let stale = Stale { inner: store.0.visit("spot"), settled: AtomicU64::new(0) };
+
+    let report = a.meets(&stale);
+
+    assert!(report.pushed.is_empty() && report.requests.put > 0, "all of it was there: {report:?}");
+    assert_eq!(stale.settled.load(Ordering::SeqCst), 1);
 }
