@@ -33,7 +33,7 @@ pub struct RunOptions {
     pub dry_run: bool,
     /// Whom to ask for news first; a run after a local edit need ask nobody.
     pub asked: Asked,
-    /// Look into the inbox; part of every exchange with peers.
+    /// Look into the inbox; who asks everybody does so anyway.
     pub inbox: bool,
     /// The places beside the backend to exchange with.
     pub places: Places,

@@ -162,7 +162,7 @@ impl Transport for FolderTransport {
         self.prepare(name)?;
         let put = self.publish(name, bytes)?;
         if put == Put::Written {
-            self.news.note_own(name);
+            self.news.know(name);
         }
         Ok(put)
     }
@@ -173,7 +173,7 @@ impl Transport for FolderTransport {
     }
 
     fn settle_puts(&self) -> Result<(), TransportError> {
-        self.name_all(|name| self.news.note_own(name))
+        self.name_all(|name| self.news.know(name))
     }
 
     /// Listens where the kernel tells; where it does not, the folder is looked at every few seconds.

@@ -241,30 +241,31 @@ fn kill_everywhere_in(
     Ok(())
 }
 
+/// Where nothing can be traced the test did not run.
+fn or_skip(test: &str, ended: std::io::Result<()>) {
+    if let Err(error) = ended {
+        skip(test, &format!("ptrace or seccomp is not permitted here ({error}); the random kills remain"));
+    }
+}
+
 #[test]
 fn killed_at_every_call_of_a_sync_nothing_is_lost_torn_or_doubled() {
     const TEST: &str = "killed_at_every_call_of_a_sync_nothing_is_lost_torn_or_doubled";
-    if let Err(error) = kill_everywhere(TEST, &["sync"], MAX_KILLS, Scene::check) {
-        skip(TEST, &format!("ptrace or seccomp is not permitted here ({error}); the random kills remain"));
-    }
+    or_skip(TEST, kill_everywhere(TEST, &["sync"], MAX_KILLS, Scene::check));
 }
 
 #[test]
 fn killed_at_every_call_of_a_sync_with_a_folder_nothing_is_lost_torn_or_doubled() {
     const TEST: &str = "killed_at_every_call_of_a_sync_with_a_folder_nothing_is_lost_torn_or_doubled";
     let ended = kill_everywhere_in(Scene::set_with_folder, TEST, &["sync"], MAX_KILLS / 4, Scene::check);
-    if let Err(error) = ended {
-        skip(TEST, &format!("ptrace or seccomp is not permitted here ({error}); the random kills remain"));
-    }
+    or_skip(TEST, ended);
 }
 
 #[test]
 fn killed_at_every_call_of_a_change_of_identity_it_is_the_old_one_or_the_new_one() {
     const TEST: &str = "killed_at_every_call_of_a_change_of_identity_it_is_the_old_one_or_the_new_one";
     let ended = kill_everywhere(TEST, &["origin", "new"], MAX_KILLS / 8, Scene::check);
-    if let Err(error) = ended {
-        skip(TEST, &format!("ptrace or seccomp is not permitted here ({error}); the random kills remain"));
-    }
+    or_skip(TEST, ended);
 }
 
 #[test]
@@ -272,18 +273,14 @@ fn killed_at_every_call_of_an_import_nothing_is_lost_torn_or_doubled() {
     const TEST: &str = "killed_at_every_call_of_an_import_nothing_is_lost_torn_or_doubled";
     let args = ["import", "../b.bundle"];
     let ended = kill_everywhere_in(Scene::set_with_bundle, TEST, &args, MAX_KILLS / 8, Scene::check);
-    if let Err(error) = ended {
-        skip(TEST, &format!("ptrace or seccomp is not permitted here ({error}); the random kills remain"));
-    }
+    or_skip(TEST, ended);
 }
 
 #[test]
 fn killed_at_every_call_of_a_sync_that_empties_the_inbox_nothing_is_lost_torn_or_doubled() {
     const TEST: &str = "killed_at_every_call_of_a_sync_that_empties_the_inbox_nothing_is_lost_torn_or_doubled";
     let ended = kill_everywhere_in(Scene::set_with_inbox, TEST, &["sync"], MAX_KILLS / 4, Scene::check);
-    if let Err(error) = ended {
-        skip(TEST, &format!("ptrace or seccomp is not permitted here ({error}); the random kills remain"));
-    }
+    or_skip(TEST, ended);
 }
 
 #[test]
@@ -291,17 +288,13 @@ fn killed_at_every_call_of_an_export_there_is_no_part_of_a_bundle() {
     const TEST: &str = "killed_at_every_call_of_an_export_there_is_no_part_of_a_bundle";
     let args = ["export", "../x.bundle", "--replace"];
     let ended = kill_everywhere_in(Scene::set_with_folder, TEST, &args, MAX_KILLS / 8, Scene::check_export);
-    if let Err(error) = ended {
-        skip(TEST, &format!("ptrace or seccomp is not permitted here ({error}); the random kills remain"));
-    }
+    or_skip(TEST, ended);
 }
 
 #[test]
 fn killed_at_any_call_and_edited_before_the_next_sync_nobody_conflicts_with_herself() {
     const TEST: &str = "killed_at_any_call_and_edited_before_the_next_sync_nobody_conflicts_with_herself";
-    if let Err(error) = kill_everywhere(TEST, &["sync"], MAX_KILLS / 2, Scene::check_after_further_edits) {
-        skip(TEST, &format!("ptrace or seccomp is not permitted here ({error}); the random kills remain"));
-    }
+    or_skip(TEST, kill_everywhere(TEST, &["sync"], MAX_KILLS / 2, Scene::check_after_further_edits));
 }
 
 #[test]

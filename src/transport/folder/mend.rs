@@ -70,7 +70,7 @@ impl Mending for FolderTransport {
         check_taken(name)?;
         self.check_present("mend")?;
         self.replace(name, bytes)?;
-        self.news.note_own(name);
+        self.news.know(name);
         Ok(())
     }
 }

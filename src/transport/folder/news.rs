@@ -49,12 +49,8 @@ impl News {
         own.insert(number_of(name));
     }
 
-    /// The name is there now.
-    pub fn note_own(&self, name: &str) {
-        self.know(name);
-    }
-
-    fn know(&self, name: &str) {
+    /// The name is there, and known to be.
+    pub fn know(&self, name: &str) {
         let mut known = lock(&self.known_sum);
         *known = known.wrapping_add(number_of(name));
     }

@@ -134,57 +134,53 @@ impl Drop for Staged<'_> {
 impl FolderTransport {
     /// Gives `bytes` the name, or says what stands there. Durable when it returns.
     pub(super) fn publish(&self, name: &str, bytes: &[u8]) -> Result<Put, TransportError> {
-        let (folder, file_name) = name.rsplit_once('/').unwrap_or((".", name));
-        if let Some(put) = self.compare(name, bytes)? {
-            // Who put it may have died before its name was durable.
-            self.sync_folder(name, &self.open_folder(name, folder)?)?;
-            return Ok(put);
-        }
-        let mut dirty = BTreeSet::new();
-        let target = self.make_folder(name, folder, &mut dirty)?;
-        let staging = self.make_folder(name, STAGING, &mut dirty)?;
-        let (mut staged, file) = self.stage(name, staging.as_fd(), bytes)?;
-        file.sync_data().map_err(|error| explain("put", name, error))?;
-        let written = self.take_name(&mut staged, target.as_fd(), file_name).map_err(|e| failed(name)(e))?;
-        drop(staged);
-        dirty.insert(folder.to_owned());
-        self.sync_folders(&dirty)?;
-        match written {
-            true => Ok(Put::Written),
-            false => self.compare(name, bytes)?.ok_or_else(|| conflict(name, NO_FILE)),
-        }
+        let mut batch = Batch::default();
+        let staged = self.stage_in(&mut batch, name, bytes)?;
+        let mut is_named = false;
+        self.name_batch(batch, |_| is_named = true)?;
+        // Another writer may have been faster, with the same bytes.
+        Ok(if is_named { staged } else { Put::AlreadyThere })
     }
 
     /// As `publish`, but named and durable only once `name_all` returns.
     pub(super) fn publish_later(&self, name: &str, bytes: &[u8]) -> Result<Put, TransportError> {
-        let (folder, _) = name.rsplit_once('/').unwrap_or((".", name));
-        let mut batch = self.publisher.batch();
-        if let Some(put) = self.compare(name, bytes)? {
-            batch.dirty.insert(folder.to_owned());
-            return Ok(put);
-        }
-        self.make_folder(name, folder, &mut batch.dirty)?;
-        if batch.staging.is_none() {
-            batch.staging = Some(self.make_folder(name, STAGING, &mut batch.dirty)?);
-        }
-        let Batch { staging: Some(staging), puts, dirty } = &mut *batch else { unreachable!("it was made") };
-        let (mut staged, _) = self.stage(name, staging.as_fd(), bytes)?;
-        staged.gone = true;
-        puts.push(Later { staged: staged.name.clone(), name: name.to_owned() });
-        dirty.insert(folder.to_owned());
-        Ok(Put::Written)
+        self.stage_in(&mut self.publisher.batch(), name, bytes)
     }
 
     /// Names what was put later, in that order, and makes all of it durable; tells each name that is new.
     ///
     /// After an error none, some or all of it has its name.
-    pub(super) fn name_all(&self, mut tell: impl FnMut(&str)) -> Result<(), TransportError> {
-        let mut batch = std::mem::take(&mut *self.publisher.batch());
+    pub(super) fn name_all(&self, tell: impl FnMut(&str)) -> Result<(), TransportError> {
+        let batch = std::mem::take(&mut *self.publisher.batch());
+        self.name_batch(batch, tell)
+    }
+
+    /// Adds a staged file to a batch, unless the same bytes have the name already.
+    fn stage_in(&self, batch: &mut Batch, name: &str, bytes: &[u8]) -> Result<Put, TransportError> {
+        let (folder, _) = name.rsplit_once('/').unwrap_or((".", name));
+        if let Some(put) = self.compare(name, bytes)? {
+            // Who put it may have died before its name was durable.
+            batch.dirty.insert(folder.to_owned());
+            return Ok(put);
+        }
+        self.make_folder(name, folder, &mut batch.dirty)?;
+        let staging = match batch.staging.take() {
+            Some(staging) => staging,
+            None => self.make_folder(name, STAGING, &mut batch.dirty)?,
+        };
+        let staging = batch.staging.insert(staging);
+        let (mut staged, _) = self.stage(name, staging.as_fd(), bytes)?;
+        staged.gone = true;
+        batch.puts.push(Later { staged: staged.name.clone(), name: name.to_owned() });
+        batch.dirty.insert(folder.to_owned());
+        Ok(Put::Written)
+    }
+
+    fn name_batch(&self, mut batch: Batch, mut tell: impl FnMut(&str)) -> Result<(), TransportError> {
         if let Some(staging) = batch.staging.as_ref().filter(|_| !batch.puts.is_empty()) {
             self.sync_staged(staging, &batch.puts)?;
         }
-        let puts = std::mem::take(&mut batch.puts);
-        let mut puts = puts.into_iter();
+        let mut puts = std::mem::take(&mut batch.puts).into_iter();
         let named = puts.by_ref().try_for_each(|later| {
             let Some(staging) = &batch.staging else { return Ok(()) };
             if self.name_one(staging, &later)? {
