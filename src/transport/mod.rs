@@ -11,6 +11,7 @@ pub mod backend;
 pub mod bundle;
 mod cancel;
 pub mod contract;
+mod drive;
 mod error;
 pub mod faulty;
 pub mod folder;

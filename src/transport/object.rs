@@ -16,15 +16,15 @@ mod tests;
 
 use std::future::Future;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, GetResult, ObjectStore, PutMode, PutOptions, PutPayload};
-use tokio::runtime::Runtime;
 
+use super::drive::block_on;
 use super::folder::{STORE_BYTES, STORE_FILE};
 use super::{
     Depth, ListRequest, Listing, Put, Transport, TransportError, TransportErrorKind, WaitHint, Wake, check_name,
@@ -92,11 +92,11 @@ impl ObjectTransport {
         timeout: Duration,
         request: impl Future<Output = object_store::Result<T>>,
     ) -> Result<T, TransportError> {
-        let runtime = runtime().map_err(|error| {
+        let answer = block_on(async { tokio::time::timeout(timeout, request).await }).map_err(|error| {
             let detail = format!("a thread could not be started: {error}");
             TransportError::new(TransportErrorKind::Unavailable, action, name, detail)
         })?;
-        match runtime.block_on(async { tokio::time::timeout(timeout, request).await }) {
+        match answer {
             Ok(answer) => answer.map_err(|error| self.scene.explain(action, name, error)),
             Err(_) => Err(self.scene.silent(action, name, timeout)),
         }
@@ -302,20 +302,4 @@ fn is_listed(name: &str, request: &ListRequest) -> bool {
     let sound = whole.map_or_else(|| is_artifact_name(name), |folder| check_name(folder).is_ok());
     let entry = listed_as(name, &request.prefix, request.depth);
     sound && entry == Some(name) && is_after(name, request.after.as_deref())
-}
-
-/// One for the process: a thread that sleeps until a line has something to say.
-fn runtime() -> Result<&'static Runtime, &'static std::io::Error> {
-    static RUNTIME: OnceLock<std::io::Result<Runtime>> = OnceLock::new();
-    let started = RUNTIME.get_or_init(|| {
-        let mut builder = tokio::runtime::Builder::new_multi_thread();
-        builder
-            .worker_threads(1)
-            .max_blocking_threads(4)
-            .thread_name("larder-objects")
-            .enable_io()
-            .enable_time()
-            .build()
-    });
-    started.as_ref()
 }

@@ -1,17 +1,14 @@
 //! The line to one server: requests with deadlines, answers within bounds, and the words of a failure.
 //!
 //! Invariant: no answer takes more memory than it was allowed; redirects are not followed; a token is made for one request and sent
-//! in a header alone; what answers without saying that it is a Larder is not believed. The async runtime that drives the
-//! requests lives here and nowhere else: every call blocks its caller.
+//! in a header alone; what answers without saying that it is a Larder is not believed. Drives nothing itself.
 
 use std::error::Error;
-use std::io;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, RANGE, RETRY_AFTER};
 use reqwest::{Client, Method, Response, StatusCode, Url, redirect};
-use tokio::runtime::{Builder, Runtime};
 
 use super::super::{TransportError, TransportErrorKind};
 use super::tls::{self, Belief, Seen};
@@ -351,20 +348,6 @@ fn chain(error: &(dyn Error + 'static)) -> String {
         last = source;
     }
     super::super::error::printable(&last.to_string())
-}
-
-/// Drives a request to its end. Must not be called from the runtime's own threads; nothing of ours is.
-pub(super) fn block_on<T>(work: impl Future<Output = T>) -> Result<T, io::Error> {
-    static RUNTIME: OnceLock<Result<Runtime, io::ErrorKind>> = OnceLock::new();
-    let make = || {
-        let mut builder = Builder::new_multi_thread();
-        builder.worker_threads(1).max_blocking_threads(4).thread_name("larder-http").enable_all();
-        builder.build().map_err(|error| error.kind())
-    };
-    match RUNTIME.get_or_init(make) {
-        Ok(runtime) => Ok(runtime.block_on(work)),
-        Err(kind) => Err((*kind).into()),
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -18,12 +18,13 @@ use std::time::{Duration, Instant};
 use reqwest::{Method, StatusCode};
 use tokio::sync::Notify;
 
+use super::drive::block_on;
 use super::{
     Cancel, Depth, ListRequest, Listing, Opening, Put, Transport, TransportError, TransportErrorKind, WaitHint, Wake,
     check_name, is_after,
 };
 use crate::ledger::Identity;
-use line::{Line, Question, block_on};
+use line::{Line, Question};
 pub use line::{Patience, Site};
 use pairing::{Code, PLAIN_LINE, PairAnswer, PairRequest, ROOTS_LINE, certificate_line};
 pub use pin::Pin;
