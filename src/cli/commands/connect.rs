@@ -13,7 +13,7 @@ use crate::node::{ChangeRequest, NodeError, Way, add_peer, name_for};
 /// What `larder connect` takes.
 #[derive(Args, Debug)]
 pub struct ConnectArgs {
-    /// A folder's path, or a bucket: s3://, gs:// or az://
+    /// A folder's path, a bucket (s3://, gs://, az://), or a server that this device is paired with (https://HOST:PORT)
     address: String,
     /// What to call it; made from the address if this is left out
     #[arg(long, value_name = "NAME")]
@@ -37,7 +37,11 @@ pub fn run(context: &Context, args: &ConnectArgs) -> Result<Answer, NodeError> {
     let dry_run = args.dry.dry_run;
     let away = add_peer(&context.env, &context.open, (&name, &url), args.join, dry_run)?;
     let (shown, place) = (larder_patterns::shown(&name), address::shown(&url));
-    let verb = if dry_run { "would be connected" } else { "connected" };
+    let verb = match &away {
+        _ if dry_run => "would be connected",
+        Some(_) => "named, but not yet connected",
+        None => "connected",
+    };
     let mut answer = match away {
         None if !dry_run => {
             let run = ChangeRequest::Run { way: Way::Both, peer: Some(name), dry_run };
