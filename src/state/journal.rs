@@ -75,13 +75,13 @@ impl State {
             return Ok(());
         }
         let sql = "INSERT INTO peers(store, direction, success_ms) VALUES(?1, ?2, ?3) ON CONFLICT(store, direction) DO UPDATE SET success_ms = ?3, failure_ms = NULL, error = NULL";
-        self.run("note success", sql, (store, direction.as_str(), now_ms)).map(drop)
+        self.quickly(|| self.run("note success", sql, (store, direction.as_str(), now_ms)).map(drop))
     }
 
     /// Notes a failure.
     pub fn note_failure(&self, store: &str, direction: Direction, now_ms: i64, error: &str) -> Result<()> {
         let sql = "INSERT INTO peers(store, direction, failure_ms, error) VALUES(?1, ?2, ?3, ?4) ON CONFLICT(store, direction) DO UPDATE SET failure_ms = ?3, error = ?4";
-        self.run("note failure", sql, (store, direction.as_str(), now_ms, error)).map(drop)
+        self.quickly(|| self.run("note failure", sql, (store, direction.as_str(), now_ms, error)).map(drop))
     }
 
     /// Every line, by store.

@@ -226,10 +226,27 @@ impl State {
         &mut self,
         work: impl FnOnce(&State) -> std::result::Result<T, E>,
     ) -> std::result::Result<T, E> {
-        self.connection.execute_batch("PRAGMA synchronous=NORMAL").map_err(sqlite("relax"))?;
+        self.relax(true)?;
         let outcome = self.transaction(work);
-        self.connection.execute_batch("PRAGMA synchronous=FULL").map_err(sqlite("tighten"))?;
+        self.relax(false)?;
         outcome
+    }
+
+    /// Runs `work` so that what it commits survives a killed process, but maybe not a power cut; part of an open transaction, if
+    /// there is one.
+    pub(crate) fn quickly<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        if !self.connection.is_autocommit() {
+            return work();
+        }
+        self.relax(true)?;
+        let outcome = work();
+        self.relax(false)?;
+        outcome
+    }
+
+    fn relax(&self, relaxed: bool) -> Result<()> {
+        let level = if relaxed { "PRAGMA synchronous=NORMAL" } else { "PRAGMA synchronous=FULL" };
+        self.connection.execute_batch(level).map_err(sqlite("set how commits are synced"))
     }
 
     /// Empties the cache of pages.

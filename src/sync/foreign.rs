@@ -102,7 +102,8 @@ impl Engine {
             let now = self.now_ms() as i64;
             let name = self.adapter.as_ref().map(|adapter| adapter.capabilities().name.clone()).unwrap_or_default();
             if self.state.meta_text("row_cursor")?.unwrap_or_default() != read.cursor.as_str() {
-                self.state.set_meta("row_cursor", Some(read.cursor.as_str().as_bytes()))?;
+                // One that a power cut took back costs a second look at some rows.
+                self.state.quickly(|| self.state.set_meta("row_cursor", Some(read.cursor.as_str().as_bytes())))?;
             }
             self.state.note_success(&name, Direction::Pull, now)?;
         }

@@ -235,8 +235,13 @@ fn agree(app: &str, found: ProjectId, ours: Option<&ProjectId>) -> Result<Projec
 
 /// Puts this origin on the list of those who write to the backend. Idempotent.
 pub fn register_writer(adapter: &Arc<dyn FileSyncAdapter>, app: &str, origin: &OriginName) -> Result<(), MarkerError> {
+    let path = format!("{WRITERS_PREFIX}{origin}");
+    let row = adapter.get(&RecordId::new(&ledger_app(app), SHARED_OWNER, &path))?;
+    if row.is_some_and(|row| !matches!(row.content, RowContent::Absent)) {
+        return Ok(());
+    }
     let note = WriterNote { kind: WriterKind::Writer, origin: origin.clone(), v: 1 };
-    match write_note(adapter, app, &format!("{WRITERS_PREFIX}{origin}"), &note) {
+    match write_note(adapter, app, &path, &note) {
         Err(error) if error.kind != ErrorKind::Conflict => Err(error.into()),
         _ => Ok(()),
     }

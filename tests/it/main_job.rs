@@ -11,6 +11,7 @@ use std::path::Path;
 use crate::support::{
     CONFIG, DAEMON_DEADLINE, Daemon, Lab, Leaf, Project, Rows, has_program, is_root, seed, skip, until,
 };
+use crate::tracer;
 
 /// Syncs until nothing more can be under way between the two: A to B, B to A, and A's answer.
 fn converge(a: &Project, b: &Project) {
@@ -120,6 +121,31 @@ fn nothing_to_do_changes_nothing() {
 
     assert_eq!(a.tree(".larder/ledger").len(), ledger_before.len());
     close(&lab, &[&a, &b]);
+}
+
+#[test]
+fn one_edit_waits_for_the_disk_eight_times_and_doing_nothing_never() {
+    let lab = Lab::new();
+    let (a, _) = lab.fresh_pair();
+    for text in ["first\n", "second\n"] {
+        a.write("shared/plan.md", text);
+        a.sync();
+        // Takes in its own row.
+        a.sync();
+    }
+    let first = match tracer::syncs(a.command(["sync"])) {
+        Ok(count) => count,
+        Err(error) => return skip("the tracer", &format!("ptrace or seccomp is not permitted here ({error})")),
+    };
+    assert_eq!(first, 0, "nothing to do");
+
+    a.write("shared/plan.md", "third\n");
+    let edit = tracer::syncs(a.command(["sync"])).expect("traced before");
+    // The checkpoint and its folder, the base, the row, and, as the last one to leave, the log and the database; twice the folder of a
+    // log that is new to the process.
+    assert_eq!(edit, 8);
+    let after = tracer::syncs(a.command(["sync"])).expect("traced before");
+    assert_eq!(after, 0, "the row that it reads back is its own");
 }
 
 #[test]

@@ -87,6 +87,14 @@ pub fn run(command: Command, kill_at: u64) -> io::Result<Ended> {
     })
 }
 
+/// Runs `command` to its end and counts how often it waits for the disk. Errors: ptrace or seccomp is not permitted here.
+pub fn syncs(command: Command) -> io::Result<u64> {
+    match trace(command, asking(&[libc::SYS_fsync, libc::SYS_fdatasync]), &mut |_| false)? {
+        Ended::ByItself { code: 0, calls } => Ok(calls),
+        ended => Err(io::Error::other(format!("the command failed: {ended:?}"))),
+    }
+}
+
 /// Runs `command` to its end, and `act` just before its `nth` look (from 1) at a file or folder called `name`.
 ///
 /// Returns the exit code and how many looks there were. Errors: ptrace or seccomp is not permitted here.

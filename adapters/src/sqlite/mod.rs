@@ -48,8 +48,9 @@ pub struct SqliteAdapter {
     path: PathBuf,
     wait_ms: u64,
     capabilities: Capabilities,
-    writer: Mutex<Option<Session>>,
+    // Dropped in this order, see `close`.
     reader: Mutex<Option<Session>>,
+    writer: Mutex<Option<Session>>,
     closed: AtomicBool,
     degraded: Arc<Mutex<Option<String>>>,
 }
@@ -77,8 +78,8 @@ impl SqliteAdapter {
             path,
             wait_ms: context.wait_ms,
             capabilities,
-            writer: Mutex::new(Some(writer)),
             reader: Mutex::new(None),
+            writer: Mutex::new(Some(writer)),
             closed: AtomicBool::new(false),
             degraded: Arc::default(),
         })
@@ -203,7 +204,8 @@ impl FileSyncAdapter for SqliteAdapter {
     }
 
     fn close(&self) -> Result<(), AdapterError> {
-        for slot in [&self.writer, &self.reader] {
+        // The writer last: whoever leaves last moves the log into the file, and has already synced the log's folder.
+        for slot in [&self.reader, &self.writer] {
             let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
             self.closed.store(true, Ordering::Release);
             *slot = None;

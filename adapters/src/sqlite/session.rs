@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
 use super::failure::failed;
 use super::schema::{self, MigrationFailure};
@@ -28,6 +28,10 @@ const RETRY_WAL: Duration = Duration::from_millis(5);
 // A smaller batch that may wait for its sync is dearer without a log: there it cannot wait, and is synced three times.
 const FILL_BYTES: usize = 2 * 1024 * 1024;
 
+// Something new each time: a page that would come to hold what it holds is not written, and then nothing is synced.
+const COUNT_SYNC: &str =
+    "INSERT INTO file_store (key, value) VALUES ('syncs', 1) ON CONFLICT (key) DO UPDATE SET value = value + 1";
+
 /// What a session is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
@@ -46,6 +50,16 @@ pub(super) enum Sync {
     Later,
 }
 
+impl Sync {
+    /// SQLite's word for it.
+    fn level(self) -> &'static str {
+        match self {
+            Self::Now => "FULL",
+            Self::Later => "NORMAL",
+        }
+    }
+}
+
 /// An open connection.
 pub(super) struct Session {
     pub(super) connection: Connection,
@@ -61,6 +75,7 @@ pub(super) struct Session {
     has_log: bool,
     /// It was made here and is being filled for the first time: without a log, every page is written once.
     is_filling: bool,
+    has_written: bool,
 }
 
 type Inode = (u64, u64);
@@ -94,7 +109,17 @@ impl Session {
         let instance = connection.query_row(instance, [], |row| row.get(0)).map_err(failed)?;
         let (inode, has_log) = (inode(path), journal_mode(&connection).map_err(failed)? == WAL);
         let path = path.to_owned();
-        Ok(Self { connection, path, instance, inode, sync: Sync::Now, is_behind: false, has_log, is_filling })
+        Ok(Self {
+            connection,
+            path,
+            instance,
+            inode,
+            sync: Sync::Now,
+            is_behind: false,
+            has_log,
+            is_filling,
+            has_written: false,
+        })
     }
 
     /// From here on commits are synced so; one of `bytes` comes next, and a small one that may wait wants a log.
@@ -102,7 +127,46 @@ impl Session {
         if sync == Sync::Later && bytes < FILL_BYTES {
             self.end_filling()?;
         }
+        if self.has_log && !self.has_written {
+            self.begin_log()?;
+        }
+        self.has_written = true;
         self.sync_commits(sync)
+    }
+
+    /// Writes the head of an empty log together with a page, unsynced: the first commit then has one sync to wait for, not two.
+    ///
+    /// SQLite syncs a log's head by itself so that frames of its former use cannot be taken for new ones after a power cut. An empty
+    /// file has none, and stays empty while the write lock is held.
+    fn begin_log(&mut self) -> rusqlite::Result<()> {
+        if self.log_bytes() > 0 {
+            return Ok(());
+        }
+        let before = self.sync;
+        self.connection.pragma_update(None, "synchronous", "OFF")?;
+        let begun = self.write_first_frame();
+        self.connection.pragma_update(None, "synchronous", before.level())?;
+        begun
+    }
+
+    fn write_first_frame(&mut self) -> rusqlite::Result<()> {
+        let lock = Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)?;
+        if self.log_bytes() > 0 {
+            return Ok(());
+        }
+        lock.execute(COUNT_SYNC, [])?;
+        lock.commit()
+    }
+
+    /// How long the log is; one that cannot be looked at may hold anything.
+    fn log_bytes(&self) -> u64 {
+        let mut log = self.path.clone().into_os_string();
+        log.push("-wal");
+        match fs::metadata(log) {
+            Ok(log) => log.len(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(_) => u64::MAX,
+        }
     }
 
     /// Turns the log on, unless somebody reads just now: then the next batch, or whoever opens the file next, does.
@@ -122,11 +186,7 @@ impl Session {
     fn sync_commits(&mut self, sync: Sync) -> rusqlite::Result<()> {
         let sync = if self.has_log { sync } else { Sync::Now };
         if self.sync != sync {
-            let name = match sync {
-                Sync::Now => "FULL",
-                Sync::Later => "NORMAL",
-            };
-            self.connection.pragma_update(None, "synchronous", name)?;
+            self.connection.pragma_update(None, "synchronous", sync.level())?;
             self.sync = sync;
         }
         Ok(())
@@ -144,10 +204,7 @@ impl Session {
         }
         let failed = self.failed("sync");
         self.sync_commits(Sync::Now).map_err(&failed)?;
-        // Something new each time: a page that would come to hold what it holds is not written, and then nothing is synced.
-        let count =
-            "INSERT INTO file_store (key, value) VALUES ('syncs', 1) ON CONFLICT (key) DO UPDATE SET value = value + 1";
-        self.connection.execute(count, []).map_err(failed)?;
+        self.connection.execute(COUNT_SYNC, []).map_err(failed)?;
         self.is_behind = false;
         Ok(())
     }
