@@ -18,6 +18,8 @@ use crate::{Options, exchange};
 const SMALL_COUNT: usize = 10_000;
 const LARGE_COUNT: usize = 100_000;
 const LATENCY_EDITS: usize = 200;
+/// How often each of two things is done, in turn.
+const ROUNDS: usize = 7;
 /// A file counts as stable this long after its last change; `larder` waits it out, so that a half-written file is no version.
 const QUIET_MS: f64 = larder::sync::QUIET_MS as f64;
 
@@ -46,6 +48,10 @@ pub fn compare(options: &Options) {
     if wants("folder") {
         exchange::folder_store(options);
         exchange::latency(options);
+    }
+    // Minutes of making: only when asked for.
+    if options.only.as_deref() == Some("origins") {
+        exchange::many_origins(options);
     }
     if wants("syncthing") {
         exchange::beside_syncthing(options);
@@ -195,30 +201,29 @@ fn settled_tree(options: &Options, count: usize, wants: &dyn Fn(&str) -> bool) {
     run(place.larder(&project, None, &["sync"]));
 
     let table = Table::begin(&format!("With {count} files mirrored and {count} ignored ones beside them"));
-    let noop = nothing_to_do(&table, &place, &project, wants("noop"));
+    if wants("noop") {
+        nothing_to_do(&table, &place, &project);
+    }
     if wants("edit") {
-        one_edit(&table, &place, &project, noop);
+        one_edit(&table, &place, &project);
     }
     if wants("rename") {
-        renamed_folder(&table, &place, &project, noop, count);
+        renamed_folder(&table, &place, &project, count);
     }
     if wants("idle") {
         at_rest(&table, &place, &project, count);
     }
 }
 
-fn nothing_to_do(table: &Table, place: &Place, project: &Path, is_printed: bool) -> f64 {
+fn nothing_to_do(table: &Table, place: &Place, project: &Path) {
     let mut costs: [Vec<Cost>; 4] = Default::default();
     let copy = place.path("copy");
     let from = format!("{}/", text(&project.join("files")));
-    if is_printed && has("rsync") {
+    if has("rsync") {
         run(command("rsync", &["-a", &from, text(&copy)]));
     }
-    for _ in 0..7 {
+    for _ in 0..ROUNDS {
         costs[0].push(run(place.larder(project, None, &["sync"])));
-        if !is_printed {
-            continue;
-        }
         let mut find = command("find", &[".", "-name", "node_modules", "-prune", "-o", "-name", ".larder", "-prune"]);
         find.args(["-o", "-type", "f", "-printf", "%s %T@ %i %p\\n"]).current_dir(project);
         costs[1].push(run(find));
@@ -229,41 +234,49 @@ fn nothing_to_do(table: &Table, place: &Place, project: &Path, is_printed: bool)
     }
     let wall = |costs: &[Cost]| median(costs, |cost| cost.wall_ms);
     let noop = wall(&costs[0]);
-    if is_printed {
-        table.ratio("nothing to do, one-shot / find -printf", noop, wall(&costs[1]), "ms", Goal::AtMost(1.5));
-        table.ratio(
-            "the same, CPU",
-            median(&costs[0], |c| c.cpu_ms),
-            median(&costs[1], |c| c.cpu_ms),
-            "ms",
-            Goal::None,
-        );
-        if costs[2].is_empty() {
-            table.absent("/ rsync -a with nothing to do", "rsync is not installed");
-        } else {
-            table.ratio("nothing to do / rsync -a", noop, wall(&costs[2]), "ms", Goal::None);
-        }
-        table.figure("start of the program alone", wall(&costs[3]), "ms", Goal::None);
-        table.figure("written by doing nothing", median(&costs[0], |c| c.written_bytes) / 1024.0, "KiB", Goal::None);
-        let _ = fs::remove_dir_all(copy);
+    table.ratio("nothing to do, one-shot / find -printf", noop, wall(&costs[1]), "ms", Goal::AtMost(1.5));
+    let cpu = |costs: &[Cost]| median(costs, |cost| cost.cpu_ms);
+    table.ratio("the same, CPU", cpu(&costs[0]), cpu(&costs[1]), "ms", Goal::None);
+    if costs[2].is_empty() {
+        table.absent("/ rsync -a with nothing to do", "rsync is not installed");
+    } else {
+        table.ratio("nothing to do / rsync -a", noop, wall(&costs[2]), "ms", Goal::None);
     }
-    noop
+    table.figure("start of the program alone", wall(&costs[3]), "ms", Goal::None);
+    table.figure("written by doing nothing", median(&costs[0], |c| c.written_bytes) / 1024.0, "KiB", Goal::None);
+    let _ = fs::remove_dir_all(copy);
 }
 
-fn one_edit(table: &Table, place: &Place, project: &Path, noop_ms: f64) {
+/// Costs of doing nothing and of what `change` prepares, in turn.
+fn beside_nothing(place: &Place, project: &Path, rounds: usize, mut change: impl FnMut(usize)) -> [Vec<Cost>; 2] {
+    let mut costs: [Vec<Cost>; 2] = Default::default();
+    for round in 0..rounds {
+        costs[0].push(run(place.larder(project, None, &["sync"])));
+        change(round);
+        costs[1].push(run(place.larder(project, None, &["sync"])));
+        // Takes in what the run itself left to be looked at, so that the next round's first one has nothing to do.
+        run(place.larder(project, None, &["sync"]));
+    }
+    costs
+}
+
+fn ratio_to_nothing(table: &Table, what: &str, costs: &[Vec<Cost>; 2], goal: Goal) {
+    let [nothing, changed] = costs.each_ref().map(|costs| median(costs, |cost| cost.wall_ms));
+    table.ratio(what, changed, nothing, "ms", goal);
+}
+
+fn one_edit(table: &Table, place: &Place, project: &Path) {
     let file = project.join("files/000/000/note-000001.md");
-    let mut costs = Vec::new();
-    for round in 0..7 {
+    let costs = beside_nothing(place, project, 2 * ROUNDS, |round| {
         fs::write(&file, format!("edited {round}\n")).expect("write");
         // What was written a moment ago is waited for; here it is as old as a person's edit is when a command is typed.
         std::thread::park_timeout(Duration::from_millis(larder::sync::QUIET_MS));
-        costs.push(run(place.larder(project, None, &["sync"])));
-    }
-    table.ratio("one edit, one-shot / nothing to do", median(&costs, |c| c.wall_ms), noop_ms, "ms", Goal::AtMost(1.2));
-    table.figure("one edit, written", median(&costs, |c| c.written_bytes) / 1024.0, "KiB", Goal::AtMost(256.0));
+    });
+    ratio_to_nothing(table, "one edit, one-shot / nothing to do", &costs, Goal::AtMost(1.2));
+    table.figure("one edit, written", median(&costs[1], |c| c.written_bytes) / 1024.0, "KiB", Goal::AtMost(256.0));
 }
 
-fn renamed_folder(table: &Table, place: &Place, project: &Path, noop_ms: f64, count: usize) {
+fn renamed_folder(table: &Table, place: &Place, project: &Path, count: usize) {
     const FOLDER_COUNT: usize = 1000;
     if count < FOLDER_COUNT {
         return;
@@ -278,19 +291,11 @@ fn renamed_folder(table: &Table, place: &Place, project: &Path, noop_ms: f64, co
     }
     run(place.larder(project, None, &["sync"]));
     let packs_before = packs_bytes(project);
-    let mut costs = Vec::new();
-    for round in 0..5 {
+    let costs = beside_nothing(place, project, 5, |round| {
         let (from, to) = if round % 2 == 0 { (&one, &other) } else { (&other, &one) };
         fs::rename(from, to).expect("rename");
-        costs.push(run(place.larder(project, None, &["sync"])));
-    }
-    table.ratio(
-        "rename of a folder of 1,000 / nothing to do",
-        median(&costs, |c| c.wall_ms),
-        noop_ms,
-        "ms",
-        Goal::AtMost(2.0),
-    );
+    });
+    ratio_to_nothing(table, "rename of a folder of 1,000 / nothing to do", &costs, Goal::AtMost(2.0));
     let grown = packs_bytes(project).saturating_sub(packs_before) as f64;
     table.figure("content bytes of five such renames", grown, "B", Goal::AtMost(0.0));
 }
@@ -404,25 +409,35 @@ fn http_latency(options: &Options) {
     let nothing: Vec<Cost> = (0..9).map(|_| run(place.larder(&device, None, &["sync"]))).collect();
     let _up_device = place.up(&device, None);
 
-    let mut waits = Vec::new();
-    for edit in 0..LATENCY_EDITS {
-        let path = format!("files/000/000/note-{:06}.md", 1 + edit % 2);
-        let wanted = format!("edit {edit}\n");
-        fs::write(device.join(&path), &wanted).expect("write");
-        let start = Instant::now();
-        until("the edit arrives", || fs::read(hub.join(&path)).is_ok_and(|bytes| bytes == wanted.as_bytes()));
-        waits.push(start.elapsed().as_secs_f64() * 1000.0);
-    }
     let table = Table::begin(&format!("A paired device over HTTP, {LATENCY_EDITS} edits one after the other"));
     table.figure("first sync of 1,000 files", first_ms, "ms", Goal::None);
     table.figure("nothing new, one-shot", median(&nothing, |cost| cost.wall_ms), "ms", Goal::None);
-    for (share, goal, name) in [(0.5, 60.0, "p50"), (0.99, 250.0, "p99")] {
-        let whole = percentile(waits.clone(), share);
-        let stable = whole - QUIET_MS;
-        let what = "edit on the device to bytes at the server";
-        table.figure(&format!("{what}, {name} after the file is stable"), stable, "ms", Goal::AtMost(goal));
-        table.figure(&format!("{what}, {name} after the write"), whole, "ms", Goal::None);
+    for (what, from, to) in [
+        ("on the device to bytes at the server", &device, &hub),
+        ("at the server to bytes on the device", &hub, &device),
+    ] {
+        let waits = edits_one_by_one(from, to);
+        for (share, goal, name) in [(0.5, 60.0, "p50"), (0.99, 250.0, "p99")] {
+            let whole = percentile(waits.clone(), share);
+            let stable = whole - QUIET_MS;
+            table.figure(&format!("edit {what}, {name} after the file is stable"), stable, "ms", Goal::AtMost(goal));
+            table.figure(&format!("edit {what}, {name} after the write"), whole, "ms", Goal::None);
+        }
     }
+}
+
+/// How long each edit in `from` took to be in `to`, in milliseconds.
+fn edits_one_by_one(from: &Path, to: &Path) -> Vec<f64> {
+    let mut waits = Vec::new();
+    for edit in 0..LATENCY_EDITS {
+        let path = format!("files/000/000/note-{:06}.md", 1 + edit % 2);
+        let wanted = format!("edit {edit} in {}\n", text(from));
+        fs::write(from.join(&path), &wanted).expect("write");
+        let start = Instant::now();
+        until("the edit arrives", || fs::read(to.join(&path)).is_ok_and(|bytes| bytes == wanted.as_bytes()));
+        waits.push(start.elapsed().as_secs_f64() * 1000.0);
+    }
+    waits
 }
 
 fn pair(place: &Place, hub: &Path, device: &Path, url: &str) {

@@ -10,8 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::Options;
-use crate::measure::{Cost, median, percentile, run, usage};
-use crate::place::{Place, Running, size_bytes, until};
+use crate::measure::{Cost, Usage, median, percentile, run, usage};
+use crate::place::{Place, Running, size_bytes, until, until_at_last};
 use crate::table::{Goal, Table};
 
 const SMALL_COUNT: usize = 10_000;
@@ -215,6 +215,69 @@ fn report_latency(table: &Table, arrived: Vec<f64>) {
     }
 }
 
+/// One change among 1,000 machines that keep 1,000 files each.
+pub fn many_origins(options: &Options) {
+    const ORIGINS: usize = 1000;
+    const FILES: usize = 1000;
+    let place = Place::new(&options.larder);
+    let store = place.path("store");
+    fs::create_dir(&store).expect("make the store");
+    let reader = machine(&place, "reader", "none/**", Some(&store));
+    sync(&place, &reader, &[]);
+    let maker = place.path("maker");
+    fs::create_dir_all(maker.join("files")).expect("make the project");
+    let config = r#"{ "appId": "bench", "archiveFilePatterns": ["files/**"] }"#;
+    fs::write(maker.join("sync-config.json"), config).expect("write the config");
+    for origin in 0..ORIGINS {
+        become_another(&place, &maker);
+        for file in 0..FILES {
+            let text = format!("{origin} says {file}\n");
+            fs::write(maker.join(format!("files/note-{file:04}.md")), text).expect("write a file");
+        }
+        sync(&place, &maker, &[]);
+        carry(&maker, &store);
+    }
+
+    let table = Table::begin(&format!("{ORIGINS} origins of {FILES} files each, over a folder store"));
+    let first = sync(&place, &reader, &[]);
+    table.figure("the first exchange of all", first.wall_ms / 1000.0, "s", Goal::None);
+    table.figure("peak memory of it", first.peak_kib / 1024.0, "MiB", Goal::None);
+    let (mut idle, mut changed) = (Vec::new(), Vec::new());
+    for round in 0..5 {
+        idle.push(sync(&place, &reader, &[]));
+        fs::write(maker.join("files/note-0000.md"), format!("changed {round}\n")).expect("write a file");
+        sync(&place, &maker, &[]);
+        carry(&maker, &store);
+        changed.push(sync(&place, &reader, &[]));
+    }
+    table.figure("nothing new, one-shot", median(&idle, |cost| cost.wall_ms), "ms", Goal::None);
+    table.figure("exchange of one change, one-shot", median(&changed, |cost| cost.wall_ms), "ms", Goal::AtMost(1000.0));
+    let peak = median(&changed, |cost| cost.peak_kib) / 1024.0;
+    table.figure("peak memory of it", peak, "MiB", Goal::AtMost(100.0));
+}
+
+/// Forgets who the machine of `project` was.
+fn become_another(place: &Place, project: &Path) {
+    for gone in [project.join(".larder"), place.path("state").join("larder/devices")] {
+        let _ = fs::remove_dir_all(gone);
+    }
+    for gone in ["sync.db", "sync.db-wal", "sync.db-shm"] {
+        let _ = fs::remove_file(project.join(gone));
+    }
+}
+
+/// Copies what a ledger holds and a store lacks, as any tool that carries files would.
+fn carry(project: &Path, store: &Path) {
+    let ledger = project.join(".larder/ledger");
+    for (file, _) in files_below(&ledger) {
+        let target = store.join("bench").join(file.strip_prefix(&ledger).expect("it is below"));
+        if !target.exists() {
+            fs::create_dir_all(target.parent().expect("it has a folder")).expect("make a folder");
+            fs::copy(file, target).expect("copy");
+        }
+    }
+}
+
 /// Two machines from nothing to the same files, both tools with two running daemons.
 pub fn beside_syncthing(options: &Options) {
     let table = Table::begin(&format!("First sync of {SMALL_COUNT} logs between two running daemons"));
@@ -224,21 +287,31 @@ pub fn beside_syncthing(options: &Options) {
     let (ours, theirs) = (larder_pair(options), syncthing_pair(options));
     table.ratio("wall", ours.wall_ms, theirs.wall_ms, "ms", Goal::AtMost(0.2));
     table.ratio("CPU of both daemons", ours.cpu_ms, theirs.cpu_ms, "ms", Goal::AtMost(0.25));
-    table.ratio("memory of both daemons at the end", ours.peak_kib, theirs.peak_kib, "KiB", Goal::AtMost(0.25));
+    table.ratio("memory of both daemons, at most", ours.peak_kib, theirs.peak_kib, "KiB", Goal::AtMost(0.25));
+    table.ratio("memory of both daemons, at rest", ours.rest_kib, theirs.rest_kib, "KiB", Goal::AtMost(0.25));
 }
 
-/// The sum over processes that started at `start`.
-fn used(start: Instant, pids: [u32; 2]) -> Cost {
-    let both = pids.map(usage);
-    Cost {
-        wall_ms: start.elapsed().as_secs_f64() * 1000.0,
-        cpu_ms: both.iter().map(|used| used.cpu_ms).sum(),
-        peak_kib: both.iter().map(|used| used.resident_kib).sum(),
-        written_bytes: both.iter().map(|used| used.written_bytes).sum(),
-    }
+/// What two daemons took to be the same.
+struct Pair {
+    wall_ms: f64,
+    cpu_ms: f64,
+    peak_kib: f64,
+    rest_kib: f64,
 }
 
-fn larder_pair(options: &Options) -> Cost {
+/// After which daemons that have nothing to do are at rest.
+const REST: Duration = Duration::from_secs(10);
+
+/// The sum over daemons that started at `start` and are the same now.
+fn used(start: Instant, pids: [u32; 2]) -> Pair {
+    let wall_ms = start.elapsed().as_secs_f64() * 1000.0;
+    let sum = |figure: fn(&Usage) -> f64| pids.iter().map(|pid| figure(&usage(*pid))).sum();
+    let cpu_ms = sum(|used| used.cpu_ms);
+    std::thread::park_timeout(REST);
+    Pair { wall_ms, cpu_ms, peak_kib: sum(|used| used.peak_kib), rest_kib: sum(|used| used.resident_kib) }
+}
+
+fn larder_pair(options: &Options) -> Pair {
     let place = Place::new(&options.larder);
     let store = place.path("store");
     fs::create_dir(&store).expect("make the store");
@@ -251,7 +324,7 @@ fn larder_pair(options: &Options) -> Cost {
     }
     let start = Instant::now();
     let daemons: [Running; 2] = [place.launch(&b, None, &[]), place.launch(&a, None, &[])];
-    until("b has what a has", || size_bytes(&b.join("files")) == wanted);
+    until_at_last("b has what a has", || size_bytes(&b.join("files")) == wanted);
     used(start, [daemons[0].pid(), daemons[1].pid()])
 }
 
@@ -265,7 +338,7 @@ impl Drop for Ended {
     }
 }
 
-fn syncthing_pair(options: &Options) -> Cost {
+fn syncthing_pair(options: &Options) -> Pair {
     let place = Place::new(&options.larder);
     let folders = ["from", "to"].map(|name| place.path(name));
     for folder in &folders {
@@ -311,7 +384,7 @@ fn syncthing_pair(options: &Options) -> Cost {
     let mut daemons = [serve(&homes[1]), serve(&homes[0])];
     let arrived =
         || files_below(&folders[1]).iter().filter(|(path, _)| !is_own(path)).map(|(_, size)| size).sum::<u64>();
-    until("the other has all", || {
+    until_at_last("the other has all", || {
         let runs = |daemon: &mut Ended| matches!(daemon.0.try_wait(), Ok(None));
         assert!(daemons.iter_mut().all(runs), "syncthing ended by itself");
         arrived() == wanted

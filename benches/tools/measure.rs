@@ -76,6 +76,8 @@ pub struct Usage {
     pub wakeups: f64,
     /// Resident memory.
     pub resident_kib: f64,
+    /// The most that was resident at any time.
+    pub peak_kib: f64,
 }
 
 /// Looks at a running process.
@@ -97,5 +99,6 @@ pub fn usage(pid: u32) -> Usage {
         wakeups,
         written_bytes: number(&format!("/proc/{pid}/io"), "write_bytes:"),
         resident_kib: number(&format!("/proc/{pid}/status"), "VmRSS:"),
+        peak_kib: number(&format!("/proc/{pid}/status"), "VmHWM:"),
     }
 }

@@ -95,11 +95,20 @@ impl Drop for Running {
 }
 
 /// Waits, looking twice a millisecond.
-pub fn until(what: &str, mut done: impl FnMut() -> bool) {
+pub fn until(what: &str, done: impl FnMut() -> bool) {
+    look_every(Duration::from_micros(500), what, done);
+}
+
+/// Waits for what is long in coming and dear to look at, with rests between the looks: they must not take a core from what is waited for.
+pub fn until_at_last(what: &str, done: impl FnMut() -> bool) {
+    look_every(Duration::from_millis(100), what, done);
+}
+
+fn look_every(rest: Duration, what: &str, mut done: impl FnMut() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !done() {
         assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
-        std::thread::park_timeout(Duration::from_micros(500));
+        std::thread::park_timeout(rest);
     }
 }
 
