@@ -6,11 +6,43 @@
 use std::collections::HashMap;
 
 use super::batch::Batch;
+use super::floor::Floor;
 use super::lineage::{Forks, load_forks};
 use super::places::Placed;
 use super::{Index, IndexError, Reader, Slot};
 use crate::ledger::{ArtifactName, Place};
-use crate::model::{ArtifactHash, Chain, Record, SegmentHash, VersionId};
+use crate::model::{ArtifactHash, Chain, ContentHash, Hlc, Record, SegmentHash, VersionId};
+
+/// What of its chain an item stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reach {
+    /// Its own checkpoint, which follows the one before.
+    Follows,
+    /// A part of what a snapshot lists; the snapshot's own item comes last.
+    Part,
+    /// Everything of its chain up to its number: a reader begins here.
+    Base,
+}
+
+/// What a snapshot says of what need not be kept.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SnapshotNote {
+    /// Checkpoints below this number need not be kept.
+    pub floor: u64,
+    /// When it was written.
+    pub told: Hlc,
+    /// What it lists; on the first item of a snapshot alone.
+    pub lists: Option<SnapshotLists>,
+}
+
+/// The lists of a snapshot that the index keeps.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SnapshotLists {
+    /// Contents that are gone for good.
+    pub dropped: Vec<ContentHash>,
+    /// The packs in which segments of the chain stand.
+    pub packs: Vec<ArtifactName>,
+}
 
 /// One verified checkpoint: what its records say and where its segments stand.
 #[derive(Clone, Debug)]
@@ -25,6 +57,22 @@ pub struct Item {
     pub records: Vec<Record>,
     /// The segments that it carries or that its packs hold.
     pub places: Vec<(SegmentHash, Place)>,
+    /// What it stands for.
+    pub reach: Reach,
+    /// What it says of garbage, if it is a snapshot's.
+    pub note: Option<SnapshotNote>,
+}
+
+impl Item {
+    /// One checkpoint that follows its predecessor and is no snapshot.
+    pub fn following(
+        chain: Chain,
+        (seq, hash): (u64, ArtifactHash),
+        records: Vec<Record>,
+        places: Vec<(SegmentHash, Place)>,
+    ) -> Item {
+        Item { chain, seq, hash, records, places, reach: Reach::Follows, note: None }
+    }
 }
 
 /// A version that was left out.
@@ -85,6 +133,8 @@ pub(super) struct ChainState {
     pub last_n: u64,
     /// The highest number that came, waiting and left out ones too.
     pub seen_n: u64,
+    /// The highest floor that was accepted, the number of the snapshot that told it, and when the last snapshot was written.
+    pub floor: Floor,
 }
 
 impl Known {
@@ -93,14 +143,15 @@ impl Known {
         let next = |sql: &str| conn.query_row(sql, [], |row| row.get::<_, i64>(0));
         let exists = |sql: &str| conn.prepare(sql)?.exists([]);
         let mut chains = HashMap::new();
-        let mut statement = conn.prepare("SELECT cid, seq, hash, last_n, seen_n FROM chains")?;
+        let mut statement = conn.prepare("SELECT cid, seq, hash, last_n, seen_n, floor, floor_at, told FROM chains")?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             let hash = row.get_ref(2)?.as_blob_or_null()?.and_then(ArtifactHash::from_slice);
             let seq = row.get::<_, Option<i64>>(1)?.map(i64::cast_unsigned);
             let last_n = row.get::<_, i64>(3)?.cast_unsigned();
             let seen_n = row.get::<_, i64>(4)?.cast_unsigned();
-            chains.insert(row.get(0)?, ChainState { seq: seq.zip(hash), last_n, seen_n });
+            let floor = Floor::read(row, 5)?;
+            chains.insert(row.get(0)?, ChainState { seq: seq.zip(hash), last_n, seen_n, floor });
         }
         Ok(Known {
             next_row: reader.max_row()? + 1,
@@ -137,6 +188,11 @@ impl Index {
         places: &[(SegmentHash, Place)],
     ) -> Result<Applied, IndexError> {
         self.apply_work(&Work { pack: Some(pack), places, ..Work::default() })
+    }
+
+    /// Applies further places of segments that are known.
+    pub(super) fn apply_places(&mut self, places: &[(SegmentHash, Place)]) -> Result<Applied, IndexError> {
+        self.apply_work(&Work { places, ..Work::default() })
     }
 
     fn apply_work(&mut self, work: &Work<'_>) -> Result<Applied, IndexError> {

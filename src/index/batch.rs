@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use rusqlite::{Connection, OptionalExtension};
 
-use super::apply::{Applied, ChainState, Item, Known, Work};
+use super::apply::{Applied, ChainState, Item, Known, Reach, Work};
+use super::floor::Floor;
 use super::heads::{Standing, refold, standing};
 use super::names::{ChainRow, child_dir};
 use super::presence::Presence;
@@ -67,7 +68,10 @@ impl<'a> Batch<'a> {
 
     pub fn run(&mut self, work: &Work<'_>) -> Result<(), IndexError> {
         // Places and manifests first: a version then sees at once whether its bytes are here.
-        let places = || work.items.iter().flat_map(|item| &item.places).chain(work.places);
+        self.begin_snapshots(work.items)?;
+        let below = self.below_floors(work.items)?;
+        let kept = || work.items.iter().zip(&below).filter(|(_, below)| !**below).map(|(item, _)| item);
+        let places = || kept().flat_map(|item| &item.places).chain(work.places);
         places::store(self.reader, places())?;
         places().for_each(|(segment, _)| self.known.places.note(segment));
         places::note_absent(self.conn, work.absent, work.pack)?;
@@ -132,6 +136,11 @@ impl<'a> Batch<'a> {
     pub fn advance(&mut self, cid: i64, item: &Item) -> Result<(), IndexError> {
         self.chains.insert(cid);
         let unknown = item.records.iter().filter(|record| matches!(record, Record::Unknown { .. })).count();
+        if item.reach != Reach::Follows {
+            // What the checkpoints below hold stands in the snapshot's lists too, and counts once.
+            let passed = (cid, item.seq.cast_signed());
+            self.conn.prepare_cached("DELETE FROM unknown WHERE cid = ?1 AND seq < ?2")?.execute(passed)?;
+        }
         if unknown > 0 {
             self.applied.unknown += unknown;
             self.conn
@@ -139,12 +148,26 @@ impl<'a> Batch<'a> {
                 .execute((cid, item.seq.cast_signed(), item.hash.as_bytes(), unknown as u64 as i64))?;
         }
         let Some(state) = self.known.chains.get_mut(&cid) else { return Ok(()) };
+        if item.reach != Reach::Part
+            && let Some(note) = &item.note
+        {
+            state.floor.raise(item.seq, note);
+        }
         let own = |record: &Record| match record {
             Record::Version(_, v) if v.dot.lane.origin == item.chain.origin => v.dot.n,
             _ => 0,
         };
         state.seen_n = item.records.iter().map(own).max().unwrap_or(0).max(state.seen_n);
         let next = state.seq.map_or(1, |(seq, _)| seq + 1);
+        if item.reach == Reach::Part {
+            return Ok(());
+        }
+        if item.reach == Reach::Base && item.seq > next {
+            state.seq = Some((item.seq, item.hash));
+            let passed = (cid, item.seq.cast_signed());
+            self.conn.prepare_cached("DELETE FROM ahead WHERE cid = ?1 AND seq <= ?2")?.execute(passed)?;
+            return self.close_gap(cid);
+        }
         if item.seq == next {
             state.seq = Some((item.seq, item.hash));
             return self.close_gap(cid);
@@ -212,7 +235,7 @@ impl<'a> Batch<'a> {
                 (chain.space.as_str(), chain.origin.as_str(), chain.generation),
             )?;
             let cid = self.conn.last_insert_rowid();
-            self.known.chains.insert(cid, ChainState { seq: None, last_n: 0, seen_n: 0 });
+            self.known.chains.insert(cid, ChainState { seq: None, last_n: 0, seen_n: 0, floor: Floor::default() });
         }
         let cid = self.reader.names.chain_id(self.conn, chain)?;
         let cid = cid.ok_or_else(|| IndexError::damaged("a chain's row cannot be found again"))?;
@@ -225,12 +248,14 @@ impl<'a> Batch<'a> {
         self.write_sums()?;
         let mut statement = self
             .conn
-            .prepare_cached("UPDATE chains SET seq = ?2, hash = ?3, last_n = ?4, seen_n = ?5 WHERE cid = ?1")?;
+            .prepare_cached("UPDATE chains SET seq = ?2, hash = ?3, last_n = ?4, seen_n = ?5, floor = ?6, floor_at = ?7, told = ?8 WHERE cid = ?1")?;
         for cid in &self.chains {
             let Some(state) = self.known.chains.get(cid) else { continue };
             let seq = state.seq.as_ref().map(|(seq, _)| seq.cast_signed());
             let hash = state.seq.as_ref().map(|(_, hash)| hash.as_bytes());
-            statement.execute((cid, seq, hash, state.last_n.cast_signed(), state.seen_n.cast_signed()))?;
+            let (floor, at, told) = state.floor.columns();
+            let numbers = (state.last_n.cast_signed(), state.seen_n.cast_signed());
+            statement.execute((cid, seq, hash, numbers.0, numbers.1, floor, at, told))?;
         }
         if self.known.waiting {
             let count: i64 = self.conn.query_row("SELECT count(*) FROM waiting", [], |row| row.get(0))?;

@@ -12,8 +12,10 @@ mod content;
 mod deletions;
 mod error;
 mod extend;
+mod floor;
 mod heads;
 mod lineage;
+mod live;
 mod manifest;
 mod names;
 mod numbers;
@@ -36,10 +38,12 @@ use std::path::{Path, PathBuf};
 
 use crate::model::SegmentHash;
 
-pub use apply::{Applied, Fork, Item, Rejected};
+pub use apply::{Applied, Fork, Item, Reach, Rejected, SnapshotLists, SnapshotNote};
 pub use content::{ContentError, ContentReader, MAX_READ_BYTES, ONCE_CACHE_BYTES};
 pub use deletions::{Deletion, Revived, Span};
 pub use error::IndexError;
+pub use floor::{Dropped, Floor};
+pub use live::{Succession, Superseded};
 pub use manifest::MAX_RESOLVED_SEGMENTS;
 pub use numbers::{NumberedName, NumberedSlot, NumberedVersion, ROOT_DIR_NUMBER};
 pub use reader::{OwnVersion, Reader};

@@ -2,13 +2,14 @@
 //!
 //! Invariant: afterwards the index holds every checkpoint that stands in the ledger, is sound and follows its
 //! predecessor. What does not ends its own chain there and is returned by name; the other chains go on (law 10).
-//! Both branches of a forked chain are followed. Does not judge whom to trust: what is in the ledger was accepted.
+//! Both branches of a forked chain are followed. A chain that is new here, or of which a part is not here, is read from its newest
+//! snapshot whose records are here: that lists all that came before. Does not judge whom to trust: what is in the ledger was accepted.
 
 use std::collections::BTreeMap;
 
-use super::{Index, IndexError, Item, Rejected, Slot};
-use crate::ledger::{ArtifactName, ChainCursor, Checkpoint, Ledger, LedgerError, ShortHash};
-use crate::model::{Chain, Record};
+use super::{Index, IndexError, Item, Reach, Rejected, Slot, SnapshotLists, SnapshotNote};
+use crate::ledger::{ArtifactName, ChainCursor, Checkpoint, Ledger, LedgerError, Place, ShortHash};
+use crate::model::{Chain, Record, SegmentHash};
 
 /// Checkpoints applied in one transaction; their records are in memory meanwhile.
 const BATCH_CHECKPOINTS: usize = 256;
@@ -30,6 +31,8 @@ pub struct Replayed {
     pub problems: Vec<ReplayProblem>,
     /// Chains whose last applied checkpoint is not in the ledger: make the index anew, it tells of another ledger.
     pub stale: Vec<Chain>,
+    /// Places went with a floor: something may need what only garbage holds.
+    pub floors_rose: bool,
 }
 
 /// Something in the ledger that could not be applied.
@@ -63,8 +66,21 @@ pub fn replay(index: &mut Index, ledger: &Ledger) -> Result<Replayed, ReplayErro
         replay.chain(&chain)?;
     }
     replay.flush()?;
+    replay.find_orphans()?;
     Ok(replay.done)
 }
+
+impl SnapshotNote {
+    /// What a checkpoint says of garbage; `None` if it is no snapshot.
+    pub fn of(checkpoint: &Checkpoint) -> Option<SnapshotNote> {
+        let snapshot = checkpoint.body.snapshot.as_ref()?;
+        let packs = checkpoint.listed().filter(|name| matches!(name, ArtifactName::Pack { .. })).collect();
+        let lists = SnapshotLists { dropped: snapshot.dropped.clone(), packs };
+        Some(SnapshotNote { floor: snapshot.floor, told: checkpoint.body.hlc, lists: Some(lists) })
+    }
+}
+
+type BySeq = BTreeMap<u64, Vec<ArtifactName>>;
 
 struct Replay<'a> {
     index: &'a mut Index,
@@ -78,7 +94,7 @@ struct Replay<'a> {
 impl Replay<'_> {
     fn chain(&mut self, chain: &Chain) -> Result<(), ReplayError> {
         let applied = self.index.applied(chain)?;
-        let mut by_seq: BTreeMap<u64, Vec<ArtifactName>> = BTreeMap::new();
+        let mut by_seq = BySeq::new();
         for name in self.ledger.checkpoint_names(chain, 0)? {
             if let ArtifactName::Checkpoint { seq, .. } = name {
                 by_seq.entry(seq).or_default().push(name);
@@ -98,7 +114,8 @@ impl Replay<'_> {
         if by_seq.range(start + 1..).next().is_none() {
             return Ok(());
         }
-        match self.follow(chain, start, &by_seq) {
+        let fork = forked.map_or(u64::MAX, |forked| forked + 1);
+        match self.begin(chain, start, fork, &by_seq).and_then(|start| self.follow(chain, start, fork, &by_seq)) {
             Ok(()) => Ok(()),
             Err(ReplayError::Ledger(error)) => {
                 self.done.problems.push(ReplayProblem { chain: chain.clone(), error, stops_chain: true });
@@ -108,17 +125,120 @@ impl Replay<'_> {
         }
     }
 
-    fn follow(
-        &mut self,
+    /// Where to go on: behind the newest snapshot if nothing of the chain was applied yet, or if what follows is not here.
+    fn begin(&mut self, chain: &Chain, start: u64, fork: u64, by_seq: &BySeq) -> Result<u64, ReplayError> {
+        let goes_on = start > 0 && by_seq.contains_key(&(start + 1));
+        if goes_on {
+            return Ok(start);
+        }
+        let whole = start == 0 && by_seq.contains_key(&1);
+        match self.newest_snapshot(chain, start, fork, by_seq, whole)? {
+            Some(snapshot) => match self.join(&snapshot) {
+                Ok(()) => Ok(snapshot.body.seq),
+                // What it lists is damaged; the checkpoints before it say the same.
+                Err(ReplayError::Ledger(error)) if whole => {
+                    self.done.problems.push(ReplayProblem { chain: chain.clone(), error, stops_chain: false });
+                    Ok(start)
+                }
+                Err(error) => Err(error),
+            },
+            None => Ok(start),
+        }
+    }
+
+    /// The newest snapshot above `start` and below a fork whose records are here. With `choosy` its packs must be here too: the
+    /// checkpoints before it may hold what is in them.
+    fn newest_snapshot(
+        &self,
         chain: &Chain,
         start: u64,
-        by_seq: &BTreeMap<u64, Vec<ArtifactName>>,
-    ) -> Result<(), ReplayError> {
+        fork: u64,
+        by_seq: &BySeq,
+        choosy: bool,
+    ) -> Result<Option<Checkpoint>, ReplayError> {
+        let is_here =
+            |name: ArtifactName| (!choosy && matches!(name, ArtifactName::Pack { .. })) || self.ledger.has(&name);
+        for name in by_seq.range(start + 1..fork).rev().flat_map(|(_, names)| names) {
+            debug_assert_eq!(name.chain(), chain);
+            // One that is damaged is told of when it is met.
+            let Ok(checkpoint) = self.ledger.read_checkpoint(name) else { continue };
+            if checkpoint.body.snapshot.is_some() && checkpoint.listed().all(is_here) {
+                return Ok(Some(checkpoint));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Applies what a snapshot lists: all of its chain up to it.
+    fn join(&mut self, snapshot: &Checkpoint) -> Result<(), ReplayError> {
+        self.flush()?;
+        self.begin_lists(snapshot)?;
+        let Some(lists) = &snapshot.body.snapshot else { return Ok(()) };
+        // What was merged most often is oldest: parents come before those who wait for them.
+        let mut records: Vec<_> = lists.records.clone();
+        records.sort_by_key(|listed| std::cmp::Reverse(listed.2));
+        for listed in records {
+            let name = ArtifactName::Records { chain: snapshot.body.chain.clone(), hash: listed.0 };
+            let mut records: Vec<Record> = Vec::new();
+            self.ledger.each_record_in(&name, listed.1, |_, record| {
+                records.push(record);
+                Ok::<(), LedgerError>(())
+            })?;
+            self.push(Item { records, ..part_of(snapshot) })?;
+        }
+        self.push_lists(snapshot)?;
+        self.finish_snapshot(snapshot, Reach::Base)
+    }
+
+    /// What no longer stands goes before anything is placed anew.
+    fn begin_lists(&mut self, snapshot: &Checkpoint) -> Result<(), ReplayError> {
+        self.push(Item { note: SnapshotNote::of(snapshot), ..part_of(snapshot) })?;
+        self.flush()
+    }
+
+    /// The places of a snapshot's packs, pack by pack.
+    fn push_lists(&mut self, snapshot: &Checkpoint) -> Result<(), ReplayError> {
+        for name in snapshot.listed().filter(|name| matches!(name, ArtifactName::Pack { .. })) {
+            let places = self.pack_places(&name)?;
+            self.push(Item { places, ..part_of(snapshot) })?;
+        }
+        Ok(())
+    }
+
+    fn finish_snapshot(&mut self, snapshot: &Checkpoint, reach: Reach) -> Result<(), ReplayError> {
+        let note = SnapshotNote::of(snapshot).map(|note| SnapshotNote { lists: None, ..note });
+        self.push(Item { note, reach, ..part_of(snapshot) })
+    }
+
+    /// A snapshot that follows: its lists matter only if they drop something.
+    fn take_snapshot(&mut self, snapshot: &Checkpoint) -> Result<(), ReplayError> {
+        self.flush()?;
+        let note = SnapshotNote::of(snapshot);
+        let raises =
+            note.is_some_and(|note| self.index.floor(&snapshot.body.chain).is_ok_and(|floor| note.floor > floor.seq));
+        self.begin_lists(snapshot)?;
+        if raises {
+            self.push_lists(snapshot)?;
+        }
+        self.finish_snapshot(snapshot, Reach::Follows)
+    }
+
+    fn follow(&mut self, chain: &Chain, start: u64, fork: u64, by_seq: &BySeq) -> Result<(), ReplayError> {
         let mut cursors = match by_seq.get(&start) {
             Some(names) => self.resume(chain, names)?,
             None => vec![ChainCursor::start(chain.clone())],
         };
-        for names in by_seq.range(start + 1..).map(|(_, names)| names) {
+        let mut before = start;
+        for (&seq, names) in by_seq.range(start + 1..) {
+            if seq > before + 1
+                && before > start
+                && let Some(snapshot) = self.newest_snapshot(chain, before, fork, by_seq, false)?
+            {
+                // What lies between is gone, or not here: the snapshot behind it stands for it.
+                self.join(&snapshot)?;
+                return self.follow(chain, snapshot.body.seq, fork, by_seq);
+            }
+            before = seq;
             let mut next = Vec::new();
             let mut refused = None;
             for name in names {
@@ -164,15 +284,21 @@ impl Replay<'_> {
     }
 
     fn take(&mut self, checkpoint: &Checkpoint) -> Result<(), ReplayError> {
+        if checkpoint.body.snapshot.is_some() && checkpoint.body.versions == 0 {
+            return self.take_snapshot(checkpoint);
+        }
         let mut records: Vec<Record> = Vec::new();
         self.ledger.each_record(checkpoint, |_, record| {
             records.push(record);
             Ok::<(), LedgerError>(())
         })?;
         let places = self.places(checkpoint)?;
-        self.lines += records.len() + places.len();
-        let (chain, seq) = (checkpoint.body.chain.clone(), checkpoint.body.seq);
-        self.batch.push(Item { chain, seq, hash: checkpoint.hash, records, places });
+        self.push(Item { records, places, reach: Reach::Follows, ..part_of(checkpoint) })
+    }
+
+    fn push(&mut self, item: Item) -> Result<(), ReplayError> {
+        self.lines += item.records.len() + item.places.len();
+        self.batch.push(item);
         if self.batch.len() >= BATCH_CHECKPOINTS || self.lines >= BATCH_LINES {
             self.flush()?;
         }
@@ -180,23 +306,47 @@ impl Replay<'_> {
     }
 
     /// The places of a checkpoint's segments. A pack that is missing or damaged delays only what needs it.
-    fn places(
-        &mut self,
-        checkpoint: &Checkpoint,
-    ) -> Result<Vec<(crate::model::SegmentHash, crate::ledger::Place)>, ReplayError> {
+    fn places(&mut self, checkpoint: &Checkpoint) -> Result<Vec<(SegmentHash, Place)>, ReplayError> {
         let wrong = |damage| LedgerError::Damaged { name: checkpoint.name.clone(), damage };
         let mut places = checkpoint.inline_places().map_err(wrong)?;
         for name in checkpoint.artifacts().filter(|name| matches!(name, ArtifactName::Pack { .. })) {
-            match self.ledger.pack_index(&name) {
-                Ok(index) => places.extend(index.places(&name)),
-                Err(error) => {
-                    let chain = checkpoint.body.chain.clone();
-                    self.done.problems.push(ReplayProblem { chain, error, stops_chain: false });
-                    self.absent.push(name);
+            places.extend(self.pack_places(&name)?);
+        }
+        Ok(places)
+    }
+
+    fn pack_places(&mut self, name: &ArtifactName) -> Result<Vec<(SegmentHash, Place)>, ReplayError> {
+        match self.ledger.pack_index(name) {
+            Ok(index) => Ok(index.places(name).collect()),
+            Err(error) => {
+                let chain = name.chain().clone();
+                self.done.problems.push(ReplayProblem { chain, error, stops_chain: false });
+                self.absent.push(name.clone());
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    /// Segments whose places went with a floor may stand in artifacts that count as well.
+    fn find_orphans(&mut self) -> Result<(), ReplayError> {
+        if !self.index.has_orphans()? {
+            return Ok(());
+        }
+        self.done.floors_rose = true;
+        let orphans = self.index.orphans()?;
+        if !orphans.is_empty() {
+            for chain in self.ledger.chains()? {
+                let floor = self.index.floor(&chain)?.seq;
+                for artifact in self.ledger.standing(&chain, floor)? {
+                    let mut places = self.ledger.places_in(&artifact).unwrap_or_default();
+                    places.retain(|(segment, _)| orphans.contains(segment));
+                    if !places.is_empty() {
+                        self.index.place_again(&places)?;
+                    }
                 }
             }
         }
-        Ok(places)
+        Ok(self.index.settle_orphans()?)
     }
 
     /// Packs that were missing when their checkpoint was applied, and are here now.
@@ -232,5 +382,18 @@ impl Replay<'_> {
         self.done.rejected.extend(applied.rejected);
         self.done.unknown += applied.unknown;
         Ok(())
+    }
+}
+
+/// An item of a checkpoint that says nothing yet.
+fn part_of(checkpoint: &Checkpoint) -> Item {
+    Item {
+        chain: checkpoint.body.chain.clone(),
+        seq: checkpoint.body.seq,
+        hash: checkpoint.hash,
+        records: Vec::new(),
+        places: Vec::new(),
+        reach: Reach::Part,
+        note: None,
     }
 }

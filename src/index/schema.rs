@@ -10,7 +10,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::IndexError;
 
 /// Raised with every change of a table or of what a blob in it holds.
-pub(super) const SCHEMA: i64 = 1;
+pub(super) const SCHEMA: i64 = 2;
 /// "LIDX": tells an index from any other SQLite file.
 const APPLICATION_ID: i64 = 0x4c49_4458;
 const BUSY_TIMEOUT_MS: u64 = 10_000;
@@ -31,7 +31,8 @@ CREATE TABLE spaces(spid INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 CREATE TABLE origins(oid INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, versions INTEGER NOT NULL DEFAULT 0,
   live INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE chains(cid INTEGER PRIMARY KEY, spid INTEGER NOT NULL, oid INTEGER NOT NULL, generation INTEGER NOT NULL,
-  seq INTEGER, hash BLOB, last_n INTEGER NOT NULL DEFAULT 0, seen_n INTEGER NOT NULL DEFAULT 0, forked INTEGER, UNIQUE(spid, oid, generation));
+  seq INTEGER, hash BLOB, last_n INTEGER NOT NULL DEFAULT 0, seen_n INTEGER NOT NULL DEFAULT 0, forked INTEGER,
+  floor INTEGER NOT NULL DEFAULT 1, floor_at INTEGER NOT NULL DEFAULT 0, told INTEGER NOT NULL DEFAULT 0, UNIQUE(spid, oid, generation));
 CREATE TABLE ahead(cid INTEGER, seq INTEGER, hash BLOB NOT NULL, PRIMARY KEY(cid, seq)) WITHOUT ROWID;
 CREATE TABLE unknown(cid INTEGER, seq INTEGER, hash BLOB, count INTEGER NOT NULL, PRIMARY KEY(cid, seq, hash)) WITHOUT ROWID;
 
@@ -59,7 +60,10 @@ CREATE TABLE artifacts(aid INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 CREATE TABLE blocks(bid INTEGER PRIMARY KEY, aid INTEGER NOT NULL, offset INTEGER NOT NULL, stored INTEGER NOT NULL,
   raw INTEGER NOT NULL, UNIQUE(aid, offset, stored, raw));
 CREATE TABLE segments(hash BLOB PRIMARY KEY, bid INTEGER NOT NULL, start INTEGER NOT NULL, len INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE orphans(hash BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE dropped(hash BLOB, cid INTEGER, PRIMARY KEY(hash, cid)) WITHOUT ROWID;
 CREATE TABLE absent(name TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE retired(origin TEXT, hlc INTEGER, PRIMARY KEY(origin, hlc)) WITHOUT ROWID;
 CREATE TABLE approved(id BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE lacks(vid INTEGER PRIMARY KEY, hash BLOB NOT NULL);
 CREATE INDEX lacks_hash ON lacks(hash);

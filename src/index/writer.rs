@@ -15,7 +15,7 @@ use super::reader::find_versions;
 use super::row::{SlotRow, VersionRow, state};
 use super::schema::ROOT_DIR;
 use super::{IndexError, manifest};
-use crate::model::{Chain, Channel, Record, RelPath, State, Version, VersionId};
+use crate::model::{Chain, Channel, MetaEvent, Record, RelPath, State, Version, VersionId};
 
 const OTHER_CHAIN: &str = "its dot names another chain than the one it stands in";
 const SPACE: &str = "its channel does not belong to this space";
@@ -72,12 +72,23 @@ impl<'b, 'a> Writer<'b, 'a> {
                         self.version(&chain, *id, version)?;
                         self.release()?;
                     }
-                    Record::Meta(event) => self.approve(&event.approved_deletes())?,
+                    Record::Meta(event) => {
+                        self.approve(&event.approved_deletes())?;
+                        self.retire(event)?;
+                    }
                     Record::Manifest(_) | Record::Uses(_) | Record::Unknown { .. } => {}
                 }
             }
             self.batch.advance(chain.cid, item)?;
         }
+        Ok(())
+    }
+
+    /// Origins that a person said are gone for good.
+    fn retire(&mut self, event: &MetaEvent) -> Result<(), IndexError> {
+        let Some(origin) = event.retired_origin() else { return Ok(()) };
+        let mut insert = self.batch.conn.prepare_cached("INSERT OR IGNORE INTO retired(origin, hlc) VALUES(?1, ?2)")?;
+        insert.execute((origin.as_str(), event.hlc.as_u64().cast_signed()))?;
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! The shared truth: immutable, signed, named artifacts below `.larder/ledger/`, exactly as every store holds them.
 //!
 //! Invariant: an artifact is written once, complete and durable before anything names it, and proven by hash on every
-//! read; state is a function of the set of artifacts. Nothing here deletes. Does not decide what is trusted, fetched or
+//! read; state is a function of the set of artifacts. Nothing here deletes but `garbage`, and only what does not count. Does not decide what is trusted, fetched or
 //! shown, and keeps no database.
 
 mod batch;
@@ -12,6 +12,7 @@ mod crash;
 mod cursor;
 mod disk;
 mod error;
+mod garbage;
 mod identity;
 mod import;
 mod key;
@@ -42,6 +43,6 @@ pub use name::{ArtifactKind, ArtifactName, BlockAddress, NameError, Place, Short
 pub use noted::NotedDamage;
 pub use pack::{MAX_PACK_BYTES, PACK_BYTES, PACK_SEGMENTS, PackIndex};
 pub use records::{MAX_RECORDS_BYTES, MAX_RECORDS_RAW_BYTES, RECORDS_RAW_BYTES};
-pub use snapshot::Gathered;
+pub use snapshot::{Gathered, Sweep, Swept};
 pub use store::{Ledger, max_artifact_bytes, proves_wrong, slice_segment, verify_bytes};
 pub use verify::{Depth, Finding, Problem};

@@ -75,6 +75,12 @@ impl Ledger {
         Ok(healed)
     }
 
+    /// Takes a note away: its artifact is not needed any more.
+    pub(super) fn forget_note(&self, name: &ArtifactName) -> Result<(), LedgerError> {
+        let path = self.note_path(name);
+        if path.exists() { self.disk().remove(&path) } else { Ok(()) }
+    }
+
     /// True if the artifact is here and every byte of it is as its name says.
     pub fn is_whole(&self, name: &ArtifactName) -> bool {
         self.read_whole(name).is_ok_and(|bytes| verify_bytes(name, &bytes).is_ok())

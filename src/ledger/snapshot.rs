@@ -3,25 +3,30 @@
 //! Small checkpoints carry their content inline; a snapshot copies what has gathered into records artifacts and packs,
 //! and merges ten small ones of a level into one of the next, so that the list grows with the content and not with the
 //! number of edits. Invariant: the listed artifacts hold exactly the lines and segments that reading every checkpoint
-//! from the first yields. Nothing is removed.
+//! from the first yields, but for the segments that a sweep was told are gone. Nothing is removed here: see `garbage`.
+
+use std::collections::{BTreeMap, HashSet};
 
 use super::batch::{Draft, Published, Waiting, Writer, publish_checkpoint};
-use super::checkpoint::{Checkpoint, Listed, PackRef, RecordsRef, Snapshot};
+use super::block;
+use super::checkpoint::{Checkpoint, Listed, PackRef, RecordsRef, Seen, Snapshot};
 use super::cursor::Tip;
 use super::disk::io_error;
 use super::error::LedgerError;
-use super::name::{ArtifactName, Place, ShortHash};
+use super::name::{ArtifactName, BlockAddress, Place, ShortHash};
 use super::pack::PACK_BYTES;
 use super::pack_builder::PackBuilder;
 use super::records::{RECORDS_RAW_BYTES, RecordsBuilder};
-use super::store::Ledger;
-use crate::model::{ArtifactHash, Chain, Hlc};
+use super::store::{Ledger, slice_segment};
+use crate::model::{ArtifactHash, Chain, ContentHash, Hlc, SegmentHash};
 
 /// A snapshot is due after this many checkpoints with inline content.
 pub const SNAPSHOT_CHECKPOINTS: u64 = 256;
 /// A snapshot is due after this many bytes of checkpoints with inline content.
 pub const SNAPSHOT_INLINE_BYTES: u64 = 8 << 20;
 
+/// Packs copied without their gone segments in one sweep; the next goes on.
+const MAX_REPACKED: usize = 64;
 const MERGE_WIDTH: usize = 10;
 /// Ten to this power artifacts of half a target size are beyond any store.
 const MAX_LEVEL: u32 = 12;
@@ -49,6 +54,24 @@ impl Gathered {
     }
 }
 
+/// What a snapshot lets go.
+#[derive(Clone, Copy, Debug)]
+pub struct Sweep<'a> {
+    /// Every content of the chain that is gone for good, those of earlier snapshots too.
+    pub dropped: &'a [ContentHash],
+    /// Segments that nothing needs.
+    pub gone: &'a HashSet<SegmentHash>,
+}
+
+/// What a sweep wrote.
+#[derive(Debug)]
+pub struct Swept {
+    /// The snapshot.
+    pub published: Published,
+    /// Packs that mostly hold what is gone are left for another sweep.
+    pub left: bool,
+}
+
 impl Ledger {
     /// What has gathered since the last snapshot, counted back from `tip` until one is due. Reads up to 256 checkpoints;
     /// a caller that counts along needs it once.
@@ -74,24 +97,61 @@ impl Ledger {
 
     /// Writes a snapshot after `tip`, which must be the chain's last checkpoint. Durable when it returns.
     ///
-    /// The result has no versions; its places are where the copied segments stand now, besides where they stood.
-    pub fn snapshot(&self, writer: Writer<'_>, tip: Tip, hlc: Hlc) -> Result<Published, LedgerError> {
+    /// `seen` is all that the writer holds of other chains, so that who begins here knows it. The result has no versions; its
+    /// places are where the copied segments stand now, besides where they stood.
+    pub fn snapshot(
+        &self,
+        writer: Writer<'_>,
+        tip: Tip,
+        hlc: Hlc,
+        seen: BTreeMap<Chain, Seen>,
+    ) -> Result<Published, LedgerError> {
+        Ok(self.write_snapshot(writer, tip, hlc, seen, None)?.published)
+    }
+
+    /// The same, with a floor of its own number: nothing before it need be kept. What is gone is copied to no new artifact, and
+    /// packs that hold mostly such are copied without it.
+    pub fn sweep(
+        &self,
+        writer: Writer<'_>,
+        tip: Tip,
+        hlc: Hlc,
+        seen: BTreeMap<Chain, Seen>,
+        sweep: Sweep<'_>,
+    ) -> Result<Swept, LedgerError> {
+        self.write_snapshot(writer, tip, hlc, seen, Some(sweep))
+    }
+
+    fn write_snapshot(
+        &self,
+        writer: Writer<'_>,
+        tip: Tip,
+        hlc: Hlc,
+        seen: BTreeMap<Chain, Seen>,
+        sweep: Option<Sweep<'_>>,
+    ) -> Result<Swept, LedgerError> {
         let syncs_before = self.disk().syncs();
         let chain = writer.chain();
         let (since, base) = self.since_snapshot(&chain, tip)?;
-        let mut making = Making { ledger: self, chain: &chain, list: Lists::default(), places: Vec::new(), bytes: 0 };
+        let none = HashSet::new();
+        let gone = sweep.map_or(&none, |sweep| sweep.gone);
+        let mut making =
+            Making { ledger: self, chain: &chain, gone, list: Lists::default(), places: Vec::new(), bytes: 0 };
         if let Some(base) = &base {
             making.list.take_over(base);
         }
         making.gather(&since)?;
+        let left = making.repack()?;
         making.merge_levels()?;
         let Making { list, places, bytes, .. } = making;
+        let before = base.as_ref().and_then(|base| base.body.snapshot.as_ref());
+        let (dropped, floor) = match sweep {
+            Some(sweep) => (sweep.dropped.to_vec(), tip.seq + 1),
+            None => before.map_or((Vec::new(), 1), |before| (before.dropped.clone(), before.floor)),
+        };
         let snapshot = Snapshot {
-            dropped: base
-                .as_ref()
-                .and_then(|base| base.body.snapshot.as_ref())
-                .map_or(Vec::new(), |s| s.dropped.clone()),
-            floor: base.as_ref().and_then(|base| base.body.snapshot.as_ref()).map_or(1, |s| s.floor),
+            dropped,
+            floor,
             packs: list.packs,
             previous: base.map(|base| base.hash),
             records: list.records,
@@ -102,19 +162,20 @@ impl Ledger {
             inline: None,
             packs: Vec::new(),
             records: Vec::new(),
-            seen: Default::default(),
+            seen,
             snapshot: Some(snapshot),
             versions: 0,
         };
         let checkpoint = publish_checkpoint(self, &writer, Some(tip), draft)?;
-        Ok(Published {
+        let published = Published {
             tip: checkpoint.tip(),
             bytes_written: bytes + checkpoint.bytes,
             syncs: self.disk().syncs() - syncs_before,
             checkpoint: checkpoint.name,
             places,
             versions: Vec::new(),
-        })
+        };
+        Ok(Swept { published, left })
     }
 
     /// The checkpoints after the last snapshot, in order, and that snapshot.
@@ -156,16 +217,50 @@ impl Lists {
 struct Making<'a> {
     ledger: &'a Ledger,
     chain: &'a Chain,
+    gone: &'a HashSet<SegmentHash>,
     list: Lists,
-    places: Vec<(crate::model::SegmentHash, Place)>,
+    places: Vec<(SegmentHash, Place)>,
     bytes: u64,
 }
 
-impl Making<'_> {
+impl<'a> Making<'a> {
+    fn merger(&self) -> Result<Merger<'a>, LedgerError> {
+        Merger::new(self.ledger, self.gone)
+    }
+
+    /// Copies packs that hold mostly what is gone, without it. True if some are left for another time.
+    fn repack(&mut self) -> Result<bool, LedgerError> {
+        if self.gone.is_empty() {
+            return Ok(false);
+        }
+        let mut due = Vec::new();
+        for listed in &self.list.packs {
+            let name = ArtifactName::Pack { chain: self.chain.clone(), hash: listed.0 };
+            // One that is not here, or damaged, is told of elsewhere, and stays listed.
+            let Ok(index) = self.ledger.pack_index(&name) else { continue };
+            let gone = |(_, place): &(SegmentHash, Place)| u64::from(place.len);
+            let all: u64 = index.places(&name).map(|place| gone(&place)).sum();
+            let lost: u64 =
+                index.places(&name).filter(|(segment, _)| self.gone.contains(segment)).map(|p| gone(&p)).sum();
+            if lost > 0 && lost * 2 >= all {
+                due.push((listed.0, name));
+            }
+        }
+        let left = due.len() > MAX_REPACKED;
+        due.truncate(MAX_REPACKED);
+        let mut merger = self.merger()?;
+        for (hash, name) in due {
+            merger.pack(&name)?;
+            self.list.packs.retain(|listed| listed.0 != hash);
+        }
+        self.publish(merger, 0)?;
+        Ok(left)
+    }
+
     /// Lists what stands in files already, and copies what stands inline into files.
     fn gather(&mut self, since: &[(u64, ArtifactHash)]) -> Result<(), LedgerError> {
         let ledger = self.ledger;
-        let mut merger = Merger::new(ledger)?;
+        let mut merger = self.merger()?;
         for (seq, hash) in since {
             let checkpoint = ledger.checkpoint_at(self.chain, *seq, *hash)?;
             self.list
@@ -177,7 +272,8 @@ impl Making<'_> {
             for block in &inline.blocks {
                 let wrong = |damage| LedgerError::damaged(&checkpoint.name, damage);
                 let segments: Vec<_> = block.segments.iter().map(|segment| (segment.0, segment.1)).collect();
-                merger.block(&block.stored().map_err(wrong)?, &segments)?;
+                let raw_len = segments.iter().map(|(_, len)| len).sum();
+                merger.block(block.stored().map_err(wrong)?, raw_len, &segments, &checkpoint.name)?;
             }
         }
         self.publish(merger, 0)
@@ -188,7 +284,7 @@ impl Making<'_> {
         for level in 0..MAX_LEVEL {
             let records = take_ten(&mut self.list.records, level, RECORDS_RAW_BYTES / 2);
             let packs = take_ten(&mut self.list.packs, level, PACK_BYTES / 2);
-            let mut merger = Merger::new(self.ledger)?;
+            let mut merger = self.merger()?;
             for Listed(hash, raw_len, _) in records {
                 let name = ArtifactName::Records { chain: self.chain.clone(), hash };
                 merger.lines(&self.ledger.read_records(&name, raw_len)?)?;
@@ -236,15 +332,16 @@ fn take_ten(list: &mut Vec<Listed>, level: u32, small: u64) -> Vec<Listed> {
 /// Copies lines and blocks into new artifacts.
 struct Merger<'a> {
     ledger: &'a Ledger,
+    gone: &'a HashSet<SegmentHash>,
     records: RecordsBuilder,
     packs: PackBuilder,
     waiting: Waiting,
 }
 
 impl<'a> Merger<'a> {
-    fn new(ledger: &'a Ledger) -> Result<Merger<'a>, LedgerError> {
+    fn new(ledger: &'a Ledger, gone: &'a HashSet<SegmentHash>) -> Result<Merger<'a>, LedgerError> {
         let packs = PackBuilder::new().map_err(io_error("compress for", ledger.root()))?;
-        Ok(Merger { ledger, records: RecordsBuilder::default(), packs, waiting: Waiting::default() })
+        Ok(Merger { ledger, gone, records: RecordsBuilder::default(), packs, waiting: Waiting::default() })
     }
 
     fn lines(&mut self, raw: &[u8]) -> Result<(), LedgerError> {
@@ -257,8 +354,31 @@ impl<'a> Merger<'a> {
         Ok(())
     }
 
-    fn block(&mut self, stored: &[u8], segments: &[(crate::model::SegmentHash, u32)]) -> Result<(), LedgerError> {
-        self.packs.stored_block(self.ledger, stored, segments)?;
+    /// Copies a block as it is stored; one that holds what is gone is packed anew without it.
+    fn block(
+        &mut self,
+        stored: Vec<u8>,
+        raw_len: u32,
+        segments: &[(SegmentHash, u32)],
+        of: &ArtifactName,
+    ) -> Result<(), LedgerError> {
+        if segments.iter().all(|(segment, _)| !self.gone.contains(segment)) {
+            self.packs.stored_block(self.ledger, &stored, segments)?;
+        } else {
+            let address = BlockAddress { offset: 0, stored_len: stored.len() as u32, raw_len };
+            let raw = block::decode(stored, &address).map_err(|damage| LedgerError::damaged(of, damage))?;
+            let mut start = 0;
+            for (segment, len) in segments {
+                let place = Place { artifact: of.clone(), block: address, start, len: *len };
+                start += len;
+                if !self.gone.contains(segment) {
+                    let bytes = slice_segment(&raw, *segment, &place);
+                    let bytes = bytes.map_err(|damage| LedgerError::damaged(of, damage))?;
+                    self.packs.segment(self.ledger, *segment, bytes)?;
+                }
+            }
+            self.packs.close_block(self.ledger)?;
+        }
         if self.packs.is_full() { self.waiting.close_pack(self.ledger, &mut self.packs) } else { Ok(()) }
     }
 
@@ -266,7 +386,7 @@ impl<'a> Merger<'a> {
         let index = self.ledger.pack_index(name)?;
         for (block, segments) in index.blocks_with_segments() {
             let place = Place { artifact: name.clone(), block, start: 0, len: block.raw_len };
-            self.block(&self.ledger.stored_block(&place)?, segments)?;
+            self.block(self.ledger.stored_block(&place)?, block.raw_len, segments, name)?;
         }
         Ok(())
     }

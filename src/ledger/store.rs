@@ -206,6 +206,16 @@ impl Ledger {
         Ok(())
     }
 
+    /// Hands every line of one records artifact to `visit`; `raw_len` is what its list says of its lines, in bytes.
+    pub fn each_record_in<E: From<LedgerError>>(
+        &self,
+        name: &ArtifactName,
+        raw_len: u64,
+        visit: impl FnMut(&[u8], Record) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.each_record_of(name, raw_len, visit)
+    }
+
     fn each_record_of<E: From<LedgerError>>(
         &self,
         name: &ArtifactName,

@@ -1,7 +1,8 @@
 //! Looks at every artifact and names what is wrong with it.
 //!
 //! Invariant: reads only, never stops at a finding, and an empty list means that every checkpoint follows its
-//! predecessor and everything they name is here (and, when deep, that every byte hashes to its name).
+//! predecessor and everything they name is here (and, when deep, that every byte hashes to its name). What stands below a floor
+//! need not be here, and is not looked at.
 
 use std::collections::HashSet;
 
@@ -106,7 +107,8 @@ impl Ledger {
 
     /// Verifies one chain.
     pub fn verify_chain(&self, chain: &Chain, depth: Depth) -> Result<Vec<Finding>, LedgerError> {
-        let mut check = Check { ledger: self, chain, depth, done: HashSet::new(), findings: Vec::new() };
+        let floor = self.floor_of(chain)?;
+        let mut check = Check { ledger: self, chain, floor, depth, done: HashSet::new(), findings: Vec::new() };
         check.strays()?;
         check.walk()?;
         check.unnamed()?;
@@ -117,6 +119,7 @@ impl Ledger {
 struct Check<'a> {
     ledger: &'a Ledger,
     chain: &'a Chain,
+    floor: u64,
     depth: Depth,
     done: HashSet<ArtifactName>,
     findings: Vec<Finding>,
@@ -153,9 +156,9 @@ impl Check<'_> {
     }
 
     fn walk(&mut self) -> Result<(), LedgerError> {
-        let names = self.ledger.checkpoint_names(self.chain, 0)?;
+        let names = self.ledger.checkpoint_names(self.chain, self.floor - 1)?;
         let mut cursor = ChainCursor::start(self.chain.clone());
-        let mut expected = 1;
+        let mut expected = self.floor;
         for same_seq in names.chunk_by(|a, b| seq_of(a) == seq_of(b)) {
             let seq = seq_of(&same_seq[0]);
             if seq > expected {
@@ -298,6 +301,10 @@ impl Check<'_> {
 
     /// Artifacts that no checkpoint names are harmless, but damaged ones would be handed on.
     fn unnamed(&mut self) -> Result<(), LedgerError> {
+        if self.floor > 1 {
+            // What a floor let go is handed on to nobody.
+            return Ok(());
+        }
         for folder in ["packs", "records"] {
             for name in self.ledger.names(self.chain, folder)? {
                 if self.done.insert(name.clone())

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Hash, Hlc, ManifestDelta, ManifestError, SegmentHash, Version, VersionError, VersionId, canonical,
+    Hash, Hlc, ManifestDelta, ManifestError, OriginName, SegmentHash, Version, VersionError, VersionId, canonical,
     require_canonical,
 };
 
@@ -84,6 +84,8 @@ enum MetaKind {
 
 /// The field of an event that approves deletions.
 pub const APPROVED_DELETES: &str = "deletes";
+/// The field of an event that says that an origin is gone for good.
+pub const RETIRED: &str = "retire";
 /// Most deletions one event may approve.
 pub const MAX_APPROVED: usize = 1_000_000;
 
@@ -93,6 +95,18 @@ impl MetaEvent {
         let ids: Vec<serde_json::Value> = tombstones.iter().map(|id| id.to_string().into()).collect();
         let (field, kind) = (APPROVED_DELETES.to_owned(), MetaKind::Meta);
         MetaEvent { field, hlc, kind, prev: Vec::new(), target: chain, v: 1, value: ids.into() }
+    }
+
+    /// Says that an origin is gone for good: what it has not seen holds nothing back, until it publishes again.
+    pub fn retire(origin: &OriginName, hlc: Hlc) -> MetaEvent {
+        let (field, kind, target) = (RETIRED.to_owned(), MetaKind::Meta, origin.to_string());
+        MetaEvent { field, hlc, kind, prev: Vec::new(), target, v: 1, value: true.into() }
+    }
+
+    /// The origin that this event retires; `None` for every other event.
+    pub fn retired_origin(&self) -> Option<OriginName> {
+        let says = self.field == RETIRED && self.value == serde_json::Value::Bool(true);
+        self.target.parse().ok().filter(|_| says)
     }
 
     /// The tombstones that this event approves; empty for every other event.

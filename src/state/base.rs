@@ -3,6 +3,8 @@
 //! Invariant: a base is a *set* of versions and the hash of their resolved bytes; the loser of a conflict never enters it.
 //! A path without a row has no base, so its absence means nothing.
 
+use std::collections::HashSet;
+
 use rusqlite::{OptionalExtension, Row};
 
 use super::{Result, State, StateError, sqlite};
@@ -127,6 +129,16 @@ impl State {
     /// Sets the base of a path.
     pub fn set_base(&self, base: &Base) -> Result<()> {
         self.put_base("bases", base, Some(base.hash))
+    }
+
+    /// Contents that this machine may need whatever others know: of files as they stand, of what is being replaced, displaced or
+    /// recorded, and of what may be taken back.
+    pub fn held_contents(&self) -> Result<HashSet<ContentHash>> {
+        const SQL: &str = "SELECT hash FROM bases WHERE hash IS NOT NULL UNION SELECT hash FROM recording WHERE hash IS NOT NULL
+            UNION SELECT old_hash FROM intents WHERE old_hash IS NOT NULL UNION SELECT new_hash FROM intents WHERE new_hash IS NOT NULL
+            UNION SELECT hash FROM displaced WHERE hash IS NOT NULL UNION SELECT old_hash FROM undo WHERE old_hash IS NOT NULL";
+        let held = self.rows("read held contents", SQL, [], |row| Ok(super::intent::hash_of(row.get(0)?)))?;
+        Ok(held.into_iter().flatten().collect())
     }
 
     /// Forgets the bases of all files of a channel: they are found anew, and nothing is deleted because of it.

@@ -68,7 +68,7 @@ pub struct UndoStep {
     pub old: Option<(ContentHash, u64, ContentKind)>,
 }
 
-fn hash_of(bytes: Option<Vec<u8>>) -> Result<Option<ContentHash>> {
+pub(super) fn hash_of(bytes: Option<Vec<u8>>) -> Result<Option<ContentHash>> {
     let form = StateError::Form { what: "a hash" };
     bytes.map(|bytes| ContentHash::from_slice(&bytes).ok_or(form)).transpose()
 }

@@ -3,12 +3,13 @@
 //! Invariant: everything that comes out of a bundle passes the same proofs as what comes from any place, and only artifacts of a
 //! project that is ours, or that we are new to, are taken. Nothing is remembered of a bundle but whose project it held.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::exchange::Direction;
 use super::peers::{AWAITED, HELD, PEER_LINE, projects};
 use super::stores::{Marks, Terms};
 use super::{Engine, Report, Result, SyncError};
+use crate::index::Floor;
 use crate::ledger::ArtifactName;
 use crate::model::{Chain, Space};
 use crate::state;
@@ -92,7 +93,12 @@ impl Engine {
                 let page = place.list(&request)?;
                 let rest = |name: &String| name.strip_prefix(&self.policy.app)?.strip_prefix('/').map(str::to_owned);
                 let parsed = page.names.iter().filter_map(|name| rest(name)?.parse::<ArtifactName>().ok());
-                missing += parsed.filter(|name| !self.ledger.has(name)).count() as u64;
+                let floors: BTreeMap<Chain, Floor> = self.index.floors()?.into_iter().collect();
+                let below = |name: &ArtifactName| {
+                    let floor = floors.get(name.chain()).map_or(1, |floor| floor.seq);
+                    matches!(name, ArtifactName::Checkpoint { seq, .. } if *seq < floor)
+                };
+                missing += parsed.filter(|name| !below(name) && !self.ledger.has(name)).count() as u64;
                 match page.names.last().filter(|_| page.more) {
                     Some(last) => request.after = Some(last.clone()),
                     None => break,

@@ -99,7 +99,10 @@ impl Engine {
         let mut names: Vec<&ArtifactName> = names.iter().collect();
         names.sort_by_key(|name| std::cmp::Reverse(name.kind()));
         for name in names {
-            if self.ledger.is_whole(name) {
+            // What stands below a floor is taken by nobody any more.
+            let floor = self.index.floor(name.chain())?.seq;
+            let below = matches!(name, ArtifactName::Checkpoint { seq, .. } if *seq < floor);
+            if below || self.ledger.is_whole(name) {
                 remove(&path_in(folder, &self.policy.app, name))?;
             }
         }

@@ -13,6 +13,7 @@ mod content;
 mod daily;
 pub mod exchange;
 mod foreign;
+mod garbage;
 mod graph;
 mod grow;
 mod in_place;
@@ -28,6 +29,7 @@ pub mod plan;
 mod publish;
 mod record;
 pub mod resolve;
+mod seen;
 mod settle;
 mod stores;
 
@@ -48,6 +50,7 @@ use place::{PlaceError, Stage};
 use resolve::{Resolution, resolve};
 
 pub use bundle::BundleReport;
+pub use garbage::{Collected, DroppedContent, GRACE_MS, StoreGarbage};
 pub use graph::IndexGraph;
 pub use inbox::INBOX;
 pub use look::{StoreLook, look_through};
@@ -289,6 +292,12 @@ pub struct Engine {
     planned_rows: std::collections::BTreeSet<String>,
     /// Rows that a mirror write found changed by another program.
     late_rows: Vec<larder_adapters::Row>,
+    /// Spaces in which everything that is held was told, or is not worth telling alone.
+    seen_told: std::collections::BTreeSet<Space>,
+    /// What was told and is not in `state.db` yet.
+    told_later: BTreeMap<String, String>,
+    /// A floor rose since it was looked whether anything needs what it let go.
+    rescue_due: bool,
     /// Rows written while recording goes on, if that was asked for.
     ahead: Option<ahead::Ahead>,
 }
@@ -356,6 +365,9 @@ impl Engine {
             undo_batch: None,
             planned_rows: std::collections::BTreeSet::new(),
             late_rows: Vec::new(),
+            seen_told: std::collections::BTreeSet::new(),
+            told_later: BTreeMap::new(),
+            rescue_due: false,
             ahead: None,
         };
         engine.begin_identity()?;
@@ -382,6 +394,7 @@ impl Engine {
 
     /// Saves the row marks and the clock's floor; part of a transaction of the caller.
     fn save_marks(&self) -> Result<()> {
+        self.save_told()?;
         self.state.set_meta_i64("materialised", self.materialised)?;
         self.state.set_meta_i64("mirrored", self.mirrored)?;
         self.state.set_meta_i64("hlc_floor", self.clock.floor().as_u64() as i64)?;

@@ -183,8 +183,7 @@ impl Engine {
         let own = self.own_chain(&space)?;
         own.tip = Some(tip);
         let chain = own.chain.clone();
-        let item =
-            crate::index::Item { chain, seq: tip.seq, hash: tip.hash, records: Vec::new(), places: published.places };
+        let item = crate::index::Item::following(chain, (tip.seq, tip.hash), Vec::new(), published.places);
         self.index.apply(&[item])?;
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Change, Engine, OwnChain, Report, Result, SyncError};
-use crate::index::{Item, Slot, Stored};
+use crate::index::{Item, Slot, SnapshotNote, Stored};
 use crate::ledger::{Batch, Identity, Ledger, LedgerError, Tip, Writer};
 use crate::model::{
     Chain, Channel, ContentHash, Dot, Hlc, Lane, MAX_DELTA_DEPTH, Manifest, ManifestDelta, MetaEvent, Record,
@@ -34,6 +34,18 @@ pub(super) enum Piece {
     Segment(SegmentRef, Vec<u8>),
     /// The order of more than one.
     Manifest(Manifest),
+}
+
+impl Pen {
+    /// The project.
+    pub(super) fn app(&self) -> &str {
+        &self.app
+    }
+
+    /// Who signs.
+    pub(super) fn identity(&self) -> &Identity {
+        &self.identity
+    }
 }
 
 impl Piece {
@@ -217,13 +229,15 @@ impl Engine {
             open.batch.record(RecordLine::Uses(uses.clone()))?;
             records.push(Record::Uses(uses));
         }
-        let Some(published) = open.batch.finish(self.clock.floor(), BTreeMap::new())? else { return Ok(None) };
+        let seen = self.seen_news(space)?;
+        let Some(published) = open.batch.finish(self.clock.floor(), seen.clone())? else { return Ok(None) };
+        self.note_told(space, &seen)?;
         report.ledger_bytes += published.bytes_written;
         records.extend(published.versions.into_iter().map(|(id, version)| Record::Version(id, Box::new(version))));
         let own = self.own_chain(space)?;
         own.tip = Some(published.tip);
         let (chain, tip) = (own.chain.clone(), published.tip);
-        let item = Item { chain, seq: tip.seq, hash: tip.hash, records, places: published.places };
+        let item = Item::following(chain, (tip.seq, tip.hash), records, published.places);
         self.index.apply(std::slice::from_ref(&item))?;
         self.snapshot_if_due(space, report)?;
         Ok(Some(item))
@@ -242,7 +256,7 @@ impl Engine {
         let tip = published.tip;
         self.own_chain(space)?.tip = Some(tip);
         let records = vec![Record::Meta(event)];
-        self.index.apply(&[Item { chain, seq: tip.seq, hash: tip.hash, records, places: published.places }])?;
+        self.index.apply(&[Item::following(chain, (tip.seq, tip.hash), records, published.places)])?;
         Ok(())
     }
 
@@ -267,13 +281,15 @@ impl Engine {
         if !ledger.gathered(&chain, tip)?.is_due() {
             return Ok(());
         }
+        let seen = self.seen_of(space)?;
         let writer = Writer { app: &pen.app, identity: &pen.identity, space };
-        let published = ledger.snapshot(writer, tip, self.clock.floor())?;
+        let published = ledger.snapshot(writer, tip, self.clock.floor(), seen)?;
         report.ledger_bytes += published.bytes_written;
         self.own_chain(space)?.tip = Some(published.tip);
         let tip = published.tip;
-        let item = Item { chain, seq: tip.seq, hash: tip.hash, records: Vec::new(), places: published.places };
-        self.index.apply(&[item])?;
+        let note = SnapshotNote::of(&self.ledger.read_checkpoint(&published.checkpoint)?);
+        let item = Item::following(chain, (tip.seq, tip.hash), Vec::new(), published.places);
+        self.index.apply(&[Item { note, ..item }])?;
         Ok(())
     }
 

@@ -164,6 +164,7 @@ impl Engine {
             max_origin_bytes: self.policy.max_origin_bytes,
             held_bytes: self.held_bytes.clone(),
             wanted,
+            floors: self.index.floors()?.into_iter().collect(),
             budget: self.exchange_budget,
             ..ExchangeConfig::new(&self.policy.app, terms.spaces.clone())
         };
@@ -328,6 +329,10 @@ impl Engine {
     pub fn replay(&mut self) -> Result<()> {
         let done = crate::index::replay(&mut self.index, &self.ledger)?;
         self.note_replay(&done.problems)?;
+        if done.checkpoints > 0 {
+            self.seen_told.clear();
+        }
+        self.rescue_due |= done.floors_rose;
         self.observe_clocks(&done.touched)?;
         // Tips are read again: an own chain may have come back from a store.
         self.chains.clear();
@@ -430,6 +435,13 @@ fn finding_problem(finding: &Finding) -> Problem {
         Finding::KeyChanged { name, accepted, found } => (
             name.to_string(),
             format!("signed by key {found}, but {accepted} was accepted for this machine; it is refused"),
+        ),
+        Finding::FloorLowered { name, floor, accepted } => (
+            name.to_string(),
+            format!(
+                "it says that checkpoints from {floor} on are to be kept, and an earlier one said from {accepted} on: {} was rolled back, or two machines write as it; what was dropped stays dropped",
+                name.chain().origin
+            ),
         ),
         Finding::StoreRolledBack { chain, held } => {
             (chain.to_string(), format!("the store lost checkpoints it once had (it held {held}); it is filled again"))

@@ -17,8 +17,8 @@ use larder_adapters::{
 
 use super::signal::Signal;
 use super::{
-    Depth, ListRequest, Listing, Mending, Opening, Put, Transport, TransportError, TransportErrorKind, WaitHint, Wake,
-    check_name, is_after, listed_as, memory,
+    Depth, ListRequest, Listing, Mending, Opening, Put, Removing, Transport, TransportError, TransportErrorKind,
+    WaitHint, Wake, check_name, is_after, listed_as, memory,
 };
 
 /// Artifacts are cut into chunks of this size, or of the backend's limit if that is smaller.
@@ -292,6 +292,10 @@ impl Transport for BackendTransport {
         Some(self)
     }
 
+    fn removing(&self) -> Option<&dyn Removing> {
+        Some(self)
+    }
+
     fn wait(&self, hint: &WaitHint) -> Result<Wake, TransportError> {
         let started = Instant::now();
         let timeout = Duration::from_millis(hint.timeout_ms);
@@ -369,6 +373,19 @@ pub(crate) fn explain(action: &'static str, name: &str, error: AdapterError) -> 
         ErrorKind::Corrupt => TransportErrorKind::Corrupt,
     };
     TransportError::new(kind, action, name, error.message.clone()).with_source(error)
+}
+
+impl Removing for BackendTransport {
+    fn remove(&self, name: &str) -> Result<(), TransportError> {
+        let failed = |error| explain("remove", name, error);
+        let Some(path) = name.strip_prefix(&self.root).filter(|path| is_artifact_path(path)) else { return Ok(()) };
+        let id = self.record_id(path);
+        let Some(row) = self.adapter.get(&id).map_err(failed)? else { return Ok(()) };
+        match self.adapter.delete(&id, &Expected::Revision(row.revision)) {
+            Err(error) if error.kind == ErrorKind::NotFound => Ok(()),
+            done => done.map(drop).map_err(failed),
+        }
+    }
 }
 
 /// A database keeps its own bytes whole, so nobody leaves word in it: that would cost a request at every exchange. What is found

@@ -35,6 +35,7 @@ pub const LAWS: &[(&str, Law)] = &[
     ("a_sleeping_waiter_is_woken", a_sleeping_waiter_is_woken),
     ("a_cancelled_wait_ends", a_cancelled_wait_ends),
     ("a_label_is_there", a_label_is_there),
+    ("what_is_taken_away_is_gone_and_may_come_back", what_is_taken_away_is_gone_and_may_come_back),
 ];
 
 /// Runs every law, each on a place of its own, and names all that are broken.
@@ -353,4 +354,20 @@ fn a_cancelled_wait_ends(visit: &dyn Fn() -> Arc<dyn Transport>) -> Verdict {
 
 fn a_label_is_there(visit: &dyn Fn() -> Arc<dyn Transport>) -> Verdict {
     if visit().label().is_empty() { Err("it is empty".to_owned()) } else { Ok(()) }
+}
+
+/// Where nothing can be taken away the law holds.
+fn what_is_taken_away_is_gone_and_may_come_back(visit: &dyn Fn() -> Arc<dyn Transport>) -> Verdict {
+    let (place, other) = (visit(), visit());
+    let Some(removing) = place.removing() else { return Ok(()) };
+    fill(&place, &["app/a/x", "app/a/y"])?;
+
+    removing.remove("app/a/x").map_err(text)?;
+    removing.remove("app/a/x").map_err(|error| format!("what is not there is done: {error}"))?;
+
+    same!(other.get("app/a/x", None, BIG).map_err(|error| error.kind), Err(TransportErrorKind::NotFound));
+    same!(other.list(&ListRequest::new("app/a/", Depth::All)).map_err(text)?, whole(&["app/a/y"]));
+    same!(other.put_new("app/a/x", b"again").map_err(text)?, Put::Written);
+    same!(place.get("app/a/x", None, BIG).map_err(text)?, b"again".to_vec());
+    Ok(())
 }

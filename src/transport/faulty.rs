@@ -236,6 +236,10 @@ impl Transport for FaultyTransport {
         self.inner.mending()
     }
 
+    fn removing(&self) -> Option<&dyn super::Removing> {
+        self.inner.removing()
+    }
+
     fn heads(&self, prefix: &str) -> Result<Option<Vec<String>>, TransportError> {
         let fate = self.fate();
         self.suffer(("list", prefix), fate, || self.inner.heads(prefix))

@@ -25,8 +25,8 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::{
-    ListRequest, Listing, Mending, Opening, Put, Transport, TransportError, TransportErrorKind, WaitHint, Wake,
-    check_name, memory,
+    ListRequest, Listing, Mending, Opening, Put, Removing, Transport, TransportError, TransportErrorKind, WaitHint,
+    Wake, check_name, memory,
 };
 use crate::scan::{Root, ScanError};
 use news::News;
@@ -187,6 +187,18 @@ impl Transport for FolderTransport {
 
     fn mending(&self) -> Option<&dyn Mending> {
         Some(self)
+    }
+
+    fn removing(&self) -> Option<&dyn Removing> {
+        Some(self)
+    }
+}
+
+impl Removing for FolderTransport {
+    fn remove(&self, name: &str) -> Result<(), TransportError> {
+        check_taken(name)?;
+        self.check_present("remove")?;
+        self.remove_file(name)
     }
 }
 

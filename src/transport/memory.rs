@@ -1,6 +1,6 @@
 //! A place inside this process: the reference every other transport is measured against, and the tests' fleet.
 //!
-//! Invariant: the map only grows and no entry ever changes. Nothing is written to disk.
+//! Invariant: no entry ever changes, and none goes but by its writer's word. Nothing is written to disk.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::{Bound, Range};
@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{
-    Depth, ListRequest, Listing, Opening, Put, Transport, TransportError, TransportErrorKind, WaitHint, Wake,
+    Depth, ListRequest, Listing, Opening, Put, Removing, Transport, TransportError, TransportErrorKind, WaitHint, Wake,
     check_name, is_after, listed_as,
 };
 
@@ -151,6 +151,17 @@ impl Transport for MemoryTransport {
 
     fn label(&self) -> &str {
         &self.label
+    }
+
+    fn removing(&self) -> Option<&dyn Removing> {
+        Some(self)
+    }
+}
+
+impl Removing for MemoryTransport {
+    fn remove(&self, name: &str) -> Result<(), TransportError> {
+        self.place.lock().artifacts.remove(name);
+        Ok(())
     }
 }
 

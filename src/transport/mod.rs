@@ -1,7 +1,7 @@
 //! Places that hold artifacts, behind four small verbs: list, get, put_new, wait.
 //!
-//! Invariant: nothing behind this trait is ever removed, and nothing replaced but bytes that are not what their name says, by
-//! those that are ([`Mending`]); a name has one content for ever. Names are
+//! Invariant: nothing behind this trait is removed but what its writer proved to be garbage ([`Removing`]), and nothing replaced but
+//! bytes that are not what their name says, by those that are ([`Mending`]); a name has one content for ever. Names are
 //! `<app>/<space>/<chain>/<folder>/<file>`; what stands in the bytes is nobody's business here: verification,
 //! ordering, forwarding and resuming are written once above, in `sync::exchange`.
 //!
@@ -178,6 +178,19 @@ pub trait Transport: Send + Sync {
     fn mending(&self) -> Option<&dyn Mending> {
         None
     }
+
+    /// How what nobody needs any more is taken away here; `None` if the place cannot, or leaves that to whoever keeps it.
+    fn removing(&self) -> Option<&dyn Removing> {
+        None
+    }
+}
+
+/// What a place can do about what nobody needs any more.
+pub trait Removing: Send + Sync {
+    /// Takes `name` away. The caller wrote it, and has proven that no checkpoint that counts names it.
+    ///
+    /// Idempotent: what is not there is done. Need not be durable: what comes back is taken away again. Errors: as `get`.
+    fn remove(&self, name: &str) -> Result<(), TransportError>;
 }
 
 /// What a place of plain bytes can do about damage: whoever finds it leaves word, whoever has the right bytes puts them there.

@@ -22,13 +22,13 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::Path;
-use object_store::{GetOptions, GetRange, GetResult, ObjectStore, PutMode, PutOptions, PutPayload};
+use object_store::{GetOptions, GetRange, GetResult, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
 use super::drive::block_on;
 use super::folder::{STORE_BYTES, STORE_FILE};
 use super::{
-    Depth, ListRequest, Listing, Put, Transport, TransportError, TransportErrorKind, WaitHint, Wake, check_name,
-    is_after, listed_as, memory,
+    Depth, ListRequest, Listing, Put, Removing, Transport, TransportError, TransportErrorKind, WaitHint, Wake,
+    check_name, is_after, listed_as, memory,
 };
 use address::Writes;
 use explain::Scene;
@@ -284,6 +284,22 @@ impl Transport for ObjectTransport {
 
     fn label(&self) -> &str {
         &self.scene.label
+    }
+
+    fn removing(&self) -> Option<&dyn Removing> {
+        Some(self)
+    }
+}
+
+impl Removing for ObjectTransport {
+    fn remove(&self, name: &str) -> Result<(), TransportError> {
+        let key = self.key("remove", name)?;
+        self.ask(("remove", name), time_for(0), async {
+            match self.objects.delete(&key).await {
+                Err(object_store::Error::NotFound { .. }) => Ok(()),
+                done => done,
+            }
+        })
     }
 }
 

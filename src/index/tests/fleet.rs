@@ -214,6 +214,6 @@ impl Fleet {
             }
         }
         let hash = ArtifactHash(Hash::of(&bytes));
-        self.items.push(Item { chain, seq, hash, records, places });
+        self.items.push(Item::following(chain, (seq, hash), records, places));
     }
 }

@@ -33,7 +33,7 @@ fn version(origin: &str, first: u64, n: u64, at: &str, parents: &[&Version]) -> 
 
 fn item(chain: Chain, seq: u64, versions: &[&Version]) -> Item {
     let records = versions.iter().map(|v| Record::Version(v.to_line().0, Box::new((*v).clone()))).collect();
-    Item { chain, seq, hash: ArtifactHash(Hash::of(&seq.to_le_bytes())), records, places: Vec::new() }
+    Item::following(chain, (seq, ArtifactHash(Hash::of(&seq.to_le_bytes()))), records, Vec::new())
 }
 
 fn slot(at: &str) -> Slot {

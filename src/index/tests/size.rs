@@ -35,7 +35,7 @@ fn checkpoint(files: u64, name: impl Fn(u64) -> String) -> Item {
         records.push(Record::Version(version.to_line().0, Box::new(version)));
         places.push((SegmentHash(hash.0), place(&chain, n / 100, (n % 100) as u32 * 1_000, 1_500)));
     }
-    Item { chain, seq: 1, hash: ArtifactHash::of(b"1"), records, places }
+    Item::following(chain, (1, ArtifactHash::of(b"1")), records, places)
 }
 
 #[test]

@@ -69,7 +69,10 @@ fn a_snapshot_dies_anywhere() {
         let space = crate::model::Space::shared();
         let writer = Writer { app: "test", identity: &house.identity, space: &space };
         let tip = house.tip.expect("a chain");
-        house.ledger.snapshot(writer, tip, crate::model::Hlc::default()).map(|published| published.tip)
+        house
+            .ledger
+            .snapshot(writer, tip, crate::model::Hlc::default(), Default::default())
+            .map(|published| published.tip)
     });
 }
 

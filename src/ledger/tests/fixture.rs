@@ -67,9 +67,22 @@ impl House {
         let space = Space::shared();
         let writer = Writer { app: "test", identity: &self.identity, space: &space };
         let tip = self.tip.expect("a chain");
-        let published = self.ledger.snapshot(writer, tip, Hlc::new(WALL_MS, 2)).expect("a snapshot");
+        let published = self.ledger.snapshot(writer, tip, Hlc::new(WALL_MS, 2), BTreeMap::new()).expect("a snapshot");
         self.tip = Some(published.tip);
         published
+    }
+
+    /// A snapshot that lets these contents go, each of one segment.
+    pub fn sweep(&mut self, dropped: &[&[u8]]) -> Published {
+        let space = Space::shared();
+        let writer = Writer { app: "test", identity: &self.identity, space: &space };
+        let tip = self.tip.expect("a chain");
+        let gone = dropped.iter().map(|bytes| SegmentHash::of(bytes)).collect();
+        let dropped: Vec<ContentHash> = dropped.iter().map(|bytes| ContentHash::of(bytes)).collect();
+        let sweep = Sweep { dropped: &dropped, gone: &gone };
+        let swept = self.ledger.sweep(writer, tip, Hlc::new(WALL_MS, 3), BTreeMap::new(), sweep).expect("a sweep");
+        self.tip = Some(swept.published.tip);
+        swept.published
     }
 
     pub fn checkpoints(&self) -> Vec<Checkpoint> {

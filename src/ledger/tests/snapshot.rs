@@ -126,3 +126,56 @@ fn a_chain_that_begins_at_a_snapshot_is_sound_and_a_gap_behind_it_is_damage() {
     let gap = |finding: &&Finding| matches!(finding.problem, Problem::Gap { from: 5, to: 5 });
     assert_eq!(findings.iter().find(gap).and_then(|gap| gap.wanted.as_ref()), Some(&checkpoints[4].name));
 }
+
+#[test]
+fn a_sweep_lists_all_but_what_is_gone_and_what_is_below_its_floor_may_be_missing() {
+    let mut house = House::new(26);
+    let (old, new) = (noise(1, 1_000), noise(2, 1_000));
+    house.publish(&[("a", old.clone())]);
+    house.publish(&[("a", new.clone()), ("same", b"same".to_vec())]);
+    // A pack of its own, of which most is gone, and one of which little is.
+    let (lost, kept) = (noise(3, 200_000), noise(4, 90_000));
+    house.publish(&[("b", lost.clone()), ("c", kept.clone())]);
+    house.publish(&[("d", noise(5, 300_000)), ("e", noise(6, 20_000))]);
+
+    house.sweep(&[&old, &lost, &noise(6, 20_000)]);
+
+    let snapshot = house.checkpoints().pop().expect("a snapshot");
+    let lists = snapshot.body.snapshot.as_ref().expect("lists");
+    assert_eq!((lists.floor, lists.dropped.len()), (5, 3));
+    assert_eq!(listed_lines(&house, &snapshot), all_lines(&house));
+    let there = segments(house.ledger.listed_places(&snapshot).expect("places"));
+    for bytes in [&new, &kept, &b"same".to_vec(), &noise(5, 300_000)] {
+        assert!(there.contains(&SegmentHash::of(bytes)), "kept");
+    }
+    assert!(!there.contains(&SegmentHash::of(&old)) && !there.contains(&SegmentHash::of(&lost)));
+    assert!(
+        there.contains(&SegmentHash::of(&noise(6, 20_000))),
+        "a pack that holds mostly what is kept stays as it is"
+    );
+    assert_eq!(house.findings(Depth::Bytes), Vec::<String>::new());
+
+    let garbage = house.ledger.garbage(&house.chain(), 5).expect("lists");
+    assert!(house.ledger.remove_garbage(&garbage).expect("removes") > 200_000);
+    assert_eq!(house.ledger.checkpoint_names(&house.chain(), 0).expect("lists").len(), 1);
+    assert_eq!(house.findings(Depth::Bytes), Vec::<String>::new());
+    assert_eq!(house.ledger.garbage(&house.chain(), 5).expect("lists"), []);
+    house.publish(&[("a", old)]);
+    assert_eq!(house.findings(Depth::Bytes), Vec::<String>::new());
+}
+
+#[test]
+fn a_removal_that_is_cut_off_leaves_a_sound_chain() {
+    let mut house = House::new(27);
+    for i in 0..4 {
+        house.publish(&[("a", noise(i, 300_000))]);
+    }
+    house.sweep(&[&noise(0, 300_000), &noise(1, 300_000)]);
+    let garbage = house.ledger.garbage(&house.chain(), 5).expect("lists");
+    assert!(garbage.len() >= 6, "{garbage:?}");
+
+    for name in &garbage {
+        house.ledger.remove_garbage(std::slice::from_ref(name)).expect("removes");
+        assert_eq!(house.findings(Depth::Bytes), Vec::<String>::new(), "after {name}");
+    }
+}

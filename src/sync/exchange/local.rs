@@ -54,6 +54,8 @@ pub struct CheckpointFacts {
     pub packs: Vec<ArtifactName>,
     /// What a snapshot lists (records first); `None` for any other checkpoint.
     pub snapshot: Option<Vec<ArtifactName>>,
+    /// Below this number it says that nothing need be kept; 1 if it says nothing of that.
+    pub floor: u64,
 }
 
 impl CheckpointFacts {
@@ -156,6 +158,7 @@ pub(super) fn checkpoint_facts(name: &ArtifactName, bytes: &[u8]) -> Result<Chec
         listed.sort_by_key(|name| std::cmp::Reverse(name.kind()));
         listed
     });
+    let floor = checkpoint.floor();
     Ok(CheckpointFacts {
         hash: checkpoint.hash,
         prev: checkpoint.body.prev,
@@ -166,5 +169,6 @@ pub(super) fn checkpoint_facts(name: &ArtifactName, bytes: &[u8]) -> Result<Chec
         records,
         packs,
         snapshot,
+        floor,
     })
 }

@@ -10,6 +10,7 @@
 mod heal;
 mod journal;
 mod local;
+mod look_back;
 mod mend;
 mod pull;
 mod push;
@@ -28,6 +29,7 @@ pub use report::{Cause, ExchangeError, Finding, Need, Problem, Report, Requests,
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{NoProgress, Progress};
+use crate::index::Floor;
 use crate::ledger::ArtifactName;
 use crate::model::{Chain, OriginName, Space};
 use crate::transport::Transport;
@@ -93,6 +95,8 @@ pub struct ExchangeConfig {
     pub trust: Trust,
     /// How much is listed.
     pub thoroughness: Thoroughness,
+    /// The floors of chains: what stands below is neither offered nor fetched, whoever still holds it.
+    pub floors: BTreeMap<Chain, Floor>,
     /// Artifacts that something here needs whatever the chains say: damaged ones, segments used from other chains.
     pub wanted: Vec<ArtifactName>,
     /// Artifacts that the store was seen to hold with wrong bytes: word of them is left there.
@@ -118,6 +122,7 @@ impl ExchangeConfig {
             push: true,
             trust: Trust::FirstUse,
             thoroughness: Thoroughness::News,
+            floors: BTreeMap::new(),
             wanted: Vec::new(),
             wrong_there: BTreeSet::new(),
             checked: BTreeSet::new(),

@@ -23,7 +23,7 @@ pub(super) enum Step {
 
 /// What stands before a checkpoint.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Before {
+pub(super) enum Before {
     Beginning,
     /// Its predecessor may be one of these.
     Here,
@@ -39,11 +39,19 @@ impl Run<'_> {
         if view.closed || view.quiet || self.config.own.contains(&view.chain) {
             return Ok(());
         }
+        let joined = self.join_at_snapshot(view)?;
         let mut here: BTreeSet<u64> = view.here.iter().map(seq_of).collect();
         let there: BTreeSet<u64> = view.remote.iter().map(seq_of).collect();
         let mut waits = false;
-        for name in view.remote.difference(&view.here).cloned().collect::<Vec<_>>() {
+        // What follows the snapshot first: it is what is new. What came before it is the same once more.
+        let mut missing: Vec<ArtifactName> = view.remote.difference(&view.here).cloned().collect();
+        let newer = missing.partition_point(|name| seq_of(name) <= joined);
+        missing.rotate_left(newer);
+        for name in missing {
             let seq = seq_of(&name);
+            if seq < self.floor(&view.chain) {
+                continue;
+            }
             if view.bad > MAX_BAD_PER_CHAIN {
                 self.note(Problem::GaveUp { chain: view.chain.clone(), bad: view.bad });
                 break;
@@ -68,11 +76,17 @@ impl Run<'_> {
                 }
             }
         }
+        self.held.clear();
+        view.rise(self.floor(&view.chain));
         Ok(())
     }
 
-    fn pull_checkpoint(&mut self, name: &ArtifactName, before: Before) -> Result<Step, Stop> {
-        let Fetched::Bytes(bytes) = self.get(name)? else {
+    pub(super) fn pull_checkpoint(&mut self, name: &ArtifactName, before: Before) -> Result<Step, Stop> {
+        let fetched = match self.held.remove(name) {
+            Some(bytes) => Fetched::Bytes(bytes),
+            None => self.get(name)?,
+        };
+        let Fetched::Bytes(bytes) = fetched else {
             self.report.phantoms.insert(name.clone());
             return Ok(Step::Bad);
         };
@@ -95,7 +109,22 @@ impl Run<'_> {
         if self.journal.accepted_key(name.chain())?.is_none() {
             self.journal.pin_key(name.chain(), facts.key)?;
         }
-        Ok(if self.store(name, &bytes)? { Step::Taken } else { Step::Bad })
+        if !self.store(name, &bytes)? {
+            return Ok(Step::Bad);
+        }
+        self.accept_floor(name, &facts);
+        Ok(Step::Taken)
+    }
+
+    /// Takes over what a snapshot says of garbage; a floor never sinks.
+    fn accept_floor(&mut self, name: &ArtifactName, facts: &CheckpointFacts) {
+        let (seq, floor) = (seq_of(name), self.floors.entry(name.chain().clone()).or_default());
+        if facts.floor > floor.seq {
+            (floor.seq, floor.at) = (facts.floor, seq);
+        } else if facts.snapshot.is_some() && facts.floor < floor.seq && floor.at < seq {
+            let accepted = floor.seq;
+            self.find(Finding::FloorLowered { name: name.clone(), floor: facts.floor, accepted });
+        }
     }
 
     pub(super) fn check_key(

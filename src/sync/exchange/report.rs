@@ -151,6 +151,15 @@ pub enum Finding {
         /// The fingerprint of the other.
         found: String,
     },
+    /// A snapshot says that more must be kept than an earlier one of its chain said: what was dropped stays dropped.
+    FloorLowered {
+        /// The later snapshot.
+        name: ArtifactName,
+        /// What it says.
+        floor: u64,
+        /// What was accepted before.
+        accepted: u64,
+    },
     /// The store once held checkpoints that it does not list now: rolled back, or another disk. It is filled again.
     StoreRolledBack {
         /// Which chain.

@@ -3,12 +3,14 @@
 //! Invariant: every request is counted and within the budget; a request that fails is a problem of one item, until
 //! three in a row say that the place itself is gone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::journal::{Journal, Watermark};
 use super::local::{LocalError, LocalStore};
 use super::report::{Cause, Finding, Problem, Report};
+use super::survey::seq_of;
 use super::{ExchangeConfig, JournalError, Progress};
+use crate::index::Floor;
 use crate::ledger::{ArtifactName, max_artifact_bytes, proves_wrong};
 use crate::model::{Chain, OriginName};
 use crate::transport::{ListRequest, Listing, Put, Transport, TransportError, TransportErrorKind};
@@ -88,6 +90,19 @@ impl View {
         }
     }
 
+    /// Forgets what stands below a floor that rose: it is neither offered nor fetched any more.
+    pub fn rise(&mut self, floor: u64) {
+        for names in [&mut self.here, &mut self.remote, &mut self.taken] {
+            names.retain(|name| seq_of(name) >= floor);
+        }
+        if self.mark.seq < floor {
+            // Parts of what is below are nobody's hole; those of what stands are compared anew.
+            self.mark = Watermark::default();
+            self.holes.clear();
+            self.bulk.clear();
+        }
+    }
+
     /// True if the store may hold this part.
     pub fn may_be_there(&self, part: &ArtifactName) -> bool {
         self.remote_parts.as_ref().is_none_or(|parts| parts.contains(part))
@@ -111,6 +126,10 @@ pub(super) struct Run<'a> {
     pub bar: Bar<'a>,
     /// What is damaged here may be fetched whatever its origin fills.
     pub healing: bool,
+    /// The highest floors that were accepted, those of checkpoints that came just now too.
+    pub floors: BTreeMap<Chain, Floor>,
+    /// Checkpoints that were fetched before their turn.
+    pub held: BTreeMap<ArtifactName, Vec<u8>>,
     /// Origins that were found to fill their share.
     full: BTreeSet<OriginName>,
     bytes: u64,
@@ -163,6 +182,8 @@ impl<'a> Run<'a> {
             refuses_writes: false,
             bar,
             healing,
+            floors: config.floors.clone(),
+            held: BTreeMap::new(),
             full,
             bytes: 0,
             failures_in_a_row: 0,
@@ -226,6 +247,11 @@ impl<'a> Run<'a> {
             views.iter_mut().for_each(|view| view.closed = true);
             Stop::Broken(error.into())
         })
+    }
+
+    /// Below this number nothing of a chain counts.
+    pub fn floor(&self, chain: &Chain) -> u64 {
+        self.floors.get(chain).map_or(1, |floor| floor.seq)
     }
 
     /// The name of an artifact in the store.

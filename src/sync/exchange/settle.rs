@@ -52,11 +52,12 @@ impl Run<'_> {
 
     /// The highest number up to which both sides hold the same single checkpoint on each number.
     fn agreed_seq(&mut self, view: &View) -> Result<u64, Stop> {
+        // Below a floor there is nothing to agree on.
+        let mut agreed = view.mark.seq.max(self.floor(&view.chain) - 1);
         let mut numbers: BTreeMap<u64, BTreeSet<&ArtifactName>> = BTreeMap::new();
-        for name in view.here.union(&view.remote).filter(|name| seq_of(name) > view.mark.seq) {
+        for name in view.here.union(&view.remote).filter(|name| seq_of(name) > agreed) {
             numbers.entry(seq_of(name)).or_default().insert(name);
         }
-        let mut agreed = view.mark.seq;
         for (seq, names) in numbers {
             let Some(name) = names.first().filter(|_| names.len() == 1) else {
                 break;

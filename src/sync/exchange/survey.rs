@@ -52,6 +52,7 @@ impl Run<'_> {
             if self.config.thoroughness == Thoroughness::Whole {
                 view.mark = Watermark::default();
             }
+            view.rise(self.floor(&view.chain));
             self.read_here(&mut view)?;
             view.quiet = heads.as_ref().is_some_and(|heads| is_quiet(&view, heads));
             if there.contains(&view.chain) && !view.quiet {
@@ -113,7 +114,8 @@ impl Run<'_> {
     ///
     /// Where a second branch came since, from whatever side, the watermark steps back: the store may lack the branch.
     fn read_here(&self, view: &mut View) -> Result<(), Stop> {
-        let all = self.local.checkpoints(&view.chain, 0)?;
+        let floor = self.floor(&view.chain);
+        let all: Vec<ArtifactName> = self.local.checkpoints(&view.chain, floor)?;
         if let Some(fork) = fork_of(&all) {
             view.mark.seq = view.mark.seq.min(fork - 1);
         }
@@ -167,6 +169,7 @@ impl Run<'_> {
 
     /// Gathers the names of a listing in `view.remote`. True if it came to an end.
     fn list_names(&mut self, view: &mut View, mut request: ListRequest) -> Result<bool, Stop> {
+        let floor = self.floor(&view.chain);
         let mut pages = 0;
         while pages * MAX_PAGE_NAMES < MAX_NAMES_PER_CHAIN {
             let Some(listing) = self.list(&request)? else {
@@ -176,6 +179,8 @@ impl Run<'_> {
             };
             for name in listing.names.iter().take(MAX_PAGE_NAMES) {
                 match self.parse(name).filter(|parsed| *parsed.chain() == view.chain) {
+                    // Whoever still holds it: it does not come back.
+                    Some(ArtifactName::Checkpoint { seq, .. }) if seq < floor => {}
                     Some(parsed) => drop(view.remote.insert(parsed)),
                     None => self.report.ignored_names += 1,
                 }
@@ -210,7 +215,7 @@ impl Run<'_> {
         let strange: Vec<ArtifactName> = view.remote.difference(&view.here).cloned().collect();
         if !strange.is_empty() && view.here.is_empty() {
             // The watermark is above everything that is here: the ledger was restored, the journal was not.
-            view.here = self.local.checkpoints(&view.chain, 0)?.into_iter().collect();
+            view.here = self.local.checkpoints(&view.chain, self.floor(&view.chain))?.into_iter().collect();
         }
         for there in strange.iter().rev().take(MAX_OWN_CHECKS) {
             self.fill_own_hole(view, there)?;

@@ -5,6 +5,7 @@ mod cut;
 mod damage;
 mod finding;
 mod fleet;
+mod floor;
 mod hostile;
 mod matrix;
 mod policy;

@@ -63,7 +63,7 @@ impl Mending for FolderTransport {
     }
 
     fn settle(&self, name: &str) -> Result<(), TransportError> {
-        word_of(name).map_or(Ok(()), |word| self.remove_note(&word))
+        word_of(name).map_or(Ok(()), |word| self.remove_file(&word))
     }
 
     fn mend(&self, name: &str, bytes: &[u8]) -> Result<(), TransportError> {

@@ -275,8 +275,8 @@ impl FolderTransport {
         self.take_name(staged, folder, file_name).map(drop).map_err(failed(name))
     }
 
-    /// Takes away a file that is no artifact. Nothing there is no error.
-    pub(super) fn remove_note(&self, name: &str) -> Result<(), TransportError> {
+    /// Takes away a file. Nothing there is no error.
+    pub(super) fn remove_file(&self, name: &str) -> Result<(), TransportError> {
         let (folder, file_name) = name.rsplit_once('/').unwrap_or((".", name));
         let folder = match self.root.open_beneath(folder, OFlags::RDONLY | OFlags::DIRECTORY) {
             Ok(folder) => folder,

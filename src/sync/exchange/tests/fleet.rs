@@ -113,6 +113,8 @@ pub struct Load {
     pub records: Vec<Vec<u8>>,
     /// Records and packs a snapshot lists besides.
     pub snapshot: Option<(Vec<Vec<u8>>, Vec<Vec<u8>>)>,
+    /// What a snapshot says need not be kept; 0 stands for 1.
+    pub floor: u64,
     /// Told apart from other checkpoints of the same number.
     pub hlc: u64,
 }
@@ -193,7 +195,7 @@ impl Writer {
         });
         if load.snapshot.is_some() {
             body["snapshot"] = serde_json::json!({
-                "floor": 1,
+                "floor": load.floor.max(1),
                 "packs": listed_packs.iter().map(listed).collect::<Vec<_>>(),
                 "records": listed_records.iter().map(listed).collect::<Vec<_>>(),
             });

@@ -1,0 +1,92 @@
+//! What of a chain need not be kept: everything below the highest floor that no checkpoint above it names.
+//!
+//! Invariant: what stands is a function of the checkpoints that are here and sound; a checkpoint that cannot be read keeps the parts
+//! of its chain. Removes nothing that stands, and in one order: checkpoints from the first on, then what they named, so that a chain
+//! that is cut off meanwhile begins at a snapshot as it would afterwards.
+
+use std::collections::BTreeSet;
+
+use super::checkpoint::Checkpoint;
+use super::error::LedgerError;
+use super::name::{ArtifactKind, ArtifactName, Place};
+use super::store::Ledger;
+use crate::model::{Chain, SegmentHash};
+
+impl Checkpoint {
+    /// Below this number nothing of its chain need be kept; 1 if it says nothing of that.
+    pub fn floor(&self) -> u64 {
+        self.body.snapshot.as_ref().map_or(1, |snapshot| snapshot.floor)
+    }
+}
+
+impl Ledger {
+    /// The artifacts of a chain that count with this floor: the checkpoints from it on, and what they name and list.
+    ///
+    /// Some of them may not be here. Errors: the chain's folder cannot be listed.
+    pub fn standing(&self, chain: &Chain, floor: u64) -> Result<BTreeSet<ArtifactName>, LedgerError> {
+        let mut standing = BTreeSet::new();
+        for name in self.checkpoint_names(chain, floor.saturating_sub(1))? {
+            match self.read_checkpoint(&name) {
+                Ok(checkpoint) => standing.extend(checkpoint.artifacts().chain(checkpoint.listed())),
+                // What it names is not known: nothing of its chain may go.
+                Err(LedgerError::Damaged { .. }) => {
+                    standing.extend(self.names(chain, "packs")?);
+                    standing.extend(self.names(chain, "records")?);
+                }
+                Err(error) => return Err(error),
+            }
+            standing.insert(name);
+        }
+        Ok(standing)
+    }
+
+    /// The highest floor that a sound checkpoint of the chain tells; 1 if none does. Reads them all.
+    pub fn floor_of(&self, chain: &Chain) -> Result<u64, LedgerError> {
+        let names = self.checkpoint_names(chain, 0)?;
+        let floors = names.iter().filter_map(|name| self.read_checkpoint(name).ok());
+        Ok(floors.map(|checkpoint| checkpoint.floor()).max().unwrap_or(1).max(1))
+    }
+
+    /// The artifacts of a chain that are here and do not count with this floor, in the order in which they may go.
+    pub fn garbage(&self, chain: &Chain, floor: u64) -> Result<Vec<ArtifactName>, LedgerError> {
+        if floor <= 1 {
+            return Ok(Vec::new());
+        }
+        let standing = self.standing(chain, floor)?;
+        let mut garbage = self.checkpoint_names(chain, 0)?;
+        for folder in ["packs", "records"] {
+            garbage.extend(self.names(chain, folder)?);
+        }
+        garbage.retain(|name| !standing.contains(name));
+        Ok(garbage)
+    }
+
+    /// Where the segments of one artifact stand; none in records.
+    pub fn places_in(&self, name: &ArtifactName) -> Result<Vec<(SegmentHash, Place)>, LedgerError> {
+        match name.kind() {
+            ArtifactKind::Pack => Ok(self.pack_index(name)?.places(name).collect()),
+            ArtifactKind::Records => Ok(Vec::new()),
+            ArtifactKind::Checkpoint => {
+                let checkpoint = self.read_checkpoint(name)?;
+                checkpoint.inline_places().map_err(|damage| LedgerError::damaged(name, damage))
+            }
+        }
+    }
+
+    /// Removes artifacts, in order, and syncs their folders. Only for the holder of the lock, of what [`Ledger::garbage`] named.
+    ///
+    /// Cut off anywhere, what is left is garbage as before. Returns the bytes that were freed.
+    pub fn remove_garbage(&self, garbage: &[ArtifactName]) -> Result<u64, LedgerError> {
+        let mut freed = 0;
+        let mut folders = BTreeSet::new();
+        for name in garbage {
+            freed += self.size(name).unwrap_or(0);
+            self.disk().remove(&self.path(name))?;
+            // Nobody needs its good bytes any more.
+            self.forget_note(name)?;
+            folders.insert(self.folder(name.chain(), name.folder()));
+        }
+        folders.iter().try_for_each(|folder| self.disk().sync_folder(folder))?;
+        Ok(freed)
+    }
+}

@@ -1,0 +1,503 @@
+//! Garbage: which superseded contents go, by name, in a snapshot of the own chain; and which artifacts go after them.
+//!
+//! Invariants: a content goes only if everything that has it was succeeded, longer ago than `retention`, by what every member is
+//! known to hold, and nothing here holds it (bases, intents, undo, displaced files, open heads). Artifacts go from this ledger a
+//! week after the floor above them was accepted, and from stores below the own prefix alone, where all that counts is seen to stand.
+//! Before anything goes, segments that something needs and that stand nowhere else are published anew in the own chain.
+//! Every step can be stopped and run again; a dry run takes the same decisions and writes nothing.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use super::exchange::Direction;
+use super::{Engine, Result, SyncError};
+use crate::index::{Item, Succession, Superseded};
+use crate::ledger::{ArtifactName, LedgerError, Sweep, Tip, Writer};
+use crate::model::{Chain, ContentHash, MetaEvent, OriginName, Record, RecordLine, SegmentHash, Space};
+use crate::state::Problem;
+use crate::transport::{Depth, ListRequest, Transport, TransportError};
+
+/// Artifacts below a floor stay this long after it was accepted here, in milliseconds.
+pub const GRACE_MS: u64 = 7 * 24 * 3600 * 1000;
+/// A snapshot names at most this many contents as gone: some 10 MB of its 16 MiB.
+const MAX_DROPPED: usize = 150_000;
+/// A chain of this many checkpoints is begun anew although nothing in it is gone: few large artifacts stand for many small ones.
+const MANY_CHECKPOINTS: usize = 512;
+/// Snapshots that one collection writes in one space; each copies a bounded part.
+const MAX_SWEEPS: usize = 1000;
+/// Pages of one chain's names that are read in a store.
+const MAX_PAGES: usize = 1000;
+/// Floors remembered of one chain, with when each was accepted: one a day for longer than the grace.
+const MAX_FLOORS: usize = 16;
+/// Segments published anew at once, in bytes.
+const RESCUED_BYTES: usize = 64 << 20;
+/// Begins the entries in `state.db` of when floors were accepted, before the chain: `floor:ms,..`.
+const ACCEPTED: &str = "floors of ";
+/// Who tells of members in `status`.
+const SOURCE: &str = "members";
+
+/// A content that a collection lets go.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DroppedContent {
+    /// Where a version had it.
+    pub path: String,
+    /// The newest such version.
+    pub version: String,
+    /// The content.
+    pub content: String,
+    /// Its bytes; segments that others have too are not freed.
+    pub size: u64,
+}
+
+/// What was taken away from a store.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct StoreGarbage {
+    /// What the user calls it.
+    pub store: String,
+    /// The artifacts, by name.
+    pub removed: Vec<String>,
+    /// Why nothing could be taken away, if it could not.
+    pub why: Option<String>,
+}
+
+/// What a collection did, or would do.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Collected {
+    /// Contents that are gone for good from now on.
+    pub dropped: Vec<DroppedContent>,
+    /// Chains whose newest state was written into few artifacts.
+    pub swept: Vec<String>,
+    /// Artifacts removed here.
+    pub removed: Vec<String>,
+    /// Their bytes.
+    pub freed_bytes: u64,
+    /// Segments that were published anew, because something needs them and only garbage held them.
+    pub rescued: u64,
+    /// What went from stores.
+    pub stores: Vec<StoreGarbage>,
+    /// Members who do not hold back any more: they said nothing for longer than `retention`.
+    pub silent: Vec<String>,
+    /// Why nothing was dropped, if something stood in the way.
+    pub held_back: Vec<String>,
+}
+
+/// What every member that counts is known to hold.
+struct Members {
+    /// Of each chain, the number of the last version that all of them hold; what is not named nobody waits for.
+    held: BTreeMap<Chain, u64>,
+    silent: Vec<OriginName>,
+}
+
+impl Engine {
+    /// Drops what nothing needs, and removes what was dropped a week ago. With `dry_run` only says so.
+    ///
+    /// Errors: somebody else writes as this machine; the ledger's, the index's, the state's. A store that is away is in the report.
+    pub fn collect(&mut self, retention_ms: u64, dry_run: bool) -> Result<Collected> {
+        if let Some(stop) = self.stopped() {
+            return Err(SyncError::Stopped(stop));
+        }
+        let mut done = Collected { rescued: self.rescue(dry_run)?, ..Collected::default() };
+        for space in [Space::shared(), self.private_space.clone()] {
+            self.sweep_space(&space, retention_ms, dry_run, &mut done)?;
+        }
+        let old = self.note_floors(dry_run)?;
+        self.clean_stores(&old, dry_run, &mut done)?;
+        for (chain, floor) in &old {
+            let garbage = self.ledger.garbage(chain, *floor)?;
+            done.removed.extend(garbage.iter().map(ArtifactName::to_string));
+            done.freed_bytes += if dry_run {
+                garbage.iter().map(|name| self.ledger.size(name).unwrap_or(0)).sum()
+            } else {
+                self.ledger.remove_garbage(&garbage)?
+            };
+        }
+        if !dry_run {
+            let told: Vec<Problem> = done.silent.iter().map(|origin| silent_problem(origin)).collect();
+            self.state.set_problems(SOURCE, &told, self.now_ms() as i64)?;
+        }
+        Ok(done)
+    }
+
+    fn sweep_space(&mut self, space: &Space, retention_ms: u64, dry_run: bool, done: &mut Collected) -> Result<()> {
+        let chain = self.identity.chain(space.clone());
+        let Some(tip) = self.own_chain(space)?.tip else { return Ok(()) };
+        let members = self.members(space, retention_ms)?;
+        done.silent.extend(members.silent.iter().map(OriginName::to_string));
+        let counts = self.index.counts()?;
+        let blocked = counts.waiting + counts.unknown > 0;
+        if blocked {
+            let why = "records wait for others before them, or for an upgrade, and may need anything";
+            done.held_back.push(format!("{space}: {why}"));
+        }
+        let before = self.index.dropped_by(&chain)?;
+        let fresh = if blocked { Vec::new() } else { self.droppable(&chain, &members, retention_ms, &before)? };
+        // What came back to life is no more gone than anything else.
+        let heads = self.index.contents_of_heads()?;
+        let mut dropped: Vec<ContentHash> = before.into_iter().filter(|content| !heads.contains(content)).collect();
+        let room = MAX_DROPPED.saturating_sub(dropped.len());
+        if fresh.len() > room {
+            done.held_back.push(format!("{space}: a snapshot names at most {MAX_DROPPED} contents as gone"));
+        }
+        let fresh = &fresh[..fresh.len().min(room)];
+        dropped.extend(fresh.iter().map(|superseded| superseded.content));
+        dropped.sort_unstable();
+        let floor = self.index.floor(&chain)?.seq;
+        let many = self.ledger.checkpoint_names(&chain, floor - 1)?.len() > MANY_CHECKPOINTS;
+        if fresh.is_empty() && !many {
+            return Ok(());
+        }
+        done.dropped.extend(fresh.iter().map(told));
+        done.swept.push(chain.to_string());
+        if dry_run { Ok(()) } else { self.sweep(space, tip, &dropped) }
+    }
+
+    /// Writes snapshots that list what is left, until no pack holds mostly what is gone.
+    fn sweep(&mut self, space: &Space, mut tip: Tip, dropped: &[ContentHash]) -> Result<()> {
+        let gone = self.index.segments_of_none(&dropped.iter().copied().collect())?;
+        let (ledger, pen) = (self.ledger.clone(), self.pen());
+        for _ in 0..MAX_SWEEPS {
+            let seen = self.seen_of(space)?;
+            let hlc = self.clock.tick(self.env.clock.wall_ms(), None);
+            let writer = Writer { app: pen.app(), identity: pen.identity(), space };
+            let swept = ledger.sweep(writer, tip, hlc, seen.clone(), Sweep { dropped, gone: &gone })?;
+            tip = swept.published.tip;
+            self.note_told(space, &seen)?;
+            self.save_told()?;
+            self.replay()?;
+            if !swept.left {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The contents of the own chain that may go now and did not before.
+    fn droppable(
+        &self,
+        chain: &Chain,
+        members: &Members,
+        retention_ms: u64,
+        before: &[ContentHash],
+    ) -> Result<Vec<Superseded>> {
+        let now = self.now_ms();
+        let settled = |successor: &Succession<'_>| {
+            let old = successor.hlc.wall_ms().saturating_add(retention_ms) <= now;
+            // Who has seen what is asked space by space: of the others everything is needed here.
+            successor.chain.space == chain.space
+                && old
+                && members.held.get(successor.chain).is_none_or(|n| successor.n <= *n)
+        };
+        let held = self.state.held_contents()?;
+        let mut superseded = self.index.superseded(chain, &held, settled)?;
+        let before: HashSet<&ContentHash> = before.iter().collect();
+        superseded.retain(|superseded| !before.contains(&superseded.content));
+        Ok(superseded)
+    }
+
+    /// What everybody else in a space is known to hold.
+    fn members(&self, space: &Space, retention_ms: u64) -> Result<Members> {
+        let (now, own) = (self.now_ms(), self.identity.origin());
+        let chains = self.index.chains_of(space)?;
+        let retired: BTreeMap<OriginName, _> = self.index.retired()?.into_iter().collect();
+        let mut said: BTreeMap<OriginName, Said> = BTreeMap::new();
+        for chain in chains.iter().filter(|chain| chain.origin != *own) {
+            let said = said.entry(chain.origin.clone()).or_default();
+            self.read_seen(chain, said)?;
+        }
+        let gone = |origin: &OriginName, said: &Said| retired.get(origin).is_some_and(|at| said.last <= at.as_u64());
+        said.retain(|origin, said| !gone(origin, said));
+        let is_silent = |said: &Said| (said.last >> 16).saturating_add(retention_ms) < now;
+        let silent: Vec<OriginName> =
+            said.iter().filter(|(_, said)| is_silent(said)).map(|(origin, _)| origin.clone()).collect();
+        said.retain(|_, said| !is_silent(said));
+        let mut held = BTreeMap::new();
+        for chain in &chains {
+            let others = said.iter().filter(|(origin, _)| **origin != chain.origin);
+            let mut lowest = u64::MAX;
+            for (_, said) in others {
+                let n = said.seen.get(chain).map_or(Ok(0), |(seq, hash)| self.versions_up_to(chain, *seq, hash))?;
+                lowest = lowest.min(n);
+            }
+            held.insert(chain.clone(), lowest);
+        }
+        Ok(Members { held, silent })
+    }
+
+    /// Adds what the checkpoints of one chain say, from the newest back to a snapshot that says all.
+    fn read_seen(&self, chain: &Chain, said: &mut Said) -> Result<()> {
+        let floor = self.index.floor(chain)?.seq;
+        for name in self.ledger.checkpoint_names(chain, floor - 1)?.iter().rev() {
+            let checkpoint = match self.ledger.read_checkpoint(name) {
+                Ok(checkpoint) => checkpoint,
+                // What it says is not known: it holds back as far as others of its chain do not say more.
+                Err(LedgerError::Damaged { .. } | LedgerError::Missing { .. }) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            said.last = said.last.max(checkpoint.body.hlc.as_u64());
+            for (of, seen) in &checkpoint.body.seen {
+                let known = said.seen.entry(of.clone()).or_insert((seen.0, seen.1));
+                if known.0 < seen.0 {
+                    *known = (seen.0, seen.1);
+                }
+            }
+            if checkpoint.body.snapshot.is_some() && !checkpoint.body.seen.is_empty() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The number of the last version that came with a checkpoint or before it; 0 if that checkpoint is not here.
+    fn versions_up_to(&self, chain: &Chain, seq: u64, hash: &crate::ledger::ShortHash) -> Result<u64> {
+        let name = ArtifactName::Checkpoint { chain: chain.clone(), seq, hash: *hash };
+        match self.ledger.read_checkpoint(&name) {
+            Ok(checkpoint) => Ok(checkpoint.body.last_n),
+            Err(LedgerError::Missing { .. } | LedgerError::Damaged { .. }) => Ok(0),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Publishes segments anew that something needs and that only garbage here holds. Returns how many.
+    pub(super) fn rescue(&mut self, dry_run: bool) -> Result<u64> {
+        self.rescue_due = false;
+        let floors = self.index.floors()?;
+        if floors.is_empty() {
+            return Ok(0);
+        }
+        let mut wanted = self.index.unplaced()?;
+        let mut rescued = 0;
+        for (chain, floor) in floors {
+            let own = chain.space.is_shared() || chain.space == self.private_space;
+            if wanted.is_empty() || !own {
+                continue;
+            }
+            for artifact in self.ledger.garbage(&chain, floor.seq)? {
+                // What is damaged is no loss that this could mend.
+                let mut places = self.ledger.places_in(&artifact).unwrap_or_default();
+                places.retain(|(segment, _)| wanted.remove(segment));
+                rescued += places.len() as u64;
+                if !dry_run {
+                    self.publish_segments(&chain.space, &places)?;
+                }
+            }
+        }
+        Ok(rescued)
+    }
+
+    fn publish_segments(&mut self, space: &Space, places: &[(SegmentHash, crate::ledger::Place)]) -> Result<()> {
+        let pen = self.pen();
+        let mut rest = places;
+        while !rest.is_empty() {
+            let mut open = self.open_batch(&pen, space)?;
+            let mut bytes = 0;
+            while let Some(((segment, place), after)) = rest.split_first().filter(|_| bytes < RESCUED_BYTES) {
+                let read = self.ledger.read_segment(*segment, place)?;
+                bytes += read.len();
+                open.batch.segment(*segment, &read)?;
+                rest = after;
+            }
+            let hlc = self.clock.tick(self.env.clock.wall_ms(), None);
+            let Some(published) = open.batch.finish(hlc, BTreeMap::new())? else { return Ok(()) };
+            let tip = published.tip;
+            let own = self.own_chain(space)?;
+            own.tip = Some(tip);
+            let chain = own.chain.clone();
+            self.index.apply(&[Item::following(chain, (tip.seq, tip.hash), Vec::new(), published.places)])?;
+        }
+        Ok(())
+    }
+
+    /// What a floor let go here may be needed all the same: then it is published anew, while it is still here.
+    pub fn rescue_if_due(&mut self) -> Result<u64> {
+        if self.rescue_due && self.stopped().is_none() { self.rescue(false) } else { Ok(0) }
+    }
+
+    /// Of each chain the highest floor that was accepted a week ago.
+    fn note_floors(&self, dry_run: bool) -> Result<Vec<(Chain, u64)>> {
+        let now = self.now_ms();
+        let mut old = Vec::new();
+        for (chain, floor) in self.index.floors()? {
+            let key = format!("{ACCEPTED}{chain}");
+            let text = self.state.meta_text(&key)?.unwrap_or_default();
+            let pair =
+                |part: &str| Some((part.split_once(':')?.0.parse().ok()?, part.split_once(':')?.1.parse().ok()?));
+            let mut accepted: Vec<(u64, u64)> = text.split(',').filter_map(pair).collect();
+            let due = accepted.iter().rev().find(|(_, at)| at.saturating_add(GRACE_MS) <= now).copied();
+            if let Some((due, _)) = due {
+                accepted.retain(|(floor, _)| *floor >= due);
+                old.push((chain.clone(), due));
+            }
+            if accepted.last().is_none_or(|(last, _)| *last < floor.seq) && accepted.len() < MAX_FLOORS {
+                accepted.push((floor.seq, now));
+            }
+            if !dry_run {
+                let parts: Vec<String> = accepted.iter().map(|(floor, at)| format!("{floor}:{at}")).collect();
+                self.state.set_meta(&key, Some(parts.join(",").as_bytes()))?;
+            }
+        }
+        Ok(old)
+    }
+
+    /// Takes what is below old floors of the own chains away from every store.
+    fn clean_stores(&mut self, old: &[(Chain, u64)], dry_run: bool, done: &mut Collected) -> Result<()> {
+        let own: BTreeSet<Chain> =
+            [Space::shared(), self.private_space.clone()].map(|space| self.identity.chain(space)).into();
+        let old: Vec<(Chain, u64)> = old.iter().filter(|(chain, _)| own.contains(chain)).cloned().collect();
+        if old.is_empty() {
+            return Ok(());
+        }
+        for peer in self.policy.peers.clone().into_iter().filter(|peer| peer.push) {
+            let spaces =
+                if peer.private { vec![Space::shared(), self.private_space.clone()] } else { vec![Space::shared()] };
+            let place = self
+                .peer_place(&peer)
+                .and_then(|place| Ok(self.belongs_there(&peer, &*place, Direction::Pull)?.then_some(place)));
+            let garbage = match place {
+                Ok(Some(place)) => self.clean_store(&peer.name, &*place, &spaces, &old, dry_run),
+                Ok(None) => continue,
+                Err(error @ (SyncError::Transport(_) | SyncError::Marker(_))) => {
+                    StoreGarbage { store: peer.name.clone(), why: Some(error.to_string()), ..StoreGarbage::default() }
+                }
+                Err(error) => return Err(error),
+            };
+            done.stores.push(garbage);
+        }
+        let Some(adapter) = self.adapter.clone() else { return Ok(()) };
+        let mut spaces = vec![Space::shared()];
+        if adapter.capabilities().own {
+            spaces.push(self.private_space.clone());
+        }
+        const BACKEND: &str = "the backend";
+        let garbage = match self.backend_transport() {
+            Ok(Some(place)) => self.clean_store(BACKEND, &*place, &spaces, &old, dry_run),
+            Ok(None) => return Ok(()),
+            Err(error @ (SyncError::Adapter(_) | SyncError::Transport(_) | SyncError::Marker(_))) => {
+                StoreGarbage { store: BACKEND.to_owned(), why: Some(error.to_string()), ..StoreGarbage::default() }
+            }
+            Err(error) => return Err(error),
+        };
+        done.stores.push(garbage);
+        Ok(())
+    }
+
+    fn clean_store(
+        &self,
+        store: &str,
+        place: &dyn Transport,
+        spaces: &[Space],
+        old: &[(Chain, u64)],
+        dry_run: bool,
+    ) -> StoreGarbage {
+        let mut garbage = StoreGarbage { store: store.to_owned(), ..StoreGarbage::default() };
+        let Some(removing) = place.removing() else {
+            garbage.why = Some("nothing can be taken away there from here; whoever keeps it may".to_owned());
+            return garbage;
+        };
+        for (chain, floor) in old.iter().filter(|(chain, _)| spaces.contains(&chain.space)) {
+            let outcome = self.garbage_there(place, chain, *floor).and_then(|names| {
+                for name in names {
+                    if !dry_run {
+                        removing.remove(&format!("{}/{name}", self.policy.app))?;
+                    }
+                    garbage.removed.push(name.to_string());
+                }
+                Ok(())
+            });
+            if let Err(error) = outcome {
+                garbage.why = Some(error.to_string());
+                break;
+            }
+        }
+        garbage
+    }
+
+    /// What a store holds of an own chain and does not count. Nothing, unless all that counts, and is here, stands there too.
+    fn garbage_there(
+        &self,
+        place: &dyn Transport,
+        chain: &Chain,
+        floor: u64,
+    ) -> std::result::Result<Vec<ArtifactName>, TransportError> {
+        let prefix = format!("{}/{chain}/", self.policy.app);
+        let mut request = ListRequest::new(prefix, Depth::All);
+        let mut there: BTreeSet<ArtifactName> = BTreeSet::new();
+        for _ in 0..MAX_PAGES {
+            let page = place.list(&request)?;
+            let rest = |name: &String| name.strip_prefix(&self.policy.app)?.strip_prefix('/')?.parse().ok();
+            there.extend(page.names.iter().filter_map(rest));
+            match page.names.last().filter(|_| page.more) {
+                Some(last) => request.after = Some(last.clone()),
+                None => break,
+            }
+        }
+        let Ok(standing) = self.ledger.standing(chain, floor) else { return Ok(Vec::new()) };
+        let lacks = |name: &ArtifactName| self.ledger.has(name) && !there.contains(name);
+        if standing.is_empty() || standing.iter().any(lacks) {
+            return Ok(Vec::new());
+        }
+        Ok(there.into_iter().filter(|name| name.chain() == chain && !standing.contains(name)).collect())
+    }
+
+    /// A number that this machine remembers under a name.
+    pub fn note_i64(&self, name: &str) -> Result<Option<i64>> {
+        Ok(self.state.meta_i64(name)?)
+    }
+
+    /// Remembers a number.
+    pub fn set_note_i64(&self, name: &str, value: i64) -> Result<()> {
+        Ok(self.state.set_meta_i64(name, value)?)
+    }
+
+    /// Who this machine is.
+    pub fn origin(&self) -> &OriginName {
+        self.identity.origin()
+    }
+
+    /// True if the origin published something that is known here.
+    pub fn knows_origin(&self, origin: &OriginName) -> Result<bool> {
+        Ok(self.index.origins()?.contains(origin))
+    }
+
+    /// Says, for every machine, that an origin is gone for good: what it has not seen holds nothing back.
+    pub fn retire(&mut self, origin: &OriginName) -> Result<()> {
+        let (pen, space) = (self.pen(), Space::shared());
+        let hlc = self.clock.tick(self.env.clock.wall_ms(), None);
+        let event = MetaEvent::retire(origin, hlc);
+        let mut open = self.open_batch(&pen, &space)?;
+        open.batch.record(RecordLine::Meta(event.clone()))?;
+        let Some(published) = open.batch.finish(hlc, BTreeMap::new())? else { return Ok(()) };
+        let tip = published.tip;
+        let own = self.own_chain(&space)?;
+        own.tip = Some(tip);
+        let chain = own.chain.clone();
+        self.index.apply(&[Item::following(
+            chain,
+            (tip.seq, tip.hash),
+            vec![Record::Meta(event)],
+            published.places,
+        )])?;
+        Ok(())
+    }
+}
+
+/// What one member said.
+#[derive(Default)]
+struct Said {
+    /// When it spoke last, as a clock value.
+    last: u64,
+    /// How far it holds each chain.
+    seen: BTreeMap<Chain, (u64, crate::ledger::ShortHash)>,
+}
+
+fn told(superseded: &Superseded) -> DroppedContent {
+    DroppedContent {
+        path: superseded.path.shown(),
+        version: superseded.id.to_string(),
+        content: superseded.content.to_string(),
+        size: superseded.size,
+    }
+}
+
+fn silent_problem(origin: &str) -> Problem {
+    let what = "it said nothing for longer than `retention`, so that what it has not seen holds nothing back any more; `larder origin retire` says that it is gone for good";
+    Problem { path: origin.to_owned(), what: what.to_owned() }
+}
