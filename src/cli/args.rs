@@ -145,6 +145,8 @@ pub enum Command {
     Rebuild(Dry),
     /// Put right what is damaged here or in a store, from wherever it is whole
     Repair(Dry),
+    /// Let go what was replaced longer ago than `retention` and every machine knows of
+    Gc(Dry),
     /// Show all machines' files as a read-only folder
     Mount(commands::mount::MountArgs),
     /// Take a mounted view down

@@ -230,6 +230,9 @@ impl Cycle {
         match ran {
             Ok(report) => {
                 self.after(&report, say);
+                if timer && !ask && report.is_empty() {
+                    self.collect(say);
+                }
                 if whole {
                     // A look at everything held lists of everything; a daemon at rest needs none of them.
                     self.node.engine.give_memory_back();
@@ -249,6 +252,15 @@ impl Cycle {
                 self.not_before = Some(Instant::now() + RETRY);
                 Err(error)
             }
+        }
+    }
+
+    /// Nothing else is to be done: once a day garbage is looked for. What fails is tried a day later.
+    fn collect(&mut self, say: &dyn Fn(&str)) {
+        match self.node.collect_if_due() {
+            Ok(Some(did)) => say(&did),
+            Ok(None) => {}
+            Err(error) => say(&format!("garbage could not be collected: {error}")),
         }
     }
 

@@ -299,7 +299,9 @@ impl Verified {
                     continue;
                 };
                 self.contents_read += 1;
-                if let Err(error) = read_through(glance, &content) {
+                if let Err(error) = read_through(glance, &content)
+                    && index.dropped(&content.hash)?.is_none()
+                {
                     let hint = error.hint.clone();
                     self.findings.push(Found {
                         part: "content",

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 
 use super::error::{Kind, NodeError};
 use super::open::{Glance, policy_of};
-use crate::index::{ContentError, ContentReader, DirEntry, EntryKind, Reader, Slot, Stored, Tree};
+use crate::index::{ContentError, ContentReader, DirEntry, Dropped, EntryKind, Reader, Slot, Stored, Tree};
 use crate::model::{Content, ContentHash, ContentKind, RelPath, VersionId};
 use crate::scan::{self, Root, WalkOptions};
 use crate::state::BaseStat;
@@ -136,7 +136,32 @@ impl Glance {
 
     /// The bytes of a content.
     pub fn bytes_of(&self, content: &Content) -> Result<Vec<u8>, NodeError> {
-        self.contents()?.read_all(content).map_err(content_error)
+        self.contents()?.read_all(content).map_err(|error| self.lost(content, error))
+    }
+
+    /// Bytes that are gone for good are told apart from those that have not come yet.
+    fn lost(&self, content: &Content, error: ContentError) -> NodeError {
+        let away = matches!(error, ContentError::Missing { .. } | ContentError::MissingManifest { .. });
+        match self.dropped(&content.hash) {
+            Some(dropped) if away => NodeError::user(
+                format!("this content was dropped by {} on {}", dropped.origin, dropped.day()),
+                "it was replaced longer ago than `retention`, and every machine knew of it; no machine holds it any more",
+            ),
+            _ => content_error(error),
+        }
+    }
+
+    /// Who dropped a content for good, if none of its bytes can be read whole any more.
+    pub fn gone(&self, content: &Content) -> Option<Dropped> {
+        let dropped = self.dropped(&content.hash)?;
+        let missing = self.index.as_ref()?.missing_segments(&content.hash, content.size, 1).ok()?;
+        (!missing.is_empty()).then_some(dropped)
+    }
+
+    /// Who dropped a content for good, and when; `None` if nobody did.
+    pub fn dropped(&self, content: &ContentHash) -> Option<Dropped> {
+        // Without an answer nothing is said to be gone.
+        self.index.as_ref()?.dropped(content).ok()?
     }
 
     /// The bytes a path shows now, on every machine that knows what this one knows; `None` if it is deleted.

@@ -7,6 +7,7 @@ mod bundle;
 mod change;
 mod check;
 mod error;
+mod garbage;
 mod heads;
 mod history;
 mod open;
@@ -23,6 +24,7 @@ pub use bundle::{ExportRequest, ImportRequest};
 pub use change::ChangeRequest;
 pub use check::{Found, Rebuilt, Verified, rebuild, verify};
 pub use error::{Kind, NodeError};
+pub use garbage::{collect, retire_origin};
 pub use history::DiskChange;
 pub use open::{Glance, Node, OpenOptions, ProjectDirs};
 pub use origins::{Adopted, OriginLine, adopt_origin, new_origin};
@@ -31,5 +33,5 @@ pub use repair::{Missing, Repaired, repair};
 pub use run::{Places, RunOptions, Way};
 pub use status::{
     BackendStatus, ContactStatus, CountStatus, OpenConflict, OriginStatus, OutboxStatus, PeerStatus, PendingStatus,
-    ProblemStatus, RevivedStatus, Status, StopStatus,
+    ProblemStatus, RevivedStatus, Status, StopStatus, VerifiedFrom,
 };

@@ -123,6 +123,7 @@ impl Node {
         }
         if !options.dry_run {
             self.engine.release_approved()?;
+            self.engine.rescue_if_due()?;
         }
         if options.way != Way::Push {
             self.engine.materialise(options.dry_run, &mut report)?;
@@ -144,6 +145,9 @@ impl Node {
         if options.dry_run {
             self.engine.plan_rows_of_recorded(&mut report);
         } else {
+            if options.asked == Asked::Everybody {
+                self.engine.tell_seen(&mut report)?;
+            }
             self.engine.sweep_displaced(&mut report)?;
             self.engine.forget_idle_patterns(&report)?;
             self.engine.rest_index()?;

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::error::{Kind, NodeError};
 use super::open::Glance;
 use crate::config::PeerSetting;
-use crate::ledger::Ledger;
+use crate::ledger::{ArtifactName, Ledger};
 use crate::state::{PeerLine, State};
 use crate::sync::resolve::resolve;
 use crate::sync::{DAMAGE_THERE, IndexGraph, PEER_LINE, Stop, stops};
@@ -49,6 +49,8 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// What is recorded.
     pub counts: CountStatus,
+    /// Chains that were begun at a snapshot, on its signature: what came before it was never here, or was dropped.
+    pub verified_from: Vec<VerifiedFrom>,
     /// Paths that wait.
     pub pending: Vec<PendingStatus>,
     /// Rows that the backend has not taken yet.
@@ -173,6 +175,15 @@ pub struct CountStatus {
     pub origins: Vec<OriginStatus>,
 }
 
+/// A chain whose first checkpoints are not here.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct VerifiedFrom {
+    /// Which chain.
+    pub chain: String,
+    /// The first checkpoint that was verified here, as `cp-<number>`.
+    pub checkpoint: String,
+}
+
 /// What one origin published.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct OriginStatus {
@@ -268,7 +279,9 @@ impl Glance {
         let lines = self.state.as_ref().map(State::peer_lines).transpose()?.unwrap_or_default();
         let peers = settings.peers.iter();
         status.peers = peers.map(|(name, setting)| PeerStatus::of(name, &setting.value, &lines)).collect();
-        status.read_damage(&Ledger::open(&self.dirs.larder)?)?;
+        let ledger = Ledger::open(&self.dirs.larder)?;
+        status.read_damage(&ledger)?;
+        status.verified_from = self.verified_from(&ledger)?;
         status.counts = self.counts()?;
         let newer = crate::sync::exchange::Need::Upgrade.to_string();
         let checkpoints: BTreeSet<&str> =
@@ -278,6 +291,21 @@ impl Glance {
             self.conflicts()?.into_iter().take(MAX_LISTED).map(|found| found.slot.path.shown()).collect();
         status.revived = self.revived()?;
         Ok(status)
+    }
+
+    fn verified_from(&self, ledger: &Ledger) -> Result<Vec<VerifiedFrom>, NodeError> {
+        let Some(index) = &self.index else { return Ok(Vec::new()) };
+        let mut begun = Vec::new();
+        for chain in ledger.chains()? {
+            let floor = index.floor(&chain)?.seq;
+            let first = ledger.checkpoint_names(&chain, floor - 1)?.into_iter().next();
+            if let Some(ArtifactName::Checkpoint { seq, .. }) = first.filter(|_| begun.len() < MAX_LISTED)
+                && seq > 1
+            {
+                begun.push(VerifiedFrom { chain: chain.to_string(), checkpoint: format!("cp-{seq}") });
+            }
+        }
+        Ok(begun)
     }
 
     fn revived(&self) -> Result<Vec<RevivedStatus>, NodeError> {

@@ -103,6 +103,60 @@ impl Scene {
         Scene { _lab: lab, template, live, a, b }
     }
 
+    /// The two meet in a folder; what was replaced long ago is still here, and so is what was let go weeks ago.
+    fn set_with_garbage() -> Scene {
+        const DAY_MS: u64 = 24 * 3600 * 1000;
+        let lab = Lab::new();
+        let live = lab.path("live");
+        fs::create_dir_all(live.join("share")).expect("make the folder");
+        let peer = format!("share={}", live.join("share").display());
+        let [a, b] = ["a", "b"].map(|name| {
+            let project = lab.project(&format!("live/{name}"), crate::support::CONFIG);
+            project.with_var("LARDER_PEERS", &peer).with_var("LARDER_RETENTION", "30d")
+        });
+        for text in ["one\n", "two\n", "three\n"] {
+            a.write("shared/old.md", text);
+            a.write("shared/large.txt", format!("{text} and more of it\n").repeat(20_000));
+            a.sync_ago(90 * DAY_MS);
+        }
+        b.write("shared/b.md", "b\n");
+        [&b, &a, &b, &a].into_iter().for_each(|project| project.sync_ago(89 * DAY_MS));
+        b.write("shared/b.md", "b has heard\n");
+        [&b, &a].into_iter().for_each(|project| project.sync_ago(50 * DAY_MS));
+        a.ago(50 * DAY_MS, |node| assert!(!node.collect(false).expect("collect").dropped.is_empty()));
+        for text in ["four\n", "five\n"] {
+            a.write("shared/old.md", text);
+            a.sync_ago(49 * DAY_MS);
+        }
+        [&b, &a].into_iter().for_each(|project| project.sync_ago(48 * DAY_MS));
+        b.write("shared/b.md", "b has heard that too\n");
+        for project in [&b, &a] {
+            project.sync();
+        }
+        let template = lab.path("template");
+        restore(&live, &template);
+        Scene { _lab: lab, template, live, a, b }
+    }
+
+    /// What must hold after a kill of a collection: all is sound, the next one ends what was begun, and nothing that is current went.
+    fn check_garbage(&self, moment: &str) {
+        let text = |text: &str| Leaf::File { exec: false, bytes: text.as_bytes().to_vec() };
+        let large = "three\n and more of it\n".repeat(20_000);
+        let wanted: BTreeMap<Vec<u8>, Leaf> =
+            [("b.md", text("b has heard that too\n")), ("large.txt", text(&large)), ("old.md", text("five\n"))]
+                .map(|(name, leaf)| (name.as_bytes().to_vec(), leaf))
+                .into();
+        self.expect_both(&wanted, moment);
+        let again = self.a.run(["gc"]);
+        assert_eq!(again.code, Some(0), "{moment}: {again:#?}");
+        self.expect_both(&wanted, moment);
+        for path in ["shared/old.md", "shared/large.txt"] {
+            self.a.run(["cat", path]).expect(0);
+        }
+        let third = self.a.run(["gc", "--json"]).expect(0).json();
+        assert_eq!(third["dropped"].as_array().map(Vec::len), Some(0), "{moment}: {third}");
+    }
+
     fn reset(&self) {
         restore(&self.template, &self.live);
     }
@@ -280,6 +334,13 @@ fn killed_at_every_call_of_an_import_nothing_is_lost_torn_or_doubled() {
 fn killed_at_every_call_of_a_sync_that_empties_the_inbox_nothing_is_lost_torn_or_doubled() {
     const TEST: &str = "killed_at_every_call_of_a_sync_that_empties_the_inbox_nothing_is_lost_torn_or_doubled";
     let ended = kill_everywhere_in(Scene::set_with_inbox, TEST, &["sync"], MAX_KILLS / 4, Scene::check);
+    or_skip(TEST, ended);
+}
+
+#[test]
+fn killed_at_every_call_of_a_collection_nothing_current_is_lost_and_the_next_one_ends_it() {
+    const TEST: &str = "killed_at_every_call_of_a_collection_nothing_current_is_lost_and_the_next_one_ends_it";
+    let ended = kill_everywhere_in(Scene::set_with_garbage, TEST, &["gc"], MAX_KILLS / 8, Scene::check_garbage);
     or_skip(TEST, ended);
 }
 

@@ -298,6 +298,27 @@ impl Project {
         self.run(["sync"]).expect(0)
     }
 
+    /// What the project's node does in this process, as it would have been done so many milliseconds ago.
+    pub fn ago(&self, ago_ms: u64, work: impl FnOnce(&mut larder::node::Node)) {
+        let mut env = larder::env::Env::system();
+        env.clock = std::sync::Arc::new(larder::env::ManualClock::new(env.clock.wall_ms() - ago_ms));
+        env.state_home = self.home.join(".local/state/larder");
+        env.vars = self.vars.clone();
+        let options = larder::node::OpenOptions {
+            start_dir: self.dir.clone(),
+            trust: true,
+            ..larder::node::OpenOptions::default()
+        };
+        let progress = std::sync::Arc::new(larder::sync::NoProgress);
+        let mut node = larder::node::Node::open(&env, &options, progress).expect("open the project");
+        work(&mut node);
+    }
+
+    /// `larder sync`, so many milliseconds ago.
+    pub fn sync_ago(&self, ago_ms: u64) {
+        self.ago(ago_ms, |node| drop(node.run(&larder::node::RunOptions::default()).expect("sync")));
+    }
+
     /// `larder sync`, after which conflicts or held deletions may remain.
     #[track_caller]
     pub fn sync_any(&self) -> Outcome {

@@ -27,8 +27,18 @@ pub fn run(context: &Context, args: &LogArgs) -> Result<Answer, NodeError> {
     let glance = context.glance()?;
     let path = args.path.as_deref().map(|typed| context.project_path(&glance.settings, typed)).transpose()?.flatten();
     let versions = glance.log(path.as_ref(), args.limit)?;
-    let lines = versions.iter().map(line).collect();
-    let objects: Vec<Value> = versions.iter().map(object).collect();
+    let gone = |stored: &Stored| stored.version.content().and_then(|content| glance.gone(&content));
+    let told = |stored: &Stored| match gone(stored) {
+        Some(gone) => format!("{}  dropped on {} by {}", line(stored), gone.day(), gone.origin),
+        None => line(stored),
+    };
+    let lines = versions.iter().map(told).collect();
+    let with_gone = |stored: &Stored| {
+        let mut object = object(stored);
+        object["dropped"] = gone(stored).map(|gone| json!({ "origin": gone.origin, "day": gone.day() })).into();
+        object
+    };
+    let objects: Vec<Value> = versions.iter().map(with_gone).collect();
     Ok(Answer::new(lines, json!({ "versions": objects })))
 }
 

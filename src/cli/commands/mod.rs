@@ -12,6 +12,7 @@ pub mod deletes;
 pub mod diff;
 pub mod doctor;
 pub mod explain;
+pub mod gc;
 pub mod init;
 pub mod log;
 pub mod ls;
@@ -54,6 +55,7 @@ pub fn dispatch(context: &Context, command: &Command) -> Result<Option<Answer>, 
         Command::Undo(args) => undo::run(context, args).map(Some),
         Command::Verify(args) => verify::run(context, args).map(Some),
         Command::Rebuild(args) => rebuild::run(context, args).map(Some),
+        Command::Gc(args) => gc::run(context, args).map(Some),
         Command::Repair(args) => repair::run(context, args).map(Some),
         Command::Mount(args) => mount::run(context, args).map(|()| None),
         Command::Umount(args) => mount::take_down(context, args).map(Some),

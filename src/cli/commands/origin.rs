@@ -8,7 +8,7 @@ use crate::cli::context::Context;
 use crate::cli::out::Answer;
 use crate::cli::text::{ago, count};
 use crate::ledger::Identity;
-use crate::node::{NodeError, OriginLine, ProjectDirs, adopt_origin, new_origin};
+use crate::node::{NodeError, OriginLine, ProjectDirs, adopt_origin, new_origin, retire_origin};
 
 /// What `larder origin` takes.
 #[derive(Args, Debug)]
@@ -25,6 +25,8 @@ enum What {
     List,
     /// Make a copied or restored folder a machine of its own
     New(ChangeArgs),
+    /// Say that a machine is gone for good: what it has not seen holds nothing back
+    Retire(RetireArgs),
     /// Go on as a machine that is lost, or as this one after a restored backup
     Adopt(AdoptArgs),
 }
@@ -45,6 +47,14 @@ struct AdoptArgs {
     change: ChangeArgs,
 }
 
+#[derive(Args, Debug)]
+struct RetireArgs {
+    /// Its name, as `larder origin list` shows it
+    origin: String,
+    #[command(flatten)]
+    dry: Dry,
+}
+
 /// Shows, lists or changes the identity.
 pub fn run(context: &Context, args: &OriginArgs) -> Result<Answer, NodeError> {
     match &args.what {
@@ -56,7 +66,16 @@ pub fn run(context: &Context, args: &OriginArgs) -> Result<Answer, NodeError> {
             show(context, Some("is now"))
         }
         Some(What::Adopt(args)) => adopt(context, args),
+        Some(What::Retire(args)) => retire(context, args),
     }
+}
+
+fn retire(context: &Context, args: &RetireArgs) -> Result<Answer, NodeError> {
+    let dry_run = args.dry.dry_run;
+    let origin = retire_origin(&context.env, &context.open, &args.origin, dry_run, context.progress())?.to_string();
+    let verb = if dry_run { "would hold" } else { "holds" };
+    let line = format!("what {origin} has not seen {verb} nothing back any more, until it publishes again");
+    Ok(Answer::new(vec![line], json!({ "dry_run": dry_run, "origin": origin })))
 }
 
 fn adopt(context: &Context, args: &AdoptArgs) -> Result<Answer, NodeError> {

@@ -60,6 +60,9 @@ pub fn lines(status: &Status, daemon: &Value, now_ms: u64) -> Vec<String> {
             );
         }
     }
+    for from in &status.verified_from {
+        say("begun", format!("{}: verified from {}", from.chain, from.checkpoint));
+    }
     push_findings(&mut lines, status, now_ms);
     lines
 }

@@ -1,0 +1,378 @@
+//! Laws of garbage: what every machine knows to be replaced goes, nothing else does, and what went does not come back.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::ledger::{ArtifactName, Ledger};
+use crate::model::{Content, ContentHash, ContentKind, OriginName};
+use crate::node::{Glance, verify};
+use crate::sync::Collected;
+
+const DAY_MS: u64 = 24 * 3600 * 1000;
+const START_MS: u64 = 1_800_000_000_000;
+
+/// A machine with a clock of the test's, a backend of its own and this folder as its peer.
+fn machine(host: &'static str, clock: &Arc<ManualClock>, store: &Path) -> Machine {
+    let mut machine = Machine::timed(host, &backend(), clock);
+    let peers = serde_json::json!({ "there": store });
+    let text = CONFIG.replacen('{', &format!(r#"{{ "retention": "30d", "peers": {peers}, "#), 1);
+    std::fs::write(machine.path("sync-config.json"), text).expect("writes");
+    reopen(&mut machine);
+    machine
+}
+
+fn reopen(machine: &mut Machine) {
+    machine.node = None;
+    let options = OpenOptions { trust: true, ..machine.options() };
+    machine.node = Some(Node::open(&machine.env(), &options, Arc::new(NoProgress)).expect("opens"));
+}
+
+fn clock() -> Arc<ManualClock> {
+    Arc::new(ManualClock::new(START_MS))
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+/// Collects, and proves that a dry run said so.
+fn collect(machine: &mut Machine) -> Collected {
+    let planned = machine.node().collect(true).expect("looks");
+    let done = machine.node().collect(false).expect("collects");
+    assert_eq!(planned, done, "a dry run names exactly what the run then does");
+    done
+}
+
+fn expect_sound(machine: &mut Machine) {
+    let verified = verify(&machine.env(), &machine.options(), Depth::Bytes).expect("verifies");
+    let damage: Vec<_> = verified.findings.iter().filter(|found| found.damage).collect();
+    assert!(damage.is_empty(), "{}: {damage:#?}", machine.host);
+}
+
+fn ledger(machine: &Machine) -> Ledger {
+    Ledger::open(&machine.path(".larder")).expect("opens")
+}
+
+fn origin(machine: &mut Machine) -> OriginName {
+    machine.node().engine.origin().clone()
+}
+
+/// Checkpoints of an origin's shared chain in a machine's ledger, by number.
+fn numbers(machine: &Machine, origin: &OriginName) -> Vec<u64> {
+    let ledger = ledger(machine);
+    let chains = ledger.chains().expect("lists").into_iter().filter(|chain| chain.origin == *origin);
+    let names = chains.flat_map(|chain| ledger.checkpoint_names(&chain, 0).expect("lists"));
+    names.filter_map(|name| if let ArtifactName::Checkpoint { seq, .. } = name { Some(seq) } else { None }).collect()
+}
+
+fn names_there(store: &Path) -> BTreeSet<String> {
+    tree(store).into_iter().map(|(name, _)| name).collect()
+}
+
+fn paths(done: &Collected) -> Vec<&str> {
+    done.dropped.iter().map(|gone| gone.path.as_str()).collect()
+}
+
+/// Two machines that know of three contents of one path, all replaced 40 days ago and seen by both.
+fn aged_pair(clock: &Arc<ManualClock>, store: &Path) -> (Machine, Machine) {
+    let (mut a, mut b) = (machine("a", clock, store), machine("b", clock, store));
+    for text in ["one\n", "two, which is longer\n", "three\n"] {
+        a.write("x.txt", text);
+        a.run();
+        clock.advance(1000);
+    }
+    converge(&mut [&mut a, &mut b]);
+    clock.advance(40 * DAY_MS);
+    b.write("b.md", "b speaks\n");
+    converge(&mut [&mut a, &mut b]);
+    (a, b)
+}
+
+#[test]
+fn what_every_machine_saw_replaced_is_dropped_after_retention_and_the_rest_stays() {
+    let (clock, store) = (clock(), folder());
+    let (mut a, mut b) = aged_pair(&clock, store.path());
+
+    let done = collect(&mut a);
+    converge(&mut [&mut a, &mut b]);
+
+    assert_eq!(paths(&done), ["x.txt", "x.txt"]);
+    assert!(done.removed.is_empty(), "artifacts stay for a week: {done:?}");
+    for machine in [&mut a, &mut b] {
+        expect_sound(machine);
+        assert_eq!(machine.read("x.txt").as_deref(), Some("three\n"));
+        let glance = Glance::open(&machine.env(), &machine.options()).expect("opens");
+        let gone = Content { hash: ContentHash::of(b"one\n"), size: 4, kind: ContentKind::File { exec: false } };
+        let told = glance.bytes_of(&gone).expect_err("gone").message;
+        assert!(told.contains("was dropped by a-") && told.contains("on 2027-"), "{told}");
+        let now = Content { hash: ContentHash::of(b"three\n"), size: 6, ..gone };
+        assert_eq!(glance.bytes_of(&now).expect("is here"), b"three\n");
+    }
+    assert_eq!(collect(&mut a).dropped, [], "nothing is dropped twice");
+}
+
+#[test]
+fn artifacts_go_a_week_later_everywhere_and_no_holder_brings_them_back() {
+    let (clock, store) = (clock(), folder());
+    let (mut a, mut b) = aged_pair(&clock, store.path());
+    let kept_by_a_syncer = tree(store.path());
+    collect(&mut a);
+    converge(&mut [&mut a, &mut b]);
+    collect(&mut b);
+    clock.advance(8 * DAY_MS);
+
+    let (here, there) = (collect(&mut a), collect(&mut b));
+
+    let own = origin(&mut a);
+    assert!(!here.removed.is_empty() && !there.removed.is_empty(), "{here:?} {there:?}");
+    assert!(here.stores.iter().any(|store| !store.removed.is_empty()), "{:?}", here.stores);
+    for machine in [&a, &b] {
+        assert!(numbers(machine, &own).iter().all(|seq| *seq >= 4), "{:?}", numbers(machine, &own));
+    }
+    // A syncer that was away gives everything back to the folder.
+    for (name, bytes) in kept_by_a_syncer {
+        let path = store.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("creates");
+        std::fs::write(path, bytes).expect("writes");
+    }
+    for machine in [&mut a, &mut b] {
+        machine.restart();
+        reopen(machine);
+    }
+    converge(&mut [&mut a, &mut b]);
+    for machine in [&mut a, &mut b] {
+        assert!(numbers(machine, &own).iter().all(|seq| *seq >= 4), "{:?}", numbers(machine, &own));
+        expect_sound(machine);
+        assert_eq!(machine.read("x.txt").as_deref(), Some("three\n"));
+    }
+    assert!(collect(&mut a).stores.iter().any(|store| !store.removed.is_empty()), "taken away again");
+    assert!(
+        names_there(store.path()).iter().all(|name| !name.contains("cp-0000000000000001-") || !name.contains("/a-"))
+    );
+}
+
+#[test]
+fn a_new_machine_begins_at_the_snapshot_and_status_says_from_where() {
+    let (clock, store) = (clock(), folder());
+    let (mut a, mut b) = aged_pair(&clock, store.path());
+    collect(&mut a);
+    converge(&mut [&mut a, &mut b]);
+    let own = origin(&mut a);
+    let floor = *numbers(&a, &own).iter().max().expect("a snapshot");
+
+    let mut c = machine("c", &clock, store.path());
+    converge(&mut [&mut c, &mut a, &mut b]);
+
+    assert_eq!(numbers(&c, &own).first(), Some(&floor), "what is below the floor is not fetched");
+    assert_eq!(tree(a.dir.path()).len(), tree(c.dir.path()).len());
+    assert_eq!(c.read("x.txt").as_deref(), Some("three\n"));
+    let begun = c.glance_status().verified_from;
+    assert!(begun.iter().any(|from| from.chain.contains(own.as_str()) && from.checkpoint == format!("cp-{floor}")));
+    expect_sound(&mut c);
+    c.write("x.txt", "edited by c\n");
+    converge(&mut [&mut c, &mut a, &mut b]);
+    assert_eq!(a.read("x.txt").as_deref(), Some("edited by c\n"));
+}
+
+#[test]
+fn who_has_not_seen_what_replaced_it_holds_it_back_until_he_is_silent_or_retired() {
+    let (clock, store) = (clock(), folder());
+    let (mut a, mut b) = (machine("a", &clock, store.path()), machine("b", &clock, store.path()));
+    a.write("x.txt", "one\n");
+    b.write("b.md", "b\n");
+    converge(&mut [&mut a, &mut b]);
+    a.write("x.txt", "two\n");
+    a.run();
+    clock.advance(29 * DAY_MS);
+    assert_eq!(collect(&mut a).dropped, [], "younger than retention");
+    clock.advance(2 * DAY_MS);
+
+    let silent = collect(&mut a);
+
+    assert_eq!(paths(&silent), ["x.txt"], "b said nothing for 31 days");
+    assert_eq!(silent.silent.len(), 1);
+    assert!(a.glance_status().problems.iter().any(|problem| problem.source == "members"));
+}
+
+#[test]
+fn a_member_who_speaks_and_has_not_seen_it_holds_it_back_and_retiring_him_lets_it_go() {
+    let (clock, store) = (clock(), folder());
+    let (mut a, mut b) = (machine("a", &clock, store.path()), machine("b", &clock, store.path()));
+    a.write("x.txt", "one\n");
+    b.write("b.md", "b\n");
+    converge(&mut [&mut a, &mut b]);
+    a.write("x.txt", "two\n");
+    a.run();
+    clock.advance(31 * DAY_MS);
+    // b gives what it wrote and takes nothing: it has not seen the edit.
+    b.write("b.md", "b, again\n");
+    b.node().run(&crate::node::RunOptions { asked: crate::sync::Asked::Nobody, ..Default::default() }).expect("runs");
+    a.run();
+
+    assert_eq!(collect(&mut a).dropped, [], "b has not seen it");
+    let gone = origin(&mut b);
+    a.node().engine.retire(&gone).expect("retires");
+    assert_eq!(paths(&collect(&mut a)), ["x.txt"]);
+}
+
+#[test]
+fn what_was_heard_is_told_alone_a_day_later_and_only_once() {
+    let (clock, store) = (clock(), folder());
+    let (mut a, mut b) = (machine("a", &clock, store.path()), machine("b", &clock, store.path()));
+    a.write("x.txt", "one\n");
+    converge(&mut [&mut a, &mut b]);
+    let own = origin(&mut b);
+    assert_eq!(numbers(&b, &own), [] as [u64; 0]);
+
+    clock.advance(DAY_MS + 1000);
+    b.run();
+    assert_eq!(numbers(&b, &own), [1]);
+    for _ in 0..5 {
+        clock.advance(2 * DAY_MS);
+        converge(&mut [&mut a, &mut b]);
+    }
+
+    assert_eq!(numbers(&b, &own), [1], "what says nothing of versions is not answered");
+    let a_own = origin(&mut a);
+    assert_eq!(numbers(&a, &a_own), [1]);
+}
+
+#[test]
+fn what_a_machine_brought_back_while_another_dropped_it_is_published_anew() {
+    let (clock, store) = (clock(), folder());
+    let (mut a, mut b) = aged_pair(&clock, store.path());
+    // b goes back to the first text, which stands in a pack of a, and a drops it before it hears of that.
+    b.write("x.txt", "one\n");
+    let b_alone = crate::node::RunOptions { asked: crate::sync::Asked::Nobody, ..Default::default() };
+    std::fs::rename(store.path(), store.path().with_extension("away")).expect("moves");
+    b.node().run(&b_alone).expect("runs");
+    std::fs::rename(store.path().with_extension("away"), store.path()).expect("moves back");
+    assert_eq!(paths(&collect(&mut a)), ["x.txt", "x.txt"]);
+
+    converge(&mut [&mut a, &mut b]);
+    let mut c = machine("c", &clock, store.path());
+    converge(&mut [&mut a, &mut b, &mut c]);
+
+    for machine in [&mut a, &mut b, &mut c] {
+        assert_eq!(machine.read("x.txt").as_deref(), Some("one\n"), "{}", machine.host);
+        expect_sound(machine);
+    }
+    clock.advance(8 * DAY_MS);
+    for machine in [&mut a, &mut b, &mut c] {
+        collect(machine);
+        expect_sound(machine);
+    }
+    let mut d = machine("d", &clock, store.path());
+    converge(&mut [&mut a, &mut b, &mut c, &mut d]);
+    assert_eq!(d.read("x.txt").as_deref(), Some("one\n"));
+}
+
+/// A small generator of its own, so that a seed gives one history.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        (self.0 >> 33) % bound
+    }
+}
+
+/// All hear of all, a month goes by, all speak and collect at times of their own. How much they dropped.
+fn age(machines: &mut [Machine; 3], clock: &Arc<ManualClock>, step: u64) -> usize {
+    converge(&mut machines.each_mut());
+    for path in 0..4 {
+        // Whoever edits what two disagreed about settles it.
+        machines[step as usize % 3].write(&format!("{path}.txt"), &format!("settled {path} at {step}\n"));
+    }
+    converge(&mut machines.each_mut());
+    clock.advance(32 * DAY_MS);
+    for machine in machines.iter_mut() {
+        machine.write(&format!("note-{}.md", machine.host), &format!("{step}\n"));
+    }
+    converge(&mut machines.each_mut());
+    let drop_all =
+        |machines: &mut [Machine; 3]| -> usize { machines.iter_mut().map(|m| collect(m).dropped.len()).sum() };
+    let dropped = drop_all(machines);
+    machines[step as usize % 3].run();
+    clock.advance(8 * DAY_MS);
+    dropped + drop_all(machines)
+}
+
+/// What one step did must hold wherever it ends: nothing that a file shows is gone.
+fn play(seed: u64) {
+    println!("seed {seed}");
+    let (clock, store, mut dice) = (clock(), folder(), Dice(seed));
+    let mut machines = ["a", "b", "c"].map(|host| machine(host, &clock, store.path()));
+    let mut dropped = 0;
+    for step in 0..48u64 {
+        let (who, path) = (dice.below(3) as usize, format!("{}.txt", dice.below(4)));
+        let machine = &mut machines[who];
+        match dice.below(10) {
+            // Few texts, so that what was dropped is written again.
+            0..3 => machine.write(&path, &format!("text {}\n", dice.below(9)).repeat(1 + dice.below(3) as usize)),
+            3 => machine.write(&path, &format!("big {step} ").repeat(9_000)),
+            4 => drop(std::fs::remove_file(machine.path(&path))),
+            5..8 => drop(machine.run()),
+            8 => dropped += collect(machine).dropped.len(),
+            _ => clock.advance((1 + dice.below(25)) * DAY_MS),
+        }
+        clock.advance(1000);
+        if step % 16 == 15 {
+            dropped += age(&mut machines, &clock, step);
+        }
+    }
+    clock.advance(9 * DAY_MS);
+    machines.iter_mut().for_each(|machine| dropped += collect(machine).dropped.len());
+    converge(&mut machines.each_mut());
+    assert!(dropped > 0, "seed {seed}: nothing was dropped");
+
+    let [a, b, c] = &mut machines;
+    assert_eq!(tree(a.dir.path()).len(), tree(b.dir.path()).len());
+    for (name, bytes) in tree(a.dir.path()).into_iter().filter(|(name, _)| name.ends_with(".txt")) {
+        for other in [&*b, &*c] {
+            assert_eq!(std::fs::read(other.path(&name)).ok().as_deref(), Some(&bytes[..]), "seed {seed}: {name}");
+        }
+    }
+    for machine in [a, b, c] {
+        expect_sound(machine);
+        let ledger = ledger(machine);
+        let floors = machine.node().engine.index.floors().expect("reads");
+        for (chain, floor) in floors {
+            let below = ledger.checkpoint_names(&chain, 0).expect("lists");
+            let old =
+                below.iter().filter(|name| matches!(name, ArtifactName::Checkpoint { seq, .. } if *seq < floor.seq));
+            let names: Vec<String> = old.map(ArtifactName::to_string).collect();
+            // What the last collections let go is younger than a week.
+            assert!(names.len() < 40, "seed {seed}: {names:?}");
+        }
+        let mut anew = machine.node().engine.index.counts().expect("counts");
+        machine.restart();
+        let rebuilt = crate::node::rebuild(&machine.env(), &machine.options(), true).expect("replays");
+        anew.waiting = rebuilt.counts.waiting;
+        assert_eq!(rebuilt.counts, anew, "seed {seed}: the index is what the ledger says");
+        assert!(
+            rebuilt.replayed.problems.iter().all(|problem| !problem.stops_chain),
+            "{:?}",
+            rebuilt.replayed.problems
+        );
+    }
+    println!("seed {seed}: {dropped} contents dropped");
+    let mut d = machine("d", &clock, store.path());
+    let [a, b, c] = &mut machines;
+    for machine in [&mut *a, &mut *b, &mut *c] {
+        reopen(machine);
+    }
+    converge(&mut [a, b, c, &mut d]);
+    expect_sound(&mut d);
+    let texts = |machine: &Machine| -> Vec<_> {
+        tree(machine.dir.path()).into_iter().filter(|(name, _)| name.ends_with(".txt")).collect()
+    };
+    assert_eq!(texts(&d), texts(&machines[0]), "seed {seed}: a new machine sees what the others see");
+}
+
+#[test]
+fn whatever_happens_on_three_machines_nothing_live_is_lost_and_all_converge() {
+    for seed in [1, 2, 3] {
+        play(seed);
+    }
+}
