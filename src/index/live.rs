@@ -120,14 +120,15 @@ impl Reader {
         Ok(segments)
     }
 
-    /// Segments without a place that a content needs: one that nobody dropped, or that a head has although somebody did.
-    pub fn unplaced(&self) -> Result<HashSet<SegmentHash>, IndexError> {
+    /// Segments without a place that a content needs: one that nobody dropped, or that a head has, or is `held`, although somebody did.
+    pub fn unplaced(&self, held: &HashSet<ContentHash>) -> Result<HashSet<SegmentHash>, IndexError> {
         let heads = self.contents_of_heads()?;
         let mut unplaced = HashSet::new();
         self.each_content(|content, size| {
             if unplaced.len() < MAX_UNPLACED {
                 let missing = self.missing_segments(&content, size, MAX_UNPLACED)?;
-                let is_gone = |gone: Option<Dropped>| gone.is_some() && !heads.contains(&content);
+                let is_gone =
+                    |gone: Option<Dropped>| gone.is_some() && !heads.contains(&content) && !held.contains(&content);
                 if !missing.is_empty() && !is_gone(self.dropped(&content)?) {
                     unplaced.extend(missing);
                 }

@@ -8,7 +8,9 @@
 use std::collections::BTreeMap;
 
 use super::{Index, IndexError, Item, Reach, Rejected, Slot, SnapshotLists, SnapshotNote};
-use crate::ledger::{ArtifactName, ChainCursor, Checkpoint, Ledger, LedgerError, Place, ShortHash};
+use crate::ledger::{
+    ArtifactName, ChainCursor, Checkpoint, Damage, Ledger, LedgerError, ListedVersions, Place, ShortHash,
+};
 use crate::model::{Chain, Record, SegmentHash};
 
 /// Checkpoints applied in one transaction; their records are in memory meanwhile.
@@ -76,7 +78,7 @@ impl SnapshotNote {
         let snapshot = checkpoint.body.snapshot.as_ref()?;
         let packs = checkpoint.listed().filter(|name| matches!(name, ArtifactName::Pack { .. })).collect();
         let lists = SnapshotLists { dropped: snapshot.dropped.clone(), packs };
-        Some(SnapshotNote { floor: snapshot.floor, told: checkpoint.body.hlc, lists: Some(lists) })
+        Some(SnapshotNote { floor: checkpoint.floor(), told: checkpoint.body.hlc, lists: Some(lists) })
     }
 }
 
@@ -177,14 +179,19 @@ impl Replay<'_> {
         // What was merged most often is oldest: parents come before those who wait for them.
         let mut records: Vec<_> = lists.records.clone();
         records.sort_by_key(|listed| std::cmp::Reverse(listed.2));
+        let mut versions = ListedVersions::default();
         for listed in records {
             let name = ArtifactName::Records { chain: snapshot.body.chain.clone(), hash: listed.0 };
             let mut records: Vec<Record> = Vec::new();
             self.ledger.each_record_in(&name, listed.1, |_, record| {
+                versions.note(&snapshot.body.chain, &record);
                 records.push(record);
                 Ok::<(), LedgerError>(())
             })?;
             self.push(Item { records, ..part_of(snapshot) })?;
+        }
+        if !versions.are_all_of(snapshot) {
+            return Err(lists_too_little(snapshot).into());
         }
         self.push_lists(snapshot)?;
         self.finish_snapshot(snapshot, Reach::Base)
@@ -213,14 +220,26 @@ impl Replay<'_> {
     /// A snapshot that follows: its lists matter only if they drop something.
     fn take_snapshot(&mut self, snapshot: &Checkpoint) -> Result<(), ReplayError> {
         self.flush()?;
-        let note = SnapshotNote::of(snapshot);
-        let raises =
-            note.is_some_and(|note| self.index.floor(&snapshot.body.chain).is_ok_and(|floor| note.floor > floor.seq));
+        let raises = snapshot.floor() > self.index.floor(&snapshot.body.chain)?.seq;
+        if raises && !self.is_proven(snapshot)? {
+            let (chain, error) = (snapshot.body.chain.clone(), lists_too_little(snapshot));
+            self.done.problems.push(ReplayProblem { chain, error, stops_chain: false });
+            return self.push(Item { reach: Reach::Follows, ..part_of(snapshot) });
+        }
         self.begin_lists(snapshot)?;
         if raises {
             self.push_lists(snapshot)?;
         }
         self.finish_snapshot(snapshot, Reach::Follows)
+    }
+
+    /// False if a snapshot would let versions go. One whose lists have not come yet is believed: nothing is removed before.
+    fn is_proven(&self, snapshot: &Checkpoint) -> Result<bool, ReplayError> {
+        match self.ledger.lists_every_version(snapshot) {
+            Ok(all) => Ok(all),
+            Err(LedgerError::Missing { .. } | LedgerError::Damaged { .. }) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn follow(&mut self, chain: &Chain, start: u64, fork: u64, by_seq: &BySeq) -> Result<(), ReplayError> {
@@ -396,4 +415,10 @@ fn part_of(checkpoint: &Checkpoint) -> Item {
         reach: Reach::Part,
         note: None,
     }
+}
+
+/// Versions are never dropped: who believed this would lose what others descend from.
+fn lists_too_little(snapshot: &Checkpoint) -> LedgerError {
+    let damage = Damage::Form("lists fewer versions than its chain has; its floor is not accepted");
+    LedgerError::Damaged { name: snapshot.name.clone(), damage }
 }

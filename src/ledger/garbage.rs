@@ -4,22 +4,73 @@
 //! of its chain. Removes nothing that stands, and in one order: checkpoints from the first on, then what they named, so that a chain
 //! that is cut off meanwhile begins at a snapshot as it would afterwards.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::checkpoint::Checkpoint;
 use super::error::LedgerError;
 use super::name::{ArtifactKind, ArtifactName, Place};
 use super::store::Ledger;
-use crate::model::{Chain, SegmentHash};
+use crate::model::{Chain, Record, SegmentHash};
 
 impl Checkpoint {
-    /// Below this number nothing of its chain need be kept; 1 if it says nothing of that.
+    /// Below this number nothing of its chain need be kept; 1 if it says nothing of that. Never above its own number.
     pub fn floor(&self) -> u64 {
-        self.body.snapshot.as_ref().map_or(1, |snapshot| snapshot.floor)
+        self.body.snapshot.as_ref().map_or(1, |snapshot| snapshot.floor.clamp(1, self.body.seq))
+    }
+}
+
+/// The versions that the lists of a snapshot were seen to hold.
+#[derive(Debug, Default)]
+pub struct ListedVersions {
+    numbers: HashSet<u64>,
+    unknown: u64,
+}
+
+impl ListedVersions {
+    /// Counts a line of `chain`.
+    pub fn note(&mut self, chain: &Chain, record: &Record) {
+        match record {
+            Record::Version(_, version) => {
+                let lane = &version.dot.lane;
+                if lane.origin == chain.origin && lane.generation == chain.generation {
+                    self.numbers.insert(version.dot.n);
+                }
+            }
+            // A newer release may have written versions that this one does not know for such.
+            Record::Unknown { .. } => self.unknown += 1,
+            Record::Manifest(_) | Record::Uses(_) | Record::Meta(_) => {}
+        }
+    }
+
+    /// True if they are all that the chain had by then: versions are never dropped, and nobody may make them go.
+    pub fn are_all_of(&self, snapshot: &Checkpoint) -> bool {
+        self.numbers.len() as u64 + self.unknown >= snapshot.body.last_n
     }
 }
 
 impl Ledger {
+    /// True if a snapshot lists every version of its chain so far. Errors: a list is not here, or damaged.
+    pub fn lists_every_version(&self, snapshot: &Checkpoint) -> Result<bool, LedgerError> {
+        let mut versions = ListedVersions::default();
+        self.each_listed_record(snapshot, |_, record| {
+            versions.note(&snapshot.body.chain, &record);
+            Ok::<(), LedgerError>(())
+        })?;
+        Ok(versions.are_all_of(snapshot))
+    }
+
+    /// True if everything that counts of a chain with this floor is here and lists every version, so that the rest may go.
+    pub fn stands_alone(&self, chain: &Chain, floor: u64) -> Result<bool, LedgerError> {
+        if self.standing(chain, floor)?.iter().any(|name| !self.has(name)) {
+            return Ok(false);
+        }
+        // The first one that counts is the snapshot that begins the chain.
+        let first = self.checkpoint_names(chain, floor.saturating_sub(1))?.into_iter().next();
+        let Some(first) = first else { return Ok(false) };
+        let snapshot = self.read_checkpoint(&first)?;
+        Ok(snapshot.body.snapshot.is_some() && self.lists_every_version(&snapshot)?)
+    }
+
     /// The artifacts of a chain that count with this floor: the checkpoints from it on, and what they name and list.
     ///
     /// Some of them may not be here. Errors: the chain's folder cannot be listed.

@@ -36,6 +36,7 @@ pub use checkpoint::{
 };
 pub use cursor::{ChainCursor, Tip};
 pub use error::{Damage, LedgerError, OrderProblem};
+pub use garbage::ListedVersions;
 pub use identity::{Identity, IdentityError, Opened, Standing};
 pub use import::Put;
 pub use key::{Certificate, PublicKey, Signature};

@@ -14,7 +14,7 @@ use larder_adapters::{ErrorKind, FileSyncAdapter, OpenContext};
 use super::error::{Kind, NodeError};
 use crate::config::{self, ConfigPath, Flags, Settings};
 use crate::env::Env;
-use crate::index::{ContentReader, Index, ONCE_CACHE_BYTES, Opened, Reader, ReplayProblem, replay};
+use crate::index::{ContentReader, Index, ONCE_CACHE_BYTES, Opened, Reader, Replayed, replay};
 use crate::ledger::{ArtifactName, Identity, Ledger, ShortHash, Standing};
 use crate::model::{Chain, Hash};
 use crate::scan::Root;
@@ -138,7 +138,7 @@ impl Node {
         state.check_if_due(lock.left_open, env.clock.wall_ms())?;
         state.note_boot(&env.boot, lock.left_open)?;
         let ledger = Arc::new(Ledger::open(&dirs.larder)?);
-        let (index, problems) = open_index(&dirs, env, &ledger)?;
+        let (index, replayed) = open_index(&dirs, env, &ledger)?;
         let contents = Arc::new(ContentReader::with_cache(ledger.clone(), index.reader()?, ONCE_CACHE_BYTES));
         let opened = backend_of(options, &settings, env);
         let (adapter, backend_error) = match opened {
@@ -146,7 +146,7 @@ impl Node {
             Err(error) if error.kind == Kind::User => return Err(error),
             Err(error) => (None, Some(error)),
         };
-        let engine = Engine::new(Parts {
+        let mut engine = Engine::new(Parts {
             env: env.clone(),
             policy: policy_of(&settings),
             larder_dir: dirs.larder.clone(),
@@ -159,7 +159,10 @@ impl Node {
             adapter,
             progress,
         })?;
-        engine.note_replay(&problems)?;
+        engine.note_replay(&replayed.problems)?;
+        if replayed.floors_rose {
+            engine.expect_rescue();
+        }
         let (env, options) = (env.clone(), options.clone());
         Ok(Node { settings, dirs, env, engine, options, backend_error, _lock: lock })
     }
@@ -408,8 +411,8 @@ fn open_identity(dirs: &ProjectDirs, env: &Env, owner: &str) -> Result<Identity,
     Err(NodeError::user(message, hint))
 }
 
-/// The index, brought up to the ledger, and what of the ledger could not be applied.
-fn open_index(dirs: &ProjectDirs, env: &Env, ledger: &Ledger) -> Result<(Index, Vec<ReplayProblem>), NodeError> {
+/// The index, brought up to the ledger, and what that took.
+fn open_index(dirs: &ProjectDirs, env: &Env, ledger: &Ledger) -> Result<(Index, Replayed), NodeError> {
     let mut epoch = [0u8; 8];
     env.random.fill(&mut epoch);
     let epoch = u64::from_le_bytes(epoch) >> 1;
@@ -424,7 +427,7 @@ fn open_index(dirs: &ProjectDirs, env: &Env, ledger: &Ledger) -> Result<(Index, 
         index = Index::recreate(&dirs.index(), epoch)?;
         done = replay(&mut index, ledger).map_err(crate::sync::SyncError::from)?;
     }
-    Ok((index, done.problems))
+    Ok((index, done))
 }
 
 /// The last checkpoint that was applied of a chain is gone: only this index knows its name.

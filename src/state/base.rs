@@ -131,6 +131,13 @@ impl State {
         self.put_base("bases", base, Some(base.hash))
     }
 
+    /// The contents of files as they were recorded or written here last.
+    pub fn base_contents(&self) -> Result<HashSet<ContentHash>> {
+        let sql = "SELECT hash FROM bases WHERE hash IS NOT NULL";
+        let bases = self.rows("read contents of bases", sql, [], |row| Ok(super::intent::hash_of(row.get(0)?)))?;
+        Ok(bases.into_iter().flatten().collect())
+    }
+
     /// Contents that this machine may need whatever others know: of files as they stand, of what is being replaced, displaced or
     /// recorded, and of what may be taken back.
     pub fn held_contents(&self) -> Result<HashSet<ContentHash>> {

@@ -179,6 +179,14 @@ impl Engine {
         if heads.len() == 1 && heads.iter().all(is_that) {
             return Ok(());
         }
+        if let Some(content) = content.filter(|_| pieces.is_empty())
+            && !self.ledger_has(&content.hash, content.size)?
+            && let Some(gone) = self.index.dropped(&content.hash)?
+        {
+            let why =
+                format!("this content was dropped by {} on {}; no machine holds it any more", gone.origin, gone.day());
+            return Err(SyncError::Refused { path: slot.path.shown(), why });
+        }
         let change = match (content, heads.iter().any(|head| head.version.content().is_some())) {
             (None, _) => Change::Deleted,
             (Some(_), true) => Change::Edited,

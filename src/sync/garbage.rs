@@ -99,7 +99,17 @@ impl Engine {
         for space in [Space::shared(), self.private_space.clone()] {
             self.sweep_space(&space, retention_ms, dry_run, &mut done)?;
         }
-        let old = self.note_floors(dry_run)?;
+        let mut old = self.note_floors(dry_run)?;
+        let mut alone = BTreeSet::new();
+        for (chain, floor) in &old {
+            if self.ledger.stands_alone(chain, *floor)? {
+                alone.insert(chain.clone());
+            } else {
+                let why = "what stands for its garbage is not all here; `larder sync` fetches it";
+                done.held_back.push(format!("{chain}: {why}"));
+            }
+        }
+        old.retain(|(chain, _)| alone.contains(chain));
         self.clean_stores(&old, dry_run, &mut done)?;
         for (chain, floor) in &old {
             let garbage = self.ledger.garbage(chain, *floor)?;
@@ -263,7 +273,8 @@ impl Engine {
         if floors.is_empty() {
             return Ok(0);
         }
-        let mut wanted = self.index.unplaced()?;
+        // A file whose deletion waits for a person may have to come back from what is recorded of it.
+        let mut wanted = self.index.unplaced(&self.state.base_contents()?)?;
         let mut rescued = 0;
         for (chain, floor) in floors {
             let own = chain.space.is_shared() || chain.space == self.private_space;
@@ -304,6 +315,11 @@ impl Engine {
             self.index.apply(&[Item::following(chain, (tip.seq, tip.hash), Vec::new(), published.places)])?;
         }
         Ok(())
+    }
+
+    /// Places went with a floor before this program began.
+    pub fn expect_rescue(&mut self) {
+        self.rescue_due = true;
     }
 
     /// What a floor let go here may be needed all the same: then it is published anew, while it is still here.

@@ -267,6 +267,59 @@ fn what_a_machine_brought_back_while_another_dropped_it_is_published_anew() {
     assert_eq!(d.read("x.txt").as_deref(), Some("one\n"));
 }
 
+#[test]
+fn a_project_that_is_kept_running_collects_once_a_day() {
+    let (clock, store) = (clock(), folder());
+    let (mut a, _b) = aged_pair(&clock, store.path());
+
+    assert_eq!(a.node().collect_if_due().expect("looks"), None, "the first day only begins");
+    clock.advance(DAY_MS / 2);
+    assert_eq!(a.node().collect_if_due().expect("looks"), None);
+    clock.advance(DAY_MS);
+    let said = a.node().collect_if_due().expect("collects").expect("there was something");
+    assert!(said.contains("2 replaced contents"), "{said}");
+    assert_eq!(a.node().collect_if_due().expect("looks"), None);
+}
+
+#[test]
+fn what_was_dropped_is_not_restored_and_the_sentence_says_who_dropped_it() {
+    let (clock, store) = (clock(), folder());
+    let (mut a, mut b) = aged_pair(&clock, store.path());
+    collect(&mut a);
+    converge(&mut [&mut a, &mut b]);
+    let path = RelPath::parse("x.txt").expect("a path");
+    let glance = Glance::open(&b.env(), &b.options()).expect("opens");
+    let oldest = glance.log(Some(&path), 10).expect("lists").pop().expect("the first version");
+
+    let refused = b.node().restore(&path, &oldest.id, false).expect_err("its bytes are gone");
+
+    assert!(refused.message.contains("was dropped by a-"), "{}", refused.message);
+    assert_eq!(b.read("x.txt").as_deref(), Some("three\n"));
+    assert!(oldest.version.content().and_then(|content| glance.gone(&content)).is_some());
+    expect_sound(&mut b);
+}
+
+#[test]
+fn nothing_of_an_open_conflict_is_dropped_however_old_it_is() {
+    let (clock, store) = (clock(), folder());
+    let (mut a, mut b) = (machine("a", &clock, store.path()), machine("b", &clock, store.path()));
+    a.write("x.txt", "base\n");
+    converge(&mut [&mut a, &mut b]);
+    a.write("x.txt", "from a\n");
+    b.write("x.txt", "from b, longer\n");
+    converge(&mut [&mut a, &mut b]);
+    assert_eq!(a.conflicts(), 1);
+    clock.advance(60 * DAY_MS);
+    a.write("a.md", "a speaks\n");
+    b.write("b.md", "b speaks\n");
+    converge(&mut [&mut a, &mut b]);
+
+    let done = (collect(&mut a), collect(&mut b));
+
+    assert!(done.0.dropped.is_empty() && done.1.dropped.is_empty(), "{done:?}");
+    assert_eq!(a.conflicts(), 1);
+}
+
 /// A small generator of its own, so that a seed gives one history.
 struct Dice(u64);
 

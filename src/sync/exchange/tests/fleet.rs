@@ -158,7 +158,7 @@ impl Writer {
     /// The artifacts of the next checkpoint, parts first, itself last.
     pub fn next(&mut self, load: &Load) -> Vec<(ArtifactName, Vec<u8>)> {
         self.seq += 1;
-        self.last_n += 1;
+        self.last_n += u64::from(load.snapshot.is_none());
         let mut artifacts = Vec::new();
         let (listed_records, listed_packs) = load.snapshot.clone().unwrap_or_default();
         for pack in load.packs.iter().chain(&listed_packs) {
@@ -191,7 +191,7 @@ impl Writer {
             "records": load.records.iter().map(reference).collect::<Vec<_>>(),
             "seq": self.seq,
             "v": 1,
-            "versions": 1,
+            "versions": u64::from(load.snapshot.is_none()),
         });
         if load.snapshot.is_some() {
             body["snapshot"] = serde_json::json!({

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 
 use super::super::{Budget, Finding};
 use super::fleet::*;
-use crate::index::Floor;
-use crate::ledger::{ArtifactKind, ArtifactName};
-use crate::model::Hlc;
+use crate::index::{Floor, Index, replay};
+use crate::ledger::{ArtifactKind, ArtifactName, Ledger};
+use crate::model::{
+    Channel, Content, ContentHash, ContentKind, Dot, Hlc, Lane, RelPath, Space, State, Vector, Version,
+};
 use crate::transport::Transport;
 
 fn seq(name: &ArtifactName) -> u64 {
@@ -176,4 +178,68 @@ fn who_was_away_while_the_chain_was_cut_goes_on_at_the_snapshot() {
     a.meets(&spot);
     assert_eq!(b.meets(&spot).imported().count(), 1);
     assert!(spot.label() == "spot" && numbers(&store) == [5, 6]);
+}
+
+/// The line of a version of a path of its own.
+fn line(writer: &Writer, n: u64) -> Vec<u8> {
+    let content = Content { hash: ContentHash::of(&[n as u8]), size: 1, kind: ContentKind::File { exec: false } };
+    let version = Version {
+        parents: Vec::new(),
+        dot: Dot { lane: Lane { origin: writer.chain.origin.clone(), generation: 1, first: n }, n },
+        vector: Vector::new(),
+        hlc: Hlc::new(1_800_000_000_000, n as u16),
+        born: Hlc::new(1_800_000_000_000, n as u16),
+        channel: Channel::Shared,
+        path: RelPath::parse(&format!("{n}.md")).expect("a path"),
+        state: State::Content(content),
+        moved_from: None,
+        via: None,
+        adopted: false,
+    };
+    let mut line = version.to_line().1;
+    line.push(b'\n');
+    line
+}
+
+#[test]
+fn a_snapshot_that_would_let_versions_go_raises_no_floor_and_begins_no_chain() {
+    for listed in [0, 1, 2] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let ledger = Ledger::open(&folder.path().join("here")).expect("opens");
+        let behind = Ledger::open(&folder.path().join("behind")).expect("opens");
+        let mut writer = Writer::new("a-1", 1);
+        let lines: Vec<Vec<u8>> = (1..=2).map(|n| line(&writer, n)).collect();
+        let mut artifacts = Vec::new();
+        for line in &lines {
+            artifacts.extend(writer.next(&Load { records: vec![line.clone()], ..Load::default() }));
+        }
+        let snapshot = Load { snapshot: Some((lines[..listed].to_vec(), Vec::new())), floor: 3, ..Load::default() };
+        let last = writer.next(&snapshot);
+        for (name, bytes) in artifacts.iter().chain(&last) {
+            ledger.put(name, bytes).expect("takes it");
+        }
+        for (name, bytes) in &last {
+            behind.put(name, bytes).expect("takes it");
+        }
+        let whole = listed == 2;
+
+        let open = |name: &str| Index::open(&folder.path().join(name), 1).expect("opens").0;
+        let (mut index, mut fresh, mut joined) = (open("index"), open("fresh"), open("joined"));
+        let before = Ledger::open(&folder.path().join("before")).expect("opens");
+        for (name, bytes) in &artifacts {
+            before.put(name, bytes).expect("takes it");
+        }
+        replay(&mut index, &before).expect("replays");
+        let done = replay(&mut index, &ledger).expect("replays");
+        replay(&mut fresh, &ledger).expect("replays");
+        let begun = replay(&mut joined, &behind).expect("replays");
+
+        assert_eq!(done.problems.is_empty(), whole, "{listed}: {:?}", done.problems);
+        for index in [&index, &fresh] {
+            assert_eq!(index.slots(&Space::shared(), None, 9).expect("lists").len(), 2, "{listed}");
+            assert_eq!(index.floor(&writer.chain).expect("reads").seq, if whole { 3 } else { 1 }, "{listed}");
+        }
+        assert_eq!(begun.problems.iter().any(|problem| problem.stops_chain), !whole, "{listed}");
+        assert_eq!(ledger.stands_alone(&writer.chain, 3).expect("looks"), whole);
+    }
 }
