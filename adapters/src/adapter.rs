@@ -119,6 +119,11 @@ pub trait FileSyncAdapter: Send + Sync {
     /// What this backend can do.
     fn capabilities(&self) -> &Capabilities;
 
+    /// Names this very store: another one, or one that was made anew, has another name. `None` if the backend cannot tell.
+    fn store_id(&self) -> Option<String> {
+        None
+    }
+
     /// Reads one page; all of it from one moment.
     ///
     /// Errors leave nothing behind; `Unsupported` for a limit of 0.

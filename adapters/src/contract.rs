@@ -66,6 +66,7 @@ macro_rules! with_adapter_laws {
             late_subscriber_is_woken_for_what_it_missed
             dropped_subscription_is_never_called_again
             closed_handle_refuses_and_leaves_the_others
+            closing_amid_writes_loses_nothing_acknowledged
         }
     };
 }
@@ -140,6 +141,24 @@ pub fn run_contract(make: Make<'_>) {
     for (name, law) in LAWS {
         eprintln!("law: {name}");
         law(make);
+    }
+}
+
+macro_rules! foreign_law_table {
+    ([] $($law:ident)*) => {
+        /// Every law about foreign edits by its name.
+        pub const FOREIGN_LAWS: &[(&str, ForeignLaw)] = &[$((stringify!($law), $law)),*];
+    };
+}
+/// A law about foreign edits.
+pub type ForeignLaw = fn(Make<'_>, &dyn ForeignHand);
+with_foreign_laws! { foreign_law_table, [] }
+
+/// Runs every law about foreign edits; `hand` writes into the store that `make` opens. Panics at the first that is broken.
+pub fn run_foreign_contract(make: Make<'_>, hand: &dyn ForeignHand) {
+    for (name, law) in FOREIGN_LAWS {
+        eprintln!("law: {name}");
+        law(make, hand);
     }
 }
 
@@ -968,6 +987,45 @@ pub fn closed_handle_refuses_and_leaves_the_others(make: Make<'_>) {
     refused(closed.set(&text_record("closed", "a", ""), &Expected::Absent), ErrorKind::Unavailable);
     refused(closed.get(&RecordId::new("closed", SHARED_OWNER, "a")), ErrorKind::Unavailable);
     created(&*open, &text_record("closed", "a", ""));
+}
+
+/// A handle that is closed while others write through it ends their calls: what was acknowledged is there, what was not says so.
+pub fn closing_amid_writes_loses_nothing_acknowledged(make: Make<'_>) {
+    const WRITERS: usize = 4;
+    const MOST: usize = 10_000;
+    let shared = make();
+    let (told, heard) = channel();
+    let write = |writer: usize| {
+        let told = told.clone();
+        let shared = Arc::clone(&shared);
+        move || {
+            let mut done = Vec::new();
+            for n in 0..MOST {
+                let path = format!("{writer}/{n}");
+                match shared.set(&text_record("cancel", &path, ""), &Expected::Absent) {
+                    Ok(_) => done.push(path),
+                    Err(error) => {
+                        assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
+                        break;
+                    }
+                }
+                // The first is waited for, the others are not.
+                let _ = told.send(());
+            }
+            done
+        }
+    };
+
+    let done: Vec<String> = std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..WRITERS).map(|writer| scope.spawn(write(writer))).collect();
+        heard.recv_timeout(PATIENCE).expect("somebody writes");
+        shared.close().expect("it closes");
+        writers.into_iter().flat_map(|writer| writer.join().expect("a writer panicked")).collect()
+    });
+
+    assert!(!done.is_empty() && done.len() < WRITERS * MOST, "{} rows", done.len());
+    let there = listed(&*make(), "cancel", SHARED_OWNER, "", 1000);
+    assert!(done.iter().all(|path| there.contains(path)), "{} acknowledged, {} there", done.len(), there.len());
 }
 
 /// A row somebody else made is told, as foreign and without an entry.

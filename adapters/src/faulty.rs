@@ -133,6 +133,10 @@ impl FileSyncAdapter for FaultyAdapter {
         self.inner.capabilities()
     }
 
+    fn store_id(&self) -> Option<String> {
+        self.inner.store_id()
+    }
+
     fn query(&self, query: &Query) -> Result<Page, AdapterError> {
         self.call("query", || self.inner.query(query))
     }

@@ -2,24 +2,28 @@
 //!
 //! One file and one line in [`BACKENDS`] make a backend; [`contract`] says what it must keep.
 //! Invariant: nothing here decides which content wins. A row is compared, replaced and reported, never merged.
-//! Deliberately absent: the engine, the ledger, admission of paths, and everything asynchronous.
+//! Deliberately absent: the engine, the ledger, admission of paths, and everything asynchronous above [`drive`].
 
 #![forbid(unsafe_code)]
 
 mod adapter;
 mod backend;
 pub mod contract;
+pub mod drive;
 mod error;
 mod faulty;
 mod memory;
+mod postgres;
 mod record;
 mod sqlite;
+mod stamp;
 
 pub use adapter::{Capabilities, FileSyncAdapter, ForeignEdits, Sink, Subscription, batch_delete_revision};
 pub use backend::{BACKENDS, Backend, BackendUrl, DEFAULT_WAIT_MS, OpenBackend, OpenContext, open, resolve_backend};
 pub use error::{AdapterError, ErrorKind};
 pub use faulty::{Fault, FaultRates, FaultyAdapter};
 pub use memory::MemoryAdapter;
+pub use postgres::PostgresAdapter;
 pub use record::{
     Body, Cursor, Expected, MirrorEntry, Page, Query, Record, RecordId, Revision, Row, RowContent, SHARED_OWNER,
     Selection, Wake, Write,

@@ -74,6 +74,22 @@ pub(crate) fn escaped(part: &str) -> String {
     text
 }
 
+/// The least text above everything that starts with `prefix`. UTF-8 orders as its characters do.
+pub(crate) fn after_prefix(prefix: &str) -> String {
+    let mut chars: Vec<char> = prefix.chars().collect();
+    while let Some(last) = chars.pop() {
+        let next = match last {
+            '\u{D7FF}' => Some('\u{E000}'),
+            last => char::from_u32(last as u32 + 1),
+        };
+        if let Some(next) = next {
+            chars.push(next);
+            return chars.into_iter().collect();
+        }
+    }
+    unreachable!("an id's prefix holds its app's colon")
+}
+
 fn unescaped(part: &str) -> String {
     part.replace("%3A", ":").replace("%25", "%")
 }

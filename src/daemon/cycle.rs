@@ -336,6 +336,7 @@ impl Cycle {
     pub fn lines(&self) -> Vec<String> {
         let mut lines = self.watcher.mode().report();
         lines.extend(self.served_at.iter().map(|url| format!("serving at {url}")));
+        lines.extend(self.node.engine.adapter().iter().flat_map(|adapter| adapter.status()));
         let written = self.debounce.pending().take(10);
         lines.extend(written.map(|(path, _)| format!("{}: waits until it is written", path.shown())));
         let mute = self.waiters.iter().flat_map(Waiters::mute);

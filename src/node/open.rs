@@ -106,6 +106,8 @@ pub struct Node {
     pub options: OpenOptions,
     /// Why the backend could not be opened, if it could not.
     pub backend_error: Option<NodeError>,
+    /// Something was recorded that the backend could not be given: it is when it is heard of again.
+    pub(super) unsent: bool,
     // Last: everything else is closed before the lock says so.
     _lock: ProjectLock,
 }
@@ -164,7 +166,7 @@ impl Node {
             engine.expect_rescue();
         }
         let (env, options) = (env.clone(), options.clone());
-        Ok(Node { settings, dirs, env, engine, options, backend_error, _lock: lock })
+        Ok(Node { settings, dirs, env, engine, options, backend_error, unsent: false, _lock: lock })
     }
 
     /// Tries again to open a backend that was away.

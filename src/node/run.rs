@@ -130,11 +130,14 @@ impl Node {
         }
         steps.done("materialise");
         // What came from one goes on to the others.
-        let has_news = report.ledger_bytes > 0 || arrived > 0 || report.pulled > 0 || options.asked == Asked::Everybody;
+        let is_late = self.unsent && options.asked.backend();
+        let has_news =
+            report.ledger_bytes > 0 || arrived > 0 || report.pulled > 0 || options.asked == Asked::Everybody || is_late;
         if options.way != Way::Pull && !options.dry_run && has_news {
             let pushed = self.engine.exchange_backend(Direction::Push, &mut report);
             soften(pushed, &mut report)?;
             self.exchange_partners(partners, options, Direction::Push, &mut report)?;
+            self.unsent = report.backend_error.is_some();
         }
         steps.done("exchange out");
         if options.way != Way::Pull {

@@ -6,6 +6,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use larder_adapters::FileSyncAdapter;
+
 use super::exchange::{self, Direction, ExchangeConfig, Finding, Journal, JournalError, Thoroughness, Watermark};
 use super::own::{twin_sentence, way_on};
 use super::{Engine, Report, Result, SyncError};
@@ -21,6 +23,8 @@ const MAX_TOLD: usize = 20;
 const DAY_MS: u64 = 24 * 3_600_000;
 /// The project's id in the backend, in `state.db`.
 pub(super) const PROJECT: &str = "project";
+/// Which database the marks of rows were made with, in `state.db`.
+const ROW_STORE: &str = "row_store";
 /// Ends the source of what is damaged in a store, after that of the store's other problems.
 pub const DAMAGE_THERE: &str = " damage";
 /// Rounds of one exchange, each within its budget.
@@ -314,10 +318,28 @@ impl Engine {
         let project = Marker::claim(&adapter, &app, known.as_ref(), &self.env)?;
         self.state.set_meta(PROJECT, Some(project.as_str().as_bytes()))?;
         marker::register_writer(&adapter, &app, self.identity.origin())?;
+        self.meet_store(&adapter)?;
         let label = format!("backend {}", adapter.capabilities().name);
         let transport = Arc::new(BackendTransport::new(adapter, &app, label)?);
         self.transport = Some(transport.clone());
         Ok(Some(transport))
+    }
+
+    /// Marks of rows are worth something for the very database they were made with: another one is filled from the first row.
+    fn meet_store(&mut self, adapter: &Arc<dyn FileSyncAdapter>) -> Result<()> {
+        let name = &adapter.capabilities().name;
+        let met = format!("{name} {}", adapter.store_id().unwrap_or_default());
+        match self.state.meta_text(ROW_STORE)? {
+            Some(known) if known == met => return Ok(()),
+            // Kept by a release that had one backend: what it is was never noted.
+            None if name == "sqlite" => {}
+            _ => {
+                self.mirrored = 0;
+                self.state.set_meta_i64("mirrored", 0)?;
+                self.state.set_meta_i64("awaited_rows", 0)?;
+            }
+        }
+        Ok(self.state.set_meta(ROW_STORE, Some(met.as_bytes()))?)
     }
 
     /// The project's id in the backend; `None` before it was reached.

@@ -1,25 +1,5 @@
-//! What drives requests over a network: one thread for all transports, made when the first of them asks something.
+//! What drives requests over a network: the one thread that backends have, too.
 //!
-//! Invariant: every call blocks its caller until its work is done; nothing async is seen outside the module that asks. Knows
-//! nothing of requests: how long one may take is its caller's word.
+//! Invariant: every call blocks its caller until its work is done; nothing async is seen outside the module that asks.
 
-use std::io;
-use std::sync::OnceLock;
-
-use tokio::runtime::{Builder, Runtime};
-
-/// Runs work to its end. Must not be called from the runtime's own threads; nothing of ours is.
-///
-/// Errors: no thread can be had; for this process it stays so.
-pub(super) fn block_on<T>(work: impl Future<Output = T>) -> io::Result<T> {
-    static RUNTIME: OnceLock<Result<Runtime, io::ErrorKind>> = OnceLock::new();
-    let make = || {
-        let mut builder = Builder::new_multi_thread();
-        builder.worker_threads(1).max_blocking_threads(4).thread_name("larder-lines").enable_all();
-        builder.build().map_err(|error| error.kind())
-    };
-    match RUNTIME.get_or_init(make) {
-        Ok(runtime) => Ok(runtime.block_on(work)),
-        Err(kind) => Err((*kind).into()),
-    }
-}
+pub(super) use larder_adapters::drive::block_on;

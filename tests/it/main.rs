@@ -11,8 +11,11 @@ mod kill;
 mod main_job;
 mod origin;
 mod peers;
+mod postgres;
 mod repair;
 mod s3;
+#[path = "../../adapters/tests/servers/postgres.rs"]
+mod servers;
 mod support;
 mod tidy;
 mod tracer;

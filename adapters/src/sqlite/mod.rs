@@ -9,7 +9,6 @@ mod listen;
 mod read;
 mod schema;
 mod session;
-mod stamp;
 mod write;
 
 use std::path::{Path, PathBuf};
@@ -150,6 +149,10 @@ impl SqliteAdapter {
 impl FileSyncAdapter for SqliteAdapter {
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
+    }
+
+    fn store_id(&self) -> Option<String> {
+        self.with(Role::Writer, |session| Ok(session.instance.clone())).ok()
     }
 
     fn query(&self, query: &Query) -> Result<Page, AdapterError> {

@@ -7,8 +7,8 @@ use rusqlite::types::ValueRef;
 use rusqlite::{CachedStatement, OptionalExtension, Transaction, params};
 
 use super::session::Session;
-use super::stamp;
-use crate::record::escaped;
+use crate::record::{after_prefix, escaped};
+use crate::stamp;
 use crate::{
     AdapterError, Cursor, ErrorKind, MirrorEntry, Page, Query, RecordId, Revision, Row, RowContent, SHARED_OWNER,
     Selection,
@@ -293,22 +293,6 @@ impl Span {
         };
         Self { from, until: after_prefix(&least), path_at: lead.chars().count() as i64 + 1, no_colon: false }
     }
-}
-
-/// The least text above everything that starts with `prefix`. UTF-8 orders as its characters do.
-fn after_prefix(prefix: &str) -> String {
-    let mut chars: Vec<char> = prefix.chars().collect();
-    while let Some(last) = chars.pop() {
-        let next = match last {
-            '\u{D7FF}' => Some('\u{E000}'),
-            last => char::from_u32(last as u32 + 1),
-        };
-        if let Some(next) = next {
-            chars.push(next);
-            return chars.into_iter().collect();
-        }
-    }
-    unreachable!("an id's prefix holds its app's colon")
 }
 
 fn load(

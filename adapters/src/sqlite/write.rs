@@ -7,7 +7,7 @@ use rusqlite::{CachedStatement, Transaction, TransactionBehavior, params};
 
 use super::read::{numbered, revision};
 use super::session::{Session, Sync};
-use super::stamp;
+use crate::stamp;
 use crate::{
     AdapterError, Body, ErrorKind, Expected, Record, RecordId, Revision, SHARED_OWNER, Write, batch_delete_revision,
 };

@@ -7,14 +7,14 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
 /// Writes `ms` as RFC 3339 in UTC with milliseconds; later than the year 9999 is that year's end.
-pub(super) fn format(ms: u64) -> String {
+pub(crate) fn format(ms: u64) -> String {
     let ms = i64::try_from(ms).unwrap_or(i64::MAX);
     let moment = Timestamp::from_millisecond(ms).unwrap_or(Timestamp::MAX);
     format!("{moment:.3}")
 }
 
 /// Reads RFC 3339, SQLite's `CURRENT_TIMESTAMP`, or a bare count of milliseconds; 0 for anything else.
-pub(super) fn parse(text: &str) -> u64 {
+pub(crate) fn parse(text: &str) -> u64 {
     let offset = || text.parse::<Timestamp>().ok();
     let utc = || text.parse::<DateTime>().ok()?.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp());
     match offset().or_else(utc) {

@@ -1,0 +1,252 @@
+//! Projects mirrored into a real PostgreSQL by the real program: machines that share nothing else, a move from SQLite, other
+//! programs beside it, a server that goes away, and what is wrong said in one sentence.
+//!
+//! Each test starts a server of its own and skips itself aloud where PostgreSQL is not installed.
+
+use crate::servers::{Bouncer, Postgres, Programs};
+use crate::support::{CONFIG, DAEMON_DEADLINE, Lab, Project, skip, until};
+
+fn server(test: &str) -> Option<Postgres> {
+    let programs = Programs::of_system();
+    if programs.is_none() {
+        skip(test, "PostgreSQL (Debian: postgresql) is not installed");
+    }
+    programs.map(|programs| Postgres::start(&programs))
+}
+
+/// A machine of its own that knows the database by the usual variable.
+fn machine(lab: &Lab, name: &str, url: &str) -> Project {
+    let project = lab.project(name, CONFIG).with_home(&lab.path(format!("home-{name}")));
+    project.with_var("FILE_SYNC_BACKEND", "postgres").with_var("DATABASE_URL", url)
+}
+
+fn text(project: &Project, path: &str) -> Option<String> {
+    project.read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn row(server: &Postgres, path: &str) -> String {
+    server.sql("lab", &format!("SELECT content FROM files WHERE app = 'lab' AND path = '{path}'"))
+}
+
+#[test]
+fn machines_that_share_only_postgres_converge() {
+    let Some(server) = server("machines_that_share_only_postgres_converge") else { return };
+    let url = server.create("lab");
+    let lab = Lab::new();
+    let (a, b) = (machine(&lab, "a", &url), machine(&lab, "b", &url));
+    a.write("shared/notes.md", "one\n");
+    a.write("shared/größe x.md", "name\n");
+    a.write("shared/empty.md", "");
+    a.write("shared/latin.md", [0xE9, b'\n']);
+    let noise: Vec<u8> = (0..3_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    a.write("shared/big.bin", &noise);
+    a.write("logs/x.log", "of a\n");
+
+    for project in [&a, &b, &a, &b] {
+        project.sync();
+    }
+    assert_eq!(b.tree("shared"), a.tree("shared"));
+    assert_eq!(row(&server, "shared/notes.md"), "one");
+    let all = "SELECT count(*), count(content), max(size_bytes) FROM files_all WHERE app = 'lab'";
+    assert_eq!(server.sql("lab", all), "5|3|3000000");
+
+    a.write("shared/notes.md", "two\n");
+    b.remove("shared/größe x.md");
+    b.write("shared/of-b.md", "b\n");
+    for project in [&a, &b, &a, &b] {
+        project.sync();
+    }
+    assert_eq!(b.tree("shared"), a.tree("shared"));
+    assert_eq!((text(&b, "shared/notes.md").as_deref(), a.read("shared/größe x.md")), (Some("two\n"), None));
+    for project in [&a, &b] {
+        project.verify();
+        assert_eq!(project.run(["status", "--json"]).expect(0).json()["outbox"], serde_json::json!([]));
+    }
+}
+
+#[test]
+fn other_programs_insert_edit_revert_and_delete() {
+    let Some(server) = server("other_programs_insert_edit_revert_and_delete") else { return };
+    let url = server.create("lab");
+    let lab = Lab::new();
+    let (a, b) = (machine(&lab, "a", &url), machine(&lab, "b", &url));
+    a.write("shared/notes.md", "last week\n");
+    a.write("shared/gone.md", "gone\n");
+    a.write("shared/log.jsonl", "{\"n\":1}\n".repeat(40_000));
+    for project in [&a, &b, &a, &b] {
+        project.sync();
+    }
+    a.write("shared/notes.md", "today\n");
+    for project in [&a, &b] {
+        project.sync();
+    }
+    let write = |text: &str| {
+        server.sql("lab", &format!("UPDATE files SET content = E'{text}\\n' WHERE path = 'shared/notes.md'"))
+    };
+
+    server.sql("lab", "INSERT INTO files (app, path, content) VALUES ('lab', 'shared/theirs.md', E'theirs\\n')");
+    server.sql("lab", "DELETE FROM files WHERE path = 'shared/gone.md'");
+    server.sql(
+        "lab",
+        "INSERT INTO files (app, path, content) VALUES ('lab', '../up.md', 'x'), ('lab', 'shared/.env', 'KEY=1'), \
+        ('lab', 'shared/null.md', NULL), ('lab', 'shared/huge.md', repeat('x', 33 * 1024 * 1024))",
+    );
+    write("edited");
+    for project in [&a, &b] {
+        project.sync_any();
+    }
+    assert_eq!(
+        (text(&b, "shared/notes.md").as_deref(), text(&b, "shared/theirs.md").as_deref()),
+        (Some("edited\n"), Some("theirs\n"))
+    );
+    assert_eq!((a.read("shared/gone.md"), b.read("shared/gone.md")), (None, None));
+    assert!(a.read("shared/.env").is_none() && a.read("shared/huge.md").is_none() && a.read("../up.md").is_none());
+    let status = a.run(["status"]).said();
+    for named in ["up.md", ".env", "null.md", "huge.md"] {
+        assert!(status.contains(named), "{named} is not named: {status}");
+    }
+
+    // Two observers of one edit back to an earlier text make one version of it.
+    write("last week");
+    for project in [&b, &a, &b, &a] {
+        project.sync_any();
+    }
+    assert_eq!(
+        (text(&a, "shared/notes.md").as_deref(), text(&b, "shared/notes.md").as_deref()),
+        (Some("last week\n"), Some("last week\n"))
+    );
+    assert_eq!(a.run(["conflicts"]).expect(0).out, b.run(["conflicts"]).expect(0).out);
+    assert_eq!(a.tree("shared"), b.tree("shared"));
+}
+
+#[test]
+fn a_project_moves_to_postgres_and_back_by_one_variable() {
+    let Some(server) = server("a_project_moves_to_postgres_and_back_by_one_variable") else { return };
+    let url = server.create("lab");
+    let lab = Lab::new();
+    let here = lab.project("here", CONFIG);
+    here.write("shared/a.md", "a\n");
+    here.write("shared/b.md", "b\n");
+    here.sync();
+    let moved = here.clone().with_var("FILE_SYNC_BACKEND", "postgres").with_var("DATABASE_URL", &url);
+
+    moved.sync().says("2");
+    assert_eq!((row(&server, "shared/a.md"), row(&server, "shared/b.md")), ("a".to_owned(), "b".to_owned()));
+    moved.run(["status"]).expect(0).says("postgres");
+    moved.write("shared/a.md", "newer\n");
+    moved.sync();
+    assert_eq!(row(&server, "shared/a.md"), "newer");
+    let old = crate::support::Rows::open(&here.path("sync.db"));
+    assert_eq!(old.content("shared/a.md").as_deref(), Some("a\n"), "the old one is left as it is");
+
+    here.sync();
+    assert_eq!(old.content("shared/a.md").as_deref(), Some("newer\n"));
+    moved.sync().expect(0);
+    assert_eq!(server.sql("lab", "SELECT count(*) FROM files"), "2");
+}
+
+#[test]
+fn daemons_hear_of_each_other_and_survive_a_restart_of_the_server() {
+    const TEST: &str = "daemons_hear_of_each_other_and_survive_a_restart_of_the_server";
+    let Some(mut server) = server(TEST) else { return };
+    let url = server.create("lab");
+    let lab = Lab::new();
+    // Only what the server tells brings them together: by the clock nothing is exchanged within an hour.
+    let quiet = CONFIG.replace("\"intervalSecs\": 1", "\"intervalSecs\": 3600");
+    let (a, b) = (machine(&lab, "a", &url), machine(&lab, "b", &url));
+    for project in [&a, &b] {
+        project.write("sync-config.json", &quiet);
+    }
+    let (first, second) = (a.up(), b.up());
+    a.write("shared/one.md", "one\n");
+    until("the other machine has it", DAEMON_DEADLINE, || text(&b, "shared/one.md").as_deref() == Some("one\n"));
+    server.sql("lab", "UPDATE files SET content = E'by hand\\n' WHERE path = 'shared/one.md'");
+    for project in [&a, &b] {
+        until("the edit is on disk", DAEMON_DEADLINE, || {
+            text(project, "shared/one.md").as_deref() == Some("by hand\n")
+        });
+    }
+
+    server.stop();
+    a.write("shared/two.md", "two\n");
+    until("it is recorded without the server", DAEMON_DEADLINE, || a.run(["log", "shared/two.md"]).code == Some(0));
+    server.start_again();
+    until("the row came later", DAEMON_DEADLINE, || row(&server, "shared/two.md") == "two");
+    until("and the other machine has it", DAEMON_DEADLINE, || text(&b, "shared/two.md").as_deref() == Some("two\n"));
+    until("status is well again", DAEMON_DEADLINE, || a.run(["status"]).code == Some(0));
+    first.stop();
+    second.stop();
+}
+
+#[test]
+fn a_pooler_costs_a_line_in_status() {
+    const TEST: &str = "a_pooler_costs_a_line_in_status";
+    let Some(server) = server(TEST) else { return };
+    server.create("lab");
+    let Some(bouncer) = Bouncer::start(&server) else { return skip(TEST, "pgbouncer is not installed") };
+    let lab = Lab::new();
+    let a = machine(&lab, "a", &bouncer.url("lab"));
+    a.write("shared/one.md", "one\n");
+    let daemon = a.up();
+
+    until("status tells it", DAEMON_DEADLINE, || a.run(["status"]).expect(0).said().contains("pooler"));
+    server.sql("lab", "UPDATE files SET content = E'by hand\\n' WHERE path = 'shared/one.md'");
+    until("it is heard all the same", DAEMON_DEADLINE, || text(&a, "shared/one.md").as_deref() == Some("by hand\n"));
+    daemon.stop();
+}
+
+#[test]
+fn what_is_wrong_is_one_sentence_and_files_are_kept_all_the_same() {
+    let Some(server) = server("what_is_wrong_is_one_sentence_and_files_are_kept_all_the_same") else { return };
+    let lab = Lab::new();
+    let port = server.port;
+    for (name, url, code, says) in [
+        ("host", "postgres://bo:geheim@127.0.0.1:1/lab".to_owned(), 2, "cannot be reached"),
+        ("database", format!("postgres://postgres:geheim@127.0.0.1:{port}/nowhere"), 2, "createdb"),
+        ("role", format!("postgres://nobody-here:geheim@127.0.0.1:{port}/postgres"), 2, "refuses user or password"),
+        ("mode", format!("postgres://postgres:geheim@127.0.0.1:{port}/postgres?sslmode=maybe"), 1, "`sslmode` must be"),
+        ("tls", format!("postgres://postgres:geheim@127.0.0.1:{port}/postgres?sslmode=require"), 2, "TLS"),
+    ] {
+        let project = machine(&lab, name, &url);
+        project.write("shared/a.md", "kept\n");
+
+        let outcome = project.run(["sync"]).expect(code).says(says);
+
+        assert!(!outcome.said().contains("geheim"), "{outcome:#?}");
+        if code == 2 {
+            let status = project.run(["status"]).expect(2).says(says);
+            assert!(!status.said().contains("geheim"), "{status:#?}");
+            project.run(["log", "shared/a.md"]).expect(0);
+        }
+    }
+    let nothing = lab.project("nothing", CONFIG).with_var("FILE_SYNC_BACKEND", "postgres");
+    nothing.run(["sync"]).expect(1).says("DATABASE_URL");
+}
+
+/// A mirror is a mirror: what one backend holds the other comes to hold.
+#[test]
+fn two_backends_of_one_project_meet_through_a_folder() {
+    let Some(server) = server("two_backends_of_one_project_meet_through_a_folder") else { return };
+    let url = server.create("lab");
+    let lab = Lab::new();
+    std::fs::create_dir(lab.path("share")).expect("make the folder");
+    let (a, b) = (machine(&lab, "a", &url), lab.project("b", CONFIG).with_home(&lab.path("home-b")));
+    a.write("shared/of-a.md", "a\n");
+    b.write("shared/of-b.md", "b\n");
+    let share = lab.path("share").to_string_lossy().into_owned();
+
+    for project in [&a, &b] {
+        project.run(["peers", "add", "share", &share]).expect(0);
+        project.sync();
+    }
+    a.sync();
+
+    assert_eq!(a.tree("shared"), b.tree("shared"));
+    assert_eq!(row(&server, "shared/of-b.md"), "b");
+    server.sql("lab", "UPDATE files SET content = E'by hand\\n' WHERE path = 'shared/of-b.md'");
+    for project in [&a, &b] {
+        project.sync();
+    }
+    let rows = crate::support::Rows::open(&b.path("sync.db"));
+    assert_eq!(rows.content("shared/of-b.md").as_deref(), Some("by hand\n"));
+}
