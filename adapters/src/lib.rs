@@ -8,6 +8,7 @@
 
 mod adapter;
 mod backend;
+mod check;
 pub mod contract;
 pub mod drive;
 mod error;
@@ -20,6 +21,7 @@ mod stamp;
 
 pub use adapter::{Capabilities, FileSyncAdapter, ForeignEdits, Sink, Subscription, batch_delete_revision};
 pub use backend::{BACKENDS, Backend, BackendUrl, DEFAULT_WAIT_MS, OpenBackend, OpenContext, open, resolve_backend};
+pub use check::{Checked, Opener, check};
 pub use error::{AdapterError, ErrorKind};
 pub use faulty::{Fault, FaultRates, FaultyAdapter};
 pub use memory::MemoryAdapter;

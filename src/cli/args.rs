@@ -159,6 +159,8 @@ pub enum Command {
     Completions(commands::completions::CompletionsArgs),
     /// Who this machine is in this project
     Origin(commands::origin::OriginArgs),
+    /// The databases that a project can be mirrored into
+    Backend(commands::backend::BackendArgs),
     /// The places where machines meet beside the backend
     Peers(commands::peers::PeersArgs),
     /// Offer this project, or a plain folder, to paired devices until stopped

@@ -3,6 +3,7 @@
 //! `Node` writes: it holds the project's lock. `Glance` only reads and works beside a running daemon.
 //! Invariant: a failed step is in the report and in the journal; nothing is only printed. Prints nothing itself.
 
+mod backends;
 mod bundle;
 mod change;
 mod check;
@@ -20,6 +21,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 
+pub use backends::{BackendLine, SettingLine, backend_ddl, backends, check_backend, check_remains, migrate_backend};
 pub use bundle::{ExportRequest, ImportRequest};
 pub use change::ChangeRequest;
 pub use check::{Found, Rebuilt, Verified, rebuild, verify};

@@ -250,3 +250,50 @@ fn two_backends_of_one_project_meet_through_a_folder() {
     let rows = crate::support::Rows::open(&b.path("sync.db"));
     assert_eq!(rows.content("shared/of-b.md").as_deref(), Some("by hand\n"));
 }
+
+#[test]
+fn a_backend_is_checked_prepared_and_left_as_it_was() {
+    let Some(server) = server("a_backend_is_checked_prepared_and_left_as_it_was") else { return };
+    let url = server.create("lab");
+    let lab = Lab::new();
+    let a = machine(&lab, "a", &url);
+
+    let listed = a.run(["backend", "--json"]).expect(0).json();
+    let live = |name: &str| {
+        let lines = listed["backends"].as_array().expect("a list");
+        lines.iter().any(|line| line["name"] == name && line["live"] == true)
+    };
+    assert!(live("postgres") && !live("sqlite"));
+    a.run(["backend", "migrate", "--dry-run"]).expect(0);
+    assert_eq!(server.sql("lab", "SELECT to_regclass('files') IS NULL"), "t");
+    let checked = a.run(["backend", "check", "--json"]).expect(0).json();
+    assert_eq!((&checked["ok"], checked["steps"].as_array().map(Vec::len)), (&true.into(), Some(8)));
+    assert_eq!(server.sql("lab", "SELECT count(*) FROM files_all"), "0");
+    a.run(["backend", "check", "sqlite"]).expect(0).says("ok");
+
+    // What `ddl` prints makes the same: a role that may make no tables needs nothing else.
+    let ddl = a.run(["backend", "ddl"]).expect(0).out;
+    server.create("owned");
+    server.sql("owned", &ddl);
+    server.sql(
+        "owned",
+        "CREATE ROLE rows_only LOGIN; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO rows_only; \
+            GRANT USAGE ON SEQUENCE file_changes_n TO rows_only",
+    );
+    let b = machine(&lab, "b", &server.url("owned").replace("postgres@", "rows_only@"));
+    b.run(["backend", "check"]).expect(0);
+    b.write("shared/a.md", "a\n");
+    b.sync();
+    let tables = "SELECT string_agg(table_name || '.' || column_name || ' ' || data_type, ',' ORDER BY table_name, ordinal_position) \
+        FROM information_schema.columns WHERE table_schema = 'public'";
+    assert_eq!(server.sql("owned", tables), server.sql("lab", tables));
+
+    for (harm, says) in [
+        ("DROP TRIGGER larder_noted ON files", "the trigger larder_noted"),
+        ("DROP TABLE file_chunks", "the table file_chunks is missing"),
+    ] {
+        server.sql("owned", harm);
+        b.run(["backend", "check"]).expect(4).says(says).says("larder backend ddl postgres");
+    }
+    a.run(["backend", "check", "postgrse"]).expect(1).says("postgres");
+}

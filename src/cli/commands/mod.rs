@@ -2,6 +2,7 @@
 //!
 //! Invariant: a command asks the facade and words its answer; what it may do to a project is decided there.
 
+pub mod backend;
 pub mod bundle;
 pub mod cat;
 pub mod completions;
@@ -63,6 +64,7 @@ pub fn dispatch(context: &Context, command: &Command) -> Result<Option<Answer>, 
         Command::Doctor => doctor::run(context).map(Some),
         Command::Completions(args) => completions::run(context, args).map(|()| None),
         Command::Origin(args) => origin::run(context, args).map(Some),
+        Command::Backend(args) => backend::run(context, args).map(Some),
         Command::Peers(args) => peers::run(context, args).map(Some),
         Command::Serve(args) => serve::run(context, args).map(|()| None),
         Command::Ls(args) => ls::run(context, args).map(Some),
