@@ -13,6 +13,7 @@ pub mod contract;
 pub mod drive;
 mod error;
 mod faulty;
+mod firestore;
 mod memory;
 mod postgres;
 mod record;
@@ -24,6 +25,7 @@ pub use backend::{BACKENDS, Backend, BackendUrl, DEFAULT_WAIT_MS, OpenBackend, O
 pub use check::{Checked, Opener, check};
 pub use error::{AdapterError, ErrorKind};
 pub use faulty::{Fault, FaultRates, FaultyAdapter};
+pub use firestore::FirestoreAdapter;
 pub use memory::MemoryAdapter;
 pub use postgres::PostgresAdapter;
 pub use record::{
