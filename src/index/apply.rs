@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 
 use super::batch::Batch;
+use super::crowd::Crowds;
 use super::floor::Floor;
 use super::lineage::{Forks, load_forks};
 use super::places::Placed;
@@ -119,6 +120,7 @@ pub(super) struct Known {
     pub next_did: i64,
     pub chains: HashMap<i64, ChainState>,
     pub forks: Forks,
+    pub crowds: Crowds,
     pub waiting: bool,
     pub lacking: bool,
     pub places: Placed,
@@ -159,6 +161,7 @@ impl Known {
             next_did: next("SELECT ifnull(max(did), 1) + 1 FROM dirs")?,
             chains,
             forks: load_forks(conn)?,
+            crowds: Crowds::default(),
             waiting: exists("SELECT 1 FROM waiting")?,
             lacking: exists("SELECT 1 FROM lacks")?,
             places: Placed::load(conn)?,

@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use rusqlite::{Connection, OptionalExtension};
 
 use super::apply::{Applied, ChainState, Item, Known, Reach, Work};
+use super::crowd::Crowd;
 use super::floor::Floor;
-use super::heads::{Standing, refold, standing};
+use super::heads::{Standing, standing};
 use super::names::{ChainRow, child_dir};
 use super::presence::Presence;
 use super::row::{SlotRow, VersionRow, state};
@@ -243,7 +244,9 @@ impl<'a> Batch<'a> {
     }
 
     pub fn finish(mut self) -> Result<Applied, IndexError> {
+        self.write_crowds()?;
         self.refold_forked()?;
+        self.known.crowds.shrink();
         std::mem::take(&mut self.presence).write(self.conn)?;
         self.write_sums()?;
         let mut statement = self
@@ -278,9 +281,10 @@ impl<'a> Batch<'a> {
                 statement.query_map((cid, from.cast_signed()), |row| row.get(0))?.collect::<Result<_, _>>()?;
             for sid in sids {
                 let mut slot = SlotRow::load(self.conn, sid)?;
-                let heads = refold(self.conn, &self.known.forks, &slot)?;
+                let heads = Crowd::refolded(self.conn, &slot)?.heads();
                 if heads != slot.heads {
                     let before = self.standing_of(&slot)?;
+                    self.known.crowds.forget(sid);
                     slot.heads = heads;
                     self.write_slot(&mut slot, before)?;
                     self.touch(sid)?;
@@ -290,8 +294,16 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
+    /// The row of a slot by its directory's row and name, its space and its origin.
+    pub fn find_slot(&mut self, named: (i64, &str), of: (i64, i64)) -> Result<Option<SlotRow>, IndexError> {
+        self.known.crowds.find(self.conn, named, of)
+    }
+
     pub fn standing_of(&self, slot: &SlotRow) -> Result<Standing, IndexError> {
-        standing(&slot.open_heads(self.conn)?)
+        match self.known.crowds.get(slot.sid) {
+            Some(crowd) => Ok(crowd.standing()),
+            None => standing(&slot.open_heads(self.conn)?),
+        }
     }
 
     /// Writes a slot's row and what follows from its heads.
@@ -301,6 +313,16 @@ impl<'a> Batch<'a> {
         self.total.live += (after.state & state::LIVE) - (before.state & state::LIVE);
         self.total.bytes += after.bytes - before.bytes;
         slot.state = after.state | (slot.state & state::MANY);
+        if self.known.crowds.keep(slot) { Ok(()) } else { self.write_slot_row(slot) }
+    }
+
+    /// Rows of crowded slots are written once a transaction.
+    fn write_crowds(&mut self) -> Result<(), IndexError> {
+        let behind = self.known.crowds.take_behind();
+        behind.iter().try_for_each(|slot| self.write_slot_row(slot))
+    }
+
+    fn write_slot_row(&self, slot: &SlotRow) -> Result<(), IndexError> {
         let own = (slot.own != slot.last).then_some(slot.own);
         self.conn
             .prepare_cached("UPDATE slots SET last = ?2, heads = ?3, state = ?4, own = ?5 WHERE sid = ?1")?

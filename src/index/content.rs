@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{IndexError, Reader};
-use crate::ledger::{ArtifactName, Damage, Ledger, LedgerError, Place, slice_segment};
+use crate::ledger::{ArtifactKind, ArtifactName, Damage, Inline, Ledger, LedgerError, Place, slice_segment};
 use crate::model::{Content, ContentHash, Manifest, SegmentHash, SegmentRef};
 
 /// Decoded blocks kept, in bytes.
@@ -71,6 +71,8 @@ pub struct ContentReader {
     reader: Mutex<Reader>,
     blocks: Mutex<Blocks>,
     layouts: Mutex<Layouts>,
+    /// What the checkpoint that was read last carries: its blocks are read one after another, and proving it costs all of them.
+    inline: Mutex<Option<(ArtifactName, Arc<Inline>)>>,
 }
 
 impl ContentReader {
@@ -82,7 +84,13 @@ impl ContentReader {
     /// As `new`, with another bound for decoded blocks.
     pub fn with_cache(ledger: Arc<Ledger>, reader: Reader, cache_bytes: usize) -> ContentReader {
         let blocks = Mutex::new(Blocks { limit: cache_bytes, ..Blocks::default() });
-        ContentReader { ledger, reader: Mutex::new(reader), blocks, layouts: Mutex::default() }
+        ContentReader {
+            ledger,
+            reader: Mutex::new(reader),
+            blocks,
+            layouts: Mutex::default(),
+            inline: Mutex::default(),
+        }
     }
 
     /// Keeps as many decoded blocks as readers are worth who come back to them, such as those of a view.
@@ -203,14 +211,33 @@ impl ContentReader {
             return Ok(block);
         }
         // The index placed it there once, so that a missing artifact is lost, not late.
-        let block = self.ledger.read_block(place).inspect_err(|error| self.ledger.note_error(error))?;
+        let block = match place.artifact.kind() {
+            ArtifactKind::Checkpoint => self.inline_block(place),
+            _ => self.ledger.read_block(place),
+        };
+        let block = block.inspect_err(|error| self.ledger.note_error(error))?;
         lock(&self.blocks).put(key, block.clone());
         Ok(block)
+    }
+
+    fn inline_block(&self, place: &Place) -> Result<Arc<[u8]>, LedgerError> {
+        let name = &place.artifact;
+        let kept = lock(&self.inline).as_ref().filter(|(kept, _)| kept == name).map(|(_, inline)| inline.clone());
+        let inline = match kept {
+            Some(inline) => inline,
+            None => {
+                let inline = Arc::new(self.ledger.read_inline(name)?);
+                *lock(&self.inline) = Some((name.clone(), inline.clone()));
+                inline
+            }
+        };
+        inline.block(&place.block).map(Into::into).map_err(|damage| LedgerError::damaged(name, damage))
     }
 
     /// Notes damage for the next exchange, and drops the block: the good one that comes must be read.
     fn damaged(&self, place: &Place, damage: Damage) -> LedgerError {
         lock(&self.blocks).remove(&(place.artifact.clone(), place.block.offset));
+        *lock(&self.inline) = None;
         let error = LedgerError::Damaged { name: place.artifact.clone(), damage };
         self.ledger.note_error(&error);
         error

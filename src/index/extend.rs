@@ -48,9 +48,10 @@ impl Writer<'_, '_> {
         let vid = self.batch.known.next_row;
         self.put_version(chain, id, version, slot.sid, slot.last, &lineage.ext)?;
         let new = Descendant::new(VersionRow::load(conn, vid)?)?;
-        slot.heads = fold(conn, &self.batch.known.forks, &slot.heads, &new)?;
+        let row = new.row.clone();
+        self.fold_in(&mut slot, new)?;
         slot.last = vid;
-        self.put_own(chain.cid, &mut slot, &new.row)?;
+        self.put_own(chain.cid, &mut slot, &row)?;
         let own_after = self.newest_of_origin(&slot, chain.oid)?;
         self.count_origin(chain.oid, slot.did, own_before.as_ref(), own_after.as_ref());
         self.batch.write_slot(&mut slot, before)?;
@@ -58,6 +59,23 @@ impl Writer<'_, '_> {
             self.batch.applied.touched.push(Slot::of(&chain.chain.space, version));
         }
         Ok(())
+    }
+
+    /// Brings the heads up to `new`, one by one while they are few.
+    fn fold_in(&mut self, slot: &mut SlotRow, new: Descendant) -> Result<(), IndexError> {
+        let (conn, known) = (self.batch.conn, &mut *self.batch.known);
+        if let Some(crowd) = known.crowds.get_mut(slot.sid) {
+            return crowd.fold(conn, new);
+        }
+        let few = slot.heads.len() <= known.crowds.few_heads;
+        let folded = if few { fold(conn, &known.forks, &slot.heads, &new)? } else { None };
+        match folded {
+            Some(heads) => {
+                slot.heads = heads;
+                Ok(())
+            }
+            None => known.crowds.gather(conn, slot)?.fold(conn, new),
+        }
     }
 
     /// Finds versions of the own lane that this one passes by: two writers went on one lane.
@@ -77,17 +95,9 @@ impl Writer<'_, '_> {
         if goes_on || opens {
             return Ok(());
         }
-        let mut next = slot.last;
-        let mut lowest: Option<u64> = None;
-        while next != 0 {
-            let row = VersionRow::load(conn, next)?;
-            next = row.prev;
-            let same_lane = row.cid == chain.cid && row.first == first;
-            if same_lane && lane_before < row.n && row.n != n {
-                let branch = row.n.min(n);
-                lowest = Some(lowest.map_or(branch, |other| other.min(branch)));
-            }
-        }
+        // Asked of all versions here, so they are gathered: the next one in such a lane costs nothing more.
+        let crowd = self.batch.known.crowds.gather(conn, slot)?;
+        let lowest = crowd.passed_by((chain.cid, first), lane_before, n);
         lowest.map_or(Ok(()), |n| self.fork(chain, n))
     }
 

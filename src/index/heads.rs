@@ -9,18 +9,21 @@ use rusqlite::Connection;
 use super::IndexError;
 use super::codec::HeadRef;
 use super::lineage::{Descendant, Forks};
-use super::row::{SlotRow, VersionRow, state};
+use super::row::{VersionRow, state};
 use crate::model::Reason;
 
-/// The heads after `new`, whose ancestors were all folded before it, joins `heads`.
+/// Versions looked at for a twin that is no head any more.
+const MAX_LOOKED_BACK: usize = 64;
+
+/// The heads after `new`, whose ancestors were all folded before it, joins `heads`; `None` if it takes a look too far back.
 ///
-/// `new` is always among them: whatever descends from it is applied later.
+/// `new` is always among them: whatever descends from it is applied later. Costs every head; see `crowd` for many.
 pub(super) fn fold(
     conn: &Connection,
     forks: &Forks,
     heads: &[HeadRef],
     new: &Descendant,
-) -> Result<Vec<HeadRef>, IndexError> {
+) -> Result<Option<Vec<HeadRef>>, IndexError> {
     let (mut kept, mut dominated) = (Vec::new(), Vec::new());
     for head in heads {
         let row = VersionRow::load(conn, head.vid)?;
@@ -36,42 +39,34 @@ pub(super) fn fold(
             head.shadowed = head.shadowed || row.is_twin(twin)?;
         }
     }
-    let shadowed = !kept.is_empty() && has_succeeded_twin(conn, new, &kept)?;
+    let shadowed = if kept.is_empty() { Some(false) } else { has_succeeded_twin(conn, new, &kept)? };
+    let Some(shadowed) = shadowed else { return Ok(None) };
     let mut heads: Vec<HeadRef> = kept.into_iter().map(|(head, _)| head).collect();
     heads.push(HeadRef { vid: new.row.vid, shadowed });
-    Ok(heads)
+    Ok(Some(heads))
 }
 
-/// True if a twin of `new` was known before and is no head any more.
-fn has_succeeded_twin(conn: &Connection, new: &Descendant, kept: &[(HeadRef, VersionRow)]) -> Result<bool, IndexError> {
+/// True if a twin of `new` was known before and is no head any more; `None` if that is too long a walk.
+fn has_succeeded_twin(
+    conn: &Connection,
+    new: &Descendant,
+    kept: &[(HeadRef, VersionRow)],
+) -> Result<Option<bool>, IndexError> {
     // A twin has the same parents, so it was applied after them.
     let oldest = new.parents.iter().copied().max().unwrap_or(0);
     let mut next = new.row.prev;
-    while next > oldest {
+    for _ in 0..MAX_LOOKED_BACK {
+        if next <= oldest {
+            return Ok(Some(false));
+        }
         let row = VersionRow::load(conn, next)?;
         let is_head = kept.iter().any(|(head, _)| head.vid == row.vid);
         if !is_head && row.is_twin(&new.row)? {
-            return Ok(true);
+            return Ok(Some(true));
         }
         next = row.prev;
     }
-    Ok(false)
-}
-
-/// Folds all versions of a slot anew, as it is needed when a fork makes vectors of its chain unreliable.
-pub(super) fn refold(conn: &Connection, forks: &Forks, slot: &SlotRow) -> Result<Vec<HeadRef>, IndexError> {
-    let mut rows = Vec::new();
-    let mut next = slot.last;
-    while next != 0 {
-        let row = VersionRow::load(conn, next)?;
-        next = row.prev;
-        rows.push(row);
-    }
-    let mut heads = Vec::new();
-    for row in rows.into_iter().rev() {
-        heads = fold(conn, forks, &heads, &Descendant::new(row)?)?;
-    }
-    Ok(heads)
+    Ok(None)
 }
 
 /// What a slot counts as.

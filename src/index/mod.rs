@@ -9,6 +9,7 @@ mod apply;
 mod batch;
 mod codec;
 mod content;
+mod crowd;
 mod deletions;
 mod error;
 mod extend;
@@ -48,6 +49,8 @@ pub use manifest::MAX_RESOLVED_SEGMENTS;
 pub use numbers::{NumberedName, NumberedSlot, NumberedVersion, ROOT_DIR_NUMBER};
 pub use reader::{OwnVersion, Reader};
 pub use rebuild::{ReplayError, ReplayProblem, Replayed, replay};
+#[cfg(test)]
+pub(crate) use row::LOADED;
 pub use row::{Slot, Stored};
 pub use schema::{FreshReason, Opened};
 pub use stats::{Conflict, Counts, MissingBytes, MissingParents, OriginCounts};

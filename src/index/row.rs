@@ -37,6 +37,9 @@ pub struct Stored {
     pub version: Version,
 }
 
+/// See `VersionRow::rank`.
+pub(super) type Rank = (bool, bool, Hlc, VersionId);
+
 /// One row of `versions`.
 #[derive(Clone, Debug)]
 pub(super) struct VersionRow {
@@ -56,10 +59,18 @@ pub(super) struct VersionRow {
     pub ext: Option<Vec<u8>>,
 }
 
+#[cfg(test)]
+thread_local! {
+    /// Version rows that this thread read: what laws about work count.
+    pub(crate) static LOADED: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
 const VERSION_COLUMNS: &str = "vid, id, sid, prev, cid, n, lag, hlc, age, flags, content, size, ext";
 
 impl VersionRow {
     pub fn load(conn: &Connection, vid: i64) -> Result<VersionRow, IndexError> {
+        #[cfg(test)]
+        LOADED.with(|count| count.set(count.get() + 1));
         const SQL: &str =
             "SELECT vid, id, sid, prev, cid, n, lag, hlc, age, flags, content, size, ext FROM versions WHERE vid = ?1";
         debug_assert!(SQL.contains(VERSION_COLUMNS));
@@ -122,7 +133,7 @@ impl VersionRow {
     }
 
     /// What decides among concurrent versions, highest last: content over tombstone, not adopted, clock, id.
-    pub fn rank(&self) -> (bool, bool, Hlc, VersionId) {
+    pub fn rank(&self) -> Rank {
         (self.content.is_some(), !self.flags.adopted(), self.hlc, self.id)
     }
 
@@ -203,18 +214,6 @@ impl SlotRow {
     pub fn open_heads(&self, conn: &Connection) -> Result<Vec<VersionRow>, IndexError> {
         let open = self.heads.iter().filter(|head| !head.shadowed);
         open.map(|head| VersionRow::load(conn, head.vid)).collect()
-    }
-
-    /// Every chain's newest version here: (chain row, version row).
-    pub fn own_versions(&self, conn: &Connection) -> Result<Vec<(i64, i64)>, IndexError> {
-        let mut own = vec![(self.author, self.own)];
-        if self.state & state::MANY != 0 {
-            let mut statement = conn.prepare_cached("SELECT cid, vid FROM authors WHERE sid = ?1")?;
-            for pair in statement.query_map([self.sid], |row| Ok((row.get(0)?, row.get(1)?)))? {
-                own.push(pair?);
-            }
-        }
-        Ok(own)
     }
 
     /// The newest version of `chain` here.

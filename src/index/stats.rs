@@ -2,6 +2,11 @@
 //!
 //! Invariant: answering costs what is open or missing, never the archive; sums are kept while versions are applied.
 
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+
+use rusqlite::OptionalExtension;
+
 use super::row::{SlotRow, VersionRow, state};
 use super::{IndexError, Reader, Slot, Stored};
 use crate::model::{Chain, OriginName, SegmentHash, VersionId};
@@ -122,13 +127,19 @@ impl Reader {
         let mut statement = self.conn.prepare_cached("SELECT vid FROM lacks ORDER BY vid")?;
         let mut rows = statement.query([])?;
         let mut missing = Vec::new();
+        let mut heads: HashMap<i64, HashSet<i64>> = HashMap::new();
         while let Some(row) = rows.next()?
             && missing.len() < limit
         {
             let row = VersionRow::load(&self.conn, row.get(0)?)?;
-            let slot = SlotRow::load(&self.conn, row.sid)?;
-            let is_head = slot.heads.iter().any(|head| head.vid == row.vid && !head.shadowed);
-            if let (true, Some(content)) = (is_head, row.content) {
+            let heads = match heads.entry(row.sid) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => {
+                    let heads = SlotRow::load(&self.conn, row.sid)?.heads;
+                    new.insert(heads.iter().filter(|head| !head.shadowed).map(|head| head.vid).collect())
+                }
+            };
+            if let (true, Some(content)) = (heads.contains(&row.vid), row.content) {
                 let segments = self.missing_segments(&content, row.size, MAX_SEGMENTS_LISTED)?;
                 missing.push(MissingBytes { slot: self.slot(row.sid)?, id: row.id, segments });
             }
@@ -155,12 +166,17 @@ impl Reader {
 
     /// The newest version by an origin's generations in a slot.
     pub(super) fn newest_of_origin(&self, slot: &SlotRow, oid: i64) -> Result<Option<VersionRow>, IndexError> {
-        let mut newest: Option<(u32, i64)> = None;
-        for (cid, vid) in slot.own_versions(&self.conn)? {
-            let chain = self.names.chain(&self.conn, cid)?;
-            if chain.oid == oid && newest.is_none_or(|(generation, _)| generation < chain.chain.generation) {
-                newest = Some((chain.chain.generation, vid));
-            }
+        let first = self.names.chain(&self.conn, slot.author)?;
+        let mut newest = (first.oid == oid).then_some((first.chain.generation, slot.own));
+        if slot.state & state::MANY != 0 {
+            // One look however many chains wrote here: the newest generation of this origin that did.
+            let mut statement = self.conn.prepare_cached(
+                "SELECT c.generation, a.vid FROM chains c CROSS JOIN authors a ON a.sid = ?1 AND a.cid = c.cid
+                 WHERE c.spid = ?2 AND c.oid = ?3 ORDER BY c.generation DESC LIMIT 1",
+            )?;
+            let key = (slot.sid, slot.spid, oid);
+            let other = statement.query_row(key, |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+            newest = newest.max(other);
         }
         newest.map(|(_, vid)| VersionRow::load(&self.conn, vid)).transpose()
     }

@@ -1,6 +1,7 @@
 //! Laws of the index, on random histories of several writers and against a model that walks parents.
 
 mod content;
+mod crowd;
 mod fleet;
 mod law;
 mod model;

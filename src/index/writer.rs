@@ -126,7 +126,7 @@ impl<'b, 'a> Writer<'b, 'a> {
         if self.is_known(chain.spid, &id)?.is_some() {
             return Ok(());
         }
-        let slot = SlotRow::find(self.batch.conn, key.did, version.path.file_name(), key.spid, key.oid)?;
+        let slot = self.batch.find_slot((key.did, version.path.file_name()), (key.spid, key.oid))?;
         let slot = slot.ok_or_else(|| IndexError::damaged("a slot is both there and not there"))?;
         self.extend(chain, id, version, slot, lineage)
     }
@@ -327,12 +327,12 @@ impl<'b, 'a> Writer<'b, 'a> {
         Ok(added)
     }
 
-    fn find_slot(&self, chain: &ChainRow, version: &Version) -> Result<Option<SlotRow>, IndexError> {
+    fn find_slot(&mut self, chain: &ChainRow, version: &Version) -> Result<Option<SlotRow>, IndexError> {
         let Some(did) = self.batch.reader.names.dir_id(self.batch.conn, version.path.parent().unwrap_or_default())?
         else {
             return Ok(None);
         };
-        SlotRow::find(self.batch.conn, did, version.path.file_name(), chain.spid, slot_origin(chain, version))
+        self.batch.find_slot((did, version.path.file_name()), (chain.spid, slot_origin(chain, version)))
     }
 
     fn key(&mut self, chain: &ChainRow, version: &Version) -> Result<Key, IndexError> {

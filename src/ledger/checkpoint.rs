@@ -49,6 +49,19 @@ pub struct Inline {
     pub records: String,
 }
 
+impl Inline {
+    /// The stored bytes of the `ordinal`th block, from 0.
+    pub(crate) fn stored_block(&self, ordinal: u64) -> Result<Vec<u8>, Damage> {
+        let block = usize::try_from(ordinal).ok().and_then(|ordinal| self.blocks.get(ordinal));
+        block.ok_or(Damage::Form("has no such block"))?.stored()
+    }
+
+    /// The block at an address; unverified, see `slice_segment`.
+    pub fn block(&self, address: &BlockAddress) -> Result<Vec<u8>, Damage> {
+        block::decode(self.stored_block(address.offset)?, address)
+    }
+}
+
 /// A block of segments as text.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct InlineBlock {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::block;
-use super::checkpoint::{Checkpoint, MAX_CHECKPOINT_BYTES};
+use super::checkpoint::{Checkpoint, Inline, MAX_CHECKPOINT_BYTES};
 use super::disk::{Disk, io_error};
 use super::error::{Damage, LedgerError};
 use super::name::{ArtifactKind, ArtifactName, FOLDERS, Place, ShortHash};
@@ -298,6 +298,13 @@ impl Ledger {
         self.read_raw_block(place).map(Into::into)
     }
 
+    /// What a checkpoint carries in itself, proven; for readers that want several of its blocks.
+    pub fn read_inline(&self, name: &ArtifactName) -> Result<Inline, LedgerError> {
+        let checkpoint = Checkpoint::parse(name, &self.read_whole(name)?);
+        let checkpoint = checkpoint.map_err(|damage| LedgerError::damaged(name, damage))?;
+        Ok(checkpoint.body.inline.unwrap_or_default())
+    }
+
     fn read_raw_block(&self, place: &Place) -> Result<Vec<u8>, LedgerError> {
         let wrong = |damage| LedgerError::damaged(&place.artifact, damage);
         let stored = self.stored_block(place)?;
@@ -321,13 +328,7 @@ impl Ledger {
                     Err(error) => Err(io_error("read", &path)(error)),
                 }
             }
-            ArtifactKind::Checkpoint => {
-                let bytes = self.read_whole(name)?;
-                let checkpoint = Checkpoint::parse(name, &bytes).map_err(wrong)?;
-                let inline = checkpoint.body.inline.unwrap_or_default();
-                let block = usize::try_from(address.offset).ok().and_then(|ordinal| inline.blocks.get(ordinal));
-                block.ok_or_else(|| wrong(Damage::Form("has no such block")))?.stored().map_err(wrong)
-            }
+            ArtifactKind::Checkpoint => self.read_inline(name)?.stored_block(address.offset).map_err(wrong),
             ArtifactKind::Records => Err(wrong(Damage::Form("holds no segments"))),
         }
     }

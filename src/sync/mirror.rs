@@ -4,6 +4,7 @@
 //! index rows not yet mirrored plus the paths that failed: paths, not values, so draining writes the winner of that
 //! moment. A lost race is left to the foreign-edit reader and tried again; nothing is overwritten unseen.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -215,8 +216,10 @@ impl Engine {
         let mut batch: Vec<Item> = Vec::new();
         let mut batch_bytes = 0;
         let own_only = adapter.capabilities().own;
-        let mirrored: Vec<&Slot> =
-            slots.iter().filter(|slot| slot.origin.is_none() && (slot.space.is_shared() || own_only)).collect();
+        // A path that changed many times is looked at once.
+        let mut seen = HashSet::new();
+        let has_row = |slot: &&Slot| slot.origin.is_none() && (slot.space.is_shared() || own_only);
+        let mirrored: Vec<&Slot> = slots.iter().filter(has_row).filter(|slot| seen.insert(*slot)).collect();
         for group in mirrored.chunks(LOOK_SLOTS) {
             let looks = match self.look(adapter, group) {
                 Err(SyncError::Adapter(error)) if is_down(&error) => return self.backend_down(adapter, &error),

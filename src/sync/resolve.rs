@@ -10,7 +10,9 @@ use crate::index::Stored;
 use crate::model::{Content, ContentKind, VersionId};
 
 /// The version of the merge rules. Two releases that differ show it in `status` and meet at the next edit.
-pub const MERGER_VERSION: u32 = 1;
+pub const MERGER_VERSION: u32 = 2;
+/// Heads of a line file that are merged with each other: a merge looks at all of them again, so what comes beyond begins anew.
+const MAX_MERGED_HEADS: usize = 64;
 
 /// What resolving may ask for beyond the heads themselves.
 pub trait Graph {
@@ -151,7 +153,7 @@ impl<'a> Fold<'a> {
         if let Some(outcome) = self.same_bytes(head, graph) {
             return append::Merge::Clean(outcome);
         }
-        if !chunk::is_line_file(&head.version.path) {
+        if !chunk::is_line_file(&head.version.path) || self.members.len() >= MAX_MERGED_HEADS {
             return append::Merge::NotClean;
         }
         let mut heads = self.members.clone();

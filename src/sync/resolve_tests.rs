@@ -15,6 +15,8 @@ struct World {
     versions: BTreeMap<VersionId, Stored>,
     bytes: BTreeMap<ContentHash, Vec<u8>>,
     next_n: u64,
+    /// How often bytes were asked for.
+    reads: std::cell::Cell<usize>,
 }
 
 impl Graph for World {
@@ -23,6 +25,7 @@ impl Graph for World {
     }
 
     fn bytes(&self, content: &Content, offset: u64, len: u64) -> Option<Vec<u8>> {
+        self.reads.set(self.reads.get() + 1);
         let bytes = self.bytes.get(&content.hash)?;
         bytes.get(offset as usize..(offset + len) as usize).map(<[u8]>::to_vec)
     }
@@ -167,6 +170,24 @@ fn appended_lines_of_every_side_are_there_once_in_order() {
     let c = world.add("l.jsonl", Some("0\na1\nc\n"), 7, &[&a1], false);
     let again = resolve(&[merged, c], &world);
     assert_eq!(world.text(&again).as_deref(), Some("0\na1\nb1\na2\nm\nc\n"));
+}
+
+#[test]
+fn very_many_concurrent_appends_cost_each_a_bounded_number_of_reads_and_lose_nothing() {
+    const MANY: u64 = 500;
+    const MAX_READS_EACH: usize = 2 * MAX_MERGED_HEADS;
+    let mut world = World::default();
+    let base = world.add("a.jsonl", Some("0\n"), 1, &[], false);
+    let heads: Vec<Stored> =
+        (1..=MANY).map(|n| world.add("a.jsonl", Some(&format!("0\n{n}\n")), 1 + n, &[&base], false)).collect();
+
+    let resolution = resolve(&heads, &world);
+
+    let reads = world.reads.get() / heads.len();
+    assert!(reads <= MAX_READS_EACH, "{reads} reads for each head");
+    assert_eq!(resolution.versions.len() + resolution.losers.len(), heads.len(), "each is in the file or listed");
+    let text = world.text(&resolution).expect("a text");
+    assert_eq!(text.lines().count(), 1 + resolution.versions.len());
 }
 
 #[test]

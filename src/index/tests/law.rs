@@ -22,7 +22,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// Steps; the third writer is cloned at some of them.
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
     let clone = prop_oneof![2 => Just(false), 1 => Just(true)];
     (proptest::collection::vec(step(), 1..40), clone, 0usize..20).prop_map(|(mut steps, clone, at)| {
         if clone {
@@ -52,7 +52,7 @@ fn disorder(items: &[Item], seed: u64) -> (Vec<Item>, Vec<usize>) {
     (order, sizes)
 }
 
-fn check_model(index: &Index, model: &Model) {
+pub(super) fn check_model(index: &Index, model: &Model) {
     let space = Space::shared();
     let slots = index.slots(&space, None, usize::MAX).expect("slots");
     assert_eq!(slots.iter().cloned().collect::<std::collections::BTreeSet<_>>(), model.slots());

@@ -7,7 +7,7 @@ use crate::model::{
     ArtifactHash, Chain, Channel, Dot, Hash, Hlc, Lane, Record, SegmentHash, Space, State, Vector, Version, VersionId,
 };
 
-fn version(origin: &str, first: u64, n: u64, at: &str, parents: &[&Version]) -> Version {
+pub(super) fn version(origin: &str, first: u64, n: u64, at: &str, parents: &[&Version]) -> Version {
     let mut vector = Vector::new();
     for parent in parents {
         vector.join(&parent.full_vector());
@@ -31,7 +31,7 @@ fn version(origin: &str, first: u64, n: u64, at: &str, parents: &[&Version]) -> 
     }
 }
 
-fn item(chain: Chain, seq: u64, versions: &[&Version]) -> Item {
+pub(super) fn item(chain: Chain, seq: u64, versions: &[&Version]) -> Item {
     let records = versions.iter().map(|v| Record::Version(v.to_line().0, Box::new((*v).clone()))).collect();
     Item::following(chain, (seq, ArtifactHash(Hash::of(&seq.to_le_bytes()))), records, Vec::new())
 }

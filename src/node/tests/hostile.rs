@@ -279,6 +279,32 @@ fn what_is_refused_is_told_by_status_and_exit_code_until_it_is_settled() {
     assert!(reader.glance_status().remains().is_none(), "{:?}", reader.glance_status());
 }
 
+#[test]
+fn a_flood_of_concurrent_versions_of_one_path_costs_each_what_one_costs() {
+    const FLOOD: u64 = 1_000;
+    const MAX_ROWS_EACH: u64 = 40;
+    for path in ["note.md", "log.jsonl"] {
+        let store = folder();
+        let forger = Forger::new("forger");
+        let texts: Vec<String> = (1..=FLOOD).map(|n| format!("{{\"n\":{n}}}\n")).collect();
+        let versions = texts.iter().zip(1..).map(|(text, n)| line(&forger.version(n, path, text.as_bytes())));
+        let records: String = versions.collect();
+        let blocks: Vec<&[u8]> = texts.iter().map(|text| text.as_bytes()).collect();
+        forger.publish(store.path(), FLOOD, &records, &blocks);
+        let mut reader = machine("reader", &[store.path()]);
+        reader.write("own.md", "own");
+        reader.meets();
+        crate::index::LOADED.with(|count| count.set(0));
+
+        let report = reader.meets();
+
+        let rows = crate::index::LOADED.with(|count| count.get()) / FLOOD;
+        assert!(rows <= MAX_ROWS_EACH, "{rows} rows read for each version");
+        assert!(reader.read(path).is_some_and(|text| texts.contains(&text)), "{report:?}");
+        assert_eq!(reader.glance_status().conflicts.len(), 1);
+    }
+}
+
 fn newest(machine: &mut Machine, path: &str) -> Hlc {
     let path = RelPath::parse(path).expect("a path");
     let slot = machine.node().engine.slot_of(crate::model::Channel::Shared, &path);
