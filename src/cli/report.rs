@@ -18,6 +18,7 @@ pub fn lines(report: &Report, dry_run: bool) -> Vec<String> {
     push_changes(&mut lines, "+", record, &report.recorded);
     push_changes(&mut lines, "+", from_row, &report.recorded_rows);
     push_changes(&mut lines, "<", write, &report.written);
+    push_all(&mut lines, &report.members, |sentence| larder_patterns::shown(sentence));
     push_all(&mut lines, &report.healed, |name| format!("< healed {name}"));
     push_all(&mut lines, &report.mended, |name| format!("> mended {name}"));
     push_all(&mut lines, &report.waiting, |(path, why)| format!("~ waits: {path}: {why}"));
@@ -108,6 +109,9 @@ pub fn object(report: &Report, dry_run: bool) -> Value {
         "peer_errors": peer_errors,
         "stopped": report.stopped,
     });
+    if !report.members.is_empty() {
+        object["members"] = json!(report.members);
+    }
     if let Some(bundle) = &report.bundle {
         object["bundle"] = json!({
             "file": bundle.file, "artifacts": bundle.artifacts, "bytes": bundle.bytes, "damage": bundle.damage,

@@ -46,6 +46,9 @@ pub struct Config {
     pub backend: Option<String>,
     /// Where copies come from and go to, by name: a folder, `https://`, `wss://`, `s3://`, `gs://`, `az://`.
     pub peers: Option<BTreeMap<String, Peer>>,
+    /// Whose files are taken from the backend and the peers: `first-use` (the default) takes those of everybody who
+    /// writes there, `members` only those of owners whom you, or a member, let in.
+    pub trust: Option<Trust>,
     /// Seconds between automatic exchanges; 0 exchanges only on command. Default: 30.
     #[serde(default, deserialize_with = "interval_secs")]
     #[schemars(range(min = 0, max = 604800))]
@@ -85,6 +88,17 @@ impl fmt::Display for Root {
             Root::Parent => "..",
         })
     }
+}
+
+/// Whose files are taken from a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Trust {
+    /// Everybody's who writes there.
+    #[default]
+    FirstUse,
+    /// Those of owners who were let in.
+    Members,
 }
 
 /// How concurrent edits of one file are united.
@@ -141,12 +155,14 @@ pub struct Peer {
     pub pull: bool,
     /// Whether to give to it.
     pub push: bool,
+    /// Whose files are taken from it; the project's `trust` if it is not said.
+    pub trust: Option<Trust>,
 }
 
 impl Peer {
     /// A peer of which only the address is known: shared files, both ways.
     pub fn at(url: impl Into<String>) -> Peer {
-        Peer { url: url.into(), private: false, pull: true, push: true }
+        Peer { url: url.into(), private: false, pull: true, push: true, trust: None }
     }
 }
 
@@ -162,6 +178,8 @@ struct PeerFields {
     pull: Option<bool>,
     /// Whether to give to it. Default: true.
     push: Option<bool>,
+    /// Whose files are taken from it. Default: the project's `trust`.
+    trust: Option<Trust>,
 }
 
 // Only the schema is made of this: an untagged enum would hide from serde's errors which key was wrong.
@@ -196,6 +214,7 @@ impl<'de> Deserialize<'de> for Peer {
                     private: fields.private.unwrap_or(false),
                     pull: fields.pull.unwrap_or(true),
                     push: fields.push.unwrap_or(true),
+                    trust: fields.trust,
                 })
             }
         }

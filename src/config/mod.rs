@@ -34,7 +34,7 @@ pub use check::{MAX_DATABASES, MAX_MERGE_GLOBS, MAX_PEERS, MAX_TABLES};
 pub use discover::{CONFIG_FILE_NAME, CONTENT_FOLDERS, ConfigPath, discover};
 pub use error::ConfigError;
 pub use explain::{Explained, Matched, explain};
-pub use file::{Config, Database, Encryption, MergeKind, Peer, Root};
+pub use file::{Config, Database, Encryption, MergeKind, Peer, Root, Trust};
 pub use layer::{Layered, Source};
 pub use merge::MergeRules;
 pub use parse::{ConfigFile, MAX_CONFIG_BYTES};

@@ -13,7 +13,7 @@ use super::address::{self, Address};
 use super::check::MAX_PEERS;
 use super::discover::CONTENT_FOLDERS;
 use super::error::ConfigError;
-use super::file::{APP_ID_NEEDED, Database, Encryption, OWNER_ID_NEEDED, Root, is_app_id, is_owner_id};
+use super::file::{APP_ID_NEEDED, Database, Encryption, OWNER_ID_NEEDED, Root, Trust, is_app_id, is_owner_id};
 use super::layer::{Layered, Source};
 use super::parse::ConfigFile;
 use super::quantity::{ByteCount, INTERVAL_NEEDED, MAX_INTERVAL_SECS, QuantityError, Retention};
@@ -92,6 +92,10 @@ impl Layers<'_> {
         })
     }
 
+    pub(super) fn trust(&self) -> Layered<Trust> {
+        Layered::built_in(Trust::default()).over(self.file.config.trust, self.file_source("trust"))
+    }
+
     pub(super) fn interval_secs(&self) -> Result<Layered<u32>, ConfigError> {
         let names = Names { key: "intervalSecs", variable: "LARDER_INTERVAL_SECS", flag: "--interval-secs" };
         let in_file = self.file.config.interval_secs;
@@ -153,7 +157,8 @@ impl Layers<'_> {
         let mut peers = BTreeMap::new();
         for (name, peer) in self.file.config.peers.iter().flatten() {
             let address = self.peer_address(&peer.url, dir);
-            let value = PeerSetting { address, private: peer.private, pull: peer.pull, push: peer.push };
+            let value =
+                PeerSetting { address, private: peer.private, pull: peer.pull, push: peer.push, trust: peer.trust };
             let source = self.file_source(&format!("peers.{name}"));
             peers.insert(name.clone(), Layered { value, source });
         }
@@ -194,9 +199,10 @@ impl Layers<'_> {
         if peers.len() >= MAX_PEERS && !peers.contains_key(name) {
             return Err(refuse(format!("more than {MAX_PEERS} peers")));
         }
-        let rights = peers.get(name).map(|peer| (peer.value.private, peer.value.pull, peer.value.push));
-        let (private, pull, push) = rights.unwrap_or((false, true, true));
-        let value = PeerSetting { address: self.peer_address(url, dir), private, pull, push };
+        let rights =
+            peers.get(name).map(|peer| (peer.value.private, peer.value.pull, peer.value.push, peer.value.trust));
+        let (private, pull, push, trust) = rights.unwrap_or((false, true, true, None));
+        let value = PeerSetting { address: self.peer_address(url, dir), private, pull, push, trust };
         peers.insert(name.to_owned(), Layered { value, source });
         Ok(())
     }

@@ -14,7 +14,7 @@ use super::address::Address;
 use super::check::pattern_lists;
 use super::discover::ConfigPath;
 use super::error::ConfigError;
-use super::file::{Database, Encryption, Root};
+use super::file::{Database, Encryption, Root, Trust};
 use super::layer::{Layered, Source};
 use super::merge::MergeRules;
 use super::nearest::nearest;
@@ -69,6 +69,8 @@ pub struct PeerSetting {
     pub pull: bool,
     /// Whether to give to it.
     pub push: bool,
+    /// Whose files are taken from it; the project's word if there is none.
+    pub trust: Option<Trust>,
 }
 
 /// The values in force for one project.
@@ -94,6 +96,8 @@ pub struct Settings {
     pub backend: Layered<Address>,
     /// The peers by name.
     pub peers: BTreeMap<String, Layered<PeerSetting>>,
+    /// Whose files are taken from the backend, and from peers that say nothing of their own.
+    pub trust: Layered<Trust>,
     /// Seconds between automatic exchanges; 0 = only on command.
     pub interval_secs: Layered<u32>,
     /// Whether files that `.gitignore` names are left out.
@@ -141,6 +145,7 @@ impl Settings {
             owner_id: layers.owner_id()?,
             backend: layers.backend()?,
             peers: layers.peers(config.dir())?,
+            trust: layers.trust(),
             interval_secs: layers.interval_secs()?,
             respect_gitignore: layers.respect_gitignore()?,
             max_file_bytes: layers.max_file_bytes()?,
@@ -196,6 +201,7 @@ impl Settings {
         for (name, peer) in &self.peers {
             rows.push(row(&format!("peers.{name}"), &peer.value.masked(), &peer.source));
         }
+        rows.push(row("trust", &self.trust.value, &self.trust.source));
         rows.push(row("intervalSecs", &self.interval_secs.value, &self.interval_secs.source));
         rows.push(row("respectGitignore", &self.respect_gitignore.value, &self.respect_gitignore.source));
         rows.push(row("maxFileBytes", &self.max_file_bytes.value.to_string(), &self.max_file_bytes.source));
@@ -221,10 +227,15 @@ impl PeerSetting {
     // Only what differs from a plain address is shown, as one would write it.
     fn masked(&self) -> serde_json::Value {
         let url = self.address.to_string();
-        if !self.private && self.pull && self.push {
+        if !self.private && self.pull && self.push && self.trust.is_none() {
             return serde_json::Value::String(url);
         }
-        serde_json::json!({ "url": url, "private": self.private, "pull": self.pull, "push": self.push })
+        let mut value =
+            serde_json::json!({ "url": url, "private": self.private, "pull": self.pull, "push": self.push });
+        if let Some(trust) = self.trust {
+            value["trust"] = serde_json::json!(trust);
+        }
+        value
     }
 }
 

@@ -137,6 +137,8 @@ fn quoted(text: &str) -> Option<&str> {
     text.split('`').nth(1)
 }
 
+const TRUST_NEEDED: &str = "\"first-use\" or \"members\"";
+
 // What a place needs, for "must be ..".
 fn needed(steps: &[Step]) -> &'static str {
     let Some(Step::Key(top)) = steps.first() else {
@@ -152,7 +154,9 @@ fn needed(steps: &[Step]) -> &'static str {
         ("peers", []) => "an object of names and addresses",
         ("peers", [_]) => "an address, or an object with `url`",
         ("peers", [_, Step::Key(key)]) if key == "url" => "an address",
+        ("peers", [_, Step::Key(key)]) if key == "trust" => TRUST_NEEDED,
         ("peers", _) => "true or false",
+        ("trust", _) => TRUST_NEEDED,
         ("intervalSecs", _) => INTERVAL_NEEDED,
         ("respectGitignore", _) => "true or false",
         ("maxFileBytes" | "maxOriginBytes", _) => SIZE_NEEDED,

@@ -13,7 +13,8 @@ use super::names::Names;
 use super::row::{SlotRow, VersionRow};
 use super::{IndexError, Slot, Stored, schema};
 use crate::model::{
-    ArtifactHash, Chain, Content, ContentHash, Dot, Lane, RelPath, SegmentHash, State, Vector, Version, VersionId,
+    ArtifactHash, Chain, Content, ContentHash, Dot, Lane, MetaEvent, Record, RelPath, SegmentHash, State, Vector,
+    Version, VersionId,
 };
 
 /// One connection's view of the index. Every thread opens its own.
@@ -221,6 +222,19 @@ impl Reader {
     pub fn is_approved(&self, tombstone: &VersionId) -> Result<bool, IndexError> {
         let mut statement = self.conn.prepare_cached("SELECT 1 FROM approved WHERE id = ?1")?;
         Ok(statement.exists([tombstone.as_bytes()])?)
+    }
+
+    /// What was said about who may write, and in which chains, in the order of the events' hashes.
+    pub fn membership_events(&self) -> Result<Vec<(Chain, MetaEvent)>, IndexError> {
+        let mut statement = self.conn.prepare_cached("SELECT cid, line FROM members ORDER BY hash, cid")?;
+        let mut rows = statement.query([])?;
+        let mut events = Vec::new();
+        while let Some(row) = rows.next()? {
+            let event = Record::parse(row.get_ref(1)?.as_blob()?);
+            let Ok(Record::Meta(event)) = event else { return Err(IndexError::damaged("an event does not parse")) };
+            events.push((self.names.chain(&self.conn, row.get(0)?)?.chain, event));
+        }
+        Ok(events)
     }
 
     /// True if the segment's bytes stand in an applied artifact.

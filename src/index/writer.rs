@@ -72,16 +72,23 @@ impl<'b, 'a> Writer<'b, 'a> {
                         self.version(&chain, *id, version)?;
                         self.release()?;
                     }
-                    Record::Meta(event) => {
-                        self.approve(&event.approved_deletes())?;
-                        self.retire(event)?;
-                    }
+                    Record::Meta(event) => self.event(&chain, event)?,
                     Record::Manifest(_) | Record::Uses(_) | Record::Unknown { .. } => {}
                 }
             }
             self.batch.advance(chain.cid, item)?;
         }
         Ok(())
+    }
+
+    fn event(&mut self, chain: &ChainRow, event: &MetaEvent) -> Result<(), IndexError> {
+        if event.as_membership().is_some() {
+            let insert = "INSERT OR IGNORE INTO members(hash, cid, line) VALUES(?1, ?2, ?3)";
+            let row = (*event.hash().as_bytes(), chain.cid, event.to_line());
+            self.batch.conn.prepare_cached(insert)?.execute(row)?;
+        }
+        self.approve(&event.approved_deletes())?;
+        self.retire(event)
     }
 
     /// Origins that a person said are gone for good.

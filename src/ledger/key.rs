@@ -24,6 +24,11 @@ impl PublicKey {
         PublicKey(Hash::from_bytes(key.verifying_key().to_bytes()))
     }
 
+    /// Takes the 32 bytes of one, whatever they are worth.
+    pub const fn from_bytes(bytes: [u8; 32]) -> PublicKey {
+        PublicKey(Hash::from_bytes(bytes))
+    }
+
     /// The 32 bytes.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         self.0.as_bytes()

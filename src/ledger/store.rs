@@ -120,6 +120,16 @@ impl Ledger {
         Ok(names)
     }
 
+    /// Everything that stands of a chain, packs and records before checkpoints, each in order.
+    pub fn artifact_names(&self, chain: &Chain) -> Result<Vec<ArtifactName>, LedgerError> {
+        let mut names = Vec::new();
+        for folder in FOLDERS {
+            names.extend(self.names(chain, folder)?);
+        }
+        names.sort_by_key(|name| name.kind() == ArtifactKind::Checkpoint);
+        Ok(names)
+    }
+
     /// The artifacts in one folder of a chain, in order; files with other names are passed over.
     pub(crate) fn names(&self, chain: &Chain, folder: &str) -> Result<Vec<ArtifactName>, LedgerError> {
         let files = read_names(&self.folder(chain, folder))?;

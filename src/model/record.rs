@@ -59,7 +59,8 @@ impl Uses {
 
 /// A fact about versions that is no version: an event that supersedes those in its `prev`.
 ///
-/// `deletes` names tombstones that a person approved in its value, a list of version ids. Fields of other kinds are kept.
+/// `deletes` names tombstones that a person approved in its value, a list of version ids; `members` says of an owner's key that
+/// its devices may write, or may not any more. Fields of other kinds are kept.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct MetaEvent {
     /// What is set.
@@ -86,6 +87,22 @@ enum MetaKind {
 pub const APPROVED_DELETES: &str = "deletes";
 /// The field of an event that says that an origin is gone for good.
 pub const RETIRED: &str = "retire";
+/// The field of an event about who may write.
+pub const MEMBERS: &str = "members";
+/// Longest name of an owner that is kept, in bytes.
+pub const MAX_OWNER_BYTES: usize = 200;
+
+/// What an event says about who may write.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Membership {
+    /// The owner's key, 32 bytes; what counts.
+    pub key: Hash,
+    /// What the owner is called: a label.
+    pub owner: String,
+    /// True if the owner is let in, false if taken out.
+    pub admits: bool,
+}
+
 /// Most deletions one event may approve.
 pub const MAX_APPROVED: usize = 1_000_000;
 
@@ -107,6 +124,37 @@ impl MetaEvent {
     pub fn retired_origin(&self) -> Option<OriginName> {
         let says = self.field == RETIRED && self.value == serde_json::Value::Bool(true);
         self.target.parse().ok().filter(|_| says)
+    }
+
+    /// Says who may write, or may not any more; `prev` are the events about the same key that it supersedes, sorted.
+    pub fn membership(word: &Membership, hlc: Hlc, prev: Vec<Hash>) -> MetaEvent {
+        let what = if word.admits { "admit" } else { "remove" };
+        let value = serde_json::json!({ "owner": word.owner, "what": what });
+        let (field, kind) = (MEMBERS.to_owned(), MetaKind::Meta);
+        MetaEvent { field, hlc, kind, prev, target: word.key.to_string(), v: 1, value }
+    }
+
+    /// What it says about who may write; `None` for every other event, and for what is no key or no known word.
+    pub fn as_membership(&self) -> Option<Membership> {
+        let value = self.value.as_object().filter(|_| self.field == MEMBERS)?;
+        let admits = match value.get("what")?.as_str()? {
+            "admit" => true,
+            "remove" => false,
+            _ => return None,
+        };
+        let owner = value.get("owner").and_then(serde_json::Value::as_str).unwrap_or_default();
+        let owner = if owner.len() <= MAX_OWNER_BYTES { owner.to_owned() } else { String::new() };
+        Some(Membership { key: self.target.parse().ok()?, owner, admits })
+    }
+
+    /// Its canonical line, without a line end.
+    pub fn to_line(&self) -> Vec<u8> {
+        canonical::sorted_struct_bytes(self)
+    }
+
+    /// The hash of its line, by which others supersede it.
+    pub fn hash(&self) -> Hash {
+        Hash::of(&self.to_line())
     }
 
     /// The tombstones that this event approves; empty for every other event.

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::peers::named_peer;
-use super::{ExportRequest, ImportRequest, Node, NodeError, Places, RunOptions, Way};
+use super::{ExportRequest, ImportRequest, Node, NodeError, Places, RunOptions, Verdict, Way};
 use crate::model::{RelPath, VersionId};
 use crate::sync::Report;
 
@@ -50,6 +50,15 @@ pub enum ChangeRequest {
     Export(ExportRequest),
     /// What is in such a file is taken.
     Import(ImportRequest),
+    /// An owner may write here from now on, or may not any more.
+    JudgeOwner {
+        /// Which.
+        verdict: Verdict,
+        /// By key, name or machine.
+        who: String,
+        /// Only say whom it means.
+        dry_run: bool,
+    },
     /// Held deletions happen.
     ApproveDeletions,
     /// Held deletions are taken back.
@@ -72,6 +81,7 @@ impl ChangeRequest {
             | ChangeRequest::Restore { dry_run, .. }
             | ChangeRequest::Undo { dry_run }
             | ChangeRequest::ResolveConflict { dry_run, .. }
+            | ChangeRequest::JudgeOwner { dry_run, .. }
             | ChangeRequest::Export(ExportRequest { dry_run, .. })
             | ChangeRequest::Import(ImportRequest { dry_run, .. }) => *dry_run,
             ChangeRequest::ApproveDeletions | ChangeRequest::RestoreDeletions => false,
@@ -95,6 +105,7 @@ impl Node {
             }
             ChangeRequest::Export(request) => self.export(request),
             ChangeRequest::Import(request) => self.import(request),
+            ChangeRequest::JudgeOwner { verdict, who, dry_run } => self.judge_owner(*verdict, who, *dry_run),
             ChangeRequest::ApproveDeletions => Ok(self.approve_deletions()?.1),
             ChangeRequest::RestoreDeletions => self.restore_deletions(),
         }
@@ -145,7 +156,7 @@ impl Node {
         Ok(report)
     }
 
-    fn finish_change(&mut self, dry_run: bool, report: &mut Report) -> Result<(), NodeError> {
+    pub(super) fn finish_change(&mut self, dry_run: bool, report: &mut Report) -> Result<(), NodeError> {
         if dry_run {
             return Ok(());
         }

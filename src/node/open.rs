@@ -19,6 +19,7 @@ use crate::ledger::{ArtifactName, Identity, Ledger, ShortHash, Standing};
 use crate::model::{Chain, Hash};
 use crate::scan::Root;
 use crate::state::State;
+use crate::sync::exchange::Trust;
 use crate::sync::{Engine, Parts, Peer, Policy, Progress};
 
 /// Where a project's own files are.
@@ -242,8 +243,9 @@ pub(crate) fn policy_of(settings: &Settings) -> Policy {
     let lists = [&settings.patterns.shared, &settings.patterns.private, &settings.patterns.archive];
     let fingerprint = Hash::of(format!("{lists:?}").as_bytes()).to_string();
     let peer = |(name, setting): (&String, &config::Layered<config::PeerSetting>)| {
-        let config::PeerSetting { address, private, pull, push } = setting.value.clone();
-        Peer { name: name.clone(), address, private, pull, push }
+        let config::PeerSetting { address, private, pull, push, trust } = setting.value.clone();
+        let trust = trust_of(trust.unwrap_or(settings.trust.value));
+        Peer { name: name.clone(), address, private, pull, push, trust }
     };
     Policy {
         rules: settings.rules.clone(),
@@ -253,7 +255,16 @@ pub(crate) fn policy_of(settings: &Settings) -> Policy {
         max_origin_bytes: settings.max_origin_bytes.value.bytes(),
         respect_gitignore: settings.respect_gitignore.value,
         fingerprint,
+        trust: trust_of(settings.trust.value),
         peers: settings.peers.iter().map(peer).collect(),
+    }
+}
+
+/// The config's word as the exchange has it.
+pub(super) fn trust_of(trust: config::Trust) -> Trust {
+    match trust {
+        config::Trust::FirstUse => Trust::FirstUse,
+        config::Trust::Members => Trust::Members,
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::Way;
 use super::error::{Kind, NodeError};
-use super::open::{OpenOptions, ProjectDirs, identity_of, require_consent};
+use super::open::{OpenOptions, ProjectDirs, identity_of, require_consent, trust_of};
 use crate::config::address::{self, Address};
 use crate::config::{self, ConfigFile, Settings, edit, trust};
 use crate::env::Env;
@@ -160,7 +160,8 @@ pub fn remove_peer(env: &Env, options: &OpenOptions, name: &str, dry_run: bool) 
 pub(super) fn named_peer(settings: &Settings, named: &str, way: Way) -> Result<Peer, NodeError> {
     let with_address = settings.peers.iter().find(|(_, peer)| peer.value.address.reveal() == named);
     if let Some((name, setting)) = settings.peers.get_key_value(named).or(with_address) {
-        let config::PeerSetting { address, private, pull, push } = setting.value.clone();
+        let config::PeerSetting { address, private, pull, push, trust } = setting.value.clone();
+        let trust = trust_of(trust.unwrap_or(settings.trust.value));
         let refused = match way {
             Way::Push if !push => Some("push"),
             Way::Pull if !pull => Some("pull"),
@@ -171,14 +172,15 @@ pub(super) fn named_peer(settings: &Settings, named: &str, way: Way) -> Result<P
                 format!("the config says `\"{way}\": false` of the peer {}", larder_patterns::shown(name)),
                 "take that out of the config, or name another place",
             )),
-            None => Ok(Peer { name: name.clone(), address, private, pull, push }),
+            None => Ok(Peer { name: name.clone(), address, private, pull, push, trust }),
         };
     }
     if !is_address(named) {
         address_of(settings, named)?;
     }
     check_address(named)?;
-    Ok(Peer { name: address::shown(named), address: Address::new(named), private: false, pull: true, push: true })
+    let (name, address) = (address::shown(named), Address::new(named));
+    Ok(Peer { name, address, private: false, pull: true, push: true, trust: trust_of(settings.trust.value) })
 }
 
 /// True for what can only be an address: a URL, or a path that shows itself as one.

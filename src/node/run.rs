@@ -89,7 +89,8 @@ impl Node {
         let mut steps = Steps(std::time::Instant::now());
         let mut rows = None;
         let looks = options.inbox || options.asked == Asked::Everybody;
-        let arrived = if looks { self.engine.take_inbox(&mut report)? } else { 0 };
+        let arrived =
+            if looks { self.engine.take_inbox(&mut report)? + self.engine.take_apart(&mut report)? } else { 0 };
         if options.asked.backend() {
             rows = soften(self.engine.read_rows(), &mut report)?.flatten();
         }
@@ -100,6 +101,10 @@ impl Node {
         if options.asked.backend() {
             let pulled = self.engine.exchange_backend(Direction::Pull, &mut report);
             soften(pulled, &mut report)?;
+        }
+        if report.pulled > arrived {
+            // Among what came may be the word that lets in whoever stands apart.
+            self.engine.take_apart(&mut report)?;
         }
         steps.done("exchange in");
         report.stopped = self.engine.stopped().map(|stop| stop.to_string());

@@ -16,6 +16,7 @@ mod garbage;
 mod hostile;
 mod in_place;
 mod inbox;
+mod members;
 mod peers;
 mod skew;
 

@@ -192,8 +192,9 @@ impl Engine {
         let line = format!("{PEER_LINE}{LINE}");
         let way = if direction == Direction::Push { state::Direction::Push } else { state::Direction::Pull };
         let push = direction == Direction::Push;
+        let trust = self.policy.trust;
         let terms =
-            Terms { problems: line.clone(), line, ways: vec![way], spaces, direction, push, marks: Marks::None };
+            Terms { problems: line.clone(), line, ways: vec![way], spaces, direction, push, marks: Marks::None, trust };
         match self.exchange_store(bundle, terms, report)? {
             Some(why) => Err(refused(bundle, &why)),
             None => Ok(()),

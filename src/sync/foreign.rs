@@ -95,6 +95,12 @@ impl Engine {
     /// Records what was read, and the rows that waited before. True if there is more to read.
     pub fn record_rows_read(&mut self, read: &RowsRead, dry_run: bool, report: &mut Report) -> Result<bool> {
         self.say_awaited(read, dry_run, report)?;
+        if self.rows_wait {
+            let what =
+                "its rows are not read while a chain there waits for its owner to be accepted: `larder peers accept`";
+            report.waiting.push(("(backend)".to_owned(), what.to_owned()));
+            return Ok(false);
+        }
         let mut rows = read.rows.clone();
         rows.extend(self.rows_that_waited(&rows)?);
         self.record_rows(&rows, dry_run, report)?;

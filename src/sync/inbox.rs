@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::exchange::Direction;
+use super::exchange::{Direction, Trust};
 use super::stores::{Marks, Terms};
 use super::{Engine, Report, Result, SyncError};
 use crate::ledger::ArtifactName;
@@ -62,6 +62,8 @@ impl Engine {
             direction: Direction::Pull,
             push: false,
             marks: Marks::None,
+            // Who was paired may let in whom he likes: what he hands over is as good as that.
+            trust: Trust::FirstUse,
         };
         if let Some(why) = self.exchange_store(&place, terms, report)? {
             report.problems.push(("(inbox)".to_owned(), why));

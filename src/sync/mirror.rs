@@ -156,7 +156,7 @@ impl Engine {
     /// Edits by other programs that a write ran into: they become versions, then their rows are due at once.
     fn record_late_rows(&mut self, adapter: &dyn FileSyncAdapter, report: &mut Report) -> Result<()> {
         let rows = std::mem::take(&mut self.late_rows);
-        if rows.is_empty() {
+        if rows.is_empty() || self.rows_wait {
             return Ok(());
         }
         self.record_rows(&rows, false, report)?;

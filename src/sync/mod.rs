@@ -5,6 +5,7 @@
 //! Knows nothing of commands, sockets or mounts.
 
 mod ahead;
+mod apart;
 mod append;
 mod ask;
 mod brake;
@@ -20,6 +21,7 @@ mod in_place;
 mod inbox;
 mod look;
 mod materialise;
+mod members;
 mod mirror;
 mod observe;
 mod own;
@@ -49,6 +51,7 @@ use crate::state::{State, StateError};
 use place::{PlaceError, Stage};
 use resolve::{Resolution, resolve};
 
+pub use apart::{Known, Standing, known_owners};
 pub use bundle::BundleReport;
 pub use garbage::{Collected, DroppedContent, GRACE_MS, StoreGarbage};
 pub use graph::IndexGraph;
@@ -149,6 +152,8 @@ pub struct Policy {
     pub respect_gitignore: bool,
     /// Changes when the patterns do: newly admitted paths are a first contact.
     pub fingerprint: String,
+    /// Who is believed in the backend and in every other place that says nothing of its own.
+    pub trust: exchange::Trust,
     /// Where artifacts are exchanged beside the backend, by name.
     pub peers: Vec<Peer>,
 }
@@ -193,6 +198,8 @@ pub struct Report {
     /// Artifacts that a place named on the command line holds and that are not here: a dry run leaves them there, because
     /// what is here is written by the next run, whatever it was fetched for.
     pub to_receive: u64,
+    /// Owners who were let in or taken out by this command, one sentence each.
+    pub members: Vec<String>,
     /// Artifacts that were damaged or lost here and are whole again.
     pub healed: Vec<String>,
     /// Artifacts whose wrong bytes in a store were replaced by the right ones.
@@ -280,6 +287,8 @@ pub struct Engine {
     held_bytes: BTreeMap<crate::model::OriginName, u64>,
     /// What exchanges told of each store that the next one has to know, by the journal's line.
     told: BTreeMap<String, stores::Told>,
+    /// A chain in the backend waits for its owner to be accepted: its rows are nobody's edits.
+    rows_wait: bool,
     /// The folder that was read in last.
     folders: place::Folders,
     /// Line files that are recorded while they grow.
@@ -359,6 +368,7 @@ impl Engine {
             publishing_stopped: BTreeMap::new(),
             held_bytes: BTreeMap::new(),
             told: BTreeMap::new(),
+            rows_wait: false,
             folders: place::Folders::default(),
             growing: std::collections::BTreeSet::new(),
             unfinished: std::collections::BTreeSet::new(),

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::exchange::Direction;
+use super::exchange::{Direction, Trust};
 use super::stores::{DAMAGE_THERE, Marks, PROJECT, Terms};
 use super::{Engine, Report, Result, SyncError};
 use crate::config::address::{Address, scheme};
@@ -75,6 +75,8 @@ pub struct Peer {
     pub pull: bool,
     /// Whether to give to it.
     pub push: bool,
+    /// Who is believed there.
+    pub trust: Trust,
 }
 
 impl Peer {
@@ -257,7 +259,7 @@ impl Engine {
         }
         let ways = peer.ways(direction);
         let (line, problems, push) = (peer.line(), peer.line(), peer.push);
-        let terms = Terms { line, problems, ways, spaces, direction, push, marks: Marks::Kept };
+        let terms = Terms { line, problems, ways, spaces, direction, push, marks: Marks::Kept, trust: peer.trust };
         self.exchange_store(&*place, terms, report)
     }
 

@@ -10,8 +10,9 @@ use super::{Change, Engine, OwnChain, Report, Result, SyncError};
 use crate::index::{Item, Slot, SnapshotNote, Stored};
 use crate::ledger::{Batch, Identity, Ledger, LedgerError, Tip, Writer};
 use crate::model::{
-    Chain, Channel, ContentHash, Dot, Hlc, Lane, MAX_DELTA_DEPTH, Manifest, ManifestDelta, MetaEvent, Record,
-    RecordLine, RelPath, SegmentHash, SegmentRef, Space, State as VersionState, Uses, Vector, Version, VersionId,
+    Chain, Channel, ContentHash, Dot, Hash, Hlc, Lane, MAX_DELTA_DEPTH, Manifest, ManifestDelta, Membership, MetaEvent,
+    Record, RecordLine, RelPath, SegmentHash, SegmentRef, Space, State as VersionState, Uses, Vector, Version,
+    VersionId,
 };
 
 /// Whether a snapshot is due is looked at on every checkpoint whose number is a multiple of this, whichever process writes it.
@@ -245,11 +246,22 @@ impl Engine {
 
     /// Publishes that a person approved some deletions.
     pub(super) fn publish_approval(&mut self, space: &Space, tombstones: &[VersionId]) -> Result<()> {
-        let pen = self.pen();
         let wall_ms = self.now_ms();
         let hlc = self.clock.tick(wall_ms, None);
         let chain = self.own_chain(space)?.chain.clone();
-        let event = MetaEvent::approve_deletes(chain.to_string(), hlc, tombstones);
+        self.publish_event(space, MetaEvent::approve_deletes(chain.to_string(), hlc, tombstones))
+    }
+
+    /// Publishes that a person let an owner in, or took one out; `prev` is what was known of that before.
+    pub(super) fn publish_membership(&mut self, said: &Membership, prev: Vec<Hash>) -> Result<()> {
+        let wall_ms = self.now_ms();
+        let hlc = self.clock.tick(wall_ms, None);
+        self.publish_event(&Space::shared(), MetaEvent::membership(said, hlc, prev))
+    }
+
+    fn publish_event(&mut self, space: &Space, event: MetaEvent) -> Result<()> {
+        let (pen, hlc) = (self.pen(), event.hlc);
+        let chain = self.own_chain(space)?.chain.clone();
         let mut open = self.open_batch(&pen, space)?;
         open.batch.record(RecordLine::Meta(event.clone()))?;
         let Some(published) = open.batch.finish(hlc, BTreeMap::new())? else { return Ok(()) };

@@ -3,12 +3,14 @@
 //! Invariant: what an exchange imported is in the index before anything is decided; an own chain that somebody else went
 //! on with stops publishing until a person settles it. Rows are written whatever the exchange says: a mirror is a mirror.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use larder_adapters::FileSyncAdapter;
 
-use super::exchange::{self, Direction, ExchangeConfig, Finding, Journal, JournalError, Thoroughness, Watermark};
+use super::exchange::{
+    self, Direction, ExchangeConfig, Finding, Journal, JournalError, Need, Thoroughness, Trust, Watermark,
+};
 use super::own::{twin_sentence, way_on};
 use super::{Engine, Report, Result, SyncError};
 use crate::index::{ReplayProblem, Slot};
@@ -99,6 +101,8 @@ pub(super) struct Terms {
     pub push: bool,
     /// Whether it is remembered how far the exchange came.
     pub marks: Marks,
+    /// Who is believed there.
+    pub trust: Trust,
 }
 
 /// What exchanges with one store told, for the next one.
@@ -112,6 +116,8 @@ pub(super) struct Told {
     refused: Vec<Problem>,
     /// What others ask for there although it is right as seen from here.
     checked: BTreeSet<ArtifactName>,
+    /// The last pull found chains of owners who are not accepted.
+    strangers: bool,
 }
 
 impl Engine {
@@ -124,16 +130,20 @@ impl Engine {
             spaces.push(self.private_space.clone());
         }
         let push = marker::has_other_writers(&adapter, &self.policy.app, self.identity.origin())?;
+        let line = format!("{}:exchange", adapter.capabilities().name);
         let terms = Terms {
-            line: format!("{}:exchange", adapter.capabilities().name),
+            line: line.clone(),
             problems: "exchange".to_owned(),
             ways: vec![state::Direction::Pull, state::Direction::Push],
             spaces,
             direction,
             push,
             marks: Marks::Kept,
+            trust: self.policy.trust,
         };
-        match self.exchange_store(&*transport, terms, report)? {
+        let failure = self.exchange_store(&*transport, terms, report)?;
+        self.rows_wait = self.told.get(&line).is_some_and(|told| told.strangers);
+        match failure {
             Some(why) if report.backend_error.is_none() => report.backend_error = Some(why),
             _ => {}
         }
@@ -158,10 +168,14 @@ impl Engine {
         if thoroughness == Thoroughness::Whole {
             told.checked.clear();
         }
+        let (wrong_there, checked) = (told.wrong.clone(), told.checked.clone());
         let mut config = ExchangeConfig {
             own,
-            wrong_there: told.wrong.clone(),
-            checked: told.checked.clone(),
+            wrong_there,
+            checked,
+            trust: terms.trust,
+            members: self.members(terms.trust)?,
+            apart: if terms.trust == Trust::Members { self.apart()? } else { BTreeMap::new() },
             direction: terms.direction,
             push: terms.push && self.publishing_stopped.is_empty(),
             thoroughness,
@@ -202,6 +216,7 @@ impl Engine {
             config.held_bytes.clone_from(&self.held_bytes);
         };
         report.pulled += pulled;
+        self.keep_apart(place, &done)?;
         self.note_exchange(&terms, &done, failure.as_deref())?;
         // Later rounds ask for news only.
         let heard_all = rounds == 1 && thoroughness == Thoroughness::Whole;
@@ -282,6 +297,7 @@ impl Engine {
             problems.extend(told.pulled.iter().filter(|problem| !known.contains(&problem.path)).cloned());
         } else {
             told.pulled = problems.clone();
+            told.strangers = done.waiting.iter().any(|waiting| matches!(waiting.need, Need::Owner(_)));
         }
         problems.retain(|problem| told.wrong.iter().all(|name| name.to_string() != problem.path));
         Ok(self.state.set_problems(&terms.problems, &problems, now)?)
@@ -420,7 +436,7 @@ fn exchange_problem(problem: &exchange::Problem) -> Problem {
     let path = match problem {
         exchange::Problem::Refused { name, .. } | exchange::Problem::Newer { name } => name.to_string(),
         exchange::Problem::Remote(error) => error.name.clone(),
-        exchange::Problem::GaveUp { chain, .. } => chain.to_string(),
+        exchange::Problem::GaveUp { chain, .. } | exchange::Problem::Removed { chain, .. } => chain.to_string(),
         exchange::Problem::OriginFull { origin, .. } => origin.to_string(),
     };
     Problem { path, what: problem.to_string() }

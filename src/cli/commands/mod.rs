@@ -17,6 +17,7 @@ pub mod gc;
 pub mod init;
 pub mod log;
 pub mod ls;
+pub mod members;
 pub mod mount;
 pub mod origin;
 pub mod peers;

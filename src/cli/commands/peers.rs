@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use super::members::{self, AcceptArgs, MembersArgs};
 use super::serve::served;
 use crate::cli::args::Dry;
 use crate::cli::context::Context;
@@ -42,6 +43,10 @@ enum What {
     },
     /// Say that a place is this project's, although another one is there, or nothing any more
     Join(NameArgs),
+    /// Let an owner's machines write here, or show who waits for it
+    Accept(AcceptArgs),
+    /// Whose machines may write here
+    Members(MembersArgs),
     /// Prove to a server that its code is known here, so that it lets this device in
     Pair(PairArgs),
     /// Show a code by which one device may be paired with this project's server
@@ -129,6 +134,8 @@ pub fn run(context: &Context, args: &PeersArgs) -> Result<Answer, NodeError> {
             join_peer(&context.env, &context.open, &args.name, args.dry.dry_run)?;
             Ok(done("joined", &args.name, args.dry.dry_run))
         }
+        Some(What::Accept(args)) => members::accept(context, args),
+        Some(What::Members(args)) => members::members(context, args),
         Some(What::Pair(args)) => pair(context, args),
         Some(What::Invite(args)) => invite(context, args),
         Some(What::Devices(args)) => devices(context, args),

@@ -103,7 +103,8 @@ fn thousands_of_concurrent_heads_of_one_path_cost_each_what_one_costs() {
     let first = numbered(1);
     // All on one lane and beside each other, as by a chain with many writers.
     let forked = |n| if n == 1 { first.clone() } else { version("a-1", 1, n, "x", &[&first]) };
-    let shapes: [(&str, Box<dyn Fn(u64) -> Version>); 3] =
+    type Shape<'s> = Box<dyn Fn(u64) -> Version + 's>;
+    let shapes: [(&str, Shape<'_>); 3] =
         [("contents", Box::new(numbered)), ("tombstones", Box::new(tombstone)), ("a forked lane", Box::new(forked))];
     for (shape, make) in shapes {
         let versions: Vec<Version> = (1..=MANY).map(make).collect();

@@ -2,7 +2,7 @@
 //!
 //! Invariant: `put` stores nothing whose bytes it has not proven to be what the name says.
 
-use crate::ledger::{ArtifactName, Checkpoint, Damage, Ledger, LedgerError, verify_bytes};
+use crate::ledger::{ArtifactName, Certificate, Checkpoint, Damage, Ledger, LedgerError, PublicKey, verify_bytes};
 use crate::model::{ArtifactHash, Chain, OriginName, Space};
 
 /// Why the local store did not do what was asked.
@@ -33,6 +33,28 @@ pub enum LocalError {
     Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+/// A person, by key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Owner {
+    /// What counts.
+    pub key: PublicKey,
+    /// A label.
+    pub name: String,
+}
+
+impl Owner {
+    /// Who vouches for a device.
+    pub fn of(cert: &Certificate) -> Owner {
+        Owner { key: cert.key, name: cert.owner.clone() }
+    }
+}
+
+impl std::fmt::Display for Owner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({:.8})", larder_patterns::shown(&self.name), self.key.to_string())
+    }
+}
+
 /// What the exchange has to know of a verified checkpoint.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CheckpointFacts {
@@ -44,6 +66,8 @@ pub struct CheckpointFacts {
     pub prev: Option<ArtifactHash>,
     /// The key that signed it.
     pub key: [u8; 32],
+    /// Whose device that is.
+    pub owner: Owner,
     /// The number of the chain's last version so far.
     pub last_n: u64,
     /// How many versions came with it.
@@ -163,6 +187,7 @@ pub(super) fn checkpoint_facts(name: &ArtifactName, bytes: &[u8]) -> Result<Chec
         hash: checkpoint.hash,
         prev: checkpoint.body.prev,
         key: *checkpoint.body.key.as_bytes(),
+        owner: Owner::of(&checkpoint.body.cert),
         last_n: checkpoint.body.last_n,
         versions: checkpoint.body.versions,
         app: checkpoint.body.app,

@@ -23,11 +23,12 @@ mod survey;
 mod tests;
 
 pub use journal::{Journal, JournalError, MAX_HOLES, MemoryJournal, Watermark};
-pub use local::{CheckpointFacts, LocalError, LocalStore};
+pub use local::{CheckpointFacts, LocalError, LocalStore, Owner};
 pub use report::{Cause, ExchangeError, Finding, Need, Problem, Report, Requests, Waiting};
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::members::Members;
 use super::{NoProgress, Progress};
 use crate::index::Floor;
 use crate::ledger::ArtifactName;
@@ -45,13 +46,13 @@ pub enum Direction {
     Pull,
 }
 
-/// What is done with a chain whose key was never seen.
+/// What is done with a chain of an owner who is neither accepted nor removed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Trust {
-    /// Its key is accepted and remembered: for stores that the user named.
+    /// It is taken, and its key remembered: for stores that the user named.
     FirstUse,
-    /// It waits until somebody accepts its key.
-    Known,
+    /// It waits until somebody accepts the owner.
+    Members,
 }
 
 /// How much of each chain is listed.
@@ -93,6 +94,12 @@ pub struct ExchangeConfig {
     pub push: bool,
     /// Who is believed.
     pub trust: Trust,
+    /// Whose chains are taken in, and whose not any more, whatever the trust.
+    pub members: Members,
+    /// Chains that are known to wait for their owner to be accepted: they are told, and not asked for.
+    pub apart: BTreeMap<Chain, Owner>,
+    /// These chains alone; all if it is not said.
+    pub only: Option<BTreeSet<Chain>>,
     /// How much is listed.
     pub thoroughness: Thoroughness,
     /// The floors of chains: what stands below is neither offered nor fetched, whoever still holds it.
@@ -121,6 +128,9 @@ impl ExchangeConfig {
             direction: Direction::Both,
             push: true,
             trust: Trust::FirstUse,
+            members: Members::default(),
+            apart: BTreeMap::new(),
+            only: None,
             thoroughness: Thoroughness::News,
             floors: BTreeMap::new(),
             wanted: Vec::new(),

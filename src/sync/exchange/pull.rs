@@ -19,6 +19,8 @@ pub(super) enum Step {
     Waits(Need),
     /// It is bad or not there.
     Bad,
+    /// Nothing more of its chain is wanted.
+    Unwanted,
 }
 
 /// What stands before a checkpoint.
@@ -37,6 +39,9 @@ impl Run<'_> {
     /// Takes every checkpoint of a chain that can be taken, with its records.
     pub fn pull_metadata(&mut self, view: &mut View) -> Result<(), Stop> {
         if view.closed || view.quiet || self.config.own.contains(&view.chain) {
+            return Ok(());
+        }
+        if self.waits_apart(view) {
             return Ok(());
         }
         let joined = self.join_at_snapshot(view)?;
@@ -68,6 +73,7 @@ impl Run<'_> {
                     view.here.insert(name);
                 }
                 Step::Bad => view.bad += 1,
+                Step::Unwanted => break,
                 // Everything behind it waits as well: it is named once for the chain.
                 Step::Waits(_) if waits => {}
                 Step::Waits(need) => {
@@ -79,6 +85,18 @@ impl Run<'_> {
         self.held.clear();
         view.rise(self.floor(&view.chain));
         Ok(())
+    }
+
+    /// True if nothing but its owner's admission is missing: that is told without a look.
+    fn waits_apart(&mut self, view: &View) -> bool {
+        let owner = self.config.apart.get(&view.chain).filter(|_| self.config.trust == Trust::Members);
+        let first = view.remote.difference(&view.here).next();
+        let (Some(owner), Some(first)) = (owner, first) else { return false };
+        if !view.here.is_empty() || self.config.members.accepted.contains(&owner.key) {
+            return false;
+        }
+        self.report.waiting.push(Waiting { name: first.clone(), need: Need::Owner(owner.clone()) });
+        true
     }
 
     pub(super) fn pull_checkpoint(&mut self, name: &ArtifactName, before: Before) -> Result<Step, Stop> {
@@ -132,6 +150,13 @@ impl Run<'_> {
         name: &ArtifactName,
         facts: &CheckpointFacts,
     ) -> Result<Option<Step>, JournalError> {
+        let owner = &facts.owner;
+        // What was taken in stays, so it is put right as well.
+        if !self.healing && self.config.members.removed.contains(&owner.key) {
+            self.note(Problem::Removed { chain: name.chain().clone(), owner: owner.clone() });
+            return Ok(Some(Step::Unwanted));
+        }
+        let is_member = self.config.trust == Trust::FirstUse || self.config.members.accepted.contains(&owner.key);
         match self.journal.accepted_key(name.chain())? {
             Some(accepted) if accepted == facts.key => Ok(None),
             Some(accepted) => {
@@ -142,8 +167,8 @@ impl Run<'_> {
                 });
                 Ok(Some(Step::Bad))
             }
-            None if self.config.trust == Trust::FirstUse => Ok(None),
-            None => Ok(Some(Step::Waits(Need::Key { fingerprint: fingerprint(&facts.key) }))),
+            None if is_member => Ok(None),
+            None => Ok(Some(Step::Waits(Need::Owner(owner.clone())))),
         }
     }
 

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::journal::JournalError;
-use super::local::LocalError;
+use super::local::{LocalError, Owner};
 use crate::ledger::{ArtifactKind, ArtifactName};
 use crate::model::{Chain, Hash, OriginName};
 use crate::transport::TransportError;
@@ -43,11 +43,8 @@ pub enum Need {
         /// Which.
         name: ArtifactName,
     },
-    /// Somebody who accepts the chain's key.
-    Key {
-        /// The key's fingerprint as shown to people.
-        fingerprint: String,
-    },
+    /// Somebody who accepts the chain's owner.
+    Owner(Owner),
     /// A newer release of Larder.
     Upgrade,
 }
@@ -57,7 +54,11 @@ impl std::fmt::Display for Need {
         match self {
             Need::Checkpoint { seq } => write!(f, "waits for checkpoint {seq} before it, which has not come yet"),
             Need::Records { name } => write!(f, "waits for {name}, which has not come yet"),
-            Need::Key { fingerprint } => write!(f, "waits until somebody accepts the key {fingerprint}"),
+            Need::Owner(owner) => write!(
+                f,
+                "waits unread: its owner {owner} is not accepted here; `larder peers accept {}` lets it in",
+                owner.key
+            ),
             Need::Upgrade => f.write_str("waits for an upgrade of larder: a newer release wrote it"),
         }
     }
@@ -91,6 +92,17 @@ pub enum Problem {
     Newer {
         /// Which artifact.
         name: ArtifactName,
+    },
+    /// A chain's owner was taken out of those who may write.
+    #[error(
+        "take more of {chain}: its owner {owner} was removed; what was taken in stays; `larder peers accept {}` lets it in again",
+        owner.key
+    )]
+    Removed {
+        /// Which chain.
+        chain: Chain,
+        /// Whose.
+        owner: Owner,
     },
     /// A chain is left for now because too much of it is bad.
     #[error("go on with {chain}: {bad} of its artifacts in the store are bad")]

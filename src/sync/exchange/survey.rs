@@ -45,6 +45,8 @@ impl Run<'_> {
             heads.map(|heads| heads.iter().filter_map(|head| self.parse(head)).collect());
         let here = self.local.chains(space)?;
         let all: BTreeSet<Chain> = here.into_iter().chain(there.iter().cloned()).collect();
+        let meant = |chain: &Chain| self.config.only.as_ref().is_none_or(|only| only.contains(chain));
+        let all: Vec<Chain> = all.into_iter().filter(meant).collect();
         for chain in all {
             let mark = self.journal.watermark(self.remote.label(), &chain)?;
             let mut view = View::new(chain, mark);

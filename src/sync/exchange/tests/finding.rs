@@ -174,20 +174,20 @@ fn a_changed_key_is_refused_and_named_and_the_honest_chain_goes_on() {
 }
 
 #[test]
-fn an_unknown_chain_waits_until_its_key_is_accepted() {
+fn a_chain_of_an_unknown_owner_waits_until_the_owner_is_accepted() {
     let (mut a, mut b) = (Machine::new("a-1", 1), Machine::new("b-1", 2));
     let (_, spot) = place("spot");
     a.publish_full("one");
     a.publish_full("two");
     a.meets(&spot);
-    b.config.trust = Trust::Known;
+    b.config.trust = Trust::Members;
 
     let report = b.meets(&spot);
     assert!(report.pulled.is_empty());
-    assert!(matches!(report.waiting[..], [ref w] if matches!(w.need, Need::Key { .. })), "{report:?}");
+    assert!(matches!(report.waiting[..], [ref w] if matches!(w.need, Need::Owner(_))), "{report:?}");
 
-    use super::super::Journal;
-    b.journal.pin_key(&a.writer.chain, a.writer.public_key()).expect("memory");
+    let Need::Owner(owner) = &report.waiting[0].need else { panic!("{report:?}") };
+    b.config.members.accepted.insert(owner.key);
     assert_eq!(b.meets(&spot).imported().count(), 2);
 }
 
