@@ -130,7 +130,7 @@ impl Engine {
     fn sweep_space(&mut self, space: &Space, retention_ms: u64, dry_run: bool, done: &mut Collected) -> Result<()> {
         let chain = self.identity.chain(space.clone());
         let Some(tip) = self.own_chain(space)?.tip else { return Ok(()) };
-        let members = self.members(space, retention_ms)?;
+        let members = self.holders(space, retention_ms)?;
         done.silent.extend(members.silent.iter().map(OriginName::to_string));
         let counts = self.index.counts()?;
         let blocked = counts.waiting + counts.unknown > 0;
@@ -204,7 +204,7 @@ impl Engine {
     }
 
     /// What everybody else in a space is known to hold.
-    fn members(&self, space: &Space, retention_ms: u64) -> Result<Members> {
+    fn holders(&self, space: &Space, retention_ms: u64) -> Result<Members> {
         let (now, own) = (self.now_ms(), self.identity.origin());
         let chains = self.index.chains_of(space)?;
         let retired: BTreeMap<OriginName, _> = self.index.retired()?.into_iter().collect();
