@@ -17,7 +17,7 @@ use crate::ledger::MAX_CHECKPOINT_BYTES;
 use crate::model::Space;
 use crate::state::{self, State, StateError};
 use crate::transport::marker::ProjectId;
-use crate::transport::{self, Marker, Opening, Transport, TransportError, TransportErrorKind};
+use crate::transport::{self, Marker, Opening, Transport, TransportError, TransportErrorKind, deadline};
 
 /// Begins the journal's lines of peers, before the name.
 pub const PEER_LINE: &str = "peer ";
@@ -111,12 +111,13 @@ pub fn open_peer(
     larder: &std::path::Path,
 ) -> std::result::Result<Arc<dyn Transport>, TransportError> {
     let text = address.reveal();
-    let inside = |folder: &std::path::Path| match (folder.canonicalize(), root.canonicalize()) {
-        (Ok(folder), Ok(root)) => folder.starts_with(root),
+    let (folder, own) = (root.join(text), root.to_owned());
+    let inside = move || match (folder.canonicalize(), own.canonicalize()) {
+        (Ok(folder), Ok(own)) => Ok(folder.starts_with(own)),
         // What is not there is told by opening it.
-        _ => false,
+        _ => Ok(false),
     };
-    if scheme(text).is_none() && inside(&root.join(text)) {
+    if scheme(text).is_none() && deadline::once(&address.to_string(), "open", inside)? {
         let detail = "it stands inside the project, whose files it would hold and be: name a folder elsewhere";
         return Err(TransportError::new(TransportErrorKind::Denied, "open", &address.to_string(), detail));
     }

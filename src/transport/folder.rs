@@ -25,8 +25,8 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::{
-    ListRequest, Listing, Mending, Opening, Put, Removing, Transport, TransportError, TransportErrorKind, WaitHint,
-    Wake, check_name, memory,
+    DeadlineTransport, ListRequest, Listing, Mending, Opening, Put, Removing, Transport, TransportError,
+    TransportErrorKind, WaitHint, Wake, check_name, deadline, memory,
 };
 use crate::scan::{Root, ScanError};
 use news::News;
@@ -210,17 +210,24 @@ pub fn open(address: &str, opening: &Opening) -> Result<Arc<dyn Transport>, Tran
         return Err(TransportError::new(TransportErrorKind::Unsupported, "open", "a folder", detail));
     }
     let path = opening.base.join(path);
-    Ok(Arc::new(FolderTransport::open(&path, larder_patterns::shown(&path.to_string_lossy()))?))
+    let label = larder_patterns::shown(&path.to_string_lossy());
+    let its_label = label.clone();
+    // A file server that is gone blocks whoever looks at its folder.
+    let place = DeadlineTransport::open(&label, move || {
+        FolderTransport::open(&path, its_label).map(|place| Arc::new(place) as Arc<dyn Transport>)
+    });
+    Ok(Arc::new(place?))
 }
 
 /// Writes `larder-store.json` of a folder that is known to be a store, where it is damaged or gone.
 ///
 /// Errors: the folder cannot be reached or written.
 pub fn mend_store_file(path: &Path) -> Result<(), TransportError> {
-    let label = larder_patterns::shown(&path.to_string_lossy());
-    let root = Arc::new(Root::open(path).map_err(|error| refused_root(&label, &error))?);
-    let transport = FolderTransport { publisher: Publisher::new(), news: News::default(), root, label };
-    transport.replace(STORE_FILE, STORE_BYTES)
+    let (path, label) = (path.to_owned(), larder_patterns::shown(&path.to_string_lossy()));
+    deadline::once(&label.clone(), "mend", move || {
+        let transport = FolderTransport::open_bare(&path, label)?;
+        transport.replace(STORE_FILE, STORE_BYTES)
+    })
 }
 
 fn how_it_reads() -> String {

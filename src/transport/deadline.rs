@@ -1,0 +1,379 @@
+//! A deadline for places that may never answer: a folder of a file server that is gone blocks whoever touches it, for ever.
+//!
+//! Each such place gets a thread of its own that does what is asked there, one thing after another. Invariant: the caller is answered
+//! within the time allowed, by what came of it or by Unavailable; what was begun goes on in the thread and is never done twice by it.
+//! A place that did not answer is not asked again until it did. A thread that is stuck is left behind: nothing can call it back, and
+//! it does not keep the process from ending. Knows nothing of artifacts.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::{ListRequest, Listing, Mending, Put, Removing, Transport, TransportError, TransportErrorKind, WaitHint, Wake};
+
+/// How long a place may take to answer, without what the bytes take.
+const ANSWER: Duration = Duration::from_secs(30);
+/// The slowest place that is waited for, in bytes a second.
+const SLOWEST_BYTES_PER_SECOND: u64 = 1 << 20;
+
+type Work = Box<dyn FnOnce() + Send>;
+/// The place, for its thread to keep: closing it may block as well, so its last handle goes there.
+type Kept = Arc<Mutex<Option<Arc<dyn Transport>>>>;
+
+/// The thread of one place.
+struct Worker {
+    work: Mutex<Sender<Work>>,
+    /// What was asked, not answered in time, and is not done yet.
+    stuck: Arc<AtomicUsize>,
+    label: String,
+    allowed: Duration,
+    kept: Kept,
+}
+
+/// What is stuck at a place, by its label: a place that is opened anew while it owes an answer would block one more thread.
+fn stuck_at(label: &str) -> Arc<AtomicUsize> {
+    static STUCK: Mutex<BTreeMap<String, Arc<AtomicUsize>>> = Mutex::new(BTreeMap::new());
+    STUCK.lock().unwrap_or_else(PoisonError::into_inner).entry(label.to_owned()).or_default().clone()
+}
+
+/// What became of one order: whoever changes it first decides.
+const OPEN: u8 = 0;
+const DONE: u8 = 1;
+const GIVEN_UP: u8 = 2;
+
+impl Worker {
+    fn begin(label: &str, allowed: Duration) -> Result<Worker, TransportError> {
+        let (work, orders) = mpsc::channel::<Work>();
+        let kept = Kept::default();
+        let its_place = kept.clone();
+        let run = move || {
+            orders.into_iter().for_each(|work| work());
+            drop(its_place.lock().unwrap_or_else(PoisonError::into_inner).take());
+        };
+        let thread = std::thread::Builder::new().name("larder-place".to_owned()).spawn(run);
+        thread.map_err(|error| {
+            let detail = "no thread can be had for it";
+            TransportError::new(TransportErrorKind::Unavailable, "open", label, detail).with_source(error)
+        })?;
+        Ok(Worker { work: Mutex::new(work), stuck: stuck_at(label), label: label.to_owned(), allowed, kept })
+    }
+
+    /// Has the thread do something that moves so many bytes, and waits for it as long as that may take.
+    fn ask<T: Send + 'static>(
+        &self,
+        action: &'static str,
+        bytes: u64,
+        work: impl FnOnce() -> Result<T, TransportError> + Send + 'static,
+    ) -> Result<T, TransportError> {
+        if self.stuck.load(Ordering::Acquire) > 0 {
+            return Err(self.silent(action));
+        }
+        let (answer, answered) = mpsc::channel();
+        let fate = Arc::new(AtomicU8::new(OPEN));
+        let (stuck, its_fate) = (self.stuck.clone(), fate.clone());
+        let order = Box::new(move || {
+            let outcome = work();
+            if its_fate.swap(DONE, Ordering::AcqRel) == GIVEN_UP {
+                stuck.fetch_sub(1, Ordering::AcqRel);
+            }
+            // Whoever asked may have given up.
+            let _ = answer.send(outcome);
+        });
+        let sent = self.work.lock().unwrap_or_else(PoisonError::into_inner).send(order);
+        sent.map_err(|_| self.silent(action))?;
+        let allowed = self.allowed + Duration::from_secs(bytes / SLOWEST_BYTES_PER_SECOND);
+        if let Ok(outcome) = answered.recv_timeout(allowed) {
+            return outcome;
+        }
+        // Counted before it is given up, so that the thread never counts down what was not counted.
+        self.stuck.fetch_add(1, Ordering::AcqRel);
+        if fate.compare_exchange(OPEN, GIVEN_UP, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            self.stuck.fetch_sub(1, Ordering::AcqRel);
+        }
+        Err(self.silent(action))
+    }
+
+    fn silent(&self, action: &'static str) -> TransportError {
+        let detail = "it does not answer: what holds it may be gone; everything else goes on without it";
+        TransportError::new(TransportErrorKind::Unavailable, action, &self.label, detail)
+    }
+}
+
+/// Does something once with what may never answer, within the time that any place has.
+///
+/// Errors: Unavailable if there was no answer; what `work` says.
+pub fn once<T: Send + 'static>(
+    label: &str,
+    action: &'static str,
+    work: impl FnOnce() -> Result<T, TransportError> + Send + 'static,
+) -> Result<T, TransportError> {
+    Worker::begin(label, ANSWER)?.ask(action, 0, work)
+}
+
+/// A place behind a deadline.
+pub struct DeadlineTransport {
+    place: Arc<dyn Transport>,
+    worker: Worker,
+    /// Bytes put and not settled yet: settling may have to write them all.
+    unsettled_bytes: AtomicU64,
+}
+
+impl DeadlineTransport {
+    /// Opens a place, which may take as long as any answer, and puts it behind the usual deadline.
+    ///
+    /// Errors: Unavailable if it does not answer; what `open` says.
+    pub fn open(
+        label: &str,
+        open: impl FnOnce() -> Result<Arc<dyn Transport>, TransportError> + Send + 'static,
+    ) -> Result<DeadlineTransport, TransportError> {
+        DeadlineTransport::open_within(label, ANSWER, open)
+    }
+
+    /// The same with another deadline.
+    pub fn open_within(
+        label: &str,
+        allowed: Duration,
+        open: impl FnOnce() -> Result<Arc<dyn Transport>, TransportError> + Send + 'static,
+    ) -> Result<DeadlineTransport, TransportError> {
+        let worker = Worker::begin(label, allowed)?;
+        let place = worker.ask("open", 0, open)?;
+        *worker.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(place.clone());
+        Ok(DeadlineTransport { place, worker, unsettled_bytes: AtomicU64::new(0) })
+    }
+
+    fn have<T: Send + 'static>(
+        &self,
+        action: &'static str,
+        bytes: u64,
+        work: impl FnOnce(&dyn Transport) -> Result<T, TransportError> + Send + 'static,
+    ) -> Result<T, TransportError> {
+        let place = self.place.clone();
+        self.worker.ask(action, bytes, move || work(&*place))
+    }
+
+    fn have_mended<T: Send + 'static>(
+        &self,
+        bytes: u64,
+        work: impl FnOnce(&dyn Mending) -> Result<T, TransportError> + Send + 'static,
+    ) -> Result<T, TransportError> {
+        self.have("mend", bytes, |place| match place.mending() {
+            Some(mending) => work(mending),
+            None => Err(TransportError::new(TransportErrorKind::Unsupported, "mend", place.label(), "it cannot")),
+        })
+    }
+}
+
+impl Transport for DeadlineTransport {
+    fn list(&self, request: &ListRequest) -> Result<Listing, TransportError> {
+        let request = request.clone();
+        self.have("list", 0, move |place| place.list(&request))
+    }
+
+    fn get(&self, name: &str, range: Option<Range<u64>>, max_bytes: u64) -> Result<Vec<u8>, TransportError> {
+        let name = name.to_owned();
+        self.have("get", max_bytes, move |place| place.get(&name, range, max_bytes))
+    }
+
+    fn put_new(&self, name: &str, bytes: &[u8]) -> Result<Put, TransportError> {
+        let (name, bytes) = (name.to_owned(), bytes.to_vec());
+        self.have("put", bytes.len() as u64, move |place| place.put_new(&name, &bytes))
+    }
+
+    fn put_later(&self, name: &str, bytes: &[u8]) -> Result<Put, TransportError> {
+        let (name, bytes) = (name.to_owned(), bytes.to_vec());
+        self.unsettled_bytes.fetch_add(bytes.len() as u64, Ordering::AcqRel);
+        self.have("put", bytes.len() as u64, move |place| place.put_later(&name, &bytes))
+    }
+
+    fn settle_puts(&self) -> Result<(), TransportError> {
+        let bytes = self.unsettled_bytes.swap(0, Ordering::AcqRel);
+        self.have("settle", bytes, |place| place.settle_puts())
+    }
+
+    /// Waits beside the thread, which others need meanwhile: whoever waits has a thread of his own to lose.
+    fn wait(&self, hint: &WaitHint) -> Result<Wake, TransportError> {
+        self.place.wait(hint)
+    }
+
+    fn label(&self) -> &str {
+        self.place.label()
+    }
+
+    fn heads(&self, prefix: &str) -> Result<Option<Vec<String>>, TransportError> {
+        let prefix = prefix.to_owned();
+        self.have("list", 0, move |place| place.heads(&prefix))
+    }
+
+    fn mending(&self) -> Option<&dyn Mending> {
+        self.place.mending().map(|_| self as &dyn Mending)
+    }
+
+    fn removing(&self) -> Option<&dyn Removing> {
+        self.place.removing().map(|_| self as &dyn Removing)
+    }
+}
+
+impl Removing for DeadlineTransport {
+    fn remove(&self, name: &str) -> Result<(), TransportError> {
+        let name = name.to_owned();
+        self.have("remove", 0, move |place| match place.removing() {
+            Some(removing) => removing.remove(&name),
+            None => Err(TransportError::new(TransportErrorKind::Unsupported, "remove", place.label(), "it cannot")),
+        })
+    }
+}
+
+impl Mending for DeadlineTransport {
+    fn ask(&self, name: &str) -> Result<(), TransportError> {
+        let name = name.to_owned();
+        self.have_mended(0, move |mending| mending.ask(&name))
+    }
+
+    fn asked(&self, app: &str) -> Result<Option<Vec<String>>, TransportError> {
+        let app = app.to_owned();
+        self.have_mended(0, move |mending| mending.asked(&app))
+    }
+
+    fn settle(&self, name: &str) -> Result<(), TransportError> {
+        let name = name.to_owned();
+        self.have_mended(0, move |mending| mending.settle(&name))
+    }
+
+    fn mend(&self, name: &str, bytes: &[u8]) -> Result<(), TransportError> {
+        let (name, bytes) = (name.to_owned(), bytes.to_vec());
+        self.have_mended(bytes.len() as u64, move |mending| mending.mend(&name, &bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Condvar;
+
+    use super::*;
+    use crate::transport::{Depth, MemoryPlace, contract};
+
+    /// A place that answers only while its door is open.
+    struct Door {
+        place: Arc<dyn Transport>,
+        is_open: Mutex<bool>,
+        opened: Condvar,
+        asked: AtomicUsize,
+    }
+
+    impl Door {
+        fn new(label: &str, is_open: bool) -> Arc<Door> {
+            let place = Arc::new(MemoryPlace::new().visit(label)) as Arc<dyn Transport>;
+            Arc::new(Door { place, is_open: Mutex::new(is_open), opened: Condvar::new(), asked: AtomicUsize::new(0) })
+        }
+
+        fn set(&self, is_open: bool) {
+            *self.is_open.lock().expect("whole") = is_open;
+            self.opened.notify_all();
+        }
+
+        fn pass(&self) -> &dyn Transport {
+            self.asked.fetch_add(1, Ordering::AcqRel);
+            let is_open = self.is_open.lock().expect("whole");
+            drop(self.opened.wait_while(is_open, |is_open| !*is_open).expect("whole"));
+            &*self.place
+        }
+    }
+
+    impl Transport for Arc<Door> {
+        fn list(&self, request: &ListRequest) -> Result<Listing, TransportError> {
+            self.pass().list(request)
+        }
+
+        fn get(&self, name: &str, range: Option<Range<u64>>, max_bytes: u64) -> Result<Vec<u8>, TransportError> {
+            self.pass().get(name, range, max_bytes)
+        }
+
+        fn put_new(&self, name: &str, bytes: &[u8]) -> Result<Put, TransportError> {
+            self.pass().put_new(name, bytes)
+        }
+
+        fn wait(&self, hint: &WaitHint) -> Result<Wake, TransportError> {
+            self.place.wait(hint)
+        }
+
+        fn label(&self) -> &str {
+            self.place.label()
+        }
+    }
+
+    fn behind(door: &Arc<Door>, allowed_ms: u64) -> Result<DeadlineTransport, TransportError> {
+        let place = Arc::new(door.clone()) as Arc<dyn Transport>;
+        DeadlineTransport::open_within(door.label(), Duration::from_millis(allowed_ms), || Ok(place))
+    }
+
+    fn all(place: &DeadlineTransport) -> Result<Listing, TransportError> {
+        place.list(&ListRequest::new("", Depth::All))
+    }
+
+    #[test]
+    fn a_place_that_does_not_answer_is_given_up_and_not_asked_again_until_it_did() {
+        let door = Door::new("a silent place", false);
+        let place = behind(&door, 20).expect("opens");
+
+        for _ in 0..3 {
+            let error = all(&place).expect_err("nobody answers");
+            assert_eq!(error.kind, TransportErrorKind::Unavailable);
+            assert!(
+                error.to_string().contains("a silent place") && error.to_string().contains("does not answer"),
+                "{error}"
+            );
+        }
+        assert_eq!(place.get("a/x", None, 10).expect_err("nobody answers").kind, TransportErrorKind::Unavailable);
+        assert!(behind(&door, 20).is_err(), "opened anew it owes the same answer");
+        assert_eq!(door.asked.load(Ordering::Acquire), 1);
+
+        door.set(true);
+        while all(&place).is_err() {
+            std::thread::yield_now();
+        }
+        assert_eq!(place.put_new("a/x", b"x").expect("puts"), Put::Written);
+        assert_eq!(all(&place).expect("lists").names, ["a/x"]);
+    }
+
+    #[test]
+    fn what_was_given_up_may_still_happen_once_and_is_found_there() {
+        let door = Door::new("a slow place", false);
+        let place = behind(&door, 20).expect("opens");
+        assert!(place.put_new("a/x", b"x").is_err());
+
+        door.set(true);
+        while all(&place).is_err() {
+            std::thread::yield_now();
+        }
+
+        assert_eq!(all(&place).expect("lists").names, ["a/x"]);
+        assert_eq!(place.put_new("a/x", b"x").expect("puts"), Put::AlreadyThere);
+    }
+
+    #[test]
+    fn opening_has_a_deadline_too() {
+        let door = Door::new("a shut place", false);
+        let held = door.clone();
+        let opened = DeadlineTransport::open_within("a shut place", Duration::from_millis(20), move || {
+            held.pass();
+            Ok(Arc::new(held.clone()) as Arc<dyn Transport>)
+        });
+
+        assert_eq!(opened.err().map(|error| error.kind), Some(TransportErrorKind::Unavailable));
+        door.set(true);
+    }
+
+    #[test]
+    fn behind_a_deadline_the_contract_holds() {
+        contract::run(&|| {
+            let memory = MemoryPlace::new();
+            Box::new(move || {
+                let visitor = Arc::new(memory.visit("place")) as Arc<dyn Transport>;
+                Arc::new(DeadlineTransport::open("place", || Ok(visitor)).expect("opens")) as Arc<dyn Transport>
+            })
+        });
+    }
+}
