@@ -9,6 +9,7 @@ mod carrier;
 mod http;
 mod kill;
 mod main_job;
+mod netns;
 mod origin;
 mod peers;
 mod postgres;
