@@ -360,19 +360,19 @@ fn syncthing_pair(options: &Options) -> Pair {
         String::from_utf8(told.stdout).expect("text").trim().to_owned()
     });
     let ports = [0, 1].map(|_| TcpListener::bind("127.0.0.1:0").and_then(|s| s.local_addr()).expect("a port").port());
-    let off = ["globalAnnounceEnabled", "localAnnounceEnabled", "relaysEnabled", "natEnabled", "crashReportingEnabled"];
-    let off: String = off.iter().map(|name| format!("<{name}>false</{name}>")).collect();
     for n in 0..2 {
-        let devices: String = (0..2)
-            .map(|d| format!(r#"<device id="{}"><address>tcp://127.0.0.1:{}</address></device>"#, ids[d], ports[d]))
-            .collect();
-        let config = format!(
-            r#"<configuration version="35"><folder id="bench" path="{}" rescanIntervalS="3600" fsWatcherEnabled="true"><device id="{}"/><device id="{}"/></folder>{devices}<gui enabled="false"/><options><listenAddress>tcp://127.0.0.1:{}</listenAddress><urAccepted>-1</urAccepted><reconnectionIntervalS>1</reconnectionIntervalS>{off}</options></configuration>"#,
-            folders[n].display(),
-            ids[0],
-            ids[1],
-            ports[n],
-        );
+        // As the tests have it, but looked at by its watcher alone.
+        let values: [(&str, String); 7] = [
+            ("{folder}", folders[n].display().to_string()),
+            ("{id0}", ids[0].clone()),
+            ("{id1}", ids[1].clone()),
+            ("{port0}", ports[0].to_string()),
+            ("{port1}", ports[1].to_string()),
+            ("{port}", ports[n].to_string()),
+            ("{scan}", r#"rescanIntervalS="3600""#.to_owned()),
+        ];
+        let text = include_str!("../../tests/data/syncthing-config.xml").to_owned();
+        let config = values.into_iter().fold(text, |text, (name, value)| text.replace(name, &value));
         fs::write(homes[n].join("config.xml"), config).expect("write its config");
     }
     let start = Instant::now();

@@ -39,6 +39,25 @@ fn syncthing(args: &[&str], home: &Path) -> Command {
     command
 }
 
+/// The benches use the same one.
+const SYNCTHING_CONFIG: &str = include_str!("../data/syncthing-config.xml");
+
+/// One of two on loopback alone that share a folder.
+fn syncthing_config(folder: &Path, ids: &[String; 2], ports: [u16; 2], port: u16, scan: &str) -> String {
+    let [port0, port1] = ports.map(|port| port.to_string());
+    let (folder, port) = (folder.display().to_string(), port.to_string());
+    let values: [(&str, &str); 7] = [
+        ("{folder}", &folder),
+        ("{id0}", &ids[0]),
+        ("{id1}", &ids[1]),
+        ("{port0}", &port0),
+        ("{port1}", &port1),
+        ("{port}", &port),
+        ("{scan}", scan),
+    ];
+    values.into_iter().fold(SYNCTHING_CONFIG.to_owned(), |text, (name, value)| text.replace(name, value))
+}
+
 /// Two of them on loopback alone, each with one of two folders.
 fn carry(lab: &Lab, folders: [&Path; 2]) -> [Syncthing; 2] {
     let homes = ["carrier-a", "carrier-b"].map(|name| lab.path(name));
@@ -49,25 +68,8 @@ fn carry(lab: &Lab, folders: [&Path; 2]) -> [Syncthing; 2] {
         String::from_utf8(told.stdout).expect("text").trim().to_owned()
     });
     let ports = [free_port(), free_port()];
-    let device = |n: usize| {
-        let (id, port) = (&ids[n], ports[n]);
-        format!(r#"<device id="{id}" name="d{n}"><address>tcp://127.0.0.1:{port}</address></device>"#)
-    };
-    let off = ["globalAnnounceEnabled", "localAnnounceEnabled", "relaysEnabled", "natEnabled", "crashReportingEnabled"];
-    let off: String = off.iter().map(|name| format!("<{name}>false</{name}>")).collect();
     let start = |n: usize| {
-        let config = format!(
-            r#"<configuration version="35"><folder id="store" path="{}" rescanIntervalS="1" fsWatcherEnabled="true" fsWatcherDelayS="1">
-            <device id="{}"/><device id="{}"/></folder>{}{}<gui enabled="false"/>
-            <options><listenAddress>tcp://127.0.0.1:{}</listenAddress><urAccepted>-1</urAccepted>
-            <reconnectionIntervalS>1</reconnectionIntervalS>{off}</options></configuration>"#,
-            folders[n].display(),
-            ids[0],
-            ids[1],
-            device(0),
-            device(1),
-            ports[n],
-        );
+        let config = syncthing_config(folders[n], &ids, ports, ports[n], r#"rescanIntervalS="1" fsWatcherDelayS="1""#);
         fs::write(homes[n].join("config.xml"), config).expect("write its config");
         let log = lab.path(format!("carrier-{n}.log"));
         let said = fs::File::create(&log).expect("make its log");

@@ -25,6 +25,13 @@ const DEFAULT_REGION: &str = "us-east-1";
 /// Where Azure's own emulator listens.
 const AZURE_EMULATOR: &str = "http://127.0.0.1:10000";
 
+/// What every service's line has alike. The crate's builders share these names and no trait.
+macro_rules! built {
+    ($builder:expr, $options:expr, $scene:expr) => {
+        $builder.with_client_options($options).with_retry(retries()).with_http_connector($scene.line.clone()).build()
+    };
+}
+
 type Vars = BTreeMap<String, String>;
 
 /// Opens `s3://bucket/prefix` with the variables of the AWS tools and their profiles.
@@ -60,12 +67,7 @@ pub fn open_s3(address: &str, opening: &Opening) -> Result<Arc<dyn Transport>, T
     let options = sealed_unless_allowed(&place, vars, endpoint, "AWS_ALLOW_HTTP")?;
     let options = with_authorities(&place, vars, options)?;
     builder = endpoint.into_iter().fold(builder, |builder, endpoint| builder.with_endpoint(endpoint));
-    let builder = builder
-        .with_bucket_name(&place.bucket)
-        .with_client_options(options)
-        .with_retry(retries())
-        .with_http_connector(scene.line.clone());
-    visitor(builder.build(), place, scene)
+    visitor(built!(builder.with_bucket_name(&place.bucket), options, scene), place, scene)
 }
 
 /// Opens `gs://bucket/prefix` with the variables of Google's tools and the login of `gcloud`.
@@ -82,12 +84,7 @@ pub fn open_gs(address: &str, opening: &Opening) -> Result<Arc<dyn Transport>, T
         }
     }
     let options = sealed_unless_allowed(&place, vars, endpoint, "GOOGLE_ALLOW_HTTP")?;
-    let builder = builder
-        .with_bucket_name(&place.bucket)
-        .with_client_options(options)
-        .with_retry(retries())
-        .with_http_connector(scene.line.clone());
-    visitor(builder.build(), place, scene)
+    visitor(built!(builder.with_bucket_name(&place.bucket), options, scene), place, scene)
 }
 
 /// Opens `az://container/prefix` in the account that the variables name.
@@ -114,12 +111,7 @@ pub fn open_az(address: &str, opening: &Opening) -> Result<Arc<dyn Transport>, T
     }
     builder = account.into_iter().fold(builder, |builder, account| builder.with_account(account));
     let options = sealed_unless_allowed(&place, vars, endpoint, "AZURE_ALLOW_HTTP")?;
-    let builder = builder
-        .with_container_name(&place.bucket)
-        .with_client_options(options)
-        .with_retry(retries())
-        .with_http_connector(scene.line.clone());
-    visitor(builder.build(), place, scene)
+    visitor(built!(builder.with_container_name(&place.bucket), options, scene), place, scene)
 }
 
 /// A crate's builder says what is wrong in words that may hold what it read: they are not passed on.
