@@ -378,9 +378,12 @@ pub(super) fn take_lock(dirs: &ProjectDirs) -> Result<ProjectLock, NodeError> {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             // A name is a courtesy; the message stands without it.
-            let holder = read_holder(&mut file).map_or(String::new(), |holder| format!(" (process {holder})"));
-            let message = format!("another larder already works in this project{holder}");
-            return Err(NodeError::user(message, "use `larder status`, or stop that one first"));
+            let holder = read_holder(&mut file).filter(|holder| *holder != 0);
+            let named = holder.map_or(String::new(), |holder| format!(" (process {holder})"));
+            let message = format!("another larder already works in this project{named}");
+            let end =
+                holder.map_or("stop that one".to_owned(), |holder| format!("`kill {holder}` ends it in good order"));
+            return Err(NodeError::user(message, format!("`larder status` works beside it; for this, {end} first")));
         }
         Err(TryLockError::Error(error)) => return Err(internal(error)),
     }

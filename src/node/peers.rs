@@ -249,7 +249,7 @@ fn address_of<'a>(settings: &'a Settings, name: &str) -> Result<&'a Address, Nod
 fn open(env: &Env, settings: &Settings, address: &Address) -> Result<Arc<dyn Transport>, NodeError> {
     let larder = ProjectDirs::of(&settings.config).larder;
     let app = &settings.app_id.value;
-    open_peer(env, address, app, &settings.root_dir, &larder).map_err(|error| refused(error.into()))
+    open_peer(env, address, app, &settings.root_dir, &larder).map_err(|error| refused_at(address, error.into()))
 }
 
 fn probe(env: &Env, settings: &Settings, address: &Address) -> Result<Probe, NodeError> {
@@ -260,7 +260,7 @@ fn probe(env: &Env, settings: &Settings, address: &Address) -> Result<Probe, Nod
         // What never ran takes whatever is there.
         None => Marker::of_place(&*place, app, None, false).map_err(SyncError::from),
     };
-    Ok(if held.map_err(refused)?.is_some() { Probe::HoldsProject } else { Probe::Empty })
+    Ok(if held.map_err(|error| refused_at(address, error))?.is_some() { Probe::HoldsProject } else { Probe::Empty })
 }
 
 fn join(env: &Env, settings: &Settings, address: &Address, dry_run: bool) -> Result<(), NodeError> {
@@ -275,6 +275,20 @@ fn join(env: &Env, settings: &Settings, address: &Address, dry_run: bool) -> Res
         return Ok(());
     }
     Marker::set_place(&*place, &settings.app_id.value, &own).map_err(|error| refused(error.into()))
+}
+
+/// As `refused`: a bucket that refuses does so because of who asks, and another place would not help.
+fn refused_at(address: &Address, error: SyncError) -> NodeError {
+    let scheme = address::scheme(address.reveal()).map(|(scheme, _)| scheme.to_ascii_lowercase());
+    let is_bucket = matches!(scheme.as_deref(), Some("s3" | "gs" | "az"));
+    let denied = matches!(&error, SyncError::Transport(error) if error.kind == TransportErrorKind::Denied);
+    let told = refused(error);
+    if !(is_bucket && denied) {
+        return told;
+    }
+    let hint =
+        "check the credentials in the environment, and what they may do there; `docs/config.md` names the variables";
+    NodeError { hint: Some(hint.to_owned()), ..told }
 }
 
 /// A place that refuses is the user's to settle; one that is away is not.
@@ -305,6 +319,19 @@ mod tests {
         let (env, _) = Env::fixed(0, 1, "host", dir.path().to_owned());
         let settings = Settings::load(&ConfigPath::named(&file).expect("is there"), &env, &Flags::default());
         (dir, settings.expect("a config"))
+    }
+
+    #[test]
+    fn a_bucket_that_refuses_is_told_to_be_a_matter_of_credentials_and_a_folder_is_not() {
+        let hint = |address: &str| {
+            let error = crate::transport::TransportError::new(TransportErrorKind::Denied, "list", "there", "no");
+            refused_at(&Address::new(address), error.into()).hint.unwrap_or_default()
+        };
+
+        for bucket in ["s3://b/x", "gs://b", "AZ://c/x"] {
+            assert!(hint(bucket).contains("credentials"), "{bucket}");
+        }
+        assert!(hint("/mnt/nas").contains("another place"));
     }
 
     #[test]

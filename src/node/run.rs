@@ -85,7 +85,7 @@ impl Node {
         if let Some(error) = &self.backend_error {
             report.backend_error = Some(error.message.clone());
         }
-        self.engine.begin_run();
+        self.engine.begin_run(options.dry_run);
         let mut steps = Steps(std::time::Instant::now());
         let mut rows = None;
         let looks = options.inbox || options.asked == Asked::Everybody;

@@ -24,8 +24,9 @@ const GONE_MERGE: &str =
 const MAX_CONFLICTS: usize = 100_000;
 
 impl Engine {
-    /// A new run begins: the undo list is that of this run.
-    pub fn begin_run(&mut self) {
+    /// A new run begins: the undo list is that of this run. A dry one claims no place and gives the project no id.
+    pub fn begin_run(&mut self, dry_run: bool) {
+        self.dry_run = dry_run;
         self.undo_batch = None;
         self.ahead = None;
         self.folders.forget();

@@ -287,6 +287,8 @@ pub struct Engine {
     held_bytes: BTreeMap<crate::model::OriginName, u64>,
     /// What exchanges told of each store that the next one has to know, by the journal's line.
     told: BTreeMap<String, stores::Told>,
+    /// This run only lists.
+    dry_run: bool,
     /// A chain in the backend waits for its owner to be accepted: its rows are nobody's edits.
     rows_wait: bool,
     /// The folder that was read in last.
@@ -368,6 +370,7 @@ impl Engine {
             publishing_stopped: BTreeMap::new(),
             held_bytes: BTreeMap::new(),
             told: BTreeMap::new(),
+            dry_run: false,
             rows_wait: false,
             folders: place::Folders::default(),
             growing: std::collections::BTreeSet::new(),

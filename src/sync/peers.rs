@@ -282,7 +282,7 @@ impl Engine {
         let held = match held_there(&self.state, &peer.address, place, app) {
             Err(SyncError::Marker(why)) => match self.lost_marker(peer, place)? {
                 Some(project) => {
-                    if peer.push {
+                    if peer.push && !self.dry_run {
                         Marker::set_place(place, app, &project)?;
                     }
                     Some(project)
@@ -301,6 +301,9 @@ impl Engine {
                 project
             }
         };
+        if self.dry_run {
+            return Ok(true);
+        }
         self.state.set_meta(&held_key(&peer.address), Some(project.as_str().as_bytes()))?;
         self.state.set_meta(&awaited_key(&peer.address), None)?;
         Ok(true)

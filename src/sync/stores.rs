@@ -323,7 +323,7 @@ impl Engine {
         Ok(self.state.set_problems(&source, &problems, self.now_ms() as i64)?)
     }
 
-    /// The backend as a transport, made once; claims the backend for this project and registers this origin.
+    /// The backend as a transport, made once; claims the backend for this project and registers this origin, but in a dry run.
     pub(super) fn backend_transport(&mut self) -> Result<Option<Arc<BackendTransport>>> {
         let Some(adapter) = self.adapter.clone() else { return Ok(None) };
         if let Some(transport) = &self.transport {
@@ -331,11 +331,17 @@ impl Engine {
         }
         let app = self.policy.app.clone();
         let known = self.kept_project()?;
+        let label = format!("backend {}", adapter.capabilities().name);
+        if self.dry_run {
+            // What nobody claimed holds nothing; what is claimed is looked at, and stays as it is.
+            let held = Marker::of_backend(&adapter, &app, known.as_ref())?;
+            let look = held.map(|_| BackendTransport::new(adapter, &app, label)).transpose()?;
+            return Ok(look.map(Arc::new));
+        }
         let project = Marker::claim(&adapter, &app, known.as_ref(), &self.env)?;
         self.state.set_meta(PROJECT, Some(project.as_str().as_bytes()))?;
         marker::register_writer(&adapter, &app, self.identity.origin())?;
         self.meet_store(&adapter)?;
-        let label = format!("backend {}", adapter.capabilities().name);
         let transport = Arc::new(BackendTransport::new(adapter, &app, label)?);
         self.transport = Some(transport.clone());
         Ok(Some(transport))

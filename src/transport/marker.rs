@@ -163,6 +163,17 @@ impl Marker {
         Marker { app: app.to_owned(), kind: MarkerKind::Marker, project, v: 1 }
     }
 
+    /// The project that a backend holds; `None` if nobody claimed it. Writes nothing.
+    ///
+    /// Errors: OtherProject if it is not `project`; the backend's.
+    pub fn of_backend(
+        adapter: &Arc<dyn FileSyncAdapter>,
+        app: &str,
+        project: Option<&ProjectId>,
+    ) -> Result<Option<ProjectId>, MarkerError> {
+        read_marker(adapter, app)?.map(|found| agree(app, found.project, project)).transpose()
+    }
+
     /// Makes a backend this project's, or finds that it is.
     ///
     /// Shape: no marker: `project`, or a new id, is written; a marker: adopted if `project` is `None`, else it must be equal.

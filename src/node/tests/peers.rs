@@ -339,6 +339,37 @@ fn a_store_inside_the_project_is_refused() {
 }
 
 #[test]
+fn a_dry_run_claims_no_backend_and_gives_a_new_project_no_id() {
+    let store = tempfile::tempdir().expect("a folder");
+    let backend = backend();
+    let mut first = Machine::new("first", &self::backend());
+    super::skew::configure(&first, &[store.path()]);
+    first.write("x.md", "x");
+    first.meets();
+    let mut new = Machine::new("new", &backend);
+    super::skew::configure(&new, &[store.path()]);
+    new.write("own.md", "own");
+    let options = OpenOptions { trust: true, ..new.options() };
+    new.node = Some(Node::open(&new.env(), &options, Arc::new(NoProgress)).expect("opens"));
+
+    new.node().run(&crate::node::RunOptions { dry_run: true, ..Default::default() }).expect("runs");
+
+    assert_eq!(Marker::of_backend(&backend, "demo", None).expect("asked"), None);
+    let notes = backend
+        .query(&Query::changes("demo-ledger", None, larder_adapters::Cursor::from_text(String::new()), 10))
+        .expect("asked");
+    assert_eq!(notes.rows.len(), 0, "{:?}", notes.rows);
+    assert!(projects(&new.node().engine.state).expect("asked").is_empty());
+
+    new.meets();
+    assert!(Marker::of_backend(&backend, "demo", None).expect("asked").is_some());
+    assert_eq!(
+        (new.read("x.md").as_deref(), projects(&new.node().engine.state).expect("asked").is_empty()),
+        (Some("x"), false)
+    );
+}
+
+#[test]
 fn a_dry_run_leaves_the_place_alone() {
     let store = folder();
     let mut a = machine("a", &at(store.path()));
