@@ -14,11 +14,13 @@ pub mod drive;
 mod error;
 mod faulty;
 mod firestore;
+mod hub;
 mod memory;
 mod postgres;
 mod record;
 mod sqlite;
 mod stamp;
+mod supabase;
 
 pub use adapter::{Capabilities, FileSyncAdapter, ForeignEdits, Sink, Subscription, batch_delete_revision};
 pub use backend::{BACKENDS, Backend, BackendUrl, DEFAULT_WAIT_MS, OpenBackend, OpenContext, open, resolve_backend};
@@ -33,3 +35,4 @@ pub use record::{
     Selection, Wake, Write,
 };
 pub use sqlite::SqliteAdapter;
+pub use supabase::SupabaseAdapter;

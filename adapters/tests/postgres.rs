@@ -527,6 +527,11 @@ fn one_change_of_100_000_reads_few_rows() {
     assert_eq!(paths(&rows), ["f7777"]);
     let record = text_record("app", "f7777", "ours");
     adapter.set(&record, &Expected::Revision(rows[0].revision.clone())).expect("the state was seen");
+    // What an exchange asks at each run: whose artifacts are there.
+    let listed = adapter.query(&Query::paths("app-ledger", SHARED_OWNER, "shared/", None, 1)).expect("it answers");
+    assert!(listed.rows.is_empty());
+    let first = adapter.query(&Query::paths("app", SHARED_OWNER, "f", None, 1)).expect("it answers");
+    assert_eq!(paths(&first.rows), ["f1"]);
     drop(adapter);
 
     let read = settled(&server, counted) - before;

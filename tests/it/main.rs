@@ -13,10 +13,13 @@ mod netns;
 mod origin;
 mod peers;
 mod postgres;
+#[path = "../../adapters/tests/servers/postgres.rs"]
+mod postgres_server;
 mod repair;
 mod s3;
-#[path = "../../adapters/tests/servers/postgres.rs"]
-mod servers;
+mod supabase;
+#[path = "../../adapters/tests/servers/supabase.rs"]
+mod supabase_server;
 mod support;
 mod tidy;
 mod tracer;

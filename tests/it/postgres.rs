@@ -3,7 +3,7 @@
 //!
 //! Each test starts a server of its own and skips itself aloud where PostgreSQL is not installed.
 
-use crate::servers::{Bouncer, Postgres, Programs};
+use crate::postgres_server::{Bouncer, Postgres, Programs};
 use crate::support::{CONFIG, DAEMON_DEADLINE, Lab, Project, skip, until};
 
 fn server(test: &str) -> Option<Postgres> {

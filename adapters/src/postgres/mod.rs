@@ -8,8 +8,8 @@
 mod connect;
 mod failure;
 mod listen;
-mod read;
-mod schema;
+pub(crate) mod read;
+pub(crate) mod schema;
 mod settings;
 mod tls;
 mod write;
@@ -17,13 +17,14 @@ mod write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::hub::Hub;
 use crate::{
     AdapterError, Backend, Capabilities, Cursor, ErrorKind, Expected, FileSyncAdapter, ForeignEdits, OpenContext, Page,
     Query, Record, RecordId, Revision, Row, RowContent, Sink, Subscription, Write, drive,
 };
 use connect::{Server, Session};
 use failure::Failure;
-use listen::Hub;
+use listen::Listening;
 use settings::Settings;
 use write::{Answer, Item};
 
@@ -53,7 +54,7 @@ pub struct PostgresAdapter {
     instance: Mutex<String>,
     writer: Mutex<Option<Session>>,
     reader: Mutex<Option<Session>>,
-    hub: Arc<Hub>,
+    hub: Arc<Hub<Listening>>,
     closed: AtomicBool,
 }
 
@@ -84,7 +85,7 @@ impl PostgresAdapter {
             own: true,
         };
         let adapter = Self {
-            hub: Hub::new(Arc::clone(&server)),
+            hub: Hub::new(Listening(Arc::clone(&server))),
             server,
             capabilities,
             instance: Mutex::default(),

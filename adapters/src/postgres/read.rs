@@ -26,7 +26,7 @@ type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
 /// Where a reader is in the feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(crate) enum Place {
     /// Before everything.
     Start,
     /// After all that this snapshot saw.
@@ -68,7 +68,7 @@ impl Place {
         })
     }
 
-    fn since(&self) -> Option<&str> {
+    pub fn since(&self) -> Option<&str> {
         match self {
             Place::Start => None,
             Place::After(since) => Some(since),
@@ -93,12 +93,12 @@ fn xmin(snapshot: &str) -> &str {
     snapshot.split(':').next().unwrap_or("1")
 }
 
-pub(super) fn revision(instance: &str, change: i64) -> Revision {
+pub(crate) fn revision(instance: &str, change: i64) -> Revision {
     Revision::new(format!("{instance}.{change}"))
 }
 
 /// The number in `<instance>.<number>`, if it is of this database.
-pub(super) fn numbered(revision: &Revision, instance: &str) -> Option<i64> {
+pub(crate) fn numbered(revision: &Revision, instance: &str) -> Option<i64> {
     let (of, number) = revision.as_str().split_once('.')?;
     if of == instance { number.parse().ok() } else { None }
 }
@@ -224,21 +224,11 @@ impl Session {
         limit: usize,
     ) -> Result<Page, Failure> {
         let seen: String = self.client.query_typed_one("SELECT pg_current_snapshot()::text", &[]).await?.try_get(0)?;
-        let app = escaped(&query.app);
-        let mut named = match query.owner.as_deref() {
-            // Owners interleave with paths in the order of ids, so every name of the app is looked at, but no content.
-            None => self.ids(&Span::below(&format!("{app}:"), "", None), usize::MAX).await?,
-            Some("" | SHARED_OWNER) => {
-                let mut plain = Span::below(&format!("{app}:"), prefix, after);
-                plain.no_colon = true;
-                let mut named = self.ids(&plain, limit + 1).await?;
-                named.extend(self.ids(&Span::below(&format!("{app}:shared:"), prefix, after), limit + 1).await?);
-                named
-            }
-            Some(owner) => {
-                self.ids(&Span::below(&format!("{app}:{}:", escaped(owner)), prefix, after), limit + 1).await?
-            }
-        };
+        let limit_each = if query.owner.is_none() { usize::MAX } else { limit + 1 };
+        let mut named = Vec::new();
+        for span in Span::all(query, prefix, after) {
+            named.extend(self.ids(&span, limit_each).await?);
+        }
         named.retain(|name| name.path.starts_with(prefix) && after.is_none_or(|after| after < name.path.as_str()));
         named.sort_by(|a, b| (&a.path, &a.owner).cmp(&(&b.path, &b.owner)));
         let mut end = limit.min(named.len());
@@ -255,10 +245,11 @@ impl Session {
     /// The ids of present records in a span, in order.
     async fn ids(&self, span: &Span, limit: usize) -> Result<Vec<Named>, Failure> {
         let colon = if span.no_colon { "AND strpos(substr(m.id, $3), ':') = 0" } else { "AND $3 = $3" };
+        // Asked row by row: of `EXISTS` the planner may make a table of every file there is, for a page of one.
         let sql = format!(
             "SELECT m.id FROM file_mirror AS m WHERE m.id >= $1 AND m.id < $2 {colon}
-                AND (EXISTS (SELECT 1 FROM files AS f WHERE f.id = m.id COLLATE \"default\")
-                    OR EXISTS (SELECT 1 FROM file_chunked AS k WHERE k.id = m.id))
+                AND coalesce((SELECT true FROM files AS f WHERE f.id = m.id COLLATE \"default\"),
+                    (SELECT true FROM file_chunked AS k WHERE k.id = m.id), false)
             ORDER BY m.id LIMIT $4"
         );
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
@@ -423,15 +414,15 @@ impl Named {
 }
 
 /// Which ids belong to a query, as a condition over $3 (lower bound), $4 (upper bound), $5 (begin of names with an owner).
-struct Space {
+pub(crate) struct Space {
     condition: &'static str,
-    low: String,
-    high: String,
-    nested: String,
+    pub low: String,
+    pub high: String,
+    pub nested: String,
 }
 
 impl Space {
-    fn of(query: &Query) -> Self {
+    pub fn of(query: &Query) -> Self {
         let app = escaped(&query.app);
         // The empty text keeps the planner on the index of changes, which is what the order and the limit are about.
         let within = "(m.id || '') >= $3 AND (m.id || '') < $4 AND $5 = $5";
@@ -450,16 +441,30 @@ impl Space {
 }
 
 /// A range of ids.
-struct Span {
-    from: String,
-    until: String,
+pub(crate) struct Span {
+    pub from: String,
+    pub until: String,
     /// 1-based character at which the path begins.
-    path_at: i32,
+    pub path_at: i32,
     /// Only ids whose rest is a shared path rather than an owner and a path.
-    no_colon: bool,
+    pub no_colon: bool,
 }
 
 impl Span {
+    /// Where the names of a path listing stand.
+    pub fn all(query: &Query, prefix: &str, after: Option<&str>) -> Vec<Span> {
+        let app = escaped(&query.app);
+        match query.owner.as_deref() {
+            // Owners interleave with paths in the order of ids, so every name of the app is looked at, but no content.
+            None => vec![Span::below(&format!("{app}:"), "", None)],
+            Some("" | SHARED_OWNER) => {
+                let plain = Span { no_colon: true, ..Span::below(&format!("{app}:"), prefix, after) };
+                vec![plain, Span::below(&format!("{app}:shared:"), prefix, after)]
+            }
+            Some(owner) => vec![Span::below(&format!("{app}:{}:", escaped(owner)), prefix, after)],
+        }
+    }
+
     fn below(lead: &str, prefix: &str, after: Option<&str>) -> Self {
         let least = format!("{lead}{prefix}");
         let from = match after {

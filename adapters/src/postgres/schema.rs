@@ -18,7 +18,7 @@ const OLDEST_SERVER: i32 = 130_000;
 /// Drawn once; whoever makes the schema holds it.
 const LOCK: i64 = 0x6c61_7264_6572_0001;
 /// What an index of the server can hold, less its overhead; a longer name is no record of ours.
-pub(super) const MAX_ID_BYTES: usize = 2_600;
+pub(crate) const MAX_ID_BYTES: usize = 2_600;
 
 /// What a session knows of its database.
 #[derive(Clone, Debug, Default)]
@@ -31,13 +31,13 @@ pub(super) struct Facts {
 
 /// The types of `last_updated` and `created_at`: a table that was there before may keep texts.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Moments {
+pub(crate) struct Moments {
     pub last_updated: Moment,
     pub created_at: Moment,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Moment {
+pub(crate) enum Moment {
     #[default]
     Zoned,
     Plain,
@@ -210,7 +210,7 @@ pub(super) fn ddl() -> String {
     format!("BEGIN;\n{}{rights}COMMIT;\n", statements("public", Moments::default()))
 }
 
-fn statements(schema: &str, moments: Moments) -> String {
+pub(crate) fn statements(schema: &str, moments: Moments) -> String {
     let quoted = format!("\"{}\"", schema.replace('"', "\"\""));
     // A view's columns have one type each, and `files` may have been there before.
     let column = |name: &str, moment: Moment| match moment {

@@ -1,0 +1,105 @@
+//! Projects mirrored into Supabase by the real program: a real PostgREST on a real PostgreSQL, reached with the publishable key.
+//!
+//! Each test starts a service of its own and skips itself aloud where the programs are not installed.
+
+use crate::supabase_server::{KEY, Service};
+use crate::support::{CONFIG, DAEMON_DEADLINE, Lab, Project, skip, until};
+
+fn service(test: &str) -> Option<Service> {
+    Service::start().map_err(|reason| skip(test, reason)).ok()
+}
+
+fn machine(lab: &Lab, name: &str, service: &Service) -> Project {
+    let project = lab.project(name, CONFIG).with_home(&lab.path(format!("home-{name}")));
+    let project = project.with_var("FILE_SYNC_BACKEND", "supabase").with_var("SUPABASE_URL", &service.url());
+    project.with_var("SUPABASE_PUBLISHABLE_KEY", KEY)
+}
+
+fn text(project: &Project, path: &str) -> Option<String> {
+    project.read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[test]
+fn a_project_is_prepared_by_its_ddl_and_machines_that_share_only_supabase_converge() {
+    const TEST: &str = "a_project_is_prepared_by_its_ddl_and_machines_that_share_only_supabase_converge";
+    let Some(service) = service(TEST) else { return };
+    let lab = Lab::new();
+    let (a, b) = (machine(&lab, "a", &service), machine(&lab, "b", &service));
+    a.run(["backend", "check"]).expect(4).says("larder backend ddl supabase");
+    service.prepare();
+    a.run(["backend", "check"]).expect(0);
+    assert_eq!(service.server.sql("lab", "SELECT count(*) FROM files_all"), "0");
+    a.write("shared/notes.md", "one\n");
+    a.write("shared/größe x.md", "name\n");
+    let noise: Vec<u8> = (0..3_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    a.write("shared/big.bin", &noise);
+    a.write("mine/diary.md", "mine\n");
+
+    for project in [&a, &b, &a, &b] {
+        project.sync();
+    }
+    assert_eq!(b.tree("shared"), a.tree("shared"));
+    assert_eq!(service.server.sql("lab", "SELECT count(*) FROM files_all WHERE path LIKE 'mine/%'"), "0");
+
+    a.write("shared/notes.md", "two\n");
+    b.remove("shared/größe x.md");
+    service.server.sql(
+        "lab",
+        "SET ROLE anon; INSERT INTO files (app, path, content) VALUES ('lab', 'shared/theirs.md', E'theirs\\n')",
+    );
+    for project in [&a, &b, &a, &b] {
+        project.sync();
+    }
+    assert_eq!(b.tree("shared"), a.tree("shared"));
+    assert_eq!(
+        (text(&b, "shared/notes.md").as_deref(), text(&b, "shared/theirs.md").as_deref()),
+        (Some("two\n"), Some("theirs\n"))
+    );
+    assert_eq!(a.read("shared/größe x.md"), None);
+    for project in [&a, &b] {
+        project.verify();
+    }
+}
+
+#[test]
+fn private_files_go_there_with_a_token_of_ones_own() {
+    let Some(service) = service("private_files_go_there_with_a_token_of_ones_own") else { return };
+    service.prepare();
+    let lab = Lab::new();
+    let config = CONFIG.replacen('{', "{ \"ownerId\": \"ann\",", 1);
+    let project =
+        lab.project("a", &config).with_var("FILE_SYNC_BACKEND", "supabase").with_var("SUPABASE_URL", &service.url());
+    let ann = project.with_var("SUPABASE_ANON_KEY", KEY).with_var("SUPABASE_ACCESS_TOKEN", &service.token("ann"));
+    ann.write("mine/diary.md", "mine\n");
+    ann.write("shared/notes.md", "one\n");
+
+    ann.sync();
+
+    let rows = "SELECT string_agg(owner_id || ' ' || path, ',' ORDER BY path) FROM files";
+    assert_eq!(service.server.sql("lab", rows), "ann mine/diary.md,shared shared/notes.md");
+    assert_eq!(service.server.sql("lab", "SET ROLE anon; SELECT count(*) FROM files"), "1");
+}
+
+#[test]
+fn daemons_hear_of_rows_and_a_service_that_is_away_is_waited_for() {
+    const TEST: &str = "daemons_hear_of_rows_and_a_service_that_is_away_is_waited_for";
+    let Some(mut service) = service(TEST) else { return };
+    service.prepare();
+    let lab = Lab::new();
+    let a = machine(&lab, "a", &service);
+    let daemon = a.up();
+    service.server.sql(
+        "lab",
+        "SET ROLE anon; INSERT INTO files (app, path, content) VALUES ('lab', 'shared/theirs.md', E'theirs\\n')",
+    );
+    until("the row is on disk", DAEMON_DEADLINE, || text(&a, "shared/theirs.md").as_deref() == Some("theirs\n"));
+
+    service.server.stop();
+    a.write("shared/mine.md", "mine\n");
+    until("it is recorded without the service", DAEMON_DEADLINE, || a.run(["log", "shared/mine.md"]).code == Some(0));
+    until("status says so", DAEMON_DEADLINE, || a.run(["status"]).code == Some(2));
+    service.server.start_again();
+    let row = "SELECT content FROM files WHERE path = 'shared/mine.md'";
+    until("the row came later", DAEMON_DEADLINE, || service.server.sql("lab", row) == "mine");
+    daemon.stop();
+}
