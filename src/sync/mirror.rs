@@ -222,7 +222,7 @@ impl Engine {
         let mirrored: Vec<&Slot> = slots.iter().filter(has_row).filter(|slot| seen.insert(*slot)).collect();
         for group in mirrored.chunks(LOOK_SLOTS) {
             let looks = match self.look(adapter, group) {
-                Err(SyncError::Adapter(error)) if is_down(&error) => return self.backend_down(adapter, &error),
+                Err(SyncError::Adapter(error)) if is_down(&error) => return self.backend_down(adapter, &error, report),
                 looks => looks?,
             };
             for (slot, (resolution, row)) in group.iter().zip(looks) {
@@ -239,7 +239,7 @@ impl Engine {
                         batch.push(*item);
                     }
                     Err(SyncError::Adapter(error)) if is_down(&error) => {
-                        return self.backend_down(adapter, &error);
+                        return self.backend_down(adapter, &error, report);
                     }
                     Err(error) => return Err(error),
                 }
@@ -306,10 +306,17 @@ impl Engine {
         admitted.is_some_and(|admitted| admitted.channel() == Channel::Archive)
     }
 
-    fn backend_down(&mut self, adapter: &dyn FileSyncAdapter, error: &AdapterError) -> Result<bool> {
+    /// Notes it, for `status` and for who asked for this run.
+    fn backend_down(
+        &mut self,
+        adapter: &dyn FileSyncAdapter,
+        error: &AdapterError,
+        report: &mut Report,
+    ) -> Result<bool> {
         let now = self.now_ms() as i64;
         let name = adapter.capabilities().name.clone();
         self.state.note_failure(&name, Direction::Push, now, &error.to_string())?;
+        report.backend_error.get_or_insert_with(|| error.to_string());
         Ok(false)
     }
 
@@ -474,7 +481,7 @@ impl Engine {
             }
         }
         if let Some(error) = down {
-            return self.backend_down(adapter, &error);
+            return self.backend_down(adapter, &error, report);
         }
         self.mirrored = mark.unwrap_or(self.mirrored);
         Ok(true)
