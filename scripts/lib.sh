@@ -96,3 +96,26 @@ need_python_program() {
     [ -x "$home/bin/$1" ] || install_python "$2" "$home"
     if [ -x "$home/bin/$1" ]; then echo "$home/bin/$1"; fi
 }
+
+# need_node_packages NAME PACKAGE@VERSION...: installs packages that npm carries into a folder of their own below the build folder,
+# once, and prints the folder that holds their node_modules; prints nothing and carries on where that is not possible.
+need_node_packages() {
+    home=${CARGO_TARGET_DIR:-$PWD/target}/programs/node-$1
+    shift
+    wanted="$*"
+    if [ "$(cat "$home/installed" 2>/dev/null)" != "$wanted" ]; then
+        rm -rf "$home"
+        mkdir -p "$home"
+        node_log=$(mktemp)
+        # shellcheck disable=SC2086 # a list of words
+        if (cd "$home" && npm init -y && npm install --no-audit --no-fund --ignore-scripts $wanted) >"$node_log" 2>&1; then
+            printf '%s\n' "$wanted" >"$home/installed"
+            echo "installed: $wanted" >&2
+        else
+            tail -n 3 "$node_log" >&2
+            echo "warning: could not install from npm: $wanted" >&2
+        fi
+        rm -f "$node_log"
+    fi
+    if [ -f "$home/installed" ]; then echo "$home"; fi
+}

@@ -21,6 +21,7 @@ mod record;
 mod sqlite;
 mod stamp;
 mod supabase;
+mod wire;
 
 pub use adapter::{Capabilities, FileSyncAdapter, ForeignEdits, Sink, Subscription, batch_delete_revision};
 pub use backend::{BACKENDS, Backend, BackendUrl, DEFAULT_WAIT_MS, OpenBackend, OpenContext, open, resolve_backend};

@@ -6,6 +6,7 @@
 mod bad_input;
 mod bundle;
 mod carrier;
+mod firestore;
 mod http;
 mod kill;
 mod main_job;

@@ -5,13 +5,8 @@
 
 use serde_json::Value;
 
+use crate::wire::{Broken, Head, USUAL_WAIT_MS, shown};
 use crate::{AdapterError, ErrorKind};
-
-/// A refusal that does not say how long to wait.
-const USUAL_WAIT_MS: u64 = 5_000;
-/// However long the service wants us to wait, we ask again after this.
-const MAX_WAIT_MS: u64 = 3_600_000;
-const MAX_SAID_CHARS: usize = 300;
 
 /// Why a request failed.
 #[derive(Clone, Debug)]
@@ -42,10 +37,6 @@ impl Failure {
         Failure { what: What::Kind(kind), said: said.into() }
     }
 
-    pub(super) fn too_long(limit: u64) -> Failure {
-        Failure { what: What::TooLong, said: format!("the answer is longer than {limit} bytes") }
-    }
-
     /// The error that says what we were doing.
     pub(super) fn error(&self, doing: &str) -> AdapterError {
         let kind = match self.what {
@@ -59,20 +50,15 @@ impl Failure {
     }
 }
 
-/// What the head of an answer tells beside its code.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Head {
-    pub(super) code: u16,
-    /// In milliseconds.
-    pub(super) retry_after_ms: Option<u64>,
-    /// The host a redirect points at.
-    pub(super) redirect: Option<String>,
-}
-
-/// How long a `Retry-After` of so many seconds is; a date in it counts as the usual wait.
-pub(super) fn wait_ms(header: &str) -> u64 {
-    let seconds = header.trim().parse::<u64>().ok();
-    seconds.map_or(USUAL_WAIT_MS, |seconds| seconds.saturating_mul(1_000).min(MAX_WAIT_MS))
+impl From<Broken> for Failure {
+    fn from(broken: Broken) -> Failure {
+        match broken {
+            Broken::TooLong(limit) => {
+                Failure { what: What::TooLong, said: format!("the answer is longer than {limit} bytes") }
+            }
+            Broken::Line(said) => Failure::new(ErrorKind::Unavailable, said),
+        }
+    }
 }
 
 /// Understands an answer that is no success.
@@ -124,16 +110,15 @@ fn by_status(status: &str, message: &str, head: &Head) -> Failure {
 }
 
 fn by_code(head: &Head) -> Failure {
-    match head.code {
-        401 => Failure { what: What::Unauthenticated, said: refused_token("no reason given") },
-        403 => Failure::new(ErrorKind::Denied, "access is refused, by something that is not Firestore"),
-        429 => throttled(head, "the service asks for a slower pace".to_owned()),
-        500..=599 => away(head, format!("the service is away (HTTP {})", head.code)),
-        code => Failure::new(
-            ErrorKind::Corrupt,
-            format!("what answers is not Firestore (HTTP {code} without its JSON); check the address"),
-        ),
-    }
+    let kind = head.kind();
+    let said = match (head.code, kind) {
+        (401, _) => return Failure { what: What::Unauthenticated, said: refused_token("no reason given") },
+        (429, _) => "the service asks for a slower pace".to_owned(),
+        (code, ErrorKind::Throttled { .. } | ErrorKind::Unavailable) => format!("the service is away (HTTP {code})"),
+        (_, ErrorKind::Denied) => "access is refused, by something that is not Firestore".to_owned(),
+        (code, _) => format!("what answers is not Firestore (HTTP {code} without its JSON); check the address"),
+    };
+    Failure::new(kind, said)
 }
 
 fn refused_token(said: &str) -> String {
@@ -161,18 +146,10 @@ fn is_about_size(message: &str) -> bool {
     ["maximum", "too large", "too big", "exceeds"].iter().any(|word| lower.contains(word))
 }
 
-/// What somebody else said, fit for a line: bounded and printable.
-pub(super) fn shown(said: &str) -> String {
-    let mut line: String = said.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_SAID_CHARS).collect();
-    if line.trim().is_empty() {
-        line = "no reason given".to_owned();
-    }
-    line
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::wait_ms;
 
     fn understood(code: u16, body: &str) -> What {
         refusal(&Head { code, ..Head::default() }, body.as_bytes()).what
@@ -217,7 +194,7 @@ mod tests {
     fn a_wait_is_taken_from_the_answer_and_bounded() {
         let head = Head { code: 503, retry_after_ms: Some(wait_ms("7")), ..Head::default() };
         assert_eq!(refusal(&head, b"").what, What::Kind(ErrorKind::Throttled { retry_after_ms: 7_000 }));
-        assert_eq!(wait_ms("99999999999"), MAX_WAIT_MS);
+        assert_eq!(wait_ms("99999999999"), 3_600_000);
         assert_eq!(wait_ms("Wed, 21 Oct 2026 07:28:00 GMT"), USUAL_WAIT_MS);
     }
 }

@@ -5,7 +5,6 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject;
 use serde_json::Value;
 
+use crate::wire::{is_loopback, safe_url, shown};
 use crate::{AdapterError, ErrorKind, OpenContext};
 
 /// The environment variables this backend reads.
@@ -79,7 +79,8 @@ impl Site {
         let (account, file_project) = account_of(context.project_dir, &set)?;
         let endpoint = match (&account, set("FIRESTORE_EMULATOR_HOST")) {
             (Account::Emulator, Some(host)) => emulator_url(&host)?,
-            _ => safe_url("FIRESTORE_ENDPOINT", set("FIRESTORE_ENDPOINT").as_deref().unwrap_or(ENDPOINT))?,
+            _ => safe_url("FIRESTORE_ENDPOINT", set("FIRESTORE_ENDPOINT").as_deref().unwrap_or(ENDPOINT))
+                .map_err(|why| refused(&why))?,
         };
         let (project, database) = match address.trim_matches('/').split_once('/') {
             Some((project, database)) => (project, Some(database)),
@@ -94,7 +95,7 @@ impl Site {
         for (what, name) in [("project", &project), ("database", &database)] {
             let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:()".contains(c);
             if name.is_empty() || name.len() > 128 || !name.chars().all(plain) {
-                return Err(refused(&format!("`{}` cannot be the name of a {what}", super::failure::shown(name))));
+                return Err(refused(&format!("`{}` cannot be the name of a {what}", shown(name))));
             }
         }
         let sweep_every = match set("FIRESTORE_SWEEP_SECS").as_deref() {
@@ -123,27 +124,6 @@ fn emulator_url(host: &str) -> Result<Url, AdapterError> {
     url.ok_or_else(|| refused("FIRESTORE_EMULATOR_HOST must be HOST:PORT"))
 }
 
-/// An address that a token or a key may be sent to.
-fn safe_url(name: &str, address: &str) -> Result<Url, AdapterError> {
-    let url = Url::parse(address).ok().filter(Url::has_host);
-    let url = url.ok_or_else(|| refused(&format!("{name} must be an address that begins with https://")))?;
-    if url.scheme() == "https" || (url.scheme() == "http" && is_loopback(&url)) {
-        return Ok(url);
-    }
-    Err(refused(&format!("{name} must begin with https://, or a key would cross the network in the open")))
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host_str() {
-        Some("localhost") => true,
-        Some(host) => {
-            let plain = host.trim_start_matches('[').trim_end_matches(']');
-            plain.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
-        }
-        None => false,
-    }
-}
-
 /// Who asks, and the project that the account belongs to.
 fn account_of(
     project_dir: &Path,
@@ -170,8 +150,8 @@ fn account_of(
 }
 
 fn account_in(file: &Path) -> Result<(Account, Option<String>), AdapterError> {
-    let shown = file.display();
-    let denied = |why: String| AdapterError::new(ErrorKind::Denied, format!("use the credentials in {shown}: {why}"));
+    let named = file.display();
+    let denied = |why: String| AdapterError::new(ErrorKind::Denied, format!("use the credentials in {named}: {why}"));
     let mut text = String::new();
     let read = File::open(file).and_then(|file| file.take(MAX_FILE_BYTES).read_to_string(&mut text));
     read.map_err(|error| {
@@ -183,7 +163,7 @@ fn account_in(file: &Path) -> Result<(Account, Option<String>), AdapterError> {
         value.ok_or_else(|| denied(format!("it has no `{name}`; download it again")))
     };
     let token_uri = parsed.get("token_uri").and_then(Value::as_str).unwrap_or(TOKEN_URI);
-    let token_uri = safe_url("its token_uri", token_uri)?;
+    let token_uri = safe_url("its token_uri", token_uri).map_err(|why| refused(&why))?;
     match field("type")?.as_str() {
         "service_account" => {
             let unusable = || denied("its private_key is no RSA key; download it again".to_owned());
@@ -203,7 +183,7 @@ fn account_in(file: &Path) -> Result<(Account, Option<String>), AdapterError> {
             Ok((account, field("quota_project_id").ok()))
         }
         other => {
-            let kind = super::failure::shown(other);
+            let kind = shown(other);
             Err(denied(format!("accounts of type `{kind}` are not supported; use a service account or gcloud's login")))
         }
     }

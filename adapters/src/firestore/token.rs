@@ -13,9 +13,10 @@ use reqwest::{Client, RequestBuilder, Url};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
-use super::failure::{Failure, Head, refusal, shown};
+use super::failure::{Failure, refusal};
 use super::site::{Account, ServiceKey};
 use crate::ErrorKind;
+use crate::wire::{Broken, Head, body_of, shown};
 
 const SCOPE: &str = "https://www.googleapis.com/auth/datastore";
 /// The longest a token may be asked for.
@@ -96,10 +97,10 @@ impl Tokens {
                 ErrorKind::Denied,
                 "no credentials are set, and this machine has none of its own; set GOOGLE_APPLICATION_CREDENTIALS",
             ),
-            _ => super::call::broken("ask for a token", &error),
+            _ => Broken::of(&error).into(),
         })?;
-        let (head, headers) = (super::call::head_of(&answer), answer.headers().clone());
-        let body = super::call::body_of(answer, MAX_ANSWER_BYTES).await?;
+        let (head, headers) = (Head::of(&answer), answer.headers().clone());
+        let body = body_of(answer, MAX_ANSWER_BYTES).await?;
         if head.code != 200 {
             return Err(token_refused(whose, &head, &headers, &body));
         }

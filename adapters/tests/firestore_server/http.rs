@@ -31,6 +31,8 @@ pub enum Fault {
 
 struct Planned {
     verb: &'static str,
+    /// So many go well before.
+    skip: usize,
     left: usize,
     fault: Fault,
 }
@@ -115,7 +117,12 @@ impl Firestore {
 
     /// The next `times` requests of a verb (`commit`, `runQuery`, `token`; empty for any) go wrong.
     pub fn fail(&self, verb: &'static str, times: usize, fault: Fault) {
-        lock(&self.house).faults.push(Planned { verb, left: times, fault });
+        self.fail_after(verb, 0, times, fault);
+    }
+
+    /// The same, after so many of them went well.
+    pub fn fail_after(&self, verb: &'static str, skip: usize, times: usize, fault: Fault) {
+        lock(&self.house).faults.push(Planned { verb, skip, left: times, fault });
     }
 
     /// Nothing goes wrong any more.
@@ -300,10 +307,12 @@ fn code_of(status: &str) -> u16 {
 
 impl House {
     fn take_fault(&mut self, verb: &str) -> Option<Fault> {
-        let planned = self
-            .faults
-            .iter_mut()
-            .find(|planned| planned.left > 0 && (planned.verb.is_empty() || planned.verb == verb))?;
+        let is_due = |planned: &&mut Planned| planned.left > 0 && (planned.verb.is_empty() || planned.verb == verb);
+        let planned = self.faults.iter_mut().find(is_due)?;
+        if planned.skip > 0 {
+            planned.skip -= 1;
+            return None;
+        }
         planned.left -= 1;
         Some(planned.fault.clone())
     }

@@ -47,7 +47,7 @@ impl Asked {
         let path = |value: &Value| value.get("fieldPath").and_then(Value::as_str).unwrap_or_default().to_owned();
         let order = |order: &Value| Order {
             field: order.get("field").map(path).unwrap_or_default(),
-            descending: order.get("direction").and_then(Value::as_str) == Some("DESCENDING"),
+            descending: order.get("direction").is_some_and(|way| *way == "DESCENDING" || *way == 2),
         };
         let mut orders: Vec<Order> = list(query.get("orderBy")).iter().map(order).collect();
         let selected = query.get("select").map(|select| list(select.get("fields")).iter().map(path).collect());
@@ -153,7 +153,7 @@ fn list(value: Option<&Value>) -> &[Value] {
 fn take_filter(filter: &Value, filters: &mut Vec<Filter>) -> Answer<()> {
     known(filter, &["compositeFilter", "fieldFilter"])?;
     if let Some(composite) = filter.get("compositeFilter") {
-        if composite.get("op").and_then(Value::as_str) != Some("AND") {
+        if !composite.get("op").is_some_and(|op| *op == "AND" || *op == 1) {
             return Err(Refusal("UNIMPLEMENTED", "only AND is known here".to_owned()));
         }
         return list(composite.get("filters")).iter().try_for_each(|inner| take_filter(inner, filters));
@@ -162,9 +162,12 @@ fn take_filter(filter: &Value, filters: &mut Vec<Filter>) -> Answer<()> {
     known(one, &["field", "op", "value"])?;
     let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
     let field = text(one.get("field").and_then(|field| field.get("fieldPath")));
-    let (op, value) = (text(one.get("op")), one.get("value").cloned().unwrap_or_default());
-    let ops = ["EQUAL", "LESS_THAN", "LESS_THAN_OR_EQUAL", "GREATER_THAN", "GREATER_THAN_OR_EQUAL", "IN"];
-    if field.is_empty() || !ops.contains(&op.as_str()) {
+    let value = one.get("value").cloned().unwrap_or_default();
+    let ops = ["LESS_THAN", "LESS_THAN_OR_EQUAL", "GREATER_THAN", "GREATER_THAN_OR_EQUAL", "EQUAL", "", "", "IN"];
+    // Names of an enumeration may come as their numbers, from 1.
+    let numbered = one.get("op").and_then(Value::as_u64).and_then(|n| ops.get((n as usize).wrapping_sub(1)));
+    let op = numbered.map_or_else(|| text(one.get("op")), |op| (*op).to_owned());
+    if field.is_empty() || op.is_empty() || !ops.contains(&op.as_str()) {
         return invalid(format!("filter {op} of field {field:?} is not known here"));
     }
     filters.push(Filter { field, op, value });

@@ -288,7 +288,11 @@ fn apply_transform(fields: &mut Fields, transform: &Value, stamp_ns: u64) -> Ans
     let Some(path) = transform.get("fieldPath").and_then(Value::as_str) else {
         return invalid("a transform of no field");
     };
-    let value = match (transform.get("setToServerValue").and_then(Value::as_str), transform.get("increment")) {
+    // Names of an enumeration may come as their numbers.
+    let server_value = transform
+        .get("setToServerValue")
+        .map(|value| if *value == json!(1) { "REQUEST_TIME" } else { value.as_str().unwrap_or_default() });
+    let value = match (server_value, transform.get("increment")) {
         (Some("REQUEST_TIME"), None) => json!({ "timestampValue": time_text(stamp_ns) }),
         (None, Some(by)) => {
             let number = |value: Option<&Value>| value?.get("integerValue")?.as_str()?.parse::<i64>().ok();
