@@ -39,8 +39,13 @@ impl fmt::Debug for Backend {
 }
 
 /// Every backend there is.
-pub const BACKENDS: &[Backend] =
-    &[crate::sqlite::BACKEND, crate::postgres::BACKEND, crate::supabase::BACKEND, crate::firestore::BACKEND];
+pub const BACKENDS: &[Backend] = &[
+    crate::sqlite::BACKEND,
+    crate::postgres::BACKEND,
+    crate::supabase::BACKEND,
+    crate::firestore::BACKEND,
+    crate::convex::BACKEND,
+];
 
 /// Where a backend is: a known scheme and an address in that backend's own form.
 #[derive(Clone, PartialEq, Eq)]

@@ -6,6 +6,7 @@
 mod bad_input;
 mod bundle;
 mod carrier;
+mod convex;
 mod firestore;
 mod http;
 mod kill;

@@ -1,0 +1,256 @@
+//! Convex: the contract over the functions that Larder ships, run by the vendor's own mock behind its HTTP interface.
+//!
+//! `convex_server/server.mjs` needs Node and the packages that `scripts/test` installs (`LARDER_CONVEX_NODE` names their folder); without
+//! them each test says so and is skipped. `convex_server/client.mjs` is the vendor's client, which checks the server and writes beside us.
+
+use std::io::{BufRead, BufReader, Read, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use larder_adapters::contract::{self, ForeignHand, text_record};
+use larder_adapters::{
+    AdapterError, Body, ConvexAdapter, Cursor, ErrorKind, Expected, FileSyncAdapter, OpenContext, Query, Record,
+    RecordId, RowContent,
+};
+
+const SECRET: &str = "geheim-und-lang";
+
+/// A running mock, ended when dropped.
+struct Deployment {
+    child: Child,
+    url: String,
+    packages: PathBuf,
+}
+
+impl Drop for Deployment {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+impl Deployment {
+    /// Starts one, or says that `test` is skipped.
+    fn start(test: &str) -> Option<Deployment> {
+        let named = std::env::var_os("LARDER_CONVEX_NODE").map(PathBuf::from).filter(|folder| folder.is_dir());
+        let Some(packages) = named else {
+            skip(test, "LARDER_CONVEX_NODE names no folder with convex and convex-test");
+            return None;
+        };
+        let mut command = Command::new("node");
+        command.arg(folder("tests/convex_server/server.mjs")).arg(folder("convex"));
+        command.env("NODE_MODULES", packages.join("node_modules")).env("LARDER_SECRET", SECRET);
+        command.env("LARDER_OWNERS", "").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("node starts");
+        let mut said = String::new();
+        let out = child.stdout.take().expect("piped");
+        BufReader::new(out).read_line(&mut said).expect("it speaks");
+        let port = said.trim().strip_prefix("ready ").unwrap_or_else(|| panic!("it said {said:?}")).to_owned();
+        Some(Deployment { child, url: format!("http://127.0.0.1:{port}"), packages })
+    }
+
+    fn open(&self) -> ConvexAdapter {
+        open_with(&self.url, &[("CONVEX_LARDER_SECRET", SECRET), ("CONVEX_SWEEP_SECS", "never")]).expect("it opens")
+    }
+
+    /// A handle that looks through all rows at each read.
+    fn open_sweeping(&self) -> ConvexAdapter {
+        open_with(&self.url, &[("CONVEX_LARDER_SECRET", SECRET), ("CONVEX_SWEEP_SECS", "0")]).expect("it opens")
+    }
+
+    /// Runs the vendor's client; what it printed.
+    fn client(&self, words: &[&str]) -> String {
+        let mut command = Command::new("node");
+        command.arg(folder("tests/convex_server/client.mjs")).arg(&self.url).args(words);
+        command.env("NODE_MODULES", self.packages.join("node_modules")).env("LARDER_SECRET", SECRET);
+        let done = command.output().expect("node starts");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8_lossy(&done.stdout).trim_end().to_owned()
+    }
+}
+
+fn skip(test: &str, reason: &str) {
+    let line = format!("SKIPPED {test}: {reason}\n");
+    eprint!("{line}");
+    if let Some(log) = std::env::var_os("LARDER_SKIP_LOG") {
+        let log = std::fs::OpenOptions::new().append(true).create(true).open(log);
+        log.and_then(|mut log| log.write_all(line.as_bytes()))
+            .expect("LARDER_SKIP_LOG names a file that can be written");
+    }
+}
+
+fn open_with(address: &str, env: &[(&str, &str)]) -> Result<ConvexAdapter, AdapterError> {
+    let lookup = |name: &str| env.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+    let folder = std::env::temp_dir();
+    let context = OpenContext { env: &lookup, ..OpenContext::new(&folder) };
+    ConvexAdapter::open_polling(address, &context, 20)
+}
+
+#[track_caller]
+fn refused<T: std::fmt::Debug>(answer: Result<T, AdapterError>, kind: ErrorKind, part: &str) {
+    let error = answer.expect_err("it is refused");
+    assert_eq!(error.kind, kind, "{error}");
+    assert!(error.to_string().contains(part), "{error}");
+    assert!(!format!("{error} {error:?}").contains(SECRET), "{error:?}");
+}
+
+/// A program that writes through the functions for others, over plain HTTP.
+struct FunctionHand<'a>(&'a Deployment);
+
+impl FunctionHand<'_> {
+    fn call(&self, function: &str, args: &serde_json::Value) {
+        let body = serde_json::json!({ "path": function, "args": args, "format": "json" }).to_string();
+        let host = self.0.url.trim_start_matches("http://");
+        let mut line = TcpStream::connect(host).expect("it listens");
+        let head = format!(
+            "POST /api/mutation HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        line.write_all(format!("{head}{body}").as_bytes()).expect("it is sent");
+        let mut answer = String::new();
+        line.read_to_string(&mut answer).expect("it answers");
+        assert!(answer.contains("\"success\""), "{answer}");
+    }
+}
+
+impl ForeignHand for FunctionHand<'_> {
+    fn put(&self, app: &str, path: &str, text: &str) {
+        let args = serde_json::json!({ "secret": SECRET, "app": app, "path": path, "content": text });
+        self.call("files:put", &args);
+    }
+
+    fn delete(&self, app: &str, path: &str) {
+        self.call("files:remove", &serde_json::json!({ "secret": SECRET, "app": app, "path": path }));
+    }
+}
+
+macro_rules! each_foreign_law {
+    ([$make:expr, $hand:expr] $($law:ident)*) => {
+        $(eprintln!("law: {}", stringify!($law)); contract::$law($make, $hand);)*
+    };
+}
+
+#[test]
+fn the_functions_keep_the_contract() {
+    let Some(deployment) = Deployment::start("the_functions_keep_the_contract") else { return };
+    contract::run_contract(&|| Arc::new(deployment.open()));
+}
+
+#[test]
+fn the_functions_keep_the_contract_of_foreign_edits() {
+    let Some(deployment) = Deployment::start("the_functions_keep_the_contract_of_foreign_edits") else { return };
+    let make = || Arc::new(deployment.open()) as Arc<dyn FileSyncAdapter>;
+    let hand = FunctionHand(&deployment);
+    larder_adapters::with_foreign_laws! { each_foreign_law, [&make, &hand] }
+}
+
+#[test]
+fn the_vendors_client_sees_what_we_see_and_writes_beside_us() {
+    let Some(deployment) = Deployment::start("the_vendors_client_sees_what_we_see_and_writes_beside_us") else {
+        return;
+    };
+    let adapter = deployment.open();
+    assert_eq!(deployment.client(&["check"]), "checked");
+    adapter.set(&text_record("app", "a.md", "ours"), &Expected::Absent).expect("it is written");
+    assert_eq!(deployment.client(&["read", "app", "a.md"]), "ours");
+
+    deployment.client(&["put", "app", "a.md", "theirs"]);
+
+    let row = adapter.get(&RecordId::new("app", "shared", "a.md")).expect("it answers").expect("it is there");
+    assert_eq!((&row.content, row.is_foreign()), (&RowContent::Text("theirs".to_owned()), true));
+    deployment.client(&["delete", "app", "a.md"]);
+    let row = adapter.get(&row.id).expect("it answers").expect("its entry stands");
+    assert_eq!((&row.content, row.is_foreign()), (&RowContent::Absent, true));
+}
+
+#[test]
+fn rows_changed_past_the_functions_are_found_by_looking_through_all() {
+    let Some(deployment) = Deployment::start("rows_changed_past_the_functions_are_found_by_looking_through_all") else {
+        return;
+    };
+    let adapter = deployment.open_sweeping();
+    let changes = |after: Cursor| {
+        let page = adapter.query(&Query::changes("app", None, after, 10)).expect("it answers");
+        let told: Vec<(String, RowContent)> = page.rows.into_iter().map(|row| (row.path, row.content)).collect();
+        (told, page.cursor)
+    };
+    adapter.set(&text_record("app", "a", "ours"), &Expected::Absent).expect("it is written");
+    adapter.set(&text_record("app", "b", "ours"), &Expected::Absent).expect("it is written");
+    let (_, cursor) = changes(Cursor::start());
+    let text = |text: &str| RowContent::Text(text.to_owned());
+
+    deployment.client(&["raw-edit", "app:a", "theirs"]);
+    deployment.client(&["raw-insert", "app", "c", "new"]);
+    deployment.client(&["raw-delete", "app:b"]);
+
+    let (mut told, cursor) = changes(cursor);
+    told.sort_by(|a, b| a.0.cmp(&b.0));
+    let expected = [("a", text("theirs")), ("b", RowContent::Absent), ("c", text("new"))];
+    assert_eq!(told, expected.map(|(path, content)| (path.to_owned(), content)));
+    assert!(changes(cursor).0.is_empty(), "told once");
+}
+
+#[test]
+fn what_was_replaced_leaves_no_pieces_behind() {
+    let Some(deployment) = Deployment::start("what_was_replaced_leaves_no_pieces_behind") else { return };
+    let adapter = deployment.open();
+    let record = |byte: u8| Record {
+        body: Body::Chunks { keep: 0, add: (0..9).map(|n| vec![byte + n; 700 * 1024]).collect() },
+        ..text_record("app", "pack", "")
+    };
+    let first = adapter.set(&record(0), &Expected::Absent).expect("it is written");
+    let second = adapter.set(&record(100), &Expected::Revision(first)).expect("it is written");
+    let chunks = adapter.read_chunks(&record(0).id(), 8, 1).expect("it is there");
+    assert!(chunks == [vec![108; 700 * 1024]]);
+    assert_eq!(deployment.client(&["count", "fileChunks"]), "9");
+
+    adapter.delete(&record(0).id(), &Expected::Revision(second)).expect("it is ours");
+
+    assert_eq!(deployment.client(&["count", "fileChunks"]), "0");
+}
+
+#[test]
+fn what_is_wrong_is_one_sentence_without_the_secret() {
+    let Some(deployment) = Deployment::start("what_is_wrong_is_one_sentence_without_the_secret") else { return };
+    let with = |url: &str, secret: &str| open_with("", &[("CONVEX_URL", url), ("CONVEX_LARDER_SECRET", secret)]);
+
+    refused(with(&deployment.url, "other"), ErrorKind::Denied, "is not the deployment's LARDER_SECRET");
+    refused(with(&deployment.url, ""), ErrorKind::Denied, "set CONVEX_LARDER_SECRET");
+    refused(with("", SECRET), ErrorKind::Unsupported, "set CONVEX_URL");
+    refused(with("http://convex.example", SECRET), ErrorKind::Unsupported, "https://");
+    refused(with("http://127.0.0.1:1", SECRET), ErrorKind::Unavailable, "cannot be reached");
+}
+
+/// Something that answers every request with the same bytes.
+fn answering(answer: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("its address");
+    std::thread::spawn(move || {
+        for line in listener.incoming().take(1) {
+            let mut line = line.expect("a line");
+            let mut request = [0; 4096];
+            let _ = line.read(&mut request).expect("a request");
+            line.write_all(answer.as_bytes()).expect("it is answered");
+        }
+    });
+    format!("http://{address}")
+}
+
+#[test]
+fn what_answers_and_is_not_convex_is_said_so_and_gets_no_secret_by_a_redirect() {
+    let open = |answer| open_with(&answering(answer), &[("CONVEX_LARDER_SECRET", SECRET)]);
+    let redirect = "HTTP/1.1 302 -\r\nLocation: https://evil.example/\r\nContent-Length: 0\r\n\r\n";
+    refused(open(redirect), ErrorKind::Denied, "evil.example");
+    refused(open("HTTP/1.1 200 -\r\nContent-Length: 6\r\n\r\n<html>"), ErrorKind::Corrupt, "is not Convex");
+    let cut = "HTTP/1.1 200 -\r\nContent-Length: 90\r\nConnection: close\r\n\r\n{\"status\":\"succ";
+    refused(open(cut), ErrorKind::Unavailable, "ended too early");
+    let away = "HTTP/1.1 503 -\r\nRetry-After: 3\r\nContent-Length: 6\r\n\r\n<html>";
+    refused(open(away), ErrorKind::Throttled { retry_after_ms: 3_000 }, "away");
+}
