@@ -173,18 +173,25 @@ impl Tails<'_> {
         if self.bytes > MAX_TAIL_BYTES {
             return Err(Stop::NotClean);
         }
-        let missing = Stop::Pending("waits for bytes of a concurrent edit");
-        let whole = self.graph.bytes(&content, self.base.size, added).ok_or(missing)?;
+        let whole = self.graph.bytes(&content, self.base.size, added).ok_or_else(|| self.missing(&content))?;
         let inside: Vec<VersionId> = stored.version.parents.clone();
         let before = self.joined(&self.between.closure(&inside).into_iter().filter(|id| *id != stored.id).collect());
         let own = whole.strip_prefix(before.as_slice()).ok_or(Stop::NotClean)?.to_vec();
         let kept = self.graph.share_prefix(&self.base, &content, self.base.size);
-        if !kept.ok_or(Stop::Pending("waits for bytes of a concurrent edit"))? {
+        if !kept.ok_or_else(|| self.missing(&content))? {
             return Err(Stop::NotClean);
         }
         self.own.insert(stored.id, own);
         self.whole.insert(stored.id, whole);
         Ok(())
+    }
+
+    /// What is gone makes a merge unclean; what is only missing is waited for.
+    fn missing(&self, content: &Content) -> Stop {
+        if self.graph.is_gone(content) || self.graph.is_gone(&self.base) {
+            return Stop::NotClean;
+        }
+        Stop::Pending("waits for bytes of a concurrent edit")
     }
 
     /// The tails of some versions in causal, then clock order; equal tails once.

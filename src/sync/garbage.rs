@@ -95,22 +95,11 @@ impl Engine {
         if let Some(stop) = self.stopped() {
             return Err(SyncError::Stopped(stop));
         }
-        let mut done = Collected { rescued: self.rescue(dry_run)?, ..Collected::default() };
-        for space in [Space::shared(), self.private_space.clone()] {
-            self.sweep_space(&space, retention_ms, dry_run, &mut done)?;
-        }
-        let mut old = self.note_floors(dry_run)?;
-        let mut alone = BTreeSet::new();
-        for (chain, floor) in &old {
-            if self.ledger.stands_alone(chain, *floor)? {
-                alone.insert(chain.clone());
-            } else {
-                let why = "what stands for its garbage is not all here; `larder sync` fetches it";
-                done.held_back.push(format!("{chain}: {why}"));
-            }
-        }
-        old.retain(|(chain, _)| alone.contains(chain));
+        let mut done = Collected::default();
+        let old = self.old_floors(&mut done)?;
+        // What is written below has not reached the stores yet: they are judged as they were.
         self.clean_stores(&old, dry_run, &mut done)?;
+        done.rescued = self.rescue(dry_run)?;
         for (chain, floor) in &old {
             let garbage = self.ledger.garbage(chain, *floor)?;
             done.removed.extend(garbage.iter().map(ArtifactName::to_string));
@@ -120,9 +109,13 @@ impl Engine {
                 self.ledger.remove_garbage(&garbage)?
             };
         }
+        for space in [Space::shared(), self.private_space.clone()] {
+            self.sweep_space(&space, retention_ms, dry_run, &mut done)?;
+        }
         if !dry_run {
             let told: Vec<Problem> = done.silent.iter().map(|origin| silent_problem(origin)).collect();
             self.state.set_problems(SOURCE, &told, self.now_ms() as i64)?;
+            self.note_floors()?;
         }
         Ok(done)
     }
@@ -327,30 +320,49 @@ impl Engine {
         if self.rescue_due && self.stopped().is_none() { self.rescue(false) } else { Ok(0) }
     }
 
-    /// Of each chain the highest floor that was accepted a week ago.
-    fn note_floors(&self, dry_run: bool) -> Result<Vec<(Chain, u64)>> {
+    /// Of each chain the highest floor that was accepted a week ago, if all that counts with it is here.
+    fn old_floors(&self, done: &mut Collected) -> Result<Vec<(Chain, u64)>> {
         let now = self.now_ms();
         let mut old = Vec::new();
+        for (chain, _) in self.index.floors()? {
+            let accepted = self.accepted_floors(&chain)?;
+            let due = accepted.iter().rev().find(|(_, at)| at.saturating_add(GRACE_MS) <= now);
+            let Some((due, _)) = due else { continue };
+            if self.ledger.stands_alone(&chain, *due)? {
+                old.push((chain, *due));
+            } else {
+                let why = "what stands for its garbage is not all here; `larder sync` fetches it";
+                done.held_back.push(format!("{chain}: {why}"));
+            }
+        }
+        Ok(old)
+    }
+
+    /// Remembers since when each floor is accepted.
+    fn note_floors(&self) -> Result<()> {
+        let now = self.now_ms();
         for (chain, floor) in self.index.floors()? {
-            let key = format!("{ACCEPTED}{chain}");
-            let text = self.state.meta_text(&key)?.unwrap_or_default();
-            let pair =
-                |part: &str| Some((part.split_once(':')?.0.parse().ok()?, part.split_once(':')?.1.parse().ok()?));
-            let mut accepted: Vec<(u64, u64)> = text.split(',').filter_map(pair).collect();
-            let due = accepted.iter().rev().find(|(_, at)| at.saturating_add(GRACE_MS) <= now).copied();
-            if let Some((due, _)) = due {
+            let mut accepted = self.accepted_floors(&chain)?;
+            if let Some((due, _)) = accepted.iter().rev().find(|(_, at)| at.saturating_add(GRACE_MS) <= now).copied() {
                 accepted.retain(|(floor, _)| *floor >= due);
-                old.push((chain.clone(), due));
             }
             if accepted.last().is_none_or(|(last, _)| *last < floor.seq) && accepted.len() < MAX_FLOORS {
                 accepted.push((floor.seq, now));
             }
-            if !dry_run {
-                let parts: Vec<String> = accepted.iter().map(|(floor, at)| format!("{floor}:{at}")).collect();
-                self.state.set_meta(&key, Some(parts.join(",").as_bytes()))?;
-            }
+            let parts: Vec<String> = accepted.iter().map(|(floor, at)| format!("{floor}:{at}")).collect();
+            self.state.set_meta(&format!("{ACCEPTED}{chain}"), Some(parts.join(",").as_bytes()))?;
         }
-        Ok(old)
+        Ok(())
+    }
+
+    /// The floors of a chain that were noted, each with when, rising.
+    fn accepted_floors(&self, chain: &Chain) -> Result<Vec<(u64, u64)>> {
+        let text = self.state.meta_text(&format!("{ACCEPTED}{chain}"))?.unwrap_or_default();
+        let pair = |part: &str| {
+            let (floor, at) = part.split_once(':')?;
+            Some((floor.parse().ok()?, at.parse().ok()?))
+        };
+        Ok(text.split(',').filter_map(pair).collect())
     }
 
     /// Takes what is below old floors of the own chains away from every store.

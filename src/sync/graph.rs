@@ -40,6 +40,11 @@ impl Graph for IndexGraph<'_> {
         self.contents.read(content, offset, len).ok()
     }
 
+    fn is_gone(&self, content: &Content) -> bool {
+        // Without an answer it is waited for.
+        self.reader.dropped(&content.hash).is_ok_and(|dropped| dropped.is_some())
+    }
+
     fn share_prefix(&self, a: &Content, b: &Content, len: u64) -> Option<bool> {
         let shared = self.shared_by_manifest(a, b, len)?;
         let rest = len - shared;

@@ -22,6 +22,12 @@ pub trait Graph {
     fn bytes(&self, content: &Content, offset: u64, len: u64) -> Option<Vec<u8>>;
     /// True if the first `len` bytes of both are the same; `None` if that cannot be told yet.
     fn share_prefix(&self, a: &Content, b: &Content, len: u64) -> Option<bool>;
+
+    /// True if bytes of a content that are not here are gone for good, so that nobody waits for them.
+    fn is_gone(&self, content: &Content) -> bool {
+        let _ = content;
+        false
+    }
 }
 
 /// What a path resolves to.

@@ -9,7 +9,9 @@ use super::place::{Spot, Standing};
 use super::publish::Draft;
 use super::{Change, Engine, Report, Result, SyncError};
 use crate::chunk::{Chunker, CutKind};
-use crate::model::{Content, ContentHash, ContentKind, Manifest, SegmentHash, SegmentRef, State as VersionState};
+use crate::model::{
+    Content, ContentHash, ContentKind, Manifest, SegmentHash, SegmentRef, State as VersionState, VersionId,
+};
 use crate::state::{Base, BaseStat, Displaced, Intent};
 
 /// Displaced files are kept this long, in milliseconds.
@@ -184,6 +186,17 @@ impl Engine {
         Ok(self.index.knows_content(hash)?)
     }
 
+    /// True if one of these versions has exactly this content, be it that its bytes were let go since.
+    fn is_of(&self, hash: &ContentHash, versions: &[VersionId]) -> Result<bool> {
+        for id in versions {
+            let content = self.index.version(id)?.and_then(|stored| stored.version.content());
+            if content.is_some_and(|content| content.hash == *hash) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Drops displaced files that are old enough and proven; records those that are not. Called once a run.
     pub fn sweep_displaced(&mut self, report: &mut Report) -> Result<()> {
         let now = self.now_ms() as i64;
@@ -197,7 +210,7 @@ impl Engine {
             let hash = self.displaced_place(one, spot.as_ref()).and_then(|(dir, name)| hash_if_there(dir, &name));
             match hash {
                 None => self.state.remove_displaced(&one.id)?,
-                Some((hash, size)) if self.ledger_has(&hash, size)? => {
+                Some((hash, size)) if self.ledger_has(&hash, size)? || self.is_of(&hash, &one.versions)? => {
                     if now.saturating_sub(one.since_ms) >= KEEP_MS || i < surplus {
                         self.unlink_displaced(one, spot.as_ref())?;
                     } else {

@@ -120,9 +120,12 @@ fn artifacts_go_a_week_later_everywhere_and_no_holder_brings_them_back() {
     converge(&mut [&mut a, &mut b]);
     collect(&mut b);
     clock.advance(8 * DAY_MS);
+    let of_b = |names: BTreeSet<String>| names.into_iter().filter(|name| name.contains("/b-")).collect::<Vec<_>>();
+    let before = of_b(names_there(store.path()));
 
     let (here, there) = (collect(&mut a), collect(&mut b));
 
+    assert_eq!(of_b(names_there(store.path())), before, "what another machine wrote is its own to take away");
     let own = origin(&mut a);
     assert!(!here.removed.is_empty() && !there.removed.is_empty(), "{here:?} {there:?}");
     assert!(here.stores.iter().any(|store| !store.removed.is_empty()), "{:?}", here.stores);
@@ -268,6 +271,80 @@ fn what_a_machine_brought_back_while_another_dropped_it_is_published_anew() {
 }
 
 #[test]
+fn a_machine_that_was_away_for_a_year_brings_nothing_back_and_loses_no_edit() {
+    let (clock, store) = (clock(), folder());
+    let mut machines = ["a", "b", "c"].map(|host| machine(host, &clock, store.path()));
+    let [a, b, c] = &mut machines;
+    for name in ["kept", "edited", "both", "gone"] {
+        a.write(&format!("{name}.txt"), &format!("{name}\n"));
+    }
+    c.write("c.md", "c\n");
+    let mut log = "{\"n\":0}\n".to_owned();
+    a.write("log.jsonl", &log);
+    converge(&mut [&mut *a, &mut *b, &mut *c]);
+    c.write("log.jsonl", &format!("{log}{{\"by\":\"c\"}}\n"));
+    // c works on, alone, and is not heard of for a year, while the others replace what it stands on.
+    c.write("both.txt", "both, edited by c\n");
+    for round in 0..8u64 {
+        a.write("edited.txt", &format!("edited {round}\n"));
+        log.push_str(&format!("{{\"round\":{round}}}\n"));
+        a.write("log.jsonl", &log);
+        b.write("both.txt", &format!("both, edited by b {round}\n"));
+        if round == 2 {
+            std::fs::remove_file(a.path("gone.txt")).expect("removes");
+        }
+        converge(&mut [&mut *a, &mut *b]);
+        clock.advance(50 * DAY_MS);
+        for machine in [&mut *a, &mut *b] {
+            collect(machine);
+        }
+    }
+    let told = a.glance_status().problems.into_iter().filter(|problem| problem.source == "members");
+    assert!(told.into_iter().any(|problem| problem.path.starts_with("c-")));
+    let own = origin(a);
+    assert!(numbers(a, &own)[0] > 4, "the history is cut: {:?}", numbers(a, &own));
+
+    converge(&mut [&mut *c, &mut *a, &mut *b]);
+
+    for machine in [&mut *a, &mut *b, &mut *c] {
+        assert_eq!(machine.read("gone.txt"), None, "{}", machine.host);
+        assert_eq!(machine.read("kept.txt").as_deref(), Some("kept\n"));
+        assert_eq!(machine.read("edited.txt").as_deref(), Some("edited 7\n"));
+        expect_sound(machine);
+        let conflicts = machine.conflicts();
+        let shown = machine.read("log.jsonl").expect("is there");
+        let joined = shown.contains("\"c\"") && shown.contains("\"round\":7");
+        assert!(joined || conflicts > 0, "{}: {shown}", machine.host);
+        assert_eq!(machine.glance_status().pending, [], "{}: nobody waits for what is gone", machine.host);
+        let both = machine.read("both.txt").expect("is there");
+        assert!(
+            conflicts > 0 || (both.contains("by c") && both.contains("by b")),
+            "{}: {conflicts} {both}",
+            machine.host
+        );
+        let glance = Glance::open(&machine.env(), &machine.options()).expect("opens");
+        for text in ["both, edited by c\n", "both, edited by b 7\n"] {
+            let content = Content {
+                hash: ContentHash::of(text.as_bytes()),
+                size: text.len() as u64,
+                kind: ContentKind::File { exec: false },
+            };
+            assert_eq!(glance.bytes_of(&content).expect("is here"), text.as_bytes(), "{}", machine.host);
+        }
+    }
+    clock.advance(8 * DAY_MS);
+    for machine in [&mut *a, &mut *b, &mut *c] {
+        collect(machine);
+    }
+    clock.advance(8 * DAY_MS);
+    for machine in [&mut *c, &mut *a, &mut *b] {
+        collect(machine);
+        expect_sound(machine);
+    }
+    assert!(numbers(c, &own)[0] > 4, "c lets go what a let go: {:?}", numbers(c, &own));
+}
+
+#[test]
 fn a_project_that_is_kept_running_collects_once_a_day() {
     let (clock, store) = (clock(), folder());
     let (mut a, _b) = aged_pair(&clock, store.path());
@@ -297,6 +374,31 @@ fn what_was_dropped_is_not_restored_and_the_sentence_says_who_dropped_it() {
     assert_eq!(b.read("x.txt").as_deref(), Some("three\n"));
     assert!(oldest.version.content().and_then(|content| glance.gone(&content)).is_some());
     expect_sound(&mut b);
+}
+
+#[test]
+fn a_displaced_file_whose_content_was_let_go_is_no_edit() {
+    let (clock, store) = (clock(), folder());
+    let (mut a, mut b) = (machine("a", &clock, store.path()), machine("b", &clock, store.path()));
+    a.write("x.txt", "one\n");
+    b.write("b.md", "b\n");
+    converge(&mut [&mut a, &mut b]);
+    a.write("x.txt", "two\n");
+    // b replaces its file, keeps the old one aside, and is next looked at when that is let go.
+    converge(&mut [&mut a, &mut b]);
+    b.write("b.md", "b has heard\n");
+    converge(&mut [&mut a, &mut b]);
+    clock.advance(31 * DAY_MS);
+    a.node().engine.state.remove_undo(1).expect("forgets");
+    let said = collect(&mut a);
+
+    let before = b.node().engine.index.counts().expect("counts").versions;
+    converge(&mut [&mut b, &mut a]);
+
+    let after = b.node().engine.index.counts().expect("counts").versions;
+    assert!(said.dropped.iter().any(|gone| gone.path == "x.txt"), "{said:?}");
+    assert_eq!(after, before, "nothing was edited");
+    assert_eq!(b.read("x.txt").as_deref(), Some("two\n"));
 }
 
 #[test]

@@ -83,7 +83,11 @@ impl Run<'_> {
             }
         }
         self.held.clear();
-        view.rise(self.floor(&view.chain));
+        let floor = self.floor(&view.chain);
+        view.rise(floor);
+        // What it does not hold any more was let go by its writer.
+        let let_go = |found: &Finding| matches!(found, Finding::StoreRolledBack { chain, held } if *chain == view.chain && *held < floor);
+        self.report.findings.retain(|found| !let_go(found));
         Ok(())
     }
 

@@ -170,7 +170,8 @@ fn who_was_away_while_the_chain_was_cut_goes_on_at_the_snapshot() {
 
     let report = b.meets(&spot);
     assert_eq!(report.imported().map(seq).collect::<Vec<_>>(), [5]);
-    assert!(report.waiting.is_empty(), "{report:?}");
+    assert!(report.waiting.is_empty() && report.findings.is_empty(), "{report:?}");
+    assert_eq!(numbers(&store), [5], "what was let go is not given back");
     let kinds: BTreeSet<ArtifactKind> = report.pulled.iter().map(ArtifactName::kind).collect();
     assert_eq!(kinds.len(), 3);
     accept(&mut b, &a.writer, 5);
