@@ -12,7 +12,9 @@ use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{ListRequest, Listing, Mending, Put, Removing, Transport, TransportError, TransportErrorKind, WaitHint, Wake};
+use super::{
+    ListRequest, Listing, Mending, Put, Removing, Transport, TransportError, TransportErrorKind, WaitHint, Wake,
+};
 
 /// How long a place may take to answer, without what the bytes take.
 const ANSWER: Duration = Duration::from_secs(30);

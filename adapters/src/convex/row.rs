@@ -6,7 +6,7 @@ use data_encoding::{BASE64, HEXLOWER};
 use serde_json::{Value, json};
 
 use super::call::Failure;
-use crate::sqlite::stamp;
+use crate::stamp;
 use crate::{Body, Cursor, ErrorKind, Expected, MirrorEntry, Record, RecordId, Revision, Row, RowContent, Write};
 
 /// A piece holds chunks up to this together: as base64 it stays below a document's 1 MiB.
