@@ -162,6 +162,7 @@ impl PackBuilder {
         };
         self.hasher.update(&self.pending);
         disk.write(staged, &self.pending)?;
+        disk.begin_writing(staged, self.pending.len());
         self.pending.clear();
         Ok(())
     }
