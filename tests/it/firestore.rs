@@ -209,3 +209,29 @@ fn daemons_tell_each_other_through_firestore_alone() {
     b.remove("shared/a.md");
     until("its end reaches a", DAEMON_DEADLINE, || a.read("shared/a.md").is_none());
 }
+
+#[test]
+fn a_run_without_news_asks_few_questions_however_many_files_there_are() {
+    let lab = Lab::new();
+    let server = Firestore::start();
+    let (a, b) = pair(&lab, &server);
+    let (a, b) = (a.with_var("FIRESTORE_SWEEP_SECS", "never"), b.with_var("FIRESTORE_SWEEP_SECS", "never"));
+    let mut costs = Vec::new();
+    for many in [3, 300] {
+        for n in 0..many {
+            a.write(format!("shared/{many}/{n}.md"), format!("text {n}\n"));
+        }
+        for project in [&a, &b, &a, &b] {
+            project.sync();
+        }
+        // What was told lies further back than readers look.
+        server.advance_ms(11_000);
+        b.sync();
+        server.take_counts();
+        b.sync();
+        let (requests, read) = server.take_counts();
+        costs.push((requests.len(), read));
+    }
+    // A few more where there are packs to be listed; nothing that grows with the files.
+    assert!(costs.iter().all(|(requests, read)| *requests <= 30 && *read <= 40), "{costs:?}");
+}
