@@ -3,6 +3,7 @@
 //! Invariant: every test runs `larder` itself in folders of its own, with a home of its own, and waits for what it
 //! expects with a deadline instead of for a time. What a machine cannot do is skipped aloud (`support::skip`).
 
+mod azure;
 mod bad_input;
 mod bundle;
 mod carrier;
