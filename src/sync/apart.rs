@@ -160,6 +160,7 @@ impl Engine {
             return Ok(());
         }
         let apart = Ledger::open(&self.ledger.larder().join(APART))?;
+        apart.clean_staging()?;
         let mut held: u64 = 0;
         for origin in apart.chains()?.iter().map(|chain| &chain.origin).collect::<BTreeSet<_>>() {
             held = held.saturating_add(apart.held_bytes(origin)?);
@@ -189,13 +190,19 @@ impl Engine {
         let Some(apart) = ledger_apart(self.ledger.larder())? else { return Ok(0) };
         let members = self.members(Trust::Members)?;
         let (mut came, mut problems) = (0, Vec::new());
-        for (chain, owner) in owners_of(&apart)? {
+        let owners = owners_of(&apart)?;
+        // Nobody's any more: cut off while it came or went, or damaged. It is fetched again if it is wanted.
+        for chain in apart.chains()?.iter().filter(|chain| !owners.contains_key(chain)) {
+            remove_chain(&apart, chain)?;
+        }
+        for (chain, owner) in owners {
             if members.removed.contains(&owner.key) {
                 remove_chain(&apart, &chain)?;
             } else if members.accepted.contains(&owner.key) {
                 match self.take_chain(&apart, &chain) {
                     Ok(taken) => came += taken,
-                    Err(SyncError::Ledger(error)) => {
+                    // What is damaged apart comes from a store, as that of any member; the others do not wait for it.
+                    Err(error @ (SyncError::Ledger(_) | SyncError::Refused { .. })) => {
                         problems.push(Problem { path: chain.to_string(), what: error.to_string() });
                     }
                     Err(error) => return Err(error),
@@ -214,6 +221,9 @@ impl Engine {
     fn take_chain(&self, apart: &Ledger, chain: &Chain) -> Result<u64> {
         let mut came = 0;
         for name in &apart.artifact_names(chain)? {
+            if self.ledger.has(name) {
+                continue;
+            }
             let bytes = apart.read_whole(name)?;
             if let ArtifactName::Checkpoint { .. } = name {
                 let facts = LocalStore::inspect(apart, name, &bytes);
@@ -223,10 +233,8 @@ impl Engine {
                     return Err(refused(chain, "another key was accepted for this machine".to_owned()));
                 }
             }
-            if !self.ledger.has(name) {
-                LocalStore::put(&*self.ledger, name, &bytes).map_err(|error| refused(chain, error.to_string()))?;
-                came += 1;
-            }
+            LocalStore::put(&*self.ledger, name, &bytes).map_err(|error| refused(chain, error.to_string()))?;
+            came += 1;
         }
         remove_chain(apart, chain)?;
         Ok(came)

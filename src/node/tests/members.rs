@@ -89,6 +89,42 @@ impl Machine {
 }
 
 #[test]
+fn what_is_damaged_apart_is_told_holds_up_nobody_and_comes_from_the_store() {
+    let store = folder();
+    let mut keys = Vec::new();
+    for host in ["one", "two"] {
+        let mut stranger = machine(host, &[store.path()]);
+        stranger.write(&format!("{host}.md"), host);
+        keys.push(stranger.key());
+    }
+    let mut reader = careful("reader", &[store.path()]);
+    reader.meets();
+    let apart = reader.path(".larder/apart/ledger/shared");
+    let chain = std::fs::read_dir(&apart)
+        .expect("lists")
+        .flatten()
+        .find(|chain| chain.file_name().to_string_lossy().starts_with("one"));
+    let folder = chain.expect("one stands apart").path().join("checkpoints");
+    let file = std::fs::read_dir(folder).expect("lists").flatten().next().expect("a checkpoint").path();
+    let whole = std::fs::read(&file).expect("reads");
+    // Its owner can still be read, and what follows it is torn.
+    let away = store.path().with_extension("away");
+    std::fs::rename(store.path(), &away).expect("goes away");
+    reader.judges_without_a_place(&keys[1]);
+    std::fs::write(&file, &whole[..whole.len() / 2]).expect("writes");
+    reader.judges_without_a_place(&keys[0]);
+    assert_eq!((reader.read("one.md"), reader.read("two.md").as_deref()), (None, Some("two")));
+
+    std::fs::rename(&away, store.path()).expect("comes back");
+    (0..2).for_each(|_| drop(reader.meets()));
+
+    assert_eq!(reader.read("one.md").as_deref(), Some("one"));
+    let told = reader.told();
+    assert!(told.iter().all(|what| what.contains("matches nothing")), "{told:?}");
+    assert_eq!(std::fs::read_dir(&apart).expect("lists").count(), 0, "nothing is left apart");
+}
+
+#[test]
 fn a_store_is_trusted_at_first_use_unless_the_config_says_members() {
     let (careful_there, free_there) = (folder(), folder());
     let mut stranger = machine("stranger", &[careful_there.path(), free_there.path()]);
