@@ -81,6 +81,11 @@ impl Ears {
         self.tell_all(|listener| listener.app == app, &Wake::Changed);
     }
 
+    /// Something changed, nobody knows where.
+    pub fn changed_somewhere(&self) {
+        self.tell_all(|_| true, &Wake::Changed);
+    }
+
     fn tell_all(&self, concerns: impl Fn(&Listener) -> bool, wake: &Wake) {
         let listeners: Vec<Arc<Listener>> =
             lock(&self.state).listeners.values().filter(|listener| concerns(listener)).cloned().collect();

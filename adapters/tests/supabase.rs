@@ -9,11 +9,13 @@ mod supabase_server;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 use larder_adapters::contract::{self, ForeignHand, text_record};
 use larder_adapters::{
     AdapterError, Cursor, ErrorKind, Expected, FileSyncAdapter, OpenContext, Query, Record, Row, SHARED_OWNER,
-    SupabaseAdapter, Write,
+    Subscription, SupabaseAdapter, Wake, Write,
 };
 use postgres_server::Postgres;
 use supabase_server::{KEY, Service};
@@ -262,4 +264,99 @@ fn settled(server: &Postgres, sql: &str) -> i64 {
         last = now;
     }
     last
+}
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn listen(adapter: &dyn FileSyncAdapter) -> (Subscription, Receiver<Wake>) {
+    let (told, heard) = channel();
+    let sink = Box::new(move |wake| {
+        // The listening test may have ended already.
+        let _ = told.send(wake);
+    });
+    let query = Query::changes("app", None, Cursor::start(), 1);
+    (adapter.subscribe(&query, Cursor::start(), sink).expect("it subscribes"), heard)
+}
+
+#[test]
+fn changes_are_told_by_the_socket_in_both_versions_and_asked_for_without_it() {
+    let Some(service) = service("changes_are_told_by_the_socket_in_both_versions_and_asked_for_without_it") else {
+        return;
+    };
+    service.prepare();
+    for (speaks, is_degraded) in [(2, false), (1, false), (0, true)] {
+        service.speaks.store(speaks, Ordering::Release);
+        let (reader, writer) = (open(&service.url(), None), open(&service.url(), None));
+        let (subscription, heard) = listen(&*reader);
+        assert_eq!(heard.recv_timeout(PATIENCE), Ok(Wake::Changed), "whoever subscribed asks once");
+        assert_eq!(reader.status().len(), usize::from(is_degraded), "{:?}", reader.status());
+        assert!(reader.status().iter().all(|line| !line.contains(KEY)), "{:?}", reader.status());
+
+        writer.set(&text_record("app", &format!("{speaks}.md"), ""), &Expected::Absent).expect("nothing stands there");
+        assert_eq!(heard.recv_timeout(PATIENCE), Ok(Wake::Changed));
+        writer
+            .set(&text_record("other", &format!("{speaks}.md"), ""), &Expected::Absent)
+            .expect("nothing stands there");
+        service.server.sql("lab", "SET ROLE anon; UPDATE files SET content = 'theirs' WHERE app = 'app'");
+        assert_eq!(heard.recv_timeout(PATIENCE), Ok(Wake::Changed));
+        drop(subscription);
+    }
+}
+
+/// The service's own client, beside Larder: it writes and ours reads, ours writes and it hears of it.
+const CLIENT: &str = r#"
+const { createClient } = require('@supabase/supabase-js');
+const [, , url, key] = process.argv;
+const client = createClient(url, key, { realtime: { transport: require('ws') } });
+setTimeout(() => { console.log('failed: no answer in time'); process.exit(1); }, 30000);
+const fail = (what, error) => { console.log('failed', what, error && error.message); process.exit(1); };
+(async () => {
+  const inserted = await client.from('files').insert({ app: 'app', path: 'theirs.md', content: 'of the client' });
+  if (inserted.error) fail('insert', inserted.error);
+  const upserted = await client.from('files').upsert({ id: 'app:theirs.md', app: 'app', path: 'theirs.md', content: 'newer' });
+  if (upserted.error) fail('upsert', upserted.error);
+  const told = new Promise((done) => client.channel('any').on('postgres_changes', { event: '*', schema: 'public', table: 'file_mirror' },
+    (change) => done(change.new.id)).subscribe((status, error) => {
+      if (status === 'SUBSCRIBED') console.log('subscribed'); else console.error(status, error);
+      if (status === 'CHANNEL_ERROR') fail('subscribe', error);
+    }));
+  console.log('told', await told);
+  const read = await client.from('files').select('content').eq('path', 'ours.md');
+  console.log('read', read.data[0].content);
+  const gone = await client.from('files').delete().eq('path', 'theirs.md');
+  if (gone.error) fail('delete', gone.error);
+  process.exit(0);
+})();
+"#;
+
+#[test]
+fn the_services_own_client_and_ours_see_each_other() {
+    const TEST: &str = "the_services_own_client_and_ours_see_each_other";
+    let Some(service) = service(TEST) else { return };
+    let Some(modules) = std::env::var_os("LARDER_SUPABASE_JS").filter(|path| std::path::Path::new(path).is_dir())
+    else {
+        return skip(TEST, "supabase-js (npm: @supabase/supabase-js, ws) is not installed");
+    };
+    service.prepare();
+    let adapter = open(&service.url(), None);
+    let script = service.server.folder().join("client.cjs");
+    std::fs::write(&script, CLIENT).expect("written");
+    let mut command = std::process::Command::new("node");
+    command.arg(&script).args([&service.url(), KEY]).env("NODE_PATH", modules).stdout(std::process::Stdio::piped());
+    let mut client = command.spawn().expect("node starts");
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(client.stdout.take().expect("piped")));
+    let mut line = || lines.next().and_then(Result::ok).unwrap_or_default();
+
+    assert_eq!(line(), "subscribed");
+    let page = adapter.query(&Query::changes("app", None, Cursor::start(), 10)).expect("it answers");
+    assert_eq!(page.rows.len(), 1);
+    assert_eq!(page.rows[0].content, larder_adapters::RowContent::Text("newer".to_owned()));
+    assert!(page.rows[0].is_foreign());
+    adapter.set(&text_record("app", "ours.md", "of ours"), &Expected::Absent).expect("nothing stands there");
+
+    assert_eq!((line(), line()), ("told app:ours.md".to_owned(), "read of ours".to_owned()));
+    assert!(client.wait().expect("it ends").success());
+    let page = adapter.query(&Query::changes("app", None, page.cursor, 10)).expect("it answers");
+    let gone: Vec<&Row> = page.rows.iter().filter(|row| row.path == "theirs.md").collect();
+    assert!(gone.len() == 1 && gone[0].content == larder_adapters::RowContent::Absent);
 }

@@ -27,6 +27,9 @@ pub(super) struct Line {
     headers: HeaderMap,
     /// The host, for sentences.
     pub shown: String,
+    key: String,
+    token: Option<String>,
+    tls: std::sync::Arc<rustls::ClientConfig>,
 }
 
 /// What the variables say.
@@ -95,8 +98,9 @@ impl Line {
         if let Some(token) = token {
             headers.insert(AUTHORIZATION, secret(&format!("Bearer {token}"))?);
         }
+        let tls = tls();
         let client = Client::builder()
-            .tls_backend_preconfigured(tls())
+            .tls_backend_preconfigured(tls.clone())
             .redirect(redirect::Policy::none())
             .referer(false)
             .tcp_nodelay(true)
@@ -105,7 +109,37 @@ impl Line {
             .read_timeout(ANSWER)
             .build()
             .map_err(|_| refused("no client for requests can be made"))?;
-        Ok(Line { client, base, headers, shown: host })
+        let (key, token) = (keys.key.clone(), token.cloned());
+        Ok(Line { client, base, headers, shown: host, key, token, tls: std::sync::Arc::new(tls) })
+    }
+
+    /// Where the Realtime socket is: its address with the key in it, host, port, and whether TLS is spoken there.
+    pub fn socket(&self, version: &str) -> Option<(String, String, u16, bool)> {
+        let is_tls = self.base.scheme() == "https";
+        let host = self.base.host_str()?.trim_matches(['[', ']']).to_owned();
+        let port = self.base.port_or_known_default()?;
+        let mut url = self.base.clone();
+        let path = format!("{}/realtime/v1/websocket", url.path().trim_end_matches("/rest/v1/rpc/"));
+        url.set_path(&path);
+        url.query_pairs_mut().append_pair("apikey", &self.key).append_pair("vsn", version);
+        let rest = url.as_str().split_once("://")?.1;
+        Some((format!("{}://{rest}", if is_tls { "wss" } else { "ws" }), host, port, is_tls))
+    }
+
+    /// Whose token goes along, if there is one.
+    pub fn token(&self) -> Option<&str> {
+        self.token.as_deref()
+    }
+
+    /// Speaks TLS over a connection to `host`.
+    pub async fn encrypt(
+        &self,
+        host: &str,
+        tcp: tokio::net::TcpStream,
+    ) -> Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>, String> {
+        let name = rustls::pki_types::ServerName::try_from(host.to_owned()).map_err(|_| "its host has no name")?;
+        let connector = tokio_rustls::TlsConnector::from(self.tls.clone());
+        connector.connect(name, tcp).await.map_err(|error| error.to_string())
     }
 
     /// Calls a function of the API.

@@ -6,28 +6,29 @@
 
 mod ddl;
 mod line;
+mod realtime;
 mod wire;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::hub::{Ears, Hub, Source};
+use crate::hub::Hub;
 use crate::postgres::read::{Place, Space, Span};
 use crate::{
     AdapterError, Backend, Body, Capabilities, Cursor, ErrorKind, Expected, FileSyncAdapter, ForeignEdits, OpenContext,
     Page, Query, Record, RecordId, Revision, Row, RowContent, Selection, Sink, Subscription, Write, drive,
 };
 use line::{Keys, Line};
-use wire::{Answer, Changed, Found, Hello, Told};
+use realtime::Listening;
+use wire::{Answer, Found, Hello, Told};
 
 /// This backend's line in the table.
 pub(crate) const BACKEND: Backend = Backend {
     scheme: "supabase",
     aliases: &[],
-    summary: "a Supabase project by its REST API, asked for changes every two seconds; needs its ddl run first",
+    summary: "a Supabase project by its REST API and Realtime; run its ddl in the SQL editor first",
     default_address: "",
     is_file: false,
     settings: &["SUPABASE_URL", "SUPABASE_PUBLISHABLE_KEY", "SUPABASE_ANON_KEY", "SUPABASE_ACCESS_TOKEN"],
@@ -44,8 +45,6 @@ const BATCH_ROWS: usize = 500;
 const REQUEST_BYTES: usize = 2 << 20;
 /// Rows with their text asked for in one request.
 const ROWS_PER_REQUEST: usize = 64;
-/// Between two questions for changes.
-const PACE: Duration = Duration::from_secs(2);
 const MAX_ID_BYTES: usize = crate::postgres::schema::MAX_ID_BYTES;
 const FOREIGN_TEXT_LIMIT_BYTES: u64 = 8 << 20;
 
@@ -54,25 +53,8 @@ pub struct SupabaseAdapter {
     line: Arc<Line>,
     capabilities: Capabilities,
     instance: Mutex<String>,
-    hub: Arc<Hub<Asking>>,
+    hub: Arc<Hub<Listening>>,
     closed: AtomicBool,
-}
-
-/// The feed, asked for its changes by the clock.
-struct Asking(Arc<Line>);
-
-impl Source for Asking {
-    async fn hear(&self, ears: &Ears) -> Result<(), AdapterError> {
-        let first: Changed = self.0.call("larder_changed", &json!({ "since": "1:1:" })).await?;
-        let mut since = first.seen;
-        ears.set_up(None);
-        loop {
-            tokio::time::sleep(PACE).await;
-            let changed: Changed = self.0.call("larder_changed", &json!({ "since": since })).await?;
-            since = changed.seen;
-            changed.apps.iter().for_each(|app| ears.changed(app));
-        }
-    }
 }
 
 impl SupabaseAdapter {
@@ -94,7 +76,7 @@ impl SupabaseAdapter {
         }
         let capabilities = Capabilities {
             name: "supabase".to_owned(),
-            live: false,
+            live: true,
             foreign_edits: ForeignEdits::ChangeLog,
             text_limit_bytes: TEXT_LIMIT_BYTES,
             chunk_limit_bytes: CHUNK_LIMIT_BYTES,
@@ -103,7 +85,7 @@ impl SupabaseAdapter {
             // Without a token of one's own, whoever has the key sees what the rows hold.
             own: hello.owner.is_some(),
         };
-        let hub = Hub::new(Asking(Arc::clone(&line)));
+        let hub = Hub::new(Listening(Arc::clone(&line)));
         Ok(Self { line, capabilities, instance: Mutex::new(hello.instance), hub, closed: AtomicBool::new(false) })
     }
 

@@ -1,7 +1,8 @@
 //! A Supabase-shaped service for tests: a real PostgreSQL, a real PostgREST, and a gateway before it that asks for the key.
 //!
 //! Where PostgREST is comes from `LARDER_POSTGREST`; what is not there is the caller's to skip. The gateway is a plain proxy: it puts
-//! `/rest/v1` before the paths and refuses who brings no `apikey`, as the hosted one does; nothing in it knows Larder.
+//! `/rest/v1` before the paths and refuses who brings no `apikey`, as the hosted one does; nothing in it knows Larder. Its Realtime socket
+//! tells of lines of `file_mirror`, the one table that is published, and is checked by the service's own client.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
@@ -10,8 +11,12 @@ use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
+use tokio_tungstenite::tungstenite::{Error, Message, accept_hdr};
 
 use super::postgres_server::{Postgres, Programs};
 
@@ -29,6 +34,8 @@ pub struct Service {
     pub server: Postgres,
     /// Requests that were let through.
     pub requests: Arc<AtomicUsize>,
+    /// The highest version of the socket's protocol that is spoken; 0 for no socket.
+    pub speaks: Arc<AtomicU8>,
     port: u16,
     postgrest: Child,
     ended: Arc<AtomicBool>,
@@ -70,7 +77,14 @@ impl Service {
             .env("PGRST_ADMIN_SERVER_PORT", admin.to_string());
         let postgrest =
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
-        let mut service = Service { server, requests: Arc::default(), port: 0, postgrest, ended: Arc::default() };
+        let mut service = Service {
+            server,
+            requests: Arc::default(),
+            speaks: Arc::new(AtomicU8::new(2)),
+            port: 0,
+            postgrest,
+            ended: Arc::default(),
+        };
         until("PostgREST is ready", || ask(admin, "/ready") == 200);
         service.port = service.gateway(rest, Arc::new(|_| None));
         Ok(service)
@@ -117,14 +131,27 @@ impl Service {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("some port is free");
         let port = listener.local_addr().expect("it has an address").port();
         let (ended, requests) = (self.ended.clone(), self.requests.clone());
+        let socket = RealtimeSocket {
+            psql: self.server.programs.program("psql"),
+            url: self.server.url("lab"),
+            speaks: self.speaks.clone(),
+            ended: self.ended.clone(),
+        };
         std::thread::spawn(move || {
             for line in listener.incoming() {
                 let Ok(line) = line else { continue };
                 if ended.load(Ordering::Acquire) {
                     return;
                 }
-                let (twist, requests) = (twist.clone(), requests.clone());
-                std::thread::spawn(move || serve(line, target, &twist, &requests, is_gateway));
+                let (twist, requests, socket) = (twist.clone(), requests.clone(), socket.clone());
+                std::thread::spawn(move || {
+                    let mut start = [0; 24];
+                    let is_socket = line.peek(&mut start).is_ok() && start.starts_with(b"GET /realtime/v1/websock");
+                    if is_gateway && is_socket {
+                        return socket.serve(line);
+                    }
+                    serve(line, target, &twist, &requests, is_gateway);
+                });
             }
         });
         port
@@ -221,7 +248,8 @@ fn rewritten(head: &str, is_gateway: bool) -> String {
     let first = if is_gateway { first.replacen("/rest/v1", "", 1) } else { first.to_owned() };
     let kept = lines.filter(|line| {
         let lower = line.to_ascii_lowercase();
-        !line.is_empty() && !lower.starts_with("connection:")
+        // A key that is no token says nothing as one: the hosted gateway takes it away, too.
+        !line.is_empty() && !lower.starts_with("connection:") && !lower.starts_with("authorization: bearer sb_")
     });
     let mut request = format!("{first}\r\n");
     kept.for_each(|line| {
@@ -253,4 +281,128 @@ fn read_request(line: &mut TcpStream) -> Option<(String, Vec<u8>)> {
         }
         return Some((head, body));
     }
+}
+
+/// The Realtime socket, as far as changes of a table go.
+#[derive(Clone)]
+struct RealtimeSocket {
+    psql: PathBuf,
+    url: String,
+    speaks: Arc<AtomicU8>,
+    ended: Arc<AtomicBool>,
+}
+
+impl RealtimeSocket {
+    fn serve(&self, line: TcpStream) {
+        let mut version = 1;
+        let speaks = self.speaks.load(Ordering::Acquire);
+        let admit = |request: &Request, response: Response| {
+            let query = request.uri().query().unwrap_or_default().to_owned();
+            let has_key = query.split('&').any(|pair| pair.strip_prefix("apikey=").is_some_and(|key| !key.is_empty()));
+            version = if query.contains("vsn=2") { 2 } else { 1 };
+            if has_key && version <= speaks {
+                return Ok(response);
+            }
+            Err(Response::builder().status(if has_key { 404 } else { 401 }).body(None).expect("a plain answer"))
+        };
+        #[allow(clippy::result_large_err, reason = "the library's own type")]
+        let Ok(mut socket) = accept_hdr(line, admit) else { return };
+        socket.get_ref().set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout");
+        let (mut topic, mut ids, mut last) = (String::new(), Vec::new(), self.newest());
+        while !self.ended.load(Ordering::Acquire) {
+            let said = match socket.read() {
+                Ok(Message::Text(text)) => text,
+                Ok(Message::Close(_)) => return,
+                Ok(_) => continue,
+                Err(Error::Io(error))
+                    if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) =>
+                {
+                    for (n, id) in if ids.is_empty() { Vec::new() } else { self.since(last) } {
+                        last = last.max(n);
+                        let data = json!({ "schema": "public", "table": "file_mirror", "type": "UPDATE", "commit_timestamp": "2026-01-01T00:00:00Z",
+                            "columns": [{ "name": "id", "type": "text" }], "record": { "id": id }, "old_record": {}, "errors": null });
+                        let told = message(
+                            version,
+                            &topic,
+                            "postgres_changes",
+                            &json!({ "ids": ids, "data": data }),
+                            &Value::Null,
+                            &Value::Null,
+                        );
+                        if socket.send(told).is_err() {
+                            return;
+                        }
+                    }
+                    continue;
+                }
+                Err(_) => return,
+            };
+            let Ok(said) = serde_json::from_str::<Value>(&said) else { return };
+            let part = |at: usize, name: &str| if version == 2 { said[at].clone() } else { said[name].clone() };
+            let (join, number, to, event) = (part(0, "join_ref"), part(1, "ref"), part(2, "topic"), part(3, "event"));
+            let to = to.as_str().unwrap_or_default().to_owned();
+            let mut answers = Vec::new();
+            match event.as_str() {
+                Some("phx_join") => {
+                    let wanted =
+                        part(4, "payload")["config"]["postgres_changes"].as_array().cloned().unwrap_or_default();
+                    topic.clone_from(&to);
+                    let with_id = |(at, mut change): (usize, Value)| {
+                        change["id"] = json!(1_000 + at);
+                        change
+                    };
+                    let bound: Vec<Value> = wanted.into_iter().enumerate().map(with_id).collect();
+                    ids = bound
+                        .iter()
+                        .filter(|change| change["table"] == "file_mirror")
+                        .map(|change| change["id"].clone())
+                        .collect();
+                    last = self.newest();
+                    let reply = json!({ "status": "ok", "response": { "postgres_changes": bound } });
+                    answers.push(message(version, &to, "phx_reply", &reply, &number, &join));
+                    let ready = json!({ "channel": to.trim_start_matches("realtime:"), "extension": "postgres_changes",
+                        "message": "Subscribed to PostgreSQL", "status": "ok" });
+                    answers.push(message(version, &to, "system", &ready, &Value::Null, &join));
+                }
+                _ => answers.push(message(
+                    version,
+                    &to,
+                    "phx_reply",
+                    &json!({ "status": "ok", "response": {} }),
+                    &number,
+                    &join,
+                )),
+            }
+            if answers.into_iter().any(|answer| socket.send(answer).is_err()) {
+                return;
+            }
+        }
+    }
+
+    fn ask(&self, sql: &str) -> String {
+        let asked = Command::new(&self.psql).args(["-X", "-q", "-A", "-t", "-d", &self.url, "-c", sql]).output();
+        asked.map(|done| String::from_utf8_lossy(&done.stdout).trim().to_owned()).unwrap_or_default()
+    }
+
+    fn newest(&self) -> i64 {
+        self.ask("SELECT coalesce(max(n), 0) FROM file_mirror").parse().unwrap_or(0)
+    }
+
+    fn since(&self, last: i64) -> Vec<(i64, String)> {
+        let lines = self.ask(&format!("SELECT n, id FROM file_mirror WHERE n > {last} ORDER BY n"));
+        lines
+            .lines()
+            .filter_map(|line| line.split_once('|'))
+            .filter_map(|(n, id)| Some((n.parse().ok()?, id.to_owned())))
+            .collect()
+    }
+}
+
+fn message(version: u8, topic: &str, event: &str, payload: &Value, number: &Value, join: &Value) -> Message {
+    let text = if version == 2 {
+        json!([join, number, topic, event, payload])
+    } else {
+        json!({ "topic": topic, "event": event, "payload": payload, "ref": number, "join_ref": join })
+    };
+    Message::text(text.to_string())
 }
