@@ -94,7 +94,7 @@ need_node_packages() {
         mkdir -p "$home"
         node_log=$(mktemp)
         # shellcheck disable=SC2086 # a list of words
-        if (cd "$home" && npm init -y && npm install --no-audit --no-fund --ignore-scripts $wanted) >"$node_log" 2>&1; then
+        if npm install --prefix "$home" --no-audit --no-fund --ignore-scripts $wanted >"$node_log" 2>&1; then
             printf '%s\n' "$wanted" >"$home/installed"
             echo "installed: $wanted" >&2
         else

@@ -92,6 +92,8 @@ impl Engine {
     ///
     /// Errors: somebody else writes as this machine; the ledger's, the index's, the state's. A store that is away is in the report.
     pub fn collect(&mut self, retention_ms: u64, dry_run: bool) -> Result<Collected> {
+        // What a dry run opens it does not claim.
+        self.dry_run = dry_run;
         if let Some(stop) = self.stopped() {
             return Err(SyncError::Stopped(stop));
         }

@@ -155,6 +155,22 @@ fn artifacts_go_a_week_later_everywhere_and_no_holder_brings_them_back() {
 }
 
 #[test]
+fn a_dry_collection_claims_no_backend() {
+    let (clock, store) = (clock(), folder());
+    let (mut a, mut b) = aged_pair(&clock, store.path());
+    collect(&mut a);
+    converge(&mut [&mut a, &mut b]);
+    clock.advance(8 * DAY_MS);
+    let fresh = backend();
+    a.node().engine.set_adapter(Some(fresh.clone()));
+
+    let planned = a.node().collect(true).expect("looks");
+
+    assert!(!planned.removed.is_empty(), "there is something to take away from places: {planned:?}");
+    assert_eq!(crate::transport::Marker::of_backend(&fresh, "demo", None).expect("asked"), None);
+}
+
+#[test]
 fn a_new_machine_begins_at_the_snapshot_and_status_says_from_where() {
     let (clock, store) = (clock(), folder());
     let (mut a, mut b) = aged_pair(&clock, store.path());
