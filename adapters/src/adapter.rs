@@ -81,6 +81,12 @@ impl Capabilities {
     }
 }
 
+/// One write of a backend that writes batches.
+pub(crate) fn write_one(adapter: &impl FileSyncAdapter, write: Write) -> Result<Revision, AdapterError> {
+    let missing = || Err(AdapterError::new(ErrorKind::Unavailable, "write: no answer"));
+    adapter.write_batch(&[write]).pop().unwrap_or_else(missing)
+}
+
 /// What is told when a subscribed space may have changed. It may be called from any thread, also from the writer's own:
 /// it must only leave a note (send on a channel), never call the adapter or drop the subscription.
 pub type Sink = Box<dyn Fn(Wake) + Send + Sync>;

@@ -5,11 +5,12 @@
 //! Deliberately absent: how changes are heard. That is the backend's [`Source`].
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
+use crate::lock;
 use crate::record::escaped;
 use crate::{AdapterError, ErrorKind, Query, Sink, Subscription, Wake, drive};
 
@@ -58,10 +59,6 @@ impl Listener {
             sink(wake);
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Ears {

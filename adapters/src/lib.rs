@@ -17,6 +17,7 @@ mod faulty;
 mod firestore;
 mod hub;
 mod memory;
+mod pieces;
 mod postgres;
 mod record;
 mod sqlite;
@@ -39,3 +40,8 @@ pub use record::{
 };
 pub use sqlite::SqliteAdapter;
 pub use supabase::SupabaseAdapter;
+
+/// Locks. A panic elsewhere must not turn every later call into another: what is behind these locks is replaced whole or not at all.
+pub(crate) fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

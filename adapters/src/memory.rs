@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use crate::lock;
 use crate::{
     AdapterError, Body, Capabilities, Cursor, ErrorKind, Expected, FileSyncAdapter, ForeignEdits, MirrorEntry, Page,
     Query, Record, RecordId, Revision, Row, RowContent, Selection, Sink, Subscription, Wake,
@@ -123,10 +124,7 @@ impl FileSyncAdapter for MemoryAdapter {
     }
 
     fn query(&self, query: &Query) -> Result<Page, AdapterError> {
-        if query.limit == 0 {
-            return Err(AdapterError::new(ErrorKind::Unsupported, "query a page of 0 rows"));
-        }
-        let limit = query.limit.min(self.capabilities.page_rows);
+        let limit = query.rows_of_page(self.capabilities.page_rows)?;
         let state = self.open_state()?;
         Ok(match &query.select {
             Selection::Changes { after } => state.changes(query, after, limit),
@@ -353,9 +351,4 @@ fn entry_change(entry: Option<&Entry>) -> u64 {
 
 fn revision(change: u64) -> Revision {
     Revision::new(change.to_string())
-}
-
-// A panic in a test's thread must not turn every later call into another panic: the state is replaced whole or not at all.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::{AdapterError, ErrorKind};
+
 /// The owner of the shared space; every other owner is a person's private space.
 pub const SHARED_OWNER: &str = "shared";
 
@@ -48,6 +50,22 @@ impl RecordId {
         let (app, rest) = self.0.split_once(':')?;
         let (owner, path) = rest.split_once(':').unwrap_or((SHARED_OWNER, rest));
         Some((unescaped(app), unescaped(owner), path.to_owned()))
+    }
+}
+
+/// An id with what it names.
+pub(crate) struct Named {
+    pub id: RecordId,
+    pub owner: String,
+    pub path: String,
+}
+
+impl Named {
+    /// As `RecordId::parse`.
+    pub fn parse(id: &str) -> Option<Self> {
+        let id = RecordId::parse(id)?;
+        let (_, owner, path) = id.parts()?;
+        Some(Self { id, owner, path })
     }
 }
 
@@ -289,6 +307,14 @@ pub struct Query {
 }
 
 impl Query {
+    /// How many rows a page of it holds where `most` fit. `Unsupported` for a limit of 0.
+    pub(crate) fn rows_of_page(&self, most: usize) -> Result<usize, AdapterError> {
+        if self.limit == 0 {
+            return Err(AdapterError::new(ErrorKind::Unsupported, "query a page of 0 rows"));
+        }
+        Ok(self.limit.min(most))
+    }
+
     /// Asks for the changes of one space after `after`, with their text.
     pub fn changes(app: &str, owner: Option<&str>, after: Cursor, limit: usize) -> Self {
         let select = Selection::Changes { after };

@@ -10,9 +10,9 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::exchange::Direction;
 use super::{Engine, Result, SyncError};
-use crate::index::{Item, Succession, Superseded};
+use crate::index::{Succession, Superseded};
 use crate::ledger::{ArtifactName, LedgerError, Sweep, Tip, Writer};
-use crate::model::{Chain, ContentHash, MetaEvent, OriginName, Record, RecordLine, SegmentHash, Space};
+use crate::model::{Chain, ContentHash, MetaEvent, OriginName, SegmentHash, Space};
 use crate::state::Problem;
 use crate::transport::{Depth, ListRequest, Transport, TransportError};
 
@@ -303,11 +303,7 @@ impl Engine {
             }
             let hlc = self.clock.tick(self.env.clock.wall_ms(), None);
             let Some(published) = open.batch.finish(hlc, BTreeMap::new())? else { return Ok(()) };
-            let tip = published.tip;
-            let own = self.own_chain(space)?;
-            own.tip = Some(tip);
-            let chain = own.chain.clone();
-            self.index.apply(&[Item::following(chain, (tip.seq, tip.hash), Vec::new(), published.places)])?;
+            self.take_in_own(space, published.tip, published.places, Vec::new())?;
         }
         Ok(())
     }
@@ -489,23 +485,8 @@ impl Engine {
 
     /// Says, for every machine, that an origin is gone for good: what it has not seen holds nothing back.
     pub fn retire(&mut self, origin: &OriginName) -> Result<()> {
-        let (pen, space) = (self.pen(), Space::shared());
         let hlc = self.clock.tick(self.env.clock.wall_ms(), None);
-        let event = MetaEvent::retire(origin, hlc);
-        let mut open = self.open_batch(&pen, &space)?;
-        open.batch.record(RecordLine::Meta(event.clone()))?;
-        let Some(published) = open.batch.finish(hlc, BTreeMap::new())? else { return Ok(()) };
-        let tip = published.tip;
-        let own = self.own_chain(&space)?;
-        own.tip = Some(tip);
-        let chain = own.chain.clone();
-        self.index.apply(&[Item::following(
-            chain,
-            (tip.seq, tip.hash),
-            vec![Record::Meta(event)],
-            published.places,
-        )])?;
-        Ok(())
+        self.publish_event(&Space::shared(), MetaEvent::retire(origin, hlc))
     }
 }
 

@@ -179,13 +179,7 @@ impl Engine {
         let wall_ms = self.now_ms();
         let hlc = self.clock.tick(wall_ms, None);
         let Some(published) = open.batch.finish(hlc, seen)? else { return Ok(()) };
-        let tip = published.tip;
-        let own = self.own_chain(&space)?;
-        own.tip = Some(tip);
-        let chain = own.chain.clone();
-        let item = crate::index::Item::following(chain, (tip.seq, tip.hash), Vec::new(), published.places);
-        self.index.apply(&[item])?;
-        Ok(())
+        self.take_in_own(&space, published.tip, published.places, Vec::new()).map(drop)
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::{Change, Engine, OwnChain, Report, Result, SyncError};
 use crate::index::{Item, Slot, SnapshotNote, Stored};
-use crate::ledger::{Batch, Identity, Ledger, LedgerError, Tip, Writer};
+use crate::ledger::{Batch, Identity, Ledger, LedgerError, Place, Tip, Writer};
 use crate::model::{
     Chain, Channel, ContentHash, Dot, Hash, Hlc, Lane, MAX_DELTA_DEPTH, Manifest, ManifestDelta, Membership, MetaEvent,
     Record, RecordLine, RelPath, SegmentHash, SegmentRef, Space, State as VersionState, Uses, Vector, Version,
@@ -235,13 +235,24 @@ impl Engine {
         self.note_told(space, &seen)?;
         report.ledger_bytes += published.bytes_written;
         records.extend(published.versions.into_iter().map(|(id, version)| Record::Version(id, Box::new(version))));
-        let own = self.own_chain(space)?;
-        own.tip = Some(published.tip);
-        let (chain, tip) = (own.chain.clone(), published.tip);
-        let item = Item::following(chain, (tip.seq, tip.hash), records, published.places);
-        self.index.apply(std::slice::from_ref(&item))?;
+        let item = self.take_in_own(space, published.tip, published.places, records)?;
         self.snapshot_if_due(space, report)?;
         Ok(Some(item))
+    }
+
+    /// Has the index take in what was just published in the own chain, which ends at `tip` now. Returns what it took in.
+    pub(super) fn take_in_own(
+        &mut self,
+        space: &Space,
+        tip: Tip,
+        places: Vec<(SegmentHash, Place)>,
+        records: Vec<Record>,
+    ) -> Result<Item> {
+        let own = self.own_chain(space)?;
+        own.tip = Some(tip);
+        let item = Item::following(own.chain.clone(), (tip.seq, tip.hash), records, places);
+        self.index.apply(std::slice::from_ref(&item))?;
+        Ok(item)
     }
 
     /// Publishes that a person approved some deletions.
@@ -259,17 +270,12 @@ impl Engine {
         self.publish_event(&Space::shared(), MetaEvent::membership(said, hlc, prev))
     }
 
-    fn publish_event(&mut self, space: &Space, event: MetaEvent) -> Result<()> {
+    pub(super) fn publish_event(&mut self, space: &Space, event: MetaEvent) -> Result<()> {
         let (pen, hlc) = (self.pen(), event.hlc);
-        let chain = self.own_chain(space)?.chain.clone();
         let mut open = self.open_batch(&pen, space)?;
         open.batch.record(RecordLine::Meta(event.clone()))?;
         let Some(published) = open.batch.finish(hlc, BTreeMap::new())? else { return Ok(()) };
-        let tip = published.tip;
-        self.own_chain(space)?.tip = Some(tip);
-        let records = vec![Record::Meta(event)];
-        self.index.apply(&[Item::following(chain, (tip.seq, tip.hash), records, published.places)])?;
-        Ok(())
+        self.take_in_own(space, published.tip, published.places, vec![Record::Meta(event)]).map(drop)
     }
 
     /// Gathers small checkpoints into a snapshot when enough have come together.

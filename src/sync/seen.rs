@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Engine, Report, Result};
-use crate::index::Item;
 use crate::ledger::{Seen, ShortHash};
 use crate::model::{Chain, Space};
 
@@ -115,11 +114,6 @@ impl Engine {
         self.note_told(space, &news)?;
         self.save_told()?;
         self.state.set_meta(&format!("{SINCE}{space}"), None)?;
-        let tip = published.tip;
-        let own = self.own_chain(space)?;
-        own.tip = Some(tip);
-        let chain = own.chain.clone();
-        self.index.apply(&[Item::following(chain, (tip.seq, tip.hash), Vec::new(), published.places)])?;
-        Ok(())
+        self.take_in_own(space, published.tip, published.places, Vec::new()).map(drop)
     }
 }

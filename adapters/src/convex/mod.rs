@@ -10,12 +10,15 @@ mod row;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
+use crate::adapter::write_one;
+use crate::lock;
+use crate::pieces::spanning;
 use crate::{
     AdapterError, Backend, Capabilities, Cursor, ErrorKind, Expected, FileSyncAdapter, ForeignEdits, OpenContext, Page,
     Query, Record, RecordId, Revision, Row, RowContent, Selection, Sink, Subscription, Wake, Write,
@@ -138,11 +141,6 @@ impl ConvexAdapter {
         }
         Ok(())
     }
-
-    fn apply_one(&self, write: &Write) -> Result<Revision, AdapterError> {
-        let missing = || Err(AdapterError::new(ErrorKind::Unavailable, "write: no answer"));
-        self.write_batch(std::slice::from_ref(write)).pop().unwrap_or_else(missing)
-    }
 }
 
 impl Shared {
@@ -227,17 +225,9 @@ impl Shared {
             if shown.get("kind").and_then(Value::as_str) != Some("chunks") {
                 return Err(missing());
             }
-            let (mut at, mut before, end) = (0, 0, first.saturating_add(count));
-            let mut wanted: Vec<Piece> = Vec::new();
-            for piece in pieces_of(&shown).ok_or_else(strange)? {
-                let next = at + piece.sizes.len();
-                if first < next && at < end {
-                    before = if wanted.is_empty() { at } else { before };
-                    wanted.push(piece);
-                }
-                at = next;
-            }
-            if let Some(chunks) = self.contents(&wanted).await? {
+            let pieces = pieces_of(&shown).ok_or_else(strange)?;
+            let (wanted, before) = spanning(pieces.iter().map(|piece| piece.sizes.len()), first, count);
+            if let Some(chunks) = self.contents(&pieces[wanted]).await? {
                 return Ok(chunks.into_iter().skip(first - before.min(first)).take(count).collect());
             }
         }
@@ -472,10 +462,7 @@ impl FileSyncAdapter for ConvexAdapter {
     }
 
     fn query(&self, query: &Query) -> Result<Page, AdapterError> {
-        if query.limit == 0 {
-            return Err(AdapterError::new(ErrorKind::Unsupported, "query a page of 0 rows"));
-        }
-        let limit = query.limit.min(PAGE_ROWS);
+        let limit = query.rows_of_page(PAGE_ROWS)?;
         match &query.select {
             Selection::Changes { after } => self.run("query", self.shared.changes(query, after, limit)),
             Selection::Paths { prefix, after } => {
@@ -498,11 +485,11 @@ impl FileSyncAdapter for ConvexAdapter {
     }
 
     fn set(&self, record: &Record, expected: &Expected) -> Result<Revision, AdapterError> {
-        self.apply_one(&Write::Set { record: record.clone(), expected: expected.clone() })
+        write_one(self, Write::Set { record: record.clone(), expected: expected.clone() })
     }
 
     fn delete(&self, id: &RecordId, expected: &Expected) -> Result<(), AdapterError> {
-        self.apply_one(&Write::Delete { id: id.clone(), expected: expected.clone() }).map(drop)
+        write_one(self, Write::Delete { id: id.clone(), expected: expected.clone() }).map(drop)
     }
 
     fn subscribe(&self, query: &Query, from: Cursor, sink: Sink) -> Result<Subscription, AdapterError> {
@@ -541,8 +528,4 @@ impl FileSyncAdapter for ConvexAdapter {
         self.shared.closed.store(true, Ordering::Release);
         Ok(())
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

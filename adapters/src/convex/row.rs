@@ -149,24 +149,10 @@ impl Sending {
 
 /// Puts chunks into pieces as large as a document may be: the list, and each piece's name and base64.
 fn pack(record: &Record, chunks: &[Vec<u8>]) -> (Value, Vec<(String, String)>) {
-    let mut packed: Vec<(Vec<usize>, Vec<u8>)> = Vec::new();
-    for chunk in chunks {
-        match packed.last_mut().filter(|(_, bytes)| bytes.len() + chunk.len() <= PIECE_BYTES) {
-            Some((sizes, bytes)) => {
-                sizes.push(chunk.len());
-                bytes.extend_from_slice(chunk);
-            }
-            None => packed.push((vec![chunk.len()], chunk.clone())),
-        }
-    }
     let id = record.id();
-    let name = |bytes: &[u8]| {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&(id.as_str().len() as u64).to_le_bytes()).update(id.as_str().as_bytes()).update(bytes);
-        hasher.finalize().to_hex()[..32].to_owned()
-    };
+    let packed = crate::pieces::pack(chunks, PIECE_BYTES).into_iter();
     let named: Vec<(String, Vec<usize>, Vec<u8>)> =
-        packed.into_iter().map(|(sizes, bytes)| (name(&bytes), sizes, bytes)).collect();
+        packed.map(|(sizes, bytes)| (crate::pieces::name(&id, &bytes), sizes, bytes)).collect();
     let listed = named.iter().map(|(name, sizes, _)| json!({ "name": name, "sizes": sizes })).collect();
     (listed, named.into_iter().map(|(name, _, bytes)| (name, BASE64.encode(&bytes))).collect())
 }
@@ -174,12 +160,5 @@ fn pack(record: &Record, chunks: &[Vec<u8>]) -> (Value, Vec<(String, String)>) {
 /// The chunks of a piece that count.
 pub(super) fn chunks_of(piece: &Piece, data: &str) -> Option<Vec<Vec<u8>>> {
     let bytes = BASE64.decode(data.as_bytes()).ok()?;
-    let mut rest = bytes.as_slice();
-    let mut chunks = Vec::with_capacity(piece.sizes.len());
-    for size in &piece.sizes {
-        let (chunk, after) = rest.split_at_checked(*size as usize)?;
-        chunks.push(chunk.to_vec());
-        rest = after;
-    }
-    Some(chunks)
+    crate::pieces::cut(&bytes, piece.sizes.iter().map(|size| *size as usize))
 }

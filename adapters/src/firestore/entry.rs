@@ -381,14 +381,7 @@ pub(super) fn row_fields(record: &Record, content: &str) -> Value {
 /// The chunks of a piece that count.
 pub(super) fn chunks_of(piece: &Piece, document: &Document) -> Option<Vec<Vec<u8>>> {
     let bytes = bytes_of(&document.fields, "bytes")?;
-    let mut rest = bytes.as_slice();
-    let mut chunks = Vec::with_capacity(piece.sizes.len());
-    for size in &piece.sizes {
-        let (chunk, after) = rest.split_at_checked(*size as usize)?;
-        chunks.push(chunk.to_vec());
-        rest = after;
-    }
-    Some(chunks)
+    crate::pieces::cut(&bytes, piece.sizes.iter().map(|size| *size as usize))
 }
 
 #[cfg(test)]

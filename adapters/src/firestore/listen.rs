@@ -3,7 +3,7 @@
 //! The service pushes only over gRPC, which this is not. Invariant: after a change the next question follows soon, in quiet times ever
 //! more rarely, and never is more than one request a second sent while nothing changes. Deliberately absent: reading rows.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use super::Shared;
 use super::failure::{Failure, What};
 use super::read::Place;
+use crate::lock;
 use crate::{AdapterError, Cursor, ErrorKind, Query, Sink, Subscription, Wake};
 
 /// How often is asked.
@@ -209,10 +210,6 @@ async fn missed(shared: &Shared, listener: &Listener, from: &Cursor) -> Result<b
     let query = Query { limit: 1, with_content: false, ..listener.query.clone() };
     let page = shared.caller.changes(&query, Place::of(from, &instance), 1).await?;
     Ok(!page.rows.is_empty())
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -19,9 +19,11 @@ mod write;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::adapter::write_one;
+use crate::lock;
 use crate::{
     AdapterError, Backend, Capabilities, Cursor, ErrorKind, Expected, FileSyncAdapter, ForeignEdits, OpenContext, Page,
     Query, Record, RecordId, Revision, Row, Selection, Sink, Subscription, Write,
@@ -144,13 +146,6 @@ impl FirestoreAdapter {
         }
         Ok(())
     }
-
-    fn apply_one(&self, write: &Write) -> Result<Revision, AdapterError> {
-        match self.write_batch(std::slice::from_ref(write)).pop() {
-            Some(answer) => answer,
-            None => Err(AdapterError::new(ErrorKind::Unavailable, "write: no answer")),
-        }
-    }
 }
 
 impl Shared {
@@ -204,10 +199,7 @@ impl FileSyncAdapter for FirestoreAdapter {
     }
 
     fn query(&self, query: &Query) -> Result<Page, AdapterError> {
-        if query.limit == 0 {
-            return Err(AdapterError::new(ErrorKind::Unsupported, "query a page of 0 rows"));
-        }
-        let limit = query.limit.min(PAGE_ROWS);
+        let limit = query.rows_of_page(PAGE_ROWS)?;
         match &query.select {
             Selection::Changes { after } => self.run("query", self.shared.changes(query, after, limit)),
             Selection::Paths { prefix, after } => self.run("query", async {
@@ -230,11 +222,11 @@ impl FileSyncAdapter for FirestoreAdapter {
     }
 
     fn set(&self, record: &Record, expected: &Expected) -> Result<Revision, AdapterError> {
-        self.apply_one(&Write::Set { record: record.clone(), expected: expected.clone() })
+        write_one(self, Write::Set { record: record.clone(), expected: expected.clone() })
     }
 
     fn delete(&self, id: &RecordId, expected: &Expected) -> Result<(), AdapterError> {
-        self.apply_one(&Write::Delete { id: id.clone(), expected: expected.clone() }).map(drop)
+        write_one(self, Write::Delete { id: id.clone(), expected: expected.clone() }).map(drop)
     }
 
     fn subscribe(&self, query: &Query, from: Cursor, sink: Sink) -> Result<Subscription, AdapterError> {
@@ -259,8 +251,4 @@ impl FileSyncAdapter for FirestoreAdapter {
         self.shared.listeners.close();
         Ok(())
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

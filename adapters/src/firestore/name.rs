@@ -23,13 +23,6 @@ pub(super) fn document_name(id: &RecordId) -> String {
     format!("{}%~{hash}", &name[..KEPT_BYTES])
 }
 
-/// The name under which `content`, a piece of the record, is kept: the same piece of the same record has the same one.
-pub(super) fn piece_name(id: &RecordId, content: &[u8]) -> String {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&(id.as_str().len() as u64).to_le_bytes()).update(id.as_str().as_bytes()).update(content);
-    hasher.finalize().to_hex()[..32].to_owned()
-}
-
 fn encoded(text: &str) -> String {
     let mut name = String::with_capacity(text.len() + 8);
     for (at, byte) in text.bytes().enumerate() {

@@ -17,6 +17,7 @@ use super::entry::{
 use super::failure::{Failure, What};
 use super::name::document_name;
 use super::value::{Moment, moment, text};
+use crate::pieces::spanning;
 use crate::record::after_prefix;
 use crate::{Cursor, ErrorKind, Page, Query, RecordId, Row, RowContent};
 
@@ -399,17 +400,8 @@ impl Caller {
 
     /// `None` if a piece is not there.
     async fn chunks_in(&self, entry: &Entry, first: usize, count: usize) -> Result<Option<Vec<Vec<u8>>>, Failure> {
-        let (mut at, mut before, end) = (0, 0, first.saturating_add(count));
-        let mut wanted = Vec::new();
-        for piece in &entry.pieces {
-            let next = at + piece.sizes.len();
-            if first < next && at < end {
-                before = if wanted.is_empty() { at } else { before };
-                wanted.push(piece.clone());
-            }
-            at = next;
-        }
-        let chunks = self.contents(&wanted).await?;
+        let (wanted, before) = spanning(entry.pieces.iter().map(|piece| piece.sizes.len()), first, count);
+        let chunks = self.contents(&entry.pieces[wanted]).await?;
         Ok(chunks.map(|chunks| chunks.into_iter().skip(first - before.min(first)).take(count).collect()))
     }
 }

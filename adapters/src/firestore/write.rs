@@ -13,7 +13,7 @@ use super::entry::{
     CHANGED_AT, ENTRIES, Entry, FILES, Kind, PIECES, Piece, Standing, own_moments, own_revision, row_fields,
 };
 use super::failure::{Failure, What};
-use super::name::{document_name, piece_name};
+use super::name::document_name;
 use super::read::{OVERLAP, strange};
 use super::value::{Moment, bytes, moment, text};
 use crate::{
@@ -266,20 +266,10 @@ impl Caller {
     /// Puts chunks into pieces as large as a document may be: the list for the entry, and the writes with their sizes.
     fn pack(&self, record: &Record, chunks: &[&Vec<u8>]) -> (Vec<Piece>, Vec<(usize, Value)>) {
         let id = record.id();
-        let mut packed: Vec<(Vec<u32>, Vec<u8>)> = Vec::new();
-        for chunk in chunks {
-            let size = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
-            match packed.last_mut().filter(|(_, bytes)| bytes.len() + chunk.len() <= PIECE_BYTES) {
-                Some((sizes, bytes)) => {
-                    sizes.push(size);
-                    bytes.extend_from_slice(chunk);
-                }
-                None => packed.push((vec![size], (*chunk).clone())),
-            }
-        }
         let (mut pieces, mut sends): (Vec<Piece>, Vec<(usize, Value)>) = (Vec::new(), Vec::new());
-        for (sizes, content) in packed {
-            let name = piece_name(&id, &content);
+        for (sizes, content) in crate::pieces::pack(chunks.iter().copied(), PIECE_BYTES) {
+            let name = crate::pieces::name(&id, &content);
+            let sizes = sizes.into_iter().map(|size| u32::try_from(size).unwrap_or(u32::MAX)).collect();
             if pieces.iter().all(|piece| piece.name != name) {
                 let fields = json!({ "id": text(id.as_str()), "bytes": bytes(&content) });
                 let write = json!({ "update": { "name": self.document(PIECES, &name), "fields": fields } });

@@ -217,10 +217,8 @@ impl FileSyncAdapter for PostgresAdapter {
     }
 
     fn query(&self, query: &Query) -> Result<Page, AdapterError> {
-        if query.limit == 0 {
-            return Err(AdapterError::new(ErrorKind::Unsupported, "query a page of 0 rows"));
-        }
-        self.read("query", async |session| session.query(query, query.limit.min(PAGE_ROWS)).await)
+        let limit = query.rows_of_page(PAGE_ROWS)?;
+        self.read("query", async |session| session.query(query, limit).await)
     }
 
     fn get(&self, id: &RecordId) -> Result<Option<Row>, AdapterError> {

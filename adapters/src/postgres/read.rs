@@ -12,7 +12,7 @@ use tokio_postgres::types::{ToSql, Type};
 use super::connect::Session;
 use super::failure::Failure;
 use super::schema::{Facts, MAX_ID_BYTES};
-use crate::record::{after_prefix, escaped};
+use crate::record::{Named, after_prefix, escaped};
 use crate::{
     Cursor, ErrorKind, MirrorEntry, Page, Query, RecordId, Revision, Row, RowContent, SHARED_OWNER, Selection, stamp,
 };
@@ -397,20 +397,6 @@ fn text(row: &SqlRow, at: usize, with_content: bool) -> Result<RowContent, Failu
 /// Whether a name is short enough for the server's indexes.
 pub(super) fn fits(id: &RecordId) -> bool {
     id.as_str().len() <= MAX_ID_BYTES
-}
-
-struct Named {
-    id: RecordId,
-    owner: String,
-    path: String,
-}
-
-impl Named {
-    fn parse(id: &str) -> Option<Self> {
-        let id = RecordId::parse(id)?;
-        let (_, owner, path) = id.parts()?;
-        Some(Self { id, owner, path })
-    }
 }
 
 /// Which ids belong to a query, as a condition over $3 (lower bound), $4 (upper bound), $5 (begin of names with an owner).

@@ -156,10 +156,8 @@ impl FileSyncAdapter for SqliteAdapter {
     }
 
     fn query(&self, query: &Query) -> Result<Page, AdapterError> {
-        if query.limit == 0 {
-            return Err(AdapterError::new(ErrorKind::Unsupported, "query a page of 0 rows"));
-        }
-        self.with(Role::Reader, |session| session.query(query, query.limit.min(PAGE_ROWS)))
+        let limit = query.rows_of_page(PAGE_ROWS)?;
+        self.with(Role::Reader, |session| session.query(query, limit))
     }
 
     fn get(&self, id: &RecordId) -> Result<Option<Row>, AdapterError> {

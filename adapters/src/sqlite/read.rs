@@ -7,7 +7,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{CachedStatement, OptionalExtension, Transaction, params};
 
 use super::session::Session;
-use crate::record::{after_prefix, escaped};
+use crate::record::{Named, after_prefix, escaped};
 use crate::stamp;
 use crate::{
     AdapterError, Cursor, ErrorKind, MirrorEntry, Page, Query, RecordId, Revision, Row, RowContent, SHARED_OWNER,
@@ -230,20 +230,6 @@ pub(super) fn numbered(text: &str, instance: &str) -> Option<i64> {
 
 pub(super) fn revision(instance: &str, change: i64) -> Revision {
     Revision::new(format!("{instance}.{change}"))
-}
-
-struct Named {
-    id: RecordId,
-    owner: String,
-    path: String,
-}
-
-impl Named {
-    fn parse(id: &str) -> Option<Self> {
-        let id = RecordId::parse(id)?;
-        let (_, owner, path) = id.parts()?;
-        Some(Self { id, owner, path })
-    }
 }
 
 /// Which ids belong to a query, as a condition over ?2 (lower bound), ?3 (upper bound), ?4 (begin of names with an owner).

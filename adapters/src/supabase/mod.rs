@@ -285,10 +285,7 @@ impl FileSyncAdapter for SupabaseAdapter {
     }
 
     fn query(&self, query: &Query) -> Result<Page, AdapterError> {
-        if query.limit == 0 {
-            return Err(AdapterError::new(ErrorKind::Unsupported, "query a page of 0 rows"));
-        }
-        let limit = query.limit.min(PAGE_ROWS);
+        let limit = query.rows_of_page(PAGE_ROWS)?;
         match &query.select {
             Selection::Changes { after } => self.changes(query, &Place::of(after, &self.instance()), limit),
             Selection::Paths { prefix, after } => self.paths(query, prefix, after.as_deref(), limit),
