@@ -3,59 +3,30 @@
 //! `convex_server/server.mjs` needs Node and the packages that `scripts/test` installs (`LARDER_CONVEX_NODE` names their folder); without
 //! them each test says so and is skipped. `convex_server/client.mjs` is the vendor's client, which checks the server and writes beside us.
 
-use std::io::{BufRead, BufReader, Read, Write as _};
+#[path = "servers/convex.rs"]
+mod convex_server;
+#[path = "servers/skip.rs"]
+mod skip;
+
+use std::io::{Read, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::sync::Arc;
 
+use convex_server::{Deployment, SECRET};
 use larder_adapters::contract::{self, ForeignHand, text_record};
 use larder_adapters::{
     AdapterError, Body, ConvexAdapter, Cursor, ErrorKind, Expected, FileSyncAdapter, OpenContext, Query, Record,
     RecordId, RowContent,
 };
+use skip::skip;
 
-const SECRET: &str = "geheim-und-lang";
-
-/// A running mock, ended when dropped.
-struct Deployment {
-    child: Child,
-    url: String,
-    packages: PathBuf,
-}
-
-impl Drop for Deployment {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn folder(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+/// A deployment, or a reason not to go on.
+fn start(test: &str) -> Option<Deployment> {
+    Deployment::start(Path::new(env!("CARGO_MANIFEST_DIR"))).map_err(|reason| skip(test, reason)).ok()
 }
 
 impl Deployment {
-    /// Starts one, or says that `test` is skipped.
-    fn start(test: &str) -> Option<Deployment> {
-        let named = std::env::var_os("LARDER_CONVEX_NODE").map(PathBuf::from).filter(|folder| folder.is_dir());
-        let Some(packages) = named else {
-            skip(test, "LARDER_CONVEX_NODE names no folder with convex and convex-test");
-            return None;
-        };
-        let mut command = Command::new("node");
-        command.arg(folder("tests/convex_server/server.mjs")).arg(folder("convex"));
-        command.env("NODE_MODULES", packages.join("node_modules")).env("LARDER_SECRET", SECRET);
-        command.env("LARDER_OWNERS", "").stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("node starts");
-        let mut said = String::new();
-        let out = child.stdout.take().expect("piped");
-        BufReader::new(out).read_line(&mut said).expect("it speaks");
-        let port = said.trim().strip_prefix("ready ").unwrap_or_else(|| panic!("it said {said:?}")).to_owned();
-        Some(Deployment { child, url: format!("http://127.0.0.1:{port}"), packages })
-    }
-
     fn open(&self) -> ConvexAdapter {
         open_with(&self.url, &[("CONVEX_LARDER_SECRET", SECRET), ("CONVEX_SWEEP_SECS", "never")]).expect("it opens")
     }
@@ -67,22 +38,9 @@ impl Deployment {
 
     /// Runs the vendor's client; what it printed.
     fn client(&self, words: &[&str]) -> String {
-        let mut command = Command::new("node");
-        command.arg(folder("tests/convex_server/client.mjs")).arg(&self.url).args(words);
-        command.env("NODE_MODULES", self.packages.join("node_modules")).env("LARDER_SECRET", SECRET);
-        let done = command.output().expect("node starts");
+        let done = self.client_command(words).output().expect("node starts");
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         String::from_utf8_lossy(&done.stdout).trim_end().to_owned()
-    }
-}
-
-fn skip(test: &str, reason: &str) {
-    let line = format!("SKIPPED {test}: {reason}\n");
-    eprint!("{line}");
-    if let Some(log) = std::env::var_os("LARDER_SKIP_LOG") {
-        let log = std::fs::OpenOptions::new().append(true).create(true).open(log);
-        log.and_then(|mut log| log.write_all(line.as_bytes()))
-            .expect("LARDER_SKIP_LOG names a file that can be written");
     }
 }
 
@@ -139,13 +97,13 @@ macro_rules! each_foreign_law {
 
 #[test]
 fn the_functions_keep_the_contract() {
-    let Some(deployment) = Deployment::start("the_functions_keep_the_contract") else { return };
+    let Some(deployment) = start("the_functions_keep_the_contract") else { return };
     contract::run_contract(&|| Arc::new(deployment.open()));
 }
 
 #[test]
 fn the_functions_keep_the_contract_of_foreign_edits() {
-    let Some(deployment) = Deployment::start("the_functions_keep_the_contract_of_foreign_edits") else { return };
+    let Some(deployment) = start("the_functions_keep_the_contract_of_foreign_edits") else { return };
     let make = || Arc::new(deployment.open()) as Arc<dyn FileSyncAdapter>;
     let hand = FunctionHand(&deployment);
     larder_adapters::with_foreign_laws! { each_foreign_law, [&make, &hand] }
@@ -153,7 +111,7 @@ fn the_functions_keep_the_contract_of_foreign_edits() {
 
 #[test]
 fn the_vendors_client_sees_what_we_see_and_writes_beside_us() {
-    let Some(deployment) = Deployment::start("the_vendors_client_sees_what_we_see_and_writes_beside_us") else {
+    let Some(deployment) = start("the_vendors_client_sees_what_we_see_and_writes_beside_us") else {
         return;
     };
     let adapter = deployment.open();
@@ -172,7 +130,7 @@ fn the_vendors_client_sees_what_we_see_and_writes_beside_us() {
 
 #[test]
 fn rows_changed_past_the_functions_are_found_by_looking_through_all() {
-    let Some(deployment) = Deployment::start("rows_changed_past_the_functions_are_found_by_looking_through_all") else {
+    let Some(deployment) = start("rows_changed_past_the_functions_are_found_by_looking_through_all") else {
         return;
     };
     let adapter = deployment.open_sweeping();
@@ -199,7 +157,7 @@ fn rows_changed_past_the_functions_are_found_by_looking_through_all() {
 
 #[test]
 fn what_was_replaced_leaves_no_pieces_behind() {
-    let Some(deployment) = Deployment::start("what_was_replaced_leaves_no_pieces_behind") else { return };
+    let Some(deployment) = start("what_was_replaced_leaves_no_pieces_behind") else { return };
     let adapter = deployment.open();
     let record = |byte: u8| Record {
         body: Body::Chunks { keep: 0, add: (0..9).map(|n| vec![byte + n; 700 * 1024]).collect() },
@@ -218,7 +176,7 @@ fn what_was_replaced_leaves_no_pieces_behind() {
 
 #[test]
 fn what_is_wrong_is_one_sentence_without_the_secret() {
-    let Some(deployment) = Deployment::start("what_is_wrong_is_one_sentence_without_the_secret") else { return };
+    let Some(deployment) = start("what_is_wrong_is_one_sentence_without_the_secret") else { return };
     let with = |url: &str, secret: &str| open_with("", &[("CONVEX_URL", url), ("CONVEX_LARDER_SECRET", secret)]);
 
     refused(with(&deployment.url, "other"), ErrorKind::Denied, "is not the deployment's LARDER_SECRET");

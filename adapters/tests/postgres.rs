@@ -4,6 +4,8 @@
 
 #[path = "servers/postgres.rs"]
 mod servers;
+#[path = "servers/skip.rs"]
+mod skip;
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
@@ -15,19 +17,9 @@ use larder_adapters::{
     RowContent, SHARED_OWNER, Subscription, Wake, Write,
 };
 use servers::{Bouncer, Postgres, Programs};
+use skip::skip;
 
 const PATIENCE: Duration = Duration::from_secs(30);
-
-fn skip(test: &str, reason: &str) {
-    let line = format!("SKIPPED {test}: {reason}\n");
-    eprint!("{line}");
-    if let Some(log) = std::env::var_os("LARDER_SKIP_LOG") {
-        use std::io::Write;
-        let mut log =
-            std::fs::OpenOptions::new().append(true).create(true).open(log).expect("LARDER_SKIP_LOG is a file");
-        log.write_all(line.as_bytes()).expect("write LARDER_SKIP_LOG");
-    }
-}
 
 /// Debian's server, or a reason not to go on.
 fn server(test: &str) -> Option<Postgres> {

@@ -3,6 +3,9 @@
 //! Invariant of every test: what was acknowledged is there afterwards, and the same calls work again once there is room
 //! or the right. What this machine cannot provoke is skipped aloud.
 
+#[path = "servers/skip.rs"]
+mod skip;
+
 use std::fs::{self, File, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -16,17 +19,9 @@ use larder_adapters::{
 };
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 use rustix::thread::Uid;
+use skip::skip;
 
 const NOBODY: u32 = 65534;
-
-fn skip(test: &str, reason: &str) {
-    let line = format!("SKIPPED {test}: {reason}\n");
-    eprint!("{line}");
-    if let Some(log) = std::env::var_os("LARDER_SKIP_LOG") {
-        let log = File::options().append(true).create(true).open(log);
-        log.expect("it can be opened").write_all(line.as_bytes()).expect("it can be written");
-    }
-}
 
 /// A file system of one mebibyte in memory; unmounted when dropped.
 struct SmallDisk {

@@ -4,6 +4,8 @@
 
 #[path = "servers/postgres.rs"]
 mod postgres_server;
+#[path = "servers/skip.rs"]
+mod skip;
 #[path = "servers/supabase.rs"]
 mod supabase_server;
 
@@ -18,18 +20,8 @@ use larder_adapters::{
     Subscription, SupabaseAdapter, Wake, Write,
 };
 use postgres_server::Postgres;
+use skip::skip;
 use supabase_server::{KEY, Service};
-
-fn skip(test: &str, reason: &str) {
-    let line = format!("SKIPPED {test}: {reason}\n");
-    eprint!("{line}");
-    if let Some(log) = std::env::var_os("LARDER_SKIP_LOG") {
-        use std::io::Write;
-        let mut log =
-            std::fs::OpenOptions::new().append(true).create(true).open(log).expect("LARDER_SKIP_LOG is a file");
-        log.write_all(line.as_bytes()).expect("write LARDER_SKIP_LOG");
-    }
-}
 
 /// A service without tables, or a reason not to go on.
 fn service(test: &str) -> Option<Service> {

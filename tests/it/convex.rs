@@ -3,46 +3,19 @@
 //!
 //! `scripts/test` installs what it needs and names it (`LARDER_CONVEX_NODE`); each test has a deployment of its own.
 
-use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::Stdio;
 
+use crate::convex_server::{Deployment, SECRET};
 use crate::support::{CONFIG, Lab, Project, finish, skip};
 
-const SECRET: &str = "geheim-und-lang";
-
-/// A running mock, ended when dropped.
-struct Deployment {
-    child: Child,
-    url: String,
-    packages: PathBuf,
-}
-
-impl Drop for Deployment {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// A deployment, or a reason not to go on.
+fn start(test: &str) -> Option<Deployment> {
+    let adapters = Path::new(env!("CARGO_MANIFEST_DIR")).join("adapters");
+    Deployment::start(&adapters).map_err(|reason| skip(test, reason)).ok()
 }
 
 impl Deployment {
-    fn start(test: &str) -> Option<Deployment> {
-        let named = std::env::var_os("LARDER_CONVEX_NODE").map(PathBuf::from).filter(|folder| folder.is_dir());
-        let Some(packages) = named else {
-            skip(test, "LARDER_CONVEX_NODE names no folder with convex and convex-test");
-            return None;
-        };
-        let mut command = node(&packages, "server.mjs");
-        command.arg(format!("{}/adapters/convex", env!("CARGO_MANIFEST_DIR")));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("node starts");
-        let mut said = String::new();
-        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut said).expect("it speaks");
-        let port = said.trim().strip_prefix("ready ").unwrap_or_else(|| panic!("it said {said:?}")).to_owned();
-        Some(Deployment { child, url: format!("http://127.0.0.1:{port}"), packages })
-    }
-
     fn machine(&self, lab: &Lab, name: &str) -> Project {
         let project = lab.project(name, CONFIG).with_home(&lab.path(format!("home-{name}")));
         let project = project.with_var("FILE_SYNC_BACKEND", "convex").with_var("CONVEX_URL", &self.url);
@@ -52,23 +25,16 @@ impl Deployment {
     /// Runs the vendor's client; what it printed.
     #[track_caller]
     fn client(&self, words: &[&str]) -> String {
-        let mut command = node(&self.packages, "client.mjs");
-        command.arg(&self.url).args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut command = self.client_command(words);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         finish(command).expect(0).out.trim_end().to_owned()
     }
-}
-
-fn node(packages: &std::path::Path, script: &str) -> Command {
-    let mut command = Command::new("node");
-    command.arg(format!("{}/adapters/tests/convex_server/{script}", env!("CARGO_MANIFEST_DIR")));
-    command.env("NODE_MODULES", packages.join("node_modules")).env("LARDER_SECRET", SECRET);
-    command
 }
 
 #[test]
 fn two_machines_that_share_only_convex_converge_beside_a_program_of_the_vendors_client() {
     let test = "two_machines_that_share_only_convex_converge_beside_a_program_of_the_vendors_client";
-    let Some(deployment) = Deployment::start(test) else { return };
+    let Some(deployment) = start(test) else { return };
     let lab = Lab::new();
     let (a, b) = (deployment.machine(&lab, "a"), deployment.machine(&lab, "b"));
     let settle = || [&a, &b, &a].into_iter().for_each(|project| drop(project.sync_any()));

@@ -8,6 +8,8 @@ mod bad_input;
 mod bundle;
 mod carrier;
 mod convex;
+#[path = "../../adapters/tests/servers/convex.rs"]
+mod convex_server;
 mod firestore;
 mod http;
 mod kill;
@@ -20,6 +22,8 @@ mod postgres;
 mod postgres_server;
 mod repair;
 mod s3;
+#[path = "../../adapters/tests/servers/skip.rs"]
+mod skipping;
 mod supabase;
 #[path = "../../adapters/tests/servers/supabase.rs"]
 mod supabase_server;

@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+pub use crate::skipping::skip;
+
 /// No single command of these tests may take longer; far above what any needs, so that a busy machine does not matter.
 pub const COMMAND_DEADLINE: Duration = Duration::from_secs(120);
 /// How long something that a daemon does by itself may take.
@@ -33,20 +35,6 @@ pub const CONFIG: &str = r#"{
   "archiveFilePatterns": ["logs/**"],
   "intervalSecs": 1
 }"#;
-
-/// Says that a test did not run, and why; `scripts/test` shows it and CI fails on it.
-pub fn skip(test: &str, reason: &str) {
-    let line = format!("SKIPPED {test}: {reason}\n");
-    eprint!("{line}");
-    if let Some(log) = std::env::var_os("LARDER_SKIP_LOG") {
-        let mut log = fs::OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(log)
-            .expect("LARDER_SKIP_LOG names a file that can be written");
-        log.write_all(line.as_bytes()).expect("write LARDER_SKIP_LOG");
-    }
-}
 
 /// True if the tests run as root.
 pub fn is_root() -> bool {

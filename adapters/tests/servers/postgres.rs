@@ -90,11 +90,13 @@ fn open_folder() -> TempDir {
     folder
 }
 
-fn free_port() -> u16 {
+/// A port that nobody listens at.
+pub fn free_port() -> u16 {
     TcpListener::bind(("127.0.0.1", 0)).and_then(|socket| socket.local_addr()).expect("some port is free").port()
 }
 
-fn until(what: &str, mut done: impl FnMut() -> bool) {
+/// Waits, looking fifty times a second.
+pub fn until(what: &str, mut done: impl FnMut() -> bool) {
     let end = Instant::now() + DEADLINE;
     while !done() {
         assert!(Instant::now() < end, "not within {DEADLINE:?}: {what}");

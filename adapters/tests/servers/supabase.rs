@@ -12,13 +12,13 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 use tokio_tungstenite::tungstenite::{Error, Message, accept_hdr};
 
-use super::postgres_server::{Postgres, Programs};
+use super::postgres_server::{Postgres, Programs, free_port, until};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const SECRET: &str = "a-secret-of-the-tests-with-at-least-32-characters";
@@ -177,18 +177,6 @@ impl Drop for Service {
         // It may have ended by itself.
         let _ = self.postgrest.kill();
         let _ = self.postgrest.wait();
-    }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).and_then(|socket| socket.local_addr()).expect("some port is free").port()
-}
-
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let end = Instant::now() + DEADLINE;
-    while !done() {
-        assert!(Instant::now() < end, "not within {DEADLINE:?}: {what}");
-        std::thread::park_timeout(Duration::from_millis(20));
     }
 }
 
