@@ -183,6 +183,14 @@ pub trait FileSyncAdapter: Send + Sync {
         self.write_batch(writes)
     }
 
+    /// Fills an empty backend with items that are made while they are written, in order, each as `set` or `delete` would.
+    ///
+    /// `None` if that is worth nothing here or now; no item was taken then, and `write_batch_unsynced` is to be used. Shape: one
+    /// answer for each item that was taken; when everything failed, items are taken no more. What is acknowledged is durable.
+    fn fill(&self, _writes: &mut dyn Iterator<Item = Write>) -> Option<Vec<Result<Revision, AdapterError>>> {
+        None
+    }
+
     /// Returns once all that `write_batch_unsynced` acknowledged is durable.
     fn sync_writes(&self) -> Result<(), AdapterError> {
         Ok(())

@@ -62,6 +62,7 @@ macro_rules! with_adapter_laws {
             batch_applies_the_others_when_one_fails
             batch_sees_its_own_earlier_items
             batch_that_is_synced_later_is_there_at_once
+            filling_answers_as_a_batch_does_or_takes_nothing
             another_handles_write_wakes_the_subscriber
             late_subscriber_is_woken_for_what_it_missed
             dropped_subscription_is_never_called_again
@@ -914,6 +915,29 @@ pub fn batch_that_is_synced_later_is_there_at_once(make: Make<'_>) {
     assert!(rows.is_empty(), "a sync is no change: {rows:?}");
     created(&*adapter, &text_record("later", "c", "after"));
     assert_eq!(listed(&*make(), "later", SHARED_OWNER, "", 9), ["a", "b", "c"]);
+}
+
+/// Where a new backend is filled in one go, each item fares as in a batch; where it is not, no item is taken.
+pub fn filling_answers_as_a_batch_does_or_takes_nothing(make: Make<'_>) {
+    let adapter = make();
+    created(&*adapter, &text_record("fill", "taken", "old"));
+    let set =
+        |path: &str, text: &str| Write::Set { record: text_record("fill", path, text), expected: Expected::Absent };
+    let too_long = "x".repeat(adapter.capabilities().text_limit_bytes as usize + 1);
+    let delete = Write::Delete { id: RecordId::new("fill", SHARED_OWNER, "none"), expected: Expected::Absent };
+    let mut writes =
+        vec![set("a", "one"), set("taken", "new"), set("b", &too_long), delete, set("c", "three")].into_iter();
+
+    let Some(answers) = adapter.fill(&mut writes) else {
+        assert_eq!(writes.len(), 5, "nothing was taken");
+        return;
+    };
+    assert_eq!(writes.len(), 0);
+    let kinds: Vec<Option<ErrorKind>> = answers.iter().map(|answer| answer.as_ref().err().map(|e| e.kind)).collect();
+    assert_eq!(kinds, [None, Some(ErrorKind::Conflict), Some(ErrorKind::TooLarge), None, None]);
+    let (rows, _) = feed(&*make(), "fill", Cursor::start(), 9);
+    assert_eq!(paths_of(&rows), ["taken", "a", "c"]);
+    assert_eq!(answers[4].as_ref().ok(), Some(&rows[2].revision));
 }
 
 /// Items of one batch act in their order.

@@ -88,6 +88,13 @@ impl Waiting {
 
     /// Names everything, durably: packs first. Returns what a checkpoint lists and where the segments stand.
     pub fn publish(self, ledger: &Ledger, chain: &Chain) -> Result<Named, LedgerError> {
+        let (named, staged) = self.named(chain);
+        ledger.publish_staged(staged)?;
+        Ok(named)
+    }
+
+    /// What a checkpoint lists and where the segments stand, and the files with the names they get.
+    fn named(self, chain: &Chain) -> (Named, Vec<(ArtifactName, StagedFile)>) {
         let mut named = Named::default();
         let mut staged = Vec::with_capacity(self.packs.len() + self.records.len());
         for pack in self.packs {
@@ -100,8 +107,7 @@ impl Waiting {
             named.records.push(records);
             staged.push((ArtifactName::Records { chain: chain.clone(), hash: records.0 }, file));
         }
-        ledger.publish_staged(staged)?;
-        Ok(named)
+        (named, staged)
     }
 }
 
@@ -203,7 +209,13 @@ impl<'a> Batch<'a> {
     ///
     /// Errors leave the chain at its old tip, or (when only the last sync failed) possibly at the new one: the caller
     /// reads the tip again.
-    pub fn finish(mut self, hlc: Hlc, seen: BTreeMap<Chain, Seen>) -> Result<Option<Published>, LedgerError> {
+    pub fn finish(self, hlc: Hlc, seen: BTreeMap<Chain, Seen>) -> Result<Option<Published>, LedgerError> {
+        let ledger = self.ledger;
+        self.seal(hlc, seen)?.map(|sealed| sealed.make_durable(ledger)).transpose()
+    }
+
+    /// Writes and signs everything, and waits for no disk. `None`, and nothing written, if there is nothing to say.
+    pub fn seal(mut self, hlc: Hlc, seen: BTreeMap<Chain, Seen>) -> Result<Option<Sealed>, LedgerError> {
         let empty = self.known.is_empty() && self.records.is_empty() && self.waiting.records.is_empty();
         if empty && seen.is_empty() {
             return Ok(None);
@@ -217,7 +229,7 @@ impl<'a> Batch<'a> {
             self.waiting.close_records(self.ledger, &mut self.records)?;
         }
         let waiting_bytes = self.waiting.bytes;
-        let mut named = std::mem::take(&mut self.waiting).publish(self.ledger, &self.chain)?;
+        let (mut named, staged) = std::mem::take(&mut self.waiting).named(&self.chain);
         let draft = Draft {
             hlc,
             inline: inline.take(),
@@ -227,17 +239,18 @@ impl<'a> Batch<'a> {
             snapshot: None,
             versions: self.versions.len() as u64,
         };
-        let checkpoint = publish_checkpoint(self.ledger, &self.writer, self.tip, draft)?;
+        let (checkpoint, file) = stage_checkpoint(self.ledger, &self.writer, self.tip, draft)?;
         let inline_places = checkpoint.inline_places();
         named.places.extend(inline_places.map_err(|damage| LedgerError::damaged(&checkpoint.name, damage))?);
-        Ok(Some(Published {
+        let published = Published {
             tip: checkpoint.tip(),
             bytes_written: waiting_bytes + checkpoint.bytes,
-            syncs: self.ledger.disk().syncs() - self.syncs_before,
+            syncs: 0,
             checkpoint: checkpoint.name,
             places: named.places,
             versions: self.versions,
-        }))
+        };
+        Ok(Some(Sealed { staged, file, published, segments: self.known, syncs_before: self.syncs_before }))
     }
 
     /// What fits into the checkpoint itself: everything, or the records alone, or nothing.
@@ -270,6 +283,35 @@ impl<'a> Batch<'a> {
     }
 }
 
+/// A batch that is written and signed, but has no name yet: nothing of it counts, and a crash leaves nothing of it.
+pub struct Sealed {
+    staged: Vec<(ArtifactName, StagedFile)>,
+    /// The checkpoint's.
+    file: StagedFile,
+    published: Published,
+    segments: HashSet<SegmentHash>,
+    syncs_before: u64,
+}
+
+impl Sealed {
+    /// Where the chain will end.
+    pub fn tip(&self) -> Tip {
+        self.published.tip
+    }
+
+    /// The segments that it brings, once.
+    pub fn take_segments(&mut self) -> HashSet<SegmentHash> {
+        std::mem::take(&mut self.segments)
+    }
+
+    /// Names everything, the checkpoint last; durable when it returns. Errors: see `Batch::finish`.
+    pub fn make_durable(self, ledger: &Ledger) -> Result<Published, LedgerError> {
+        ledger.publish_staged(self.staged)?;
+        ledger.publish_staged(vec![(self.published.checkpoint.clone(), self.file)])?;
+        Ok(Published { syncs: ledger.disk().syncs() - self.syncs_before, ..self.published })
+    }
+}
+
 struct Inlined {
     records: bool,
     segments: bool,
@@ -298,6 +340,18 @@ pub(crate) fn publish_checkpoint(
     tip: Option<Tip>,
     draft: Draft,
 ) -> Result<Checkpoint, LedgerError> {
+    let (checkpoint, file) = stage_checkpoint(ledger, writer, tip, draft)?;
+    ledger.publish_staged(vec![(checkpoint.name.clone(), file)])?;
+    Ok(checkpoint)
+}
+
+/// Signs a checkpoint that follows `tip` and writes it to a file without a name.
+fn stage_checkpoint(
+    ledger: &Ledger,
+    writer: &Writer<'_>,
+    tip: Option<Tip>,
+    draft: Draft,
+) -> Result<(Checkpoint, StagedFile), LedgerError> {
     let identity = writer.identity;
     let body = CheckpointBody {
         app: writer.app.to_owned(),
@@ -327,6 +381,5 @@ pub(crate) fn publish_checkpoint(
     let name = ArtifactName::Checkpoint { chain: body.chain.clone(), seq: body.seq, hash: ShortHash::of(&hash) };
     let mut staged = ledger.disk().stage(&ledger.staging())?;
     ledger.disk().write(&mut staged, &bytes)?;
-    ledger.publish_staged(vec![(name.clone(), staged)])?;
-    Ok(Checkpoint { name, hash, bytes: bytes.len() as u64, body })
+    Ok((Checkpoint { name, hash, bytes: bytes.len() as u64, body }, staged))
 }

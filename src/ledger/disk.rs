@@ -34,7 +34,7 @@ pub(crate) struct Disk {
     syncs: AtomicU64,
     serial: AtomicU64,
     #[cfg(test)]
-    pub(super) crash: super::crash::Crash,
+    pub(crate) crash: super::crash::Crash,
 }
 
 /// A file that has no name of its own yet.

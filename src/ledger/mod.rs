@@ -28,7 +28,7 @@ mod store;
 mod tests;
 mod verify;
 
-pub use batch::{Batch, Published, Writer};
+pub use batch::{Batch, Published, Sealed, Writer};
 pub use block::{BLOCK_RAW_BYTES, MAX_BLOCK_RAW_BYTES};
 pub use checkpoint::{
     Checkpoint, CheckpointBody, INLINE_BYTES, Inline, InlineBlock, Listed, MAX_CHECKPOINT_BYTES, PackRef, RecordsRef,

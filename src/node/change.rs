@@ -92,6 +92,13 @@ impl ChangeRequest {
 impl Node {
     /// Does what was asked.
     pub fn change(&mut self, request: &ChangeRequest) -> Result<Report, NodeError> {
+        self.engine.recover()?;
+        let report = self.changed(request)?;
+        self.engine.end_run();
+        Ok(report)
+    }
+
+    fn changed(&mut self, request: &ChangeRequest) -> Result<Report, NodeError> {
         match request {
             ChangeRequest::Run { way, peer, dry_run } => {
                 let named = peer.as_deref().map(|peer| named_peer(&self.settings, peer, *way)).transpose()?;

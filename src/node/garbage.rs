@@ -27,7 +27,10 @@ impl Node {
     /// As [`collect`], of the open project.
     pub fn collect(&mut self, dry_run: bool) -> Result<Collected, NodeError> {
         let retention_ms = self.settings.retention.value.secs().saturating_mul(1000);
-        Ok(self.engine.collect(retention_ms, dry_run)?)
+        self.engine.recover()?;
+        let collected = self.engine.collect(retention_ms, dry_run)?;
+        self.engine.end_run();
+        Ok(collected)
     }
 }
 

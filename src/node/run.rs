@@ -80,12 +80,18 @@ impl Node {
 
     /// The same with these partners beside the backend.
     pub(super) fn run_with(&mut self, options: &RunOptions, partners: &Partners) -> Result<Report, NodeError> {
+        let report = self.steps(options, partners)?;
+        self.engine.end_run();
+        Ok(report)
+    }
+
+    fn steps(&mut self, options: &RunOptions, partners: &Partners) -> Result<Report, NodeError> {
         self.reopen_backend()?;
         let mut report = Report::default();
         if let Some(error) = &self.backend_error {
             report.backend_error = Some(error.message.clone());
         }
-        self.engine.begin_run(options.dry_run);
+        self.engine.begin_run(options.dry_run)?;
         let mut steps = Steps(std::time::Instant::now());
         let mut rows = None;
         let looks = options.inbox || options.asked == Asked::Everybody;

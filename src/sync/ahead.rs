@@ -165,28 +165,63 @@ struct Writer {
 
 impl Writer {
     fn write(mut self, batch: Batch) -> Done {
+        if !self.fill(&batch) {
+            self.send_all(&batch);
+        }
+        self.done
+    }
+
+    /// Has a new backend take all rows in one go; false, and nothing done, if it is not new.
+    fn fill(&mut self, batch: &Batch) -> bool {
+        let (mut left, mut slots, mut bytes) = (Vec::new(), Vec::with_capacity(batch.fresh.len()), 0);
+        let mut rest = batch.fresh.iter();
+        let mut writes = std::iter::from_fn(|| {
+            loop {
+                let fresh = rest.next()?;
+                let slot = self.slot_of(fresh);
+                let Some((content, text)) = self.text_of(fresh, &batch.artifacts) else {
+                    left.push(slot);
+                    continue;
+                };
+                bytes += text.len() as u64;
+                slots.push(slot);
+                return Some(self.write_of(fresh, &content, text));
+            }
+        });
+        let Some(answers) = self.adapter.fill(&mut writes) else { return false };
+        left.extend(rest.map(|fresh| self.slot_of(fresh)));
+        self.done.left.append(&mut left);
+        self.done.bytes += bytes;
+        self.take_answers(slots, answers);
+        true
+    }
+
+    fn send_all(&mut self, batch: &Batch) {
         let (mut slots, mut writes, mut bytes) = (Vec::new(), Vec::new(), 0);
-        for fresh in batch.fresh {
-            let slot = Slot { space: self.space.clone(), origin: None, path: fresh.path.clone() };
-            let Some((content, text)) = self.text_of(&fresh, &batch.artifacts) else {
+        for fresh in &batch.fresh {
+            let slot = self.slot_of(fresh);
+            let Some((content, text)) = self.text_of(fresh, &batch.artifacts) else {
                 self.done.left.push(slot);
                 continue;
             };
             bytes += text.len();
             self.done.bytes += text.len() as u64;
             slots.push(slot);
-            writes.push(self.write_of(&fresh, &content, text));
+            writes.push(self.write_of(fresh, &content, text));
             if bytes >= BATCH_BYTES || writes.len() >= self.adapter.capabilities().batch_rows.max(1) {
                 self.send(std::mem::take(&mut slots), std::mem::take(&mut writes));
                 bytes = 0;
             }
             if self.done.is_down {
-                return self.done;
+                return;
             }
         }
         self.send(slots, writes);
         self.settle();
-        self.done
+    }
+
+    fn slot_of(&self, fresh: &Fresh) -> Slot {
+        Slot { space: self.space.clone(), origin: None, path: fresh.path.clone() }
     }
 
     /// What the row of a path's first version holds; `None` if that is for the mirror to say.
@@ -231,7 +266,11 @@ impl Writer {
     fn settle(&mut self) {
         let Some(mut sent) = self.sent.take() else { return };
         let answers: Vec<Answer> = sent.answers();
-        for (slot, answer) in sent.take_slots().into_iter().zip(answers) {
+        self.take_answers(sent.take_slots(), answers);
+    }
+
+    fn take_answers(&mut self, slots: Vec<Slot>, answers: Vec<Answer>) {
+        for (slot, answer) in slots.into_iter().zip(answers) {
             match answer {
                 Ok(_) => self.done.rows += 1,
                 Err(error) => {

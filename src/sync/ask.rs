@@ -25,11 +25,28 @@ const MAX_CONFLICTS: usize = 100_000;
 
 impl Engine {
     /// A new run begins: the undo list is that of this run. A dry one claims no place and gives the project no id.
-    pub fn begin_run(&mut self, dry_run: bool) {
+    pub fn begin_run(&mut self, dry_run: bool) -> Result<()> {
+        self.recover()?;
         self.dry_run = dry_run;
         self.undo_batch = None;
         self.ahead = None;
         self.folders.forget();
+        Ok(())
+    }
+
+    /// What was asked for came to its end: whatever was published is known to the index.
+    pub fn end_run(&mut self) {
+        self.publishing = false;
+    }
+
+    /// After something that was cut off by an error, the ledger may be ahead of the index: it is read again.
+    pub fn recover(&mut self) -> Result<()> {
+        if self.publishing {
+            self.index.end_reading()?;
+            self.replay()?;
+            self.publishing = false;
+        }
+        Ok(())
     }
 
     /// Uses another backend from here on.

@@ -12,6 +12,7 @@ mod brake;
 mod bundle;
 mod content;
 mod daily;
+mod durable;
 pub mod exchange;
 mod foreign;
 mod garbage;
@@ -29,7 +30,7 @@ mod peers;
 pub mod place;
 pub mod plan;
 mod publish;
-mod record;
+pub(crate) mod record;
 pub mod resolve;
 mod seen;
 mod settle;
@@ -281,6 +282,10 @@ pub struct Engine {
     whole_exchanges_ms: BTreeMap<String, u64>,
     /// What one round of an exchange may cost; rounds follow each other until all is done.
     pub(crate) exchange_budget: exchange::Budget,
+    /// Something was begun to be published, and whoever asked for it has not been told that all went well.
+    publishing: bool,
+    /// How much is recorded at once.
+    pub(crate) batch_versions: record::BatchVersions,
     /// Where somebody else was seen to go on as we, and the sentence: while there is any, nothing is published.
     publishing_stopped: BTreeMap<String, Stop>,
     /// What each origin fills here, in bytes, as far as it was asked.
@@ -366,6 +371,8 @@ impl Engine {
             open_peers: BTreeMap::new(),
             away: std::collections::BTreeSet::new(),
             whole_exchanges_ms: BTreeMap::new(),
+            publishing: false,
+            batch_versions: record::BatchVersions::default(),
             exchange_budget: exchange::Budget::default(),
             publishing_stopped: BTreeMap::new(),
             held_bytes: BTreeMap::new(),

@@ -3,12 +3,12 @@
 //! Invariant: a version extends a lane only if it descends from the lane's last version; its clock is above its parents';
 //! its vector is the join of theirs. After the ledger holds a batch the index does too, and nothing is published twice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::{Change, Engine, OwnChain, Report, Result, SyncError};
 use crate::index::{Item, Slot, SnapshotNote, Stored};
-use crate::ledger::{Batch, Identity, Ledger, LedgerError, Place, Tip, Writer};
+use crate::ledger::{Batch, Identity, Ledger, LedgerError, Place, Published, Sealed, Seen, Tip, Writer};
 use crate::model::{
     Chain, Channel, ContentHash, Dot, Hash, Hlc, Lane, MAX_DELTA_DEPTH, Manifest, ManifestDelta, Membership, MetaEvent,
     Record, RecordLine, RelPath, SegmentHash, SegmentRef, Space, State as VersionState, Uses, Vector, Version,
@@ -81,6 +81,50 @@ pub(super) struct OpenBatch<'p> {
     pub bytes: u64,
     manifests: BTreeMap<ContentHash, ManifestDelta>,
     uses: BTreeMap<String, Vec<SegmentHash>>,
+    /// What the batch before brings, if the index does not know of it yet.
+    before: Arc<Brings>,
+}
+
+impl OpenBatch<'_> {
+    fn has(&self, segment: &SegmentHash) -> bool {
+        self.batch.contains(segment) || self.before.segments.contains(segment)
+    }
+
+    fn has_manifest(&self, content: &ContentHash) -> bool {
+        self.manifests.contains_key(content) || self.before.manifests.contains(content)
+    }
+}
+
+/// What a batch brings that another one need not bring again.
+#[derive(Default)]
+pub(super) struct Brings {
+    segments: HashSet<SegmentHash>,
+    manifests: BTreeSet<ContentHash>,
+}
+
+/// A batch that is written and signed; neither the ledger nor the index has it yet.
+pub(super) struct SealedBatch {
+    pub space: Space,
+    pub sealed: Sealed,
+    pub notes: Notes,
+}
+
+/// What the index takes in with a batch, beside its versions.
+pub(super) struct Notes {
+    records: Vec<Record>,
+    seen: BTreeMap<Chain, Seen>,
+}
+
+impl SealedBatch {
+    /// What it brings; to be asked once.
+    pub fn take_brings(&mut self) -> Brings {
+        let manifest = |record: &Record| match record {
+            Record::Manifest(manifest) => Some(manifest.content),
+            _ => None,
+        };
+        let manifests = self.notes.records.iter().filter_map(manifest).collect();
+        Brings { segments: self.sealed.take_segments(), manifests }
+    }
 }
 
 impl Engine {
@@ -154,11 +198,24 @@ impl Engine {
         if let Some(stop) = self.stopped() {
             return Err(SyncError::Stopped(stop));
         }
+        self.publishing = true;
         let tip = self.own_chain(space)?.tip;
         let space = pen.spaces.iter().find(|own| *own == space).unwrap_or(&pen.spaces[0]);
         let writer = Writer { app: &pen.app, identity: &pen.identity, space };
         let batch = Batch::new(&pen.ledger, writer, tip)?;
-        Ok(OpenBatch { batch, versions: 0, bytes: 0, manifests: BTreeMap::new(), uses: BTreeMap::new() })
+        let (manifests, uses, before) = (BTreeMap::new(), BTreeMap::new(), Arc::default());
+        Ok(OpenBatch { batch, versions: 0, bytes: 0, manifests, uses, before })
+    }
+
+    /// Opens the batch that follows one that the index does not have yet.
+    pub(super) fn open_batch_after<'p>(
+        &mut self,
+        pen: &'p Pen,
+        space: &Space,
+        before: Option<Arc<Brings>>,
+    ) -> Result<OpenBatch<'p>> {
+        let open = self.open_batch(pen, space)?;
+        Ok(OpenBatch { before: before.unwrap_or_default(), ..open })
     }
 
     /// The dot of the newest version of a slot in an own chain.
@@ -182,7 +239,7 @@ impl Engine {
 
     /// Notes that a batch needs a segment that the ledger has; false if it has it not.
     pub(super) fn use_segment(&self, open: &mut OpenBatch<'_>, hash: SegmentHash) -> Result<bool> {
-        if open.batch.contains(&hash) {
+        if open.has(&hash) {
             return Ok(true);
         }
         let place = if self.index.may_have_place(&hash) { self.index.place(&hash)? } else { None };
@@ -195,7 +252,7 @@ impl Engine {
 
     /// Adds a manifest as a delta against an earlier content of the same path.
     pub(super) fn add_manifest(&self, open: &mut OpenBatch<'_>, manifest: &Manifest, parents: &[Stored]) -> Result<()> {
-        if !manifest.needs_record() || open.manifests.contains_key(&manifest.content) {
+        if !manifest.needs_record() || open.has_manifest(&manifest.content) {
             return Ok(());
         }
         if self.index.knows_content(&manifest.content)? {
@@ -217,9 +274,18 @@ impl Engine {
     pub(super) fn close_batch(
         &mut self,
         space: &Space,
-        mut open: OpenBatch<'_>,
+        open: OpenBatch<'_>,
         report: &mut Report,
     ) -> Result<Option<Item>> {
+        let Some(SealedBatch { sealed, notes, .. }) = self.seal_batch(space, open)? else { return Ok(None) };
+        let published = sealed.make_durable(&self.ledger)?;
+        let item = self.take_in_batch(space, published, notes, report)?;
+        self.snapshot_if_due(space, report)?;
+        Ok(Some(item))
+    }
+
+    /// Writes and signs a batch; waits for no disk.
+    pub(super) fn seal_batch(&mut self, space: &Space, mut open: OpenBatch<'_>) -> Result<Option<SealedBatch>> {
         if open.versions == 0 {
             // Segments of files that turned out to be unstable; nothing names them.
             return Ok(None);
@@ -231,13 +297,40 @@ impl Engine {
             records.push(Record::Uses(uses));
         }
         let seen = self.seen_news(space)?;
-        let Some(published) = open.batch.finish(self.clock.floor(), seen.clone())? else { return Ok(None) };
+        let sealed = open.batch.seal(self.clock.floor(), seen.clone())?;
+        Ok(sealed.map(|sealed| SealedBatch { space: space.clone(), sealed, notes: Notes { records, seen } }))
+    }
+
+    /// Has the index take in a batch that is durable. Returns what it took in.
+    pub(super) fn take_in_batch(
+        &mut self,
+        space: &Space,
+        published: Published,
+        notes: Notes,
+        report: &mut Report,
+    ) -> Result<Item> {
+        let Notes { mut records, seen } = notes;
         self.note_told(space, &seen)?;
         report.ledger_bytes += published.bytes_written;
         records.extend(published.versions.into_iter().map(|(id, version)| Record::Version(id, Box::new(version))));
-        let item = self.take_in_own(space, published.tip, published.places, records)?;
-        self.snapshot_if_due(space, report)?;
-        Ok(Some(item))
+        self.take_in_own(space, published.tip, published.places, records)
+    }
+
+    /// True if a snapshot may follow the next checkpoint of a space: then no batch is begun before that one is closed.
+    pub(super) fn may_gather_next(&mut self, space: &Space) -> Result<bool> {
+        let seq = self.own_chain(space)?.tip.map_or(0, |tip| tip.seq);
+        Ok((seq + 1).is_multiple_of(COUNT_EVERY))
+    }
+
+    /// The chain of a space goes on behind a batch that is not durable yet; `forget_chains` if it never will be.
+    pub(super) fn go_on_after(&mut self, batch: &SealedBatch) -> Result<()> {
+        self.own_chain(&batch.space)?.tip = Some(batch.sealed.tip());
+        Ok(())
+    }
+
+    /// The ends of the own chains are read again.
+    pub(super) fn forget_chains(&mut self) {
+        self.chains.clear();
     }
 
     /// Has the index take in what was just published in the own chain, which ends at `tip` now. Returns what it took in.

@@ -9,6 +9,7 @@ use std::io::{Read, Seek, SeekFrom};
 
 use larder_patterns::{AdmittedPath, CONTENT_HEAD_BYTES, denied_content};
 
+use super::durable::{Durable, UnderWay};
 use super::observe::{Observation, Scope, base_stat, kind_of};
 use super::place::stat_of;
 use super::publish::{Draft, OpenBatch, Pen, change_of};
@@ -21,11 +22,7 @@ use crate::model::{
 use crate::scan::{self, Entry, EntryKind, ScanError, Stat};
 use crate::state::{Base, BaseStat};
 
-/// A batch is closed when it holds this many versions ..
-const BATCH_VERSIONS: u64 = 4_096;
-/// The first batch of a run is this small, each next one twice as large: what is done beside recording begins early.
-const FIRST_BATCH_VERSIONS: u64 = 1_024;
-/// .. or this many new content bytes.
+/// A batch is also closed when it holds this many new content bytes.
 const BATCH_BYTES: u64 = 64 << 20;
 /// Versions of one path looked at for a known content.
 const MAX_HISTORY: usize = 100_000;
@@ -33,6 +30,21 @@ const MAX_HISTORY: usize = 100_000;
 const LINE_WINDOW_BYTES: u64 = 1 << 20;
 /// How often a file that changes while it is read is tried again in one run.
 const READ_TRIES: u32 = 3;
+
+/// How many versions a batch holds at most.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BatchVersions {
+    /// The first one of a run. Each next one holds twice as many: what is done beside recording begins early.
+    pub first: u64,
+    /// Any.
+    pub most: u64,
+}
+
+impl Default for BatchVersions {
+    fn default() -> BatchVersions {
+        BatchVersions { first: 1_024, most: 3_072 }
+    }
+}
 
 /// Memory that reading files takes again and again.
 struct Scratch {
@@ -74,6 +86,8 @@ struct Gathered<'p> {
     deletions: Vec<(RelPath, Stored)>,
     /// Every edit so far stood on all heads of its path.
     linear: bool,
+    /// What came before and is not durable yet.
+    under_way: Option<UnderWay>,
     /// When this run began, no file had a base: it need not be asked for one by one.
     no_bases: bool,
     /// The same for versions: this run makes at most one at a path, so no path it comes to has any.
@@ -81,6 +95,12 @@ struct Gathered<'p> {
 }
 
 impl<'p> Gathered<'p> {
+    /// What follows a closed batch in the same run.
+    fn following(&mut self) -> Gathered<'p> {
+        let next = Gathered::new(self.pen, std::mem::take(&mut self.intents), self.first_contact);
+        Gathered { no_bases: self.no_bases, no_versions: self.no_versions, ..next }
+    }
+
     fn new(pen: &'p Pen, intents: BTreeSet<RelPath>, first_contact: bool) -> Gathered<'p> {
         Gathered {
             pen,
@@ -92,6 +112,7 @@ impl<'p> Gathered<'p> {
             forget: Vec::new(),
             deletions: Vec::new(),
             linear: true,
+            under_way: None,
             no_bases: false,
             no_versions: false,
         }
@@ -146,7 +167,7 @@ impl Engine {
 
     fn record_changes(
         &mut self,
-        mut changed: Vec<Entry>,
+        changed: Vec<Entry>,
         mut moves: Moves,
         first_contact: bool,
         dry_run: bool,
@@ -159,28 +180,16 @@ impl Engine {
         gathered.no_bases = !self.state.has_bases()?;
         gathered.no_versions = self.index.max_row()? == 0;
         self.index.begin_reading()?;
-        if total >= BATCH_VERSIONS {
+        if total >= self.batch_versions.most {
             // The walk's threads gathered the list; what they freed no other thread would use again.
             crate::env::give_memory_back();
         }
-        // From the end, so that the list of a large tree shrinks while what is told of it grows.
-        changed.reverse();
-        let mut done: u64 = 0;
-        let mut batch_versions = FIRST_BATCH_VERSIONS;
-        while let Some(entry) = changed.pop() {
-            self.record_entry(&entry, &mut moves, &mut gathered, report)?;
-            done += 1;
-            if done.is_multiple_of(256) {
-                self.progress.at("recording", done, total);
-            }
-            let full = |open: &OpenBatch<'_>| open.versions >= batch_versions || open.bytes >= BATCH_BYTES;
-            if gathered.open.values().any(full) {
-                batch_versions = (batch_versions * 2).min(BATCH_VERSIONS);
-                self.close_gathered(&mut gathered, dry_run, report)?;
-                changed.shrink_to_fit();
-                crate::env::give_memory_back();
-                self.index.begin_reading()?;
-            }
+        let recorded = self.record_entries(changed, &mut moves, &mut gathered, dry_run, report);
+        // What is under way is in the ledger soon, whatever came of the rest: index and state are to know it.
+        let settled = self.settle_under_way(&mut gathered, report);
+        if let Err(error) = recorded.and(settled) {
+            self.index.end_reading()?;
+            return Err(error);
         }
         for base in std::mem::take(&mut moves.gone) {
             self.record_gone(base, &moves, &mut gathered, report)?;
@@ -191,6 +200,41 @@ impl Engine {
             self.hold_if_many(&gathered.deletions)?;
         }
         self.close_gathered(&mut gathered, dry_run, report)
+    }
+
+    fn record_entries(
+        &mut self,
+        mut changed: Vec<Entry>,
+        moves: &mut Moves,
+        gathered: &mut Gathered<'_>,
+        dry_run: bool,
+        report: &mut Report,
+    ) -> Result<()> {
+        let total = changed.len() as u64;
+        // From the end, so that the list of a large tree shrinks while what is told of it grows.
+        changed.reverse();
+        let mut done: u64 = 0;
+        let mut batch_versions = self.batch_versions.first;
+        while let Some(entry) = changed.pop() {
+            self.record_entry(&entry, moves, gathered, report)?;
+            done += 1;
+            if done.is_multiple_of(256) {
+                self.progress.at("recording", done, total);
+                if gathered.under_way.as_ref().is_some_and(UnderWay::is_durable) {
+                    self.settle_under_way(gathered, report)?;
+                    self.index.begin_reading()?;
+                }
+            }
+            let full = |open: &OpenBatch<'_>| open.versions >= batch_versions || open.bytes >= BATCH_BYTES;
+            if gathered.open.values().any(full) {
+                batch_versions = (batch_versions * 2).min(self.batch_versions.most);
+                self.close_full(gathered, dry_run, report)?;
+                changed.shrink_to_fit();
+                crate::env::give_memory_back();
+                self.index.begin_reading()?;
+            }
+        }
+        Ok(())
     }
 
     /// The vanished files, so that a rename is known as one.
@@ -222,7 +266,10 @@ impl Engine {
         }
         let mut open = match gathered.open.remove(&slot.space) {
             Some(open) => open,
-            None => self.open_batch(gathered.pen, &slot.space)?,
+            None => {
+                let before = gathered.under_way.as_ref().and_then(|under_way| under_way.brings(&slot.space));
+                self.open_batch_after(gathered.pen, &slot.space, before)?
+            }
         };
         let along = if base.is_none() { moves.came_along(&slot, self) } else { None };
         let along = along.map(|old| self.take_along(old, &mut open)).transpose()?.flatten();
@@ -437,13 +484,13 @@ impl Engine {
         Ok(())
     }
 
-    /// Makes the gathered versions durable, then their bases.
+    /// Makes the gathered versions durable, then their bases; what is under way comes before them.
     fn close_gathered<'p>(&mut self, gathered: &mut Gathered<'p>, dry_run: bool, report: &mut Report) -> Result<()> {
-        let next = Gathered::new(gathered.pen, std::mem::take(&mut gathered.intents), gathered.first_contact);
-        let next = Gathered { no_bases: gathered.no_bases, no_versions: gathered.no_versions, ..next };
+        self.settle_under_way(gathered, report)?;
+        let next = gathered.following();
         let gathered = std::mem::replace(gathered, next);
         if dry_run {
-            self.chains.clear();
+            self.forget_chains();
             return Ok(());
         }
         if !gathered.no_bases {
@@ -456,20 +503,71 @@ impl Engine {
                 self.write_ahead(row, item)?;
             }
         }
+        self.save_bases(before, &gathered.bases, &gathered.forget, gathered.linear)
+    }
+
+    /// As `close_gathered`, but where nothing of it needs to be known for what is recorded next, the wait for the disk is
+    /// left to a thread.
+    fn close_full<'p>(&mut self, gathered: &mut Gathered<'p>, dry_run: bool, report: &mut Report) -> Result<()> {
+        let mut here = dry_run || !gathered.no_bases || !gathered.no_versions;
+        for space in gathered.open.keys() {
+            here |= self.may_gather_next(space)?;
+        }
+        if here {
+            return self.close_gathered(gathered, dry_run, report);
+        }
+        self.settle_under_way(gathered, report)?;
+        let next = gathered.following();
+        let full = std::mem::replace(gathered, next);
+        let mut batches = Vec::with_capacity(full.open.len());
+        for (space, open) in full.open {
+            batches.extend(self.seal_batch(&space, open)?);
+        }
+        for batch in &batches {
+            self.go_on_after(batch)?;
+        }
+        gathered.under_way = Some(UnderWay::start(self.ledger.clone(), batches, full.bases, full.linear)?);
+        Ok(())
+    }
+
+    /// Waits until what is under way is durable; then index and state take it in, and its rows are begun.
+    fn settle_under_way(&mut self, gathered: &mut Gathered<'_>, report: &mut Report) -> Result<()> {
+        let Some(under_way) = gathered.under_way.take() else { return Ok(()) };
+        let taken = self.take_in_durable(under_way.wait(), report);
+        if taken.is_err() {
+            self.forget_chains();
+        }
+        taken
+    }
+
+    fn take_in_durable(&mut self, durable: Durable, report: &mut Report) -> Result<()> {
+        let before = self.index.max_row()?;
+        for (space, published, notes) in durable.batches? {
+            let row = self.index.max_row()?;
+            let item = self.take_in_batch(&space, published, notes, report)?;
+            if durable.linear {
+                self.write_ahead(row, item)?;
+            }
+        }
+        self.save_bases(before, &durable.bases, &[], durable.linear)
+    }
+
+    /// What was recorded is what stands on the disk; `before` is the index's last row before it.
+    fn save_bases(&mut self, before: i64, bases: &[Base], forget: &[RelPath], linear: bool) -> Result<()> {
         // Disk and heads agree by construction when every edit stood on all heads of its path.
-        if gathered.linear && self.materialised == before {
+        if linear && self.materialised == before {
             self.materialised = self.index.max_row()?;
         }
         let (materialised, floor) = (self.materialised, self.clock.floor());
         self.state.transaction(|state| {
-            for base in &gathered.bases {
+            for base in bases {
                 state.set_base(base)?;
             }
-            for path in &gathered.forget {
+            for path in forget {
                 state.remove_base(path)?;
             }
             state.clear_recordings()?;
-            state.clear_record_waits(gathered.bases.iter().map(|base| &base.path))?;
+            state.clear_record_waits(bases.iter().map(|base| &base.path))?;
             state.set_meta_i64("materialised", materialised)?;
             state.set_meta_i64("hlc_floor", floor.as_u64() as i64)?;
             Ok::<(), SyncError>(())

@@ -23,7 +23,7 @@ const MAX_KILLS: u64 = 400;
 /// Kills at random moments, all workers together.
 const RANDOM_KILLS: u64 = 500;
 const WORKERS: usize = 2;
-const MANY_FILES: usize = 260;
+const MANY_FILES: usize = 1_100;
 
 fn is_full() -> bool {
     std::env::var("LARDER_FULL").is_ok_and(|value| value == "1")
@@ -421,11 +421,11 @@ fn killed_at_every_call_of_the_first_sync_it_starts_over() {
     kill_first_sync(TEST, 0, if is_full() { u64::MAX } else { MAX_KILLS / 2 });
 }
 
-/// Each kill costs a second here: not all calls are tried in one run, not even in a full one.
+/// Each kill costs seconds here: not all calls are tried in one run, not even in a full one.
 #[test]
 fn killed_while_rows_are_written_beside_recording_it_starts_over() {
     const TEST: &str = "killed_while_rows_are_written_beside_recording_it_starts_over";
-    kill_first_sync(TEST, MANY_FILES, if is_full() { MAX_KILLS / 4 } else { MAX_KILLS / 20 });
+    kill_first_sync(TEST, MANY_FILES, if is_full() { MAX_KILLS / 8 } else { MAX_KILLS / 40 });
 }
 
 /// Kills the first sync of `2 + more` files at most `max_kills` times, spread over all its calls.
@@ -439,7 +439,7 @@ fn kill_first_sync(test: &'static str, more: usize, max_kills: u64) {
         }
         a.write("shared/one.md", "one\n");
         a.write("shared/two.bin", [0, 159, 146, 150]);
-        // So many that their rows are written while the rest is recorded.
+        // So many that their rows are written, and their batch waits for the disk, while the rest is recorded.
         for n in 0..more {
             a.write(format!("shared/many/{n}.md"), format!("{n}\n"));
         }

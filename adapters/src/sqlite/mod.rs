@@ -196,6 +196,17 @@ impl FileSyncAdapter for SqliteAdapter {
         self.apply(&changes, Sync::Later)
     }
 
+    fn fill(&self, writes: &mut dyn Iterator<Item = Write>) -> Option<Vec<Result<Revision, AdapterError>>> {
+        let mut taken = 0;
+        let mut counted = writes.inspect(|_| taken += 1);
+        match self.with(Role::Writer, |session| session.fill(&mut counted, &self.capabilities)) {
+            Ok(answers) => answers,
+            // Whoever writes the first item in the ordinary way is told.
+            Err(_) if taken == 0 => None,
+            Err(error) => Some((0..taken).map(|_| Err(failure::again(&error))).collect()),
+        }
+    }
+
     fn sync_writes(&self) -> Result<(), AdapterError> {
         self.with(Role::Writer, Session::sync_writes)
     }

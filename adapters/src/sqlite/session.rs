@@ -134,6 +134,20 @@ impl Session {
         self.sync_commits(sync)
     }
 
+    /// True if what comes next fills a new file and needs no log.
+    pub(super) fn expect_filling(&mut self) -> rusqlite::Result<bool> {
+        if self.is_filling {
+            // Somebody else may have turned the log on.
+            self.has_log = journal_mode(&self.connection)? == WAL;
+            self.is_filling = !self.has_log;
+        }
+        if self.is_filling {
+            self.has_written = true;
+            self.sync_commits(Sync::Now)?;
+        }
+        Ok(self.is_filling)
+    }
+
     /// Writes the head of an empty log together with a page, unsynced: the first commit then has one sync to wait for, not two.
     ///
     /// SQLite syncs a log's head by itself so that frames of its former use cannot be taken for new ones after a power cut. An empty
@@ -450,6 +464,32 @@ mod tests {
             reader.connection.query_row("SELECT count(*) FROM files", [], |row| row.get::<_, i64>(0)).expect("asks"),
             2
         );
+    }
+
+    /// Small batches would begin the log: what fills a file comes in one go instead, however small its pieces are.
+    #[test]
+    fn what_fills_a_new_database_is_written_once_until_somebody_else_opens_it() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("sync.db");
+        let mut session = Session::open(&path, Role::Writer, 1_000).expect("opens");
+        let limits = crate::FileSyncAdapter::capabilities(&crate::MemoryAdapter::new()).clone();
+        let set = |n: usize| {
+            let record = crate::contract::text_record("app", &format!("{n}.md"), &n.to_string());
+            crate::Write::Set { record, expected: crate::Expected::Absent }
+        };
+
+        for round in 0..3 {
+            let answers = session.fill(&mut (round * 100..round * 100 + 100).map(set), &limits).expect("writes");
+            assert_eq!(answers.map(|answers| answers.iter().filter(|answer| answer.is_ok()).count()), Some(100));
+            assert_eq!((mode(&session).as_str(), log_bytes(&session)), ("delete", 0));
+        }
+        let other = Session::open(&path, Role::Writer, 1_000).expect("opens");
+        let rows = other.connection.query_row("SELECT count(*) FROM files", [], |row| row.get::<_, i64>(0));
+        assert_eq!(rows.expect("asks"), 300);
+        let mut untouched = (0..5).map(set);
+        assert!(session.fill(&mut untouched, &limits).expect("looks").is_none());
+        assert_eq!(untouched.len(), 5);
+        assert_eq!(mode(&session), WAL);
     }
 
     #[test]

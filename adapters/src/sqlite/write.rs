@@ -9,7 +9,8 @@ use super::read::{numbered, revision};
 use super::session::{Session, Sync};
 use crate::stamp;
 use crate::{
-    AdapterError, Body, ErrorKind, Expected, Record, RecordId, Revision, SHARED_OWNER, Write, batch_delete_revision,
+    AdapterError, Body, Capabilities, ErrorKind, Expected, Record, RecordId, Revision, SHARED_OWNER, Write,
+    batch_delete_revision,
 };
 
 /// One item, borrowed.
@@ -54,6 +55,27 @@ impl Session {
         transaction.commit().map_err(failed)?;
         self.note_commit();
         Ok(answers)
+    }
+
+    /// While the file is filled for the first time: applies all that `writes` yields in one transaction, however much it is. `None`,
+    /// and nothing taken, at any other time; an `Err` means that none of it was applied.
+    pub(super) fn fill(
+        &mut self,
+        writes: &mut dyn Iterator<Item = Write>,
+        limits: &Capabilities,
+    ) -> Result<Option<Vec<Answer>>, AdapterError> {
+        let failed = self.failed("write");
+        if !self.expect_filling().map_err(&failed)? {
+            return Ok(None);
+        }
+        let Self { connection, instance, .. } = self;
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&failed)?;
+        let answers = Writing::new(&transaction, instance)
+            .and_then(|mut writing| writes.map(|write| writing.apply_if_fit(&write, limits)).collect());
+        let answers: Vec<Answer> = answers.map_err(&failed)?;
+        transaction.commit().map_err(failed)?;
+        self.note_commit();
+        Ok(Some(answers))
     }
 }
 
@@ -132,11 +154,24 @@ impl<'a> Writing<'a> {
     }
 
     fn apply_all(&mut self, changes: &[&Change<'_>]) -> rusqlite::Result<Vec<Answer>> {
-        let apply = |change: &&Change<'_>| match change {
+        changes.iter().map(|change| self.apply(change)).collect()
+    }
+
+    fn apply_if_fit(&mut self, write: &Write, limits: &Capabilities) -> rusqlite::Result<Answer> {
+        match write {
+            Write::Set { record, .. } => match limits.check(record) {
+                Ok(()) => self.apply(&write.into()),
+                Err(refusal) => Ok(Err(refusal)),
+            },
+            Write::Delete { .. } => self.apply(&write.into()),
+        }
+    }
+
+    fn apply(&mut self, change: &Change<'_>) -> rusqlite::Result<Answer> {
+        match change {
             Change::Set { record, expected } => self.set(record, expected),
             Change::Delete { id, expected } => self.delete(id, expected),
-        };
-        changes.iter().map(apply).collect()
+        }
     }
 
     fn set(&mut self, record: &Record, expected: &Expected) -> rusqlite::Result<Answer> {
