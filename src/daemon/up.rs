@@ -191,7 +191,8 @@ pub(super) fn config_path(node: &Node) -> Option<RelPath> {
 }
 
 fn mount_view(node: &Node, dir: &Path) -> Result<MountedView, NodeError> {
-    let view = Arc::new(View::new(IndexCatalog::new(node.dirs.index(), node.engine.contents())));
+    let catalog = IndexCatalog::new(node.dirs.index(), node.engine.contents());
+    let view = Arc::new(View::new(catalog).with_clock(node.env.clock.clone()));
     let options = MountOptions { project_roots: vec![node.settings.root_dir.clone()], ..MountOptions::default() };
     let mounted = crate::mount::mount(view.clone(), dir, &options)
         .map_err(|error| NodeError::new(Kind::User, error.to_string()))?;

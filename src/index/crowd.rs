@@ -15,7 +15,7 @@ use super::codec::HeadRef;
 use super::heads::Standing;
 use super::lineage::Descendant;
 use super::row::{Rank, SlotRow, VersionRow, state};
-use crate::model::{Content, Reason};
+use crate::model::{Content, Hlc, Reason};
 
 /// Heads up to which a slot is folded by comparing with each of them.
 const FEW_HEADS: usize = 8;
@@ -178,6 +178,20 @@ impl Crowd {
             crowd.fold(conn, Descendant::new(row)?)?;
         }
         Ok(crowd)
+    }
+
+    /// The slot as of a moment: only versions up to it, whose ancestors are then among them.
+    pub fn as_of(conn: &Connection, slot: &SlotRow, at: Hlc) -> Result<Crowd, IndexError> {
+        let mut crowd = Crowd::empty(slot);
+        for row in rows_of(conn, slot)?.into_iter().filter(|row| row.hlc <= at) {
+            crowd.fold(conn, Descendant::new(row)?)?;
+        }
+        Ok(crowd)
+    }
+
+    /// The rows of the heads that count.
+    pub fn into_open_rows(self) -> Vec<VersionRow> {
+        self.heads.into_values().filter(|head| !head.shadowed).map(|head| head.row).collect()
     }
 
     /// The heads, in the order in which they came.

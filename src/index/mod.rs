@@ -20,6 +20,7 @@ mod live;
 mod manifest;
 mod names;
 mod numbers;
+mod past;
 mod places;
 mod presence;
 mod reader;
@@ -47,6 +48,7 @@ pub use floor::{Dropped, Floor};
 pub use live::{Succession, Superseded};
 pub use manifest::MAX_RESOLVED_SEGMENTS;
 pub use numbers::{NumberedName, NumberedSlot, NumberedVersion, ROOT_DIR_NUMBER};
+pub use past::Lived;
 pub use reader::{OwnVersion, Reader};
 pub use rebuild::{ReplayError, ReplayProblem, Replayed, replay};
 #[cfg(test)]

@@ -274,7 +274,7 @@ impl Reader {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    fn numbered(&self, row: &VersionRow) -> Result<NumberedVersion, IndexError> {
+    pub(super) fn numbered(&self, row: &VersionRow) -> Result<NumberedVersion, IndexError> {
         let chain = self.names.chain(&self.conn, row.cid)?;
         Ok(NumberedVersion {
             number: row.vid,

@@ -15,6 +15,9 @@ pub const MAX_PATH_ID: u64 = (1 << 48) - 1;
 /// Largest [`FileId`]: 60 bits.
 pub const MAX_FILE_ID: u64 = (1 << 60) - 1;
 
+/// Largest [`TimeId`]: 19 bits.
+pub const MAX_TIME_ID: u32 = (1 << 19) - 1;
+
 /// A folder that some path lies in, whatever tree shows it; at most [`MAX_DIR_ID`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct DirId(pub u64);
@@ -36,6 +39,10 @@ pub struct FileId(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct OriginId(pub u32);
 
+/// A moment that somebody looks at, for as long as [`Catalog::time`] knows it; at most [`MAX_TIME_ID`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct TimeId(pub u32);
+
 /// One of the trees of the view.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Tree {
@@ -45,6 +52,8 @@ pub enum Tree {
     Origin(OriginId),
     /// Every version of every path.
     History,
+    /// The merged tree as of a moment, by what is known now.
+    At(TimeId),
     /// The open heads of paths in conflict.
     Conflicts,
     /// The last contents of what is deleted.
@@ -116,7 +125,7 @@ pub struct Child {
     pub path: Option<PathId>,
     /// The candidates for the name; left empty for `History` and `Conflicts`, where a path is a folder.
     ///
-    /// `Merged`: what `sync::resolve` shows of each space, private before shared, then each origin's archive file.
+    /// `Merged` and `At`: what `sync::resolve` shows of each space, private before shared, then each origin's archive file.
     /// `Origin`: the newest version that this origin made, unless it is a tombstone. `Trash`: the last content before each tombstone.
     pub files: Vec<FileRow>,
 }
@@ -128,6 +137,8 @@ pub struct Change {
     pub path: PathId,
     /// Whose.
     pub origin: OriginId,
+    /// Its clock value: the tree as of this and any later moment may have changed. 0 if any may.
+    pub hlc: Hlc,
 }
 
 /// Sums over everything that can be read through the view.
@@ -148,6 +159,14 @@ pub enum CatalogError {
         /// Which content.
         content: String,
     },
+    /// The tree as of a moment, of which something was let go since.
+    #[error("show {at}: some of what stood then was let go since; the oldest that can be shown whole is {since}")]
+    LetGo {
+        /// The moment.
+        at: String,
+        /// The first that can be shown.
+        since: String,
+    },
     /// Something below is damaged or failed.
     #[error("{what}")]
     Broken {
@@ -165,6 +184,15 @@ pub enum CatalogError {
 pub trait Catalog: Send + Sync {
     /// All origins, in the order of their numbers.
     fn origins(&self) -> Result<Vec<OriginRow>, CatalogError>;
+
+    /// Hands out the number of a moment. Errors: `LetGo`, if the tree as of then cannot be shown whole.
+    fn time_id(&self, at: Hlc) -> Result<TimeId, CatalogError>;
+
+    /// The moment of a number; `None` if it was forgotten, because many others were asked for.
+    fn time(&self, id: TimeId) -> Option<Hlc>;
+
+    /// The moments that have a number.
+    fn times(&self) -> Vec<(TimeId, Hlc)>;
 
     /// What is known of a folder; `None` if the number was never handed out.
     fn dir(&self, dir: DirId) -> Result<Option<DirFacts>, CatalogError>;

@@ -23,6 +23,8 @@ use super::view::{Attr, Node, NodeKind, View, ViewError};
 
 /// How long the kernel may keep an answer; whatever changes earlier is notified.
 const LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
+/// The same for a name that means something else as time goes by.
+const MOMENT: Duration = Duration::from_secs(1);
 /// Block size told to `df` and `stat`.
 const BLOCK_BYTES: u32 = 4096;
 /// Largest request: 1 MiB.
@@ -89,6 +91,10 @@ impl<C: Catalog> ViewFs<C> {
             blksize: BLOCK_BYTES,
             flags: 0,
         }
+    }
+
+    fn lifetime(&self, node: Node) -> Duration {
+        if self.view.is_lasting(node.id) { LIFETIME } else { MOMENT }
     }
 
     /// Hands lines from `offset` on to `add` until it says that it is full.
@@ -166,7 +172,7 @@ impl<C: Catalog + 'static> Filesystem for ViewFs<C> {
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         count(&self.counters.lookup);
         match self.view.lookup(NodeId(parent.0), name) {
-            Ok(node) => reply.entry(&LIFETIME, &self.file_attr(node), Generation(0)),
+            Ok(node) => reply.entry(&self.lifetime(node), &self.file_attr(node), Generation(0)),
             Err(ViewError::NotFound { is_lasting: true, .. }) => reply.entry(&LIFETIME, &absent(), Generation(0)),
             Err(error) => reply.error(refuse(&error)),
         }
@@ -249,7 +255,7 @@ impl<C: Catalog + 'static> Filesystem for ViewFs<C> {
         count(&self.counters.readdirplus);
         let filled = self.list(node, offset, |entry| {
             let Entry { name, node, offset } = entry;
-            reply.add(INodeNo(node.id.0), offset, name, &LIFETIME, &self.file_attr(node), Generation(0))
+            reply.add(INodeNo(node.id.0), offset, name, &self.lifetime(node), &self.file_attr(node), Generation(0))
         });
         match filled {
             Ok(()) => reply.ok(),

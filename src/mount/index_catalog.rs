@@ -10,11 +10,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::catalog::{
     Catalog, CatalogError, Change, Child, DirFacts, DirId, FileId, FileRow, OriginId, OriginRow, PathFacts, PathId,
-    Totals, Tree,
+    TimeId, Totals, Tree,
 };
+use super::moment::{Moments, moment_name};
 use crate::index::{
-    ContentError, ContentReader, IndexError, NumberedName, NumberedSlot, NumberedVersion, ROOT_DIR_NUMBER, Reader,
-    Tree as IndexTree,
+    ContentError, ContentReader, IndexError, Lived, NumberedName, NumberedSlot, NumberedVersion, ROOT_DIR_NUMBER,
+    Reader, Tree as IndexTree,
 };
 use crate::model::{Content, ContentHash, Hash, Hlc, VersionId};
 use crate::sync::IndexGraph;
@@ -30,6 +31,8 @@ const KEPT_MERGES: usize = 1 << 16;
 const KEPT_TAILS: usize = 8;
 /// Marks numbers of merges: the rest is taken from the hash over the merged versions.
 const MERGE_BIT: u64 = 1 << 59;
+/// Folders of which is remembered whether anything lay below them at some moment.
+const KEPT_LIVED: usize = 1 << 16;
 /// Rows asked for at once while looking for changes.
 const CHANGE_ROWS: usize = 4096;
 
@@ -42,6 +45,11 @@ pub struct IndexCatalog {
     histories: Kept<HistoryKey, Vec<FileRow>>,
     merges: Mutex<HashMap<FileId, (FileRow, Vec<VersionId>)>>,
     tails: Mutex<Vec<(FileId, Arc<Appended>)>>,
+    moments: Mutex<Moments>,
+    /// With the index's last row when they were true.
+    lived: Mutex<(i64, Lived)>,
+    /// With what stood for the state of all that was let go when it was found out.
+    horizon: Mutex<Option<(u64, Option<Hlc>)>>,
 }
 
 /// Tree, directory, and the index's last row when it was read.
@@ -106,6 +114,9 @@ impl IndexCatalog {
             histories: Mutex::default(),
             merges: Mutex::default(),
             tails: Mutex::default(),
+            moments: Mutex::default(),
+            lived: Mutex::default(),
+            horizon: Mutex::default(),
         }
     }
 
@@ -125,14 +136,14 @@ impl IndexCatalog {
                     let Some(path) = reader.path_number(&slot.path)? else { continue };
                     let path = PathId(path.cast_unsigned());
                     match reader.version_numbered(*row)? {
-                        Some(version) => changes.push(Change { path, origin: origin_row(&version).id }),
+                        Some(version) => {
+                            changes.push(Change { path, origin: origin_row(&version).id, hlc: version.hlc });
+                        }
                         // Heads moved without a new version: anybody's may look different.
                         None => {
                             let origins = reader.origins_numbered()?.into_iter();
-                            changes.extend(
-                                origins
-                                    .map(|(id, _)| Change { path, origin: OriginId(u32::try_from(id).unwrap_or(0)) }),
-                            );
+                            let origins = origins.map(|(id, _)| OriginId(u32::try_from(id).unwrap_or(0)));
+                            changes.extend(origins.map(|origin| Change { path, origin, hlc: Hlc::from_u64(0) }));
                         }
                     }
                 }
@@ -156,6 +167,8 @@ impl IndexCatalog {
 
     fn index_tree(&self, reader: &Reader, tree: Tree) -> Answer<Option<IndexTree>> {
         Ok(Some(match tree {
+            // What stood at a moment is asked of all that ever was.
+            Tree::At(_) => IndexTree::History,
             Tree::Merged => IndexTree::Merged,
             Tree::History => IndexTree::History,
             Tree::Conflicts => IndexTree::Conflicts,
@@ -172,13 +185,53 @@ impl IndexCatalog {
 
     fn names(&self, reader: &Reader, tree: Tree, dir: DirId, only: Option<&str>) -> Answer<Vec<Child>> {
         let Some(index_tree) = self.index_tree(reader, tree)? else { return Ok(Vec::new()) };
-        let names = reader.names_numbered(&index_tree, dir_number(dir), only)?;
+        let at = self.moment_of(tree)?;
+        let names = match at {
+            Some(at) => self.names_then(reader, dir, only, at)?,
+            None => reader.names_numbered(&index_tree, dir_number(dir), only)?,
+        };
         let mut children = Vec::with_capacity(names.len());
         for name in names {
             children.extend(self.child_of(reader, tree, name)?);
         }
         children.sort_by_key(|child| child.cursor);
         Ok(children)
+    }
+
+    /// The moment of a tree that has one.
+    fn moment_of(&self, tree: Tree) -> Answer<Option<Hlc>> {
+        let Tree::At(time) = tree else { return Ok(None) };
+        let forgotten =
+            || CatalogError::Broken { what: "show a moment whose number was forgotten".to_owned(), source: None };
+        self.time(time).ok_or_else(forgotten).map(Some)
+    }
+
+    fn names_then(&self, reader: &Reader, dir: DirId, only: Option<&str>, at: Hlc) -> Answer<Vec<NumberedName>> {
+        self.check_whole(reader, at)?;
+        let row = reader.max_row()?;
+        let mut lived = lock(&self.lived);
+        if lived.0 != row || lived.1.len() > KEPT_LIVED {
+            *lived = (row, Lived::default());
+        }
+        Ok(reader.names_at(dir_number(dir), only, at, &mut lived.1)?)
+    }
+
+    /// Refuses a moment of which something was let go: no half of a tree is shown.
+    fn check_whole(&self, reader: &Reader, at: Hlc) -> Answer<()> {
+        let state = reader.floor_state()?;
+        let mut known = lock(&self.horizon);
+        let horizon = match *known {
+            Some((of, horizon)) if of == state => horizon,
+            _ => {
+                let horizon = reader.horizon()?;
+                *known = Some((state, horizon));
+                horizon
+            }
+        };
+        match horizon {
+            Some(since) if at < since => Err(CatalogError::LetGo { at: moment_name(at), since: moment_name(since) }),
+            _ => Ok(()),
+        }
     }
 
     fn child_of(&self, reader: &Reader, tree: Tree, name: NumberedName) -> Answer<Option<Child>> {
@@ -196,7 +249,7 @@ impl IndexCatalog {
         slots.sort_by_key(|slot| (slot.slot.origin.is_some(), slot.slot.space.is_shared()));
         for slot in slots {
             match tree {
-                Tree::Merged => files.extend(self.current(reader, slot)?),
+                Tree::Merged | Tree::At(_) => files.extend(self.current(reader, slot, self.moment_of(tree)?)?),
                 Tree::Origin(_) => files.extend(file_row(&slot.shown)),
                 Tree::Trash => files.extend(last_content(reader, slot.number)?),
                 Tree::History => is_here = true,
@@ -215,26 +268,32 @@ impl IndexCatalog {
         Ok(Some(Child { cursor, name: name.name, dir, path: path.filter(|_| is_here), files }))
     }
 
-    fn resolution(&self, reader: &Reader, slot: &NumberedSlot) -> Answer<Resolution> {
-        let heads = reader.heads(&slot.slot)?;
+    fn resolution(&self, reader: &Reader, slot: &NumberedSlot, at: Option<Hlc>) -> Answer<Resolution> {
+        let heads = match at {
+            Some(at) => reader.heads_at(slot.number, at)?,
+            None => reader.heads(&slot.slot)?,
+        };
         Ok(resolve(&heads, &IndexGraph::new(reader, &self.contents)))
     }
 
     fn is_conflict(&self, reader: &Reader, slot: &NumberedSlot) -> Answer<bool> {
-        Ok(slot.heads > 1 && self.resolution(reader, slot)?.is_conflict())
+        Ok(slot.heads > 1 && self.resolution(reader, slot, None)?.is_conflict())
     }
 
-    /// What a slot shows now.
-    fn current(&self, reader: &Reader, slot: &NumberedSlot) -> Answer<Option<FileRow>> {
+    /// What a slot shows now, or showed at a moment.
+    fn current(&self, reader: &Reader, slot: &NumberedSlot, at: Option<Hlc>) -> Answer<Option<FileRow>> {
         if slot.heads <= 1 {
             return Ok(file_row(&slot.shown));
         }
-        let resolution = self.resolution(reader, slot)?;
+        let resolution = self.resolution(reader, slot, at)?;
         match &resolution.outcome {
             Outcome::Unknown | Outcome::Absent => Ok(None),
             Outcome::Appended(appended) => Ok(Some(self.merge_row(slot, &resolution, appended))),
             Outcome::Content(content) => {
-                let heads = reader.heads_numbered(slot.number)?;
+                let heads = match at {
+                    Some(at) => reader.heads_numbered_at(slot.number, at)?,
+                    None => reader.heads_numbered(slot.number)?,
+                };
                 let winner = heads.iter().find(|head| head.content == Some(*content)).or(heads.first());
                 Ok(winner.and_then(file_row))
             }
@@ -344,6 +403,19 @@ impl Catalog for IndexCatalog {
         let origins = self.ask(|reader| Ok(reader.origins_numbered()?))?;
         let row = |(number, name)| Some(OriginRow { id: OriginId(u32::try_from(number).ok()?), name });
         Ok(origins.into_iter().filter_map(row).collect())
+    }
+
+    fn time_id(&self, at: Hlc) -> Answer<TimeId> {
+        self.ask(|reader| self.check_whole(reader, at))?;
+        Ok(lock(&self.moments).number(at))
+    }
+
+    fn time(&self, id: TimeId) -> Option<Hlc> {
+        lock(&self.moments).get(id)
+    }
+
+    fn times(&self) -> Vec<(TimeId, Hlc)> {
+        lock(&self.moments).all()
     }
 
     fn dir(&self, dir: DirId) -> Answer<Option<DirFacts>> {

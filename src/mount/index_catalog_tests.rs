@@ -118,8 +118,12 @@ impl World {
 }
 
 fn all(view: &View<IndexCatalog>) -> BTreeMap<String, String> {
+    all_from(view, NodeId::ROOT)
+}
+
+fn all_from(view: &View<IndexCatalog>, top: NodeId) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
-    let mut folders = vec![(String::new(), NodeId::ROOT)];
+    let mut folders = vec![(String::new(), top)];
     while let Some((path, folder)) = folders.pop() {
         let mut offset = 0;
         loop {
@@ -186,6 +190,81 @@ fn the_real_index_shows_every_tree() {
         ("trash/docs/gone.md".to_owned(), "last words"),
     ];
     assert_eq!(shown, expected.into_iter().map(|(path, text)| (path, text.to_owned())).collect());
+}
+
+/// The files below the folder of a moment, or below `merged`: path -> text.
+fn tree_below(view: &View<IndexCatalog>, top: &[&str]) -> BTreeMap<String, String> {
+    let step = |node, name: &&str| view.lookup(node, OsStr::new(name)).expect("a folder").id;
+    all_from(view, top.iter().fold(NodeId::ROOT, step))
+}
+
+#[test]
+fn a_moment_shows_what_merged_showed_then() {
+    let (shared, archive) = (Channel::Shared, Channel::Archive);
+    let mut world = World::new();
+    // Writer, path, text, channel, and whether it knows only its own versions.
+    let puts = [
+        (0, "docs/a.md", Some("one"), shared, false),
+        (1, "docs/a.md", Some("two"), shared, false),
+        (0, "run.jsonl", Some("{\"n\":1}\n"), shared, false),
+        (1, "run.jsonl", Some("{\"n\":1}\n{\"n\":2}\n"), shared, false),
+        (0, "run.jsonl", Some("{\"n\":1}\n{\"n\":3}\n"), shared, true),
+        (0, "logs/x.txt", Some("x"), archive, false),
+        (1, "logs/x.txt", Some("y"), archive, false),
+        (1, "docs/a.md", None, shared, false),
+        (0, "fight.md", Some("ours"), shared, false),
+        (1, "fight.md", Some("theirs"), shared, true),
+        (0, "docs/a.md", Some("again"), shared, false),
+        (1, "fight.md", Some("settled"), shared, false),
+        (1, "run.jsonl", Some("done\n"), shared, false),
+        (0, "deep/er/b.md", Some("b"), shared, false),
+        (0, "deep/er/b.md", None, shared, false),
+        (1, "docs", Some("a file now"), shared, false),
+        (0, "docs/a.md", None, shared, false),
+    ];
+    let mut then = Vec::new();
+    for (writer, path, text, channel, alone) in puts {
+        world.put(writer, path, text, channel, alone);
+        then.push(tree_below(&world.view(), &["merged"]));
+    }
+
+    let view = world.view();
+    let name = |tick: u64| naming::time_name(Hlc::new(WALL_MS + tick, 0));
+    assert!(tree_below(&view, &["at", &name(0)]).is_empty());
+    for (tick, then) in (1..).zip(&then) {
+        assert_eq!(&tree_below(&view, &["at", &name(tick)]), then, "after {tick} puts");
+    }
+    assert_eq!(Some(&tree_below(&view, &["at", &name(1000)])), then.last(), "the future is what is known");
+}
+
+#[test]
+fn what_arrives_late_changes_the_moments_after_it_and_no_other() {
+    let mut world = World::new();
+    world.share(0, "docs/a.md", "one");
+    world.ticks = 10;
+    world.share(0, "docs/b.md", "b");
+    let view = world.view();
+    let name = |tick: u64| naming::time_name(Hlc::new(WALL_MS + tick, 0));
+    let (early, late) = (name(3), name(8));
+    let shown = |name: &str| tree_below(&view, &["at", name]).into_keys().collect::<Vec<_>>();
+    assert_eq!((shown(&early), shown(&late)), (vec!["docs/a.md".to_owned()], vec!["docs/a.md".to_owned()]));
+    let row = view.catalog().last_row().expect("a row");
+
+    // Another machine's version, made between the two and heard of only now.
+    world.ticks = 4;
+    world.put(1, "docs/c.md", Some("c"), Channel::Shared, true);
+    let (changes, _) = view.catalog().changes_since(row).expect("changes");
+    let stale = view.refresh(&changes).expect("known paths");
+
+    let folder = |name: &str| {
+        let times = view.lookup(NodeId::ROOT, OsStr::new("at")).expect("a folder").id;
+        let moment = view.lookup(times, OsStr::new(name)).expect("a moment").id;
+        view.lookup(moment, OsStr::new("docs")).expect("a folder").id
+    };
+    assert_eq!(shown(&late), ["docs/a.md", "docs/c.md"]);
+    assert_eq!(shown(&early), ["docs/a.md"]);
+    assert!(stale.contains(&Invalidation { parent: folder(&late), name: Some("c.md".to_owned()) }));
+    assert!(stale.iter().all(|stale| stale.parent != folder(&early)));
 }
 
 #[test]

@@ -3,7 +3,8 @@
 //! Invariant: an offset says by itself where the listing goes on: lines that come or go meanwhile neither repeat nor hide another.
 //! `.` and `..` have 1 and 2; a name has its child's cursor and its number among that child's names; versions and heads stand last.
 
-use super::catalog::{Catalog, Child, DirId, FileId, PathId, Tree};
+use super::catalog::{Catalog, CatalogError, Child, DirId, FileId, PathId, Tree};
+use super::moment::LISTED;
 use super::naming::{name_heads, name_versions};
 use super::node::{NodeId, Place};
 use super::view::{Node, README_NAME, TREES, View, ViewError, row_node};
@@ -41,6 +42,7 @@ impl<C: Catalog> View<C> {
         match place {
             Place::Root => self.list_root(offset, &mut listing)?,
             Place::Origins => self.list_origins(offset, &mut listing)?,
+            Place::Times => self.list_times(offset, &mut listing)?,
             Place::Dir(tree, dir) => {
                 if offset < VERSION_OFFSET {
                     self.list_children(tree, dir, offset, &mut listing)?;
@@ -54,7 +56,7 @@ impl<C: Catalog> View<C> {
             }
             Place::Versions(path) => self.list_versions(path, offset, &mut listing)?,
             Place::Heads(path) => self.list_heads(path, offset, &mut listing)?,
-            Place::Readme | Place::File(_) => return Err(ViewError::NotFolder { node }),
+            Place::Readme | Place::Spelling(_) | Place::File(_) => return Err(ViewError::NotFolder { node }),
         }
         Ok(listing.entries)
     }
@@ -70,7 +72,8 @@ impl<C: Catalog> View<C> {
 
     fn parent(&self, place: Place) -> Result<Place, ViewError> {
         Ok(match place {
-            Place::Root | Place::Readme | Place::Origins | Place::File(_) => Place::Root,
+            Place::Root | Place::Readme | Place::Origins | Place::Times | Place::File(_) => Place::Root,
+            Place::Spelling(_) | Place::Dir(Tree::At(_), DirId::ROOT) => Place::Times,
             Place::Dir(Tree::Origin(_), DirId::ROOT) => Place::Origins,
             Place::Dir(_, DirId::ROOT) => Place::Root,
             Place::Dir(tree, dir) => Place::Dir(tree, self.dir_facts(dir)?.parent),
@@ -94,6 +97,21 @@ impl<C: Catalog> View<C> {
             let at = 3 + u64::from(origin.id.0);
             let node = self.dir_node(Tree::Origin(origin.id), DirId::ROOT)?;
             if at > offset && !listing.push(origin.name.to_string(), node, at) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// A few spellings; every other one is found by its name.
+    fn list_times(&self, offset: u64, listing: &mut Listing) -> Result<(), ViewError> {
+        for (at, name) in (3..).zip(LISTED) {
+            let Some(moment) = self.moment(name).filter(|_| at > offset) else { continue };
+            match self.catalog.time_id(moment) {
+                Err(CatalogError::LetGo { .. }) => continue,
+                other => other?,
+            };
+            if !listing.push(name.to_owned(), self.node(Place::Spelling(moment.wall_ms()))?, at) {
                 break;
             }
         }

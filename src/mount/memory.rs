@@ -8,8 +8,9 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::catalog::{
     Catalog, CatalogError, Change, Child, DirFacts, DirId, FileId, FileRow, OriginId, OriginRow, PathFacts, PathId,
-    Totals, Tree,
+    TimeId, Totals, Tree,
 };
+use super::moment::{Moments, moment_name};
 use crate::model::{Content, ContentHash, ContentKind, Hash, Hlc, OriginName, Reason};
 
 /// One version to put into a [`MemoryCatalog`].
@@ -55,6 +56,8 @@ struct State {
     paths: Vec<String>,
     versions: Vec<Stored>,
     contents: BTreeMap<ContentHash, Vec<u8>>,
+    moments: Moments,
+    horizon: Hlc,
 }
 
 #[derive(Clone)]
@@ -63,6 +66,8 @@ struct Stored {
     row: FileRow,
     tombstone: Option<Reason>,
     is_head: bool,
+    /// It supersedes only what its own origin wrote.
+    is_alone: bool,
 }
 
 impl MemoryCatalog {
@@ -81,15 +86,14 @@ impl MemoryCatalog {
         state.contents.insert(content.hash, bytes.to_vec());
         let id = FileId(state.versions.len() as u64 + 1);
         let version = Hash::of(format!("{put:?}").as_bytes());
-        for stored in &mut state.versions {
-            let is_same_slot = stored.path == path && stored.row.archive == put.archive;
-            let is_own = stored.row.origin.id == origin.id;
-            let is_seen = if put.archive || put.concurrent { is_own } else { true };
-            stored.is_head &= !(is_same_slot && is_seen);
-        }
-        let change = Change { path, origin: origin.id };
+        let change = Change { path, origin: origin.id, hlc: put.hlc };
         let row = FileRow { id, origin, archive: put.archive, content, hlc: put.hlc, version };
-        state.versions.push(Stored { path, row, tombstone: put.state.err(), is_head: true });
+        let is_alone = put.archive || put.concurrent;
+        let new = Stored { path, row, tombstone: put.state.err(), is_head: true, is_alone };
+        for stored in &mut state.versions {
+            stored.is_head &= !new.supersedes(stored);
+        }
+        state.versions.push(new);
         change
     }
 
@@ -103,12 +107,25 @@ impl MemoryCatalog {
         self.write().contents.insert(ContentHash::of(bytes), bytes.to_vec());
     }
 
+    /// Earlier moments cannot be shown from now on, as if something had been let go.
+    pub fn let_go_before(&self, horizon: Hlc) {
+        self.write().horizon = horizon;
+    }
+
     fn read_state(&self) -> RwLockReadGuard<'_, State> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, State> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Stored {
+    /// True if `earlier` is no head any more once this is known.
+    fn supersedes(&self, earlier: &Stored) -> bool {
+        let is_same_slot = earlier.path == self.path && earlier.row.archive == self.row.archive;
+        is_same_slot && (!self.is_alone || earlier.row.origin.id == self.row.origin.id)
     }
 }
 
@@ -161,14 +178,19 @@ impl State {
         let of_path = || self.versions.iter().filter(|stored| stored.path == path);
         let files: Vec<FileRow> = match tree {
             Tree::Merged => self
-                .winners(path)
+                .winners(path, None)
                 .into_iter()
                 .filter(|stored| stored.tombstone.is_none())
                 .map(|stored| stored.row)
                 .collect(),
+            Tree::At(time) => {
+                let at = self.moments.get(time);
+                let shown = at.map(|at| self.winners(path, Some(at))).unwrap_or_default();
+                shown.into_iter().filter(|stored| stored.tombstone.is_none()).map(|stored| stored.row).collect()
+            }
             Tree::Trash => {
                 let gone = self
-                    .winners(path)
+                    .winners(path, None)
                     .into_iter()
                     .filter(|stored| !matches!(stored.tombstone, None | Some(Reason::Move)));
                 gone.filter_map(|tombstone| self.content_before(&tombstone)).collect()
@@ -189,8 +211,14 @@ impl State {
     }
 
     /// The winning head of the shared file, then each origin's archive file.
-    fn winners(&self, path: PathId) -> Vec<Stored> {
-        let heads = || self.versions.iter().filter(|stored| stored.path == path && stored.is_head);
+    fn winners(&self, path: PathId, at: Option<Hlc>) -> Vec<Stored> {
+        let known: Vec<&Stored> = self
+            .versions
+            .iter()
+            .filter(|stored| stored.path == path && at.is_none_or(|at| stored.row.hlc <= at))
+            .collect();
+        let is_head = |place: usize| known[place + 1..].iter().all(|later| !later.supersedes(known[place]));
+        let heads = || (0..known.len()).filter(|place| is_head(*place)).map(|place| known[place]);
         let shared = heads()
             .filter(|stored| !stored.row.archive)
             .max_by_key(|stored| (stored.tombstone.is_none(), order(stored)));
@@ -270,6 +298,22 @@ impl Catalog for MemoryCatalog {
     fn origins(&self) -> Result<Vec<OriginRow>, CatalogError> {
         let state = self.read_state();
         Ok((0..).zip(&state.origins).map(|(id, name)| OriginRow { id: OriginId(id), name: name.clone() }).collect())
+    }
+
+    fn time_id(&self, at: Hlc) -> Result<TimeId, CatalogError> {
+        let mut state = self.write();
+        if at < state.horizon {
+            return Err(CatalogError::LetGo { at: moment_name(at), since: moment_name(state.horizon) });
+        }
+        Ok(state.moments.number(at))
+    }
+
+    fn time(&self, id: TimeId) -> Option<Hlc> {
+        self.read_state().moments.get(id)
+    }
+
+    fn times(&self) -> Vec<(TimeId, Hlc)> {
+        self.read_state().moments.all()
     }
 
     fn dir(&self, dir: DirId) -> Result<Option<DirFacts>, CatalogError> {

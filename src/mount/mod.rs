@@ -13,6 +13,7 @@ mod fuse;
 mod index_catalog;
 mod listing;
 mod memory;
+mod moment;
 #[cfg(target_os = "linux")]
 mod mount_table;
 mod naming;
@@ -28,13 +29,14 @@ mod view;
 
 pub use catalog::{
     Catalog, CatalogError, Change, Child, DirFacts, DirId, FileId, FileRow, OriginId, OriginRow, PathFacts, PathId,
-    Totals, Tree,
+    TimeId, Totals, Tree,
 };
 #[cfg(target_os = "linux")]
 pub use counters::{Counters, RequestCounts};
 pub use index_catalog::IndexCatalog;
 pub use listing::Entry;
 pub use memory::{MemoryCatalog, MemoryPut};
+pub use moment::parse_moment;
 pub use node::NodeId;
 #[cfg(target_os = "linux")]
 pub use place::{PlaceError, Standing, is_stale, standing, unmount_path};

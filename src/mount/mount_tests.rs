@@ -173,7 +173,7 @@ fn the_mount_shows_names_metadata_and_bytes_as_recorded() {
     ]);
     let merged = |name: &str| fixture.path("merged").join(name);
 
-    assert_eq!(fixture.names(""), ["README.txt", "conflicts", "history", "merged", "origins", "trash"]);
+    assert_eq!(fixture.names(""), ["README.txt", "at", "conflicts", "history", "merged", "origins", "trash"]);
     assert_eq!(fs::read(merged("docs/two\nlines.md")).expect("bytes"), b"text");
     assert_eq!(fs::read(merged(&long)).expect("bytes"), b"long");
     assert_eq!(fs::read(merged("gr\u{fc}n \u{1b}[31m.md")).expect("bytes"), b"green");
@@ -306,6 +306,37 @@ fn a_new_version_is_seen_at_once_and_an_open_file_keeps_the_old_one() {
     assert_eq!(fixture.names("merged/docs"), ["b.md"]);
     assert_eq!(fs::read(fixture.path("trash/docs/a.md")).expect("bytes"), b"newer");
     assert_eq!(read_open(), b"old");
+}
+
+#[test]
+fn a_moment_is_a_folder_that_later_versions_leave_alone() {
+    if !can_mount() {
+        return;
+    }
+    let fixture = Fixture::new(&[MemoryPut::file("laptop-abc234", "docs/a.md", b"old", WALL_MS)]);
+    // The end of that second, and a spelling of it.
+    let (then, spelled) =
+        (fixture.path("at/2026-07-14T13-12-12.999Z/docs"), fixture.path("at/2026-07-14T13:12:12Z/docs"));
+    let later = fixture.path("at/2030-01-01/docs");
+    assert_eq!(fs::read(then.join("a.md")).expect("bytes"), b"old");
+    assert_eq!(fs::read(spelled.join("a.md")).expect("through the link"), b"old");
+    assert_eq!(fs::read(later.join("a.md")).expect("bytes"), b"old");
+    assert_eq!(fixture.names("at/2030-01-01/docs"), ["a.md"]);
+    assert_eq!(error_of(fs::metadata(fixture.path("at/soon"))), Some(Errno::NOENT));
+    assert!(fixture.names("at/2020-01-01").is_empty());
+
+    fixture.publish(&[
+        MemoryPut::file("server-xyz567", "docs/a.md", b"newer", WALL_MS + 10_000),
+        MemoryPut::file("server-xyz567", "docs/b.md", b"b", WALL_MS + 10_000),
+    ]);
+
+    assert_eq!(fs::read(then.join("a.md")).expect("bytes"), b"old");
+    assert_eq!(error_of(fs::metadata(then.join("b.md"))), Some(Errno::NOENT));
+    assert_eq!(fs::read(later.join("a.md")).expect("bytes"), b"newer");
+    assert_eq!(fixture.names("at/2030-01-01/docs"), ["a.md", "b.md"]);
+
+    fixture.view.catalog().let_go_before(crate::model::Hlc::new(WALL_MS + 5_000, 0));
+    assert_eq!(error_of(fs::metadata(fixture.path("at/2026-07-01"))), Some(Errno::IO));
 }
 
 #[test]

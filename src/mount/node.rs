@@ -4,7 +4,9 @@
 //! wants it. So nothing has to be remembered about what the kernel was told, and numbers are the same after a remount.
 //! The same file state has one number in all trees: the kernel then keeps its bytes once.
 
-use super::catalog::{DirId, FileId, MAX_DIR_ID, MAX_FILE_ID, MAX_ORIGIN_ID, MAX_PATH_ID, OriginId, PathId, Tree};
+use super::catalog::{
+    DirId, FileId, MAX_DIR_ID, MAX_FILE_ID, MAX_ORIGIN_ID, MAX_PATH_ID, MAX_TIME_ID, OriginId, PathId, TimeId, Tree,
+};
 
 /// An inode number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -24,6 +26,10 @@ pub(super) enum Place {
     Readme,
     /// `origins`.
     Origins,
+    /// `at`.
+    Times,
+    /// Another spelling of a moment: a link to its folder, by the moment's wall milliseconds (48 bits).
+    Spelling(u64),
     /// A folder of a tree.
     Dir(Tree, DirId),
     /// The folder of all versions of a path.
@@ -37,6 +43,12 @@ pub(super) enum Place {
 const KIND_SHIFT: u32 = 60;
 const ORIGIN_SHIFT: u32 = 40;
 const HEADS_BIT: u64 = 1 << 59;
+/// Among the numbers of kind 0.
+const TIME_BIT: u64 = 1 << 59;
+const TIME_SHIFT: u32 = 40;
+/// Among the numbers of kind 0 without `TIME_BIT`.
+const SPELLING_BIT: u64 = 1 << 58;
+const MAX_SPELLING: u64 = (1 << 48) - 1;
 const PAYLOAD: u64 = (1 << KIND_SHIFT) - 1;
 
 impl Place {
@@ -46,6 +58,9 @@ impl Place {
             Place::Root => (0, 1),
             Place::Readme => (0, 2),
             Place::Origins => (0, 3),
+            Place::Times => (0, 4),
+            Place::Spelling(wall_ms) => (0, SPELLING_BIT | wall_ms),
+            Place::Dir(Tree::At(time), dir) => (0, TIME_BIT | u64::from(time.0) << TIME_SHIFT | dir.0),
             Place::Dir(Tree::Merged, dir) => (1, dir.0),
             Place::Dir(Tree::Origin(origin), dir) => (2, u64::from(origin.0) << ORIGIN_SHIFT | dir.0),
             Place::Dir(Tree::History, dir) => (3, dir.0),
@@ -67,6 +82,14 @@ impl Place {
             (0, 1) => Place::Root,
             (0, 2) => Place::Readme,
             (0, 3) => Place::Origins,
+            (0, 4) => Place::Times,
+            (0, _) if payload & TIME_BIT != 0 => {
+                let time = u32::try_from((payload & !TIME_BIT) >> TIME_SHIFT).ok().filter(|id| *id <= MAX_TIME_ID)?;
+                Place::Dir(Tree::At(TimeId(time)), DirId(payload & MAX_DIR_ID))
+            }
+            (0, _) if payload & SPELLING_BIT != 0 && payload & !SPELLING_BIT <= MAX_SPELLING => {
+                Place::Spelling(payload & !SPELLING_BIT)
+            }
             (1, ..=MAX_DIR_ID) => Place::Dir(Tree::Merged, dir),
             (2, _) => {
                 let origin = u32::try_from(payload >> ORIGIN_SHIFT).ok().filter(|id| *id <= MAX_ORIGIN_ID)?;
@@ -97,6 +120,7 @@ mod tests {
             Just(Tree::Merged),
             (0..=MAX_ORIGIN_ID).prop_map(|id| Tree::Origin(OriginId(id))),
             Just(Tree::History),
+            (0..=MAX_TIME_ID).prop_map(|id| Tree::At(TimeId(id))),
             Just(Tree::Conflicts),
             Just(Tree::Trash),
         ];
@@ -104,6 +128,8 @@ mod tests {
             Just(Place::Root),
             Just(Place::Readme),
             Just(Place::Origins),
+            Just(Place::Times),
+            (0..=MAX_SPELLING).prop_map(Place::Spelling),
             (tree, dir).prop_map(|(tree, dir)| Place::Dir(tree, dir)),
             (0..=MAX_PATH_ID).prop_map(|id| Place::Versions(PathId(id))),
             (0..=MAX_PATH_ID).prop_map(|id| Place::Heads(PathId(id))),

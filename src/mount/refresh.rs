@@ -7,10 +7,12 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::catalog::{Catalog, Change, DirId, OriginId, OriginRow, PathFacts, PathId, Tree};
+use super::catalog::{Catalog, CatalogError, Change, DirId, OriginId, OriginRow, PathFacts, PathId, Tree};
+use super::moment::moment_name;
 use super::naming::{MAX_BESIDE, MAX_NAME_BYTES, beside, head_name, name_heads};
 use super::node::{NodeId, Place};
 use super::view::{View, ViewError};
+use crate::model::Hlc;
 
 /// Deepest folder; paths have at most 128 components, so a deeper one means that the catalog goes in circles.
 const MAX_DEPTH: usize = 256;
@@ -36,10 +38,11 @@ impl<C: Catalog> View<C> {
                 Entry::Vacant(new) => {
                     let unknown = ViewError::Unknown { node: Place::Versions(change.path).node() };
                     let facts = self.catalog.path(change.path)?.ok_or(unknown)?;
-                    new.insert(Touched { facts, versions: 0, by: BTreeSet::new() })
+                    new.insert(Touched { facts, versions: 0, by: BTreeSet::new(), since: change.hlc })
                 }
             };
             touched.versions += 1;
+            touched.since = touched.since.min(change.hlc);
             touched.by.insert(change.origin);
         }
         let origins = self.catalog.origins()?;
@@ -50,6 +53,16 @@ impl<C: Catalog> View<C> {
         for origin in &origins {
             let own = paths.values().filter(|touched| touched.by.contains(&origin.id));
             sweep.run(Tree::Origin(origin.id), own.map(|touched| &touched.facts))?;
+        }
+        for (time, at) in self.catalog.times() {
+            let then = paths.values().filter(|touched| touched.since <= at);
+            match sweep.run(Tree::At(time), then.map(|touched| &touched.facts)) {
+                // Something of it was let go: the kernel lets the whole folder go.
+                Err(ViewError::Catalog(CatalogError::LetGo { .. })) => {
+                    sweep.note(Place::Times.node(), Some(moment_name(at)));
+                }
+                other => other?,
+            }
         }
         let mut first_seen = Vec::new();
         for (path, touched) in &paths {
@@ -70,6 +83,8 @@ struct Touched {
     facts: PathFacts,
     versions: usize,
     by: BTreeSet<OriginId>,
+    /// The lowest clock value of its changes.
+    since: Hlc,
 }
 
 /// Collects what is stale, walking from changed names up to the roots of the trees.

@@ -6,11 +6,13 @@
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::catalog::{Catalog, CatalogError, Child, DirFacts, DirId, FileId, FileRow, PathId, Totals, Tree};
+use super::moment::{end_of, moment_name, named_moment, parse_moment};
 use super::naming::{MAX_NAME_BYTES, Named, before_beside, name_files, name_heads, name_versions, parse_time_name};
 use super::node::{NodeId, Place};
+use crate::env::Clock;
 use crate::model::{ContentHash, ContentKind, Hlc};
 
 /// Most bytes of one `read`.
@@ -21,10 +23,11 @@ const MAX_PREFIXES: usize = 4096;
 const README: &str = include_str!("README.txt");
 
 /// The top-level folders, in the order of the listing.
-pub(super) const TREES: [(&str, Place); 5] = [
+pub(super) const TREES: [(&str, Place); 6] = [
     ("merged", Place::Dir(Tree::Merged, DirId::ROOT)),
     ("origins", Place::Origins),
     ("history", Place::Dir(Tree::History, DirId::ROOT)),
+    ("at", Place::Times),
     ("conflicts", Place::Dir(Tree::Conflicts, DirId::ROOT)),
     ("trash", Place::Dir(Tree::Trash, DirId::ROOT)),
 ];
@@ -125,13 +128,19 @@ pub struct Statfs {
 /// The view of one catalog.
 pub struct View<C> {
     pub(super) catalog: C,
+    clock: Option<Arc<dyn Clock>>,
     prefixes: Mutex<HashSet<(ContentHash, ContentHash)>>,
 }
 
 impl<C: Catalog> View<C> {
     /// The view of `catalog`.
     pub fn new(catalog: C) -> View<C> {
-        View { catalog, prefixes: Mutex::new(HashSet::new()) }
+        View { catalog, clock: None, prefixes: Mutex::new(HashSet::new()) }
+    }
+
+    /// With a clock, by which `1h` and `yesterday` mean something below `at/`.
+    pub fn with_clock(self, clock: Arc<dyn Clock>) -> View<C> {
+        View { clock: Some(clock), ..self }
     }
 
     /// The number of the root.
@@ -163,10 +172,11 @@ impl<C: Catalog> View<C> {
                 let origin = origins.into_iter().find(|origin| origin.name.as_str() == text);
                 origin.map(|origin| self.dir_node(Tree::Origin(origin.id), DirId::ROOT)).transpose()?
             }
+            Place::Times => self.lookup_time(text)?,
             Place::Dir(tree, dir) => self.lookup_dir(tree, dir, text)?,
             Place::Versions(path) => self.lookup_version(path, text)?,
             Place::Heads(path) => self.lookup_head(path, text)?,
-            Place::Readme | Place::File(_) => return Err(ViewError::NotFolder { node: parent }),
+            Place::Readme | Place::Spelling(_) | Place::File(_) => return Err(ViewError::NotFolder { node: parent }),
         };
         found.ok_or_else(not_found)
     }
@@ -174,7 +184,15 @@ impl<C: Catalog> View<C> {
     /// The metadata of a node.
     pub fn attr(&self, node: NodeId) -> Result<Attr, ViewError> {
         match self.place(node)? {
-            Place::Root | Place::Origins => Ok(folder_attr(self.root_facts()?.changed)),
+            Place::Root | Place::Origins | Place::Times => Ok(folder_attr(self.root_facts()?.changed)),
+            Place::Spelling(wall_ms) => {
+                let at = end_of(wall_ms);
+                Ok(file_attr(ContentKind::Link, moment_name(at).len() as u64, at))
+            }
+            Place::Dir(Tree::At(time), dir) => {
+                let at = self.catalog.time(time).ok_or(ViewError::Unknown { node })?;
+                Ok(folder_attr(self.dir_facts(dir)?.changed.min(at)))
+            }
             Place::Readme => {
                 Ok(file_attr(ContentKind::File { exec: false }, README.len() as u64, self.root_facts()?.changed))
             }
@@ -200,13 +218,30 @@ impl<C: Catalog> View<C> {
 
     /// The target of a symbolic link, as it was recorded.
     pub fn read_link(&self, node: NodeId) -> Result<Vec<u8>, ViewError> {
-        let Place::File(file) = self.place(node)? else { return Err(ViewError::NotLink { node }) };
+        let file = match self.place(node)? {
+            Place::File(file) => file,
+            Place::Spelling(wall_ms) => return Ok(moment_name(end_of(wall_ms)).into_bytes()),
+            _ => return Err(ViewError::NotLink { node }),
+        };
         let row = self.row(file)?;
         if row.content.kind != ContentKind::Link {
             return Err(ViewError::NotLink { node });
         }
         let len = usize::try_from(row.content.size).unwrap_or(usize::MAX).min(MAX_READ_BYTES);
         self.read_row(&row, 0, len)
+    }
+
+    /// False for a name whose meaning changes as time goes by, with no notice from [`View::refresh`].
+    pub fn is_lasting(&self, node: NodeId) -> bool {
+        !matches!(Place::of(node), Some(Place::Spelling(_)))
+    }
+
+    /// The moment that a text means now; see [`parse_moment`]. Without a clock only absolute ones are understood.
+    pub fn moment(&self, text: &str) -> Option<Hlc> {
+        match &self.clock {
+            Some(clock) => parse_moment(text, clock.wall_ms()),
+            None => parse_moment(text, 0),
+        }
     }
 
     /// Sums for `df`.
@@ -252,6 +287,16 @@ impl<C: Catalog> View<C> {
         let tree = TREES.iter().find(|(tree, _)| *tree == name).map(|(_, place)| *place);
         let place = tree.or((name == README_NAME).then_some(Place::Readme));
         place.map(|place| self.node(place)).transpose()
+    }
+
+    fn lookup_time(&self, name: &str) -> Result<Option<Node>, ViewError> {
+        if let Some(at) = named_moment(name) {
+            return self.dir_node(Tree::At(self.catalog.time_id(at)?), DirId::ROOT).map(Some);
+        }
+        let Some(at) = self.moment(name) else { return Ok(None) };
+        // What the link leads to must be there.
+        self.catalog.time_id(at)?;
+        self.node(Place::Spelling(at.wall_ms())).map(Some)
     }
 
     fn lookup_dir(&self, tree: Tree, dir: DirId, name: &str) -> Result<Option<Node>, ViewError> {

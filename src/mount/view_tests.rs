@@ -92,10 +92,15 @@ fn list(view: &View<MemoryCatalog>, node: NodeId, limit: usize) -> Vec<Entry> {
     entries.split_off(2)
 }
 
-/// Everything below a folder: (folder, name) -> what it names, and each file's path.
+/// Everything in the view: (folder, name) -> what it names, and each file's path.
 fn walk(view: &View<MemoryCatalog>) -> BTreeMap<(NodeId, String), (String, Node)> {
+    walk_from(view, View::<MemoryCatalog>::root())
+}
+
+/// Everything below a folder.
+fn walk_from(view: &View<MemoryCatalog>, top: NodeId) -> BTreeMap<(NodeId, String), (String, Node)> {
     let mut found = BTreeMap::new();
-    let mut folders = vec![(String::new(), View::<MemoryCatalog>::root())];
+    let mut folders = vec![(String::new(), top)];
     while let Some((path, folder)) = folders.pop() {
         for entry in list(view, folder, 1000) {
             let path = if path.is_empty() { entry.name.clone() } else { format!("{path}/{}", entry.name) };
@@ -109,11 +114,24 @@ fn walk(view: &View<MemoryCatalog>) -> BTreeMap<(NodeId, String), (String, Node)
     found
 }
 
+/// The folder of the moment at which the step of this number had just been taken.
+fn moment_folder(view: &View<MemoryCatalog>, step: u64) -> Node {
+    let times = view.lookup(NodeId::ROOT, OsStr::new("at")).expect("a folder");
+    let name = moment::moment_name(moment::end_of(1_784_034_732_045 + step));
+    view.lookup(times.id, OsStr::new(&name)).expect("a moment")
+}
+
 fn files_below(view: &View<MemoryCatalog>, top: &str) -> BTreeMap<String, Vec<u8>> {
     let prefix = format!("{top}/");
     let nodes = walk(view).into_values().filter(|(_, node)| node.attr.kind != NodeKind::Folder);
     let below = nodes.filter_map(|(path, node)| Some((path.strip_prefix(&prefix)?.to_owned(), node)));
     below.map(|(path, node)| (path, view.read(node.id, 0, 1 << 20).expect("bytes"))).collect()
+}
+
+/// The files below a folder: path -> bytes.
+fn files_in(view: &View<MemoryCatalog>, top: NodeId) -> BTreeMap<String, Vec<u8>> {
+    let nodes = walk_from(view, top).into_values().filter(|(_, node)| node.attr.kind != NodeKind::Folder);
+    nodes.map(|(path, node)| (path, view.read(node.id, 0, 1 << 20).expect("bytes"))).collect()
 }
 
 fn texts(pairs: &[(&str, &str)]) -> BTreeMap<String, Vec<u8>> {
@@ -203,6 +221,49 @@ fn history_names_say_when_and_who_and_twins_are_told_apart() {
 }
 
 #[test]
+fn a_moment_has_one_folder_and_every_other_spelling_is_a_link_to_it() {
+    let clock = std::sync::Arc::new(crate::env::ManualClock::new(1_784_034_732_045));
+    let view = view_of(&[]).with_clock(clock.clone());
+    let at = view.lookup(NodeId::ROOT, OsStr::new("at")).expect("a folder");
+    let target = |name: &str| {
+        let link = view.lookup(at.id, OsStr::new(name)).expect("a moment");
+        assert_eq!((link.attr.kind, view.is_lasting(link.id)), (NodeKind::Link, false), "{name}");
+        let target = String::from_utf8(view.read_link(link.id).expect("a link")).expect("text");
+        assert_eq!(link.attr.size, target.len() as u64);
+        let folder = view.lookup(at.id, OsStr::new(&target)).expect("its folder");
+        assert_eq!((folder.attr.kind, view.is_lasting(folder.id)), (NodeKind::Folder, true), "{name}");
+        target
+    };
+
+    assert_eq!(target("1h"), "2026-07-14T12-12-12.999Z");
+    assert_eq!(target("2026-07-01"), "2026-07-01T23-59-59.999Z");
+    assert_eq!(target("2026-07-01T10:00:00+02:00"), "2026-07-01T08-00-00.999Z");
+    let listed = list(&view, at.id, 2);
+    assert_eq!(listed.iter().map(|entry| entry.name.as_str()).collect::<Vec<_>>(), moment::LISTED);
+    for entry in listed {
+        assert_eq!(view.lookup(at.id, OsStr::new(&entry.name)).expect("what is listed is found"), entry.node);
+    }
+    clock.advance(3_600_000);
+    assert_eq!(target("1h"), "2026-07-14T13-12-12.999Z");
+    assert!(matches!(view.lookup(at.id, OsStr::new("soon")), Err(ViewError::NotFound { .. })));
+}
+
+#[test]
+fn a_moment_of_which_something_was_let_go_shows_nothing_and_says_why() {
+    let view = View::new(MemoryCatalog::new());
+    view.catalog().put(&MemoryPut::file(ORIGINS[0], "a.md", b"one", 1_784_034_732_045));
+    let folder = moment_folder(&view, 0);
+    assert_eq!(files_in(&view, folder.id).len(), 1);
+
+    view.catalog().let_go_before(Hlc::new(1_784_034_732_050, 0));
+
+    let at = view.lookup(NodeId::ROOT, OsStr::new("at")).expect("a folder");
+    let refused = view.lookup(at.id, OsStr::new("2026-07-14T13-12-12.045Z")).expect_err("let go").to_string();
+    assert!(refused.contains("let go") && refused.contains("2026-07-14T13-12-12.050Z"), "{refused}");
+    assert!(view.lookup(at.id, OsStr::new("2026-07-14T13-12-12.050Z")).is_ok());
+}
+
+#[test]
 fn names_that_no_file_can_have_are_refused_and_others_are_absent() {
     let view = view_of(&[]);
 
@@ -233,6 +294,37 @@ proptest! {
                 prop_assert_eq!(list(&view, node.id, limit), list(&view, node.id, 1000));
                 let dots = view.read_dir(node.id, 0, 2).expect("a folder");
                 prop_assert_eq!((dots[0].node.id, dots[1].node.id), (node.id, folder));
+            }
+        }
+    }
+
+    #[test]
+    fn a_moment_shows_what_merged_showed_then(steps in steps(30)) {
+        let view = view_of(&steps);
+
+        for taken in 1..=steps.len() {
+            let then = files_below(&view_of(&steps[..taken]), "merged");
+            let shown = files_in(&view, moment_folder(&view, taken as u64 - 1).id);
+            prop_assert_eq!(shown, then, "after {} steps", taken);
+        }
+    }
+
+    #[test]
+    fn refresh_names_what_changed_in_every_moment_that_was_looked_at(steps in steps(20), later in steps(5), looked in proptest::collection::vec(0u64..110, 1..4)) {
+        let (earlier, view) = (view_of(&steps), view_of(&steps));
+        let folders: Vec<(Node, Node)> = looked.iter().map(|at| (moment_folder(&earlier, *at), moment_folder(&view, *at))).collect();
+        let before: Vec<_> = folders.iter().map(|(folder, _)| walk_from(&earlier, folder.id)).collect();
+
+        let changes: Vec<Change> = (100..).zip(&later).map(|(at, step)| view.catalog().put(&step.put(at))).collect();
+        let stale: BTreeSet<Invalidation> = view.refresh(&changes).expect("known paths").into_iter().collect();
+
+        for ((old, new), before) in folders.iter().zip(before) {
+            prop_assert_eq!(old.id, new.id, "a moment's number depends on nothing else");
+            let after = walk_from(&view, new.id);
+            for (parent, name) in before.keys().chain(after.keys()) {
+                let meaning = |view: &View<MemoryCatalog>| view.lookup(*parent, OsStr::new(name)).ok().map(|node| node.id);
+                let named = Invalidation { parent: *parent, name: Some(name.clone()) };
+                prop_assert!(meaning(&earlier) == meaning(&view) || stale.contains(&named), "{name:?}");
             }
         }
     }

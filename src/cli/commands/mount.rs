@@ -62,7 +62,8 @@ mod linux {
         let Some(contents) = contents else { return glance.contents().map(drop) };
         let (wake, woken) = channel();
         catch_signals(&wake)?;
-        let view = Arc::new(View::new(IndexCatalog::new(glance.dirs.index(), contents)));
+        let catalog = IndexCatalog::new(glance.dirs.index(), contents);
+        let view = Arc::new(View::new(catalog).with_clock(context.env.clock.clone()));
         let options = MountOptions {
             allow_other: args.allow_other,
             project_roots: vec![glance.settings.root_dir.clone()],

@@ -112,6 +112,26 @@ fn what_every_machine_saw_replaced_is_dropped_after_retention_and_the_rest_stays
 }
 
 #[test]
+fn a_moment_can_be_shown_whole_from_when_the_last_dropped_content_was_replaced() {
+    let (clock, store) = (clock(), folder());
+    let (mut a, mut b) = aged_pair(&clock, store.path());
+    let horizon = |machine: &Machine| {
+        let glance = Glance::open(&machine.env(), &machine.options()).expect("opens");
+        glance.index().expect("an index").horizon().expect("answers")
+    };
+    assert_eq!(horizon(&a), None, "nothing was let go");
+
+    collect(&mut a);
+    converge(&mut [&mut a, &mut b]);
+
+    for machine in [&a, &b] {
+        let glance = Glance::open(&machine.env(), &machine.options()).expect("opens");
+        let log = glance.log(Some(&RelPath::parse("x.txt").expect("a path")), 10).expect("lists");
+        assert_eq!(horizon(machine), Some(log[0].version.hlc), "{}", machine.host);
+    }
+}
+
+#[test]
 fn artifacts_go_a_week_later_everywhere_and_no_holder_brings_them_back() {
     let (clock, store) = (clock(), folder());
     let (mut a, mut b) = aged_pair(&clock, store.path());
