@@ -119,7 +119,7 @@ pub enum Command {
     Pull(commands::sync::PullArgs),
     /// Name a place where machines meet, and exchange with it once
     Connect(commands::connect::ConnectArgs),
-    /// Write everything into one file, for machines that no line joins
+    /// Write everything into one file, for machines that no line joins, or the tree as plain files
     Export(commands::bundle::ExportArgs),
     /// Take in a file that `export` wrote
     Import(commands::bundle::ImportArgs),

@@ -8,6 +8,7 @@ mod act;
 mod args;
 mod commands;
 mod context;
+mod look;
 mod out;
 mod progress;
 mod report;

@@ -15,7 +15,7 @@ use super::catalog::{
 use super::moment::{Moments, moment_name};
 use crate::index::{
     ContentError, ContentReader, IndexError, Lived, NumberedName, NumberedSlot, NumberedVersion, ROOT_DIR_NUMBER,
-    Reader, Tree as IndexTree,
+    Reader, Slot, Tree as IndexTree,
 };
 use crate::model::{Content, ContentHash, Hash, Hlc, VersionId};
 use crate::sync::IndexGraph;
@@ -58,6 +58,19 @@ type ListingKey = (Tree, DirId, i64);
 type HistoryKey = (PathId, i64);
 /// A few answers, the oldest first.
 type Kept<K, T> = Mutex<Vec<(K, Arc<T>)>>;
+
+/// What the index knows of a file that the view shows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Recorded {
+    /// Where it belongs.
+    pub slot: Slot,
+    /// The version, or the newest of those that were merged.
+    pub version: VersionId,
+    /// How many heads its path has now.
+    pub heads: usize,
+    /// True if it is the merge of several versions, and no version's own content.
+    pub is_merge: bool,
+}
 
 type Answer<T> = Result<T, CatalogError>;
 
@@ -151,6 +164,22 @@ impl IndexCatalog {
                     return Ok((changes, last));
                 }
             }
+        })
+    }
+
+    /// What is recorded of a file that the view shows: where it stands, and the version it is.
+    pub fn recorded(&self, row: &FileRow) -> Answer<Option<Recorded>> {
+        let merged = lock(&self.merges).get(&row.id).map(|(_, ids)| ids.clone());
+        let ids = merged.unwrap_or_else(|| vec![VersionId(row.version)]);
+        self.ask(|reader| {
+            let mut newest = None;
+            for id in &ids {
+                let found = reader.version_at(id)?;
+                newest = newest.max(found.map(|(slot, stored)| (stored.version.hlc, stored.id, slot)));
+            }
+            let Some((_, version, slot)) = newest else { return Ok(None) };
+            let heads = reader.heads(&slot)?.len();
+            Ok(Some(Recorded { slot, version, heads, is_merge: ids.len() > 1 }))
         })
     }
 

@@ -8,6 +8,7 @@
 mod catalog;
 #[cfg(target_os = "linux")]
 mod counters;
+mod export;
 #[cfg(target_os = "linux")]
 mod fuse;
 mod index_catalog;
@@ -26,6 +27,7 @@ mod refresh;
 #[cfg(target_os = "linux")]
 mod session;
 mod view;
+mod walk;
 
 pub use catalog::{
     Catalog, CatalogError, Change, Child, DirFacts, DirId, FileId, FileRow, OriginId, OriginRow, PathFacts, PathId,
@@ -33,7 +35,8 @@ pub use catalog::{
 };
 #[cfg(target_os = "linux")]
 pub use counters::{Counters, RequestCounts};
-pub use index_catalog::IndexCatalog;
+pub use export::{ExportError, Exported, LeftOut, export_tree};
+pub use index_catalog::{IndexCatalog, Recorded};
 pub use listing::Entry;
 pub use memory::{MemoryCatalog, MemoryPut};
 pub use moment::parse_moment;
@@ -46,6 +49,7 @@ pub use refresh::Invalidation;
 #[cfg(target_os = "linux")]
 pub use session::{MountError, MountOptions, Mounted, StopSignals, mount};
 pub use view::{Attr, Node, NodeKind, Statfs, View, ViewError};
+pub use walk::Top;
 
 #[cfg(test)]
 mod index_catalog_tests;

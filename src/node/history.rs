@@ -3,11 +3,10 @@
 //! Invariant: reads only; works beside a daemon; an answer names versions by ids that every machine shares.
 
 use std::collections::BTreeSet;
-use std::ops::ControlFlow;
 
 use super::error::{Kind, NodeError};
 use super::open::{Glance, policy_of};
-use crate::index::{ContentError, ContentReader, DirEntry, Dropped, EntryKind, Reader, Slot, Stored, Tree};
+use crate::index::{ContentError, ContentReader, Dropped, EntryKind, Reader, Slot, Stored, Tree};
 use crate::model::{Content, ContentHash, ContentKind, RelPath, VersionId};
 use crate::scan::{self, Root, WalkOptions};
 use crate::state::BaseStat;
@@ -275,24 +274,6 @@ impl Glance {
             Ok(())
         });
         Ok(read.is_err() || hasher.finalize().as_bytes()[..] != base.hash.as_bytes()[..])
-    }
-
-    /// The names in a folder (`""` for the root) of the merged tree, or all files below it.
-    pub fn list(&self, dir: &str, recursive: bool) -> Result<Vec<DirEntry>, NodeError> {
-        let index = self.index()?;
-        if !recursive {
-            return Ok(index.list_dir(&Tree::Merged, dir, None, usize::MAX >> 1)?);
-        }
-        let below = if dir.is_empty() { String::new() } else { format!("{dir}/") };
-        let mut entries = Vec::new();
-        index.walk_tree(&Tree::Merged, None, &mut |found| {
-            let name = found.first().map(|entry| entry.slot.path.as_str().to_owned()).unwrap_or_default();
-            if name.starts_with(&below) {
-                entries.push(DirEntry { name, kind: EntryKind::Slots(found) });
-            }
-            ControlFlow::Continue(())
-        })?;
-        Ok(entries)
     }
 
     /// Before a conflict of a path was settled: the version that was on disk then.

@@ -30,3 +30,4 @@ mod supabase_server;
 mod support;
 mod tidy;
 mod tracer;
+mod view;

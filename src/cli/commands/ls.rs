@@ -1,4 +1,4 @@
-//! `larder ls [PATH]`: what is recorded in a folder.
+//! `larder ls [PATH]`: what is recorded in a folder, as a mounted view shows it.
 
 use std::path::PathBuf;
 
@@ -6,9 +6,10 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::cli::context::Context;
+use crate::cli::look::{Look, WhichTree, view_error};
 use crate::cli::out::Answer;
 use crate::cli::text::{ID_DIGITS, rfc3339, size, time};
-use crate::index::{DirEntry, Entry, EntryKind};
+use crate::mount::{FileRow, Node, NodeKind, Recorded};
 use crate::node::NodeError;
 
 /// What `larder ls` takes.
@@ -22,67 +23,109 @@ pub struct LsArgs {
     /// With time, size, origin and version
     #[arg(long, short)]
     long: bool,
+    #[command(flatten)]
+    which: WhichTree,
+}
+
+/// One line of the listing.
+struct Line {
+    name: String,
+    file: Option<(FileRow, Option<Recorded>)>,
 }
 
 /// Lists.
 pub fn run(context: &Context, args: &LsArgs) -> Result<Answer, NodeError> {
-    let glance = context.glance()?;
-    let path = args.path.as_deref().map(|typed| context.project_path(&glance.settings, typed)).transpose()?.flatten();
-    let dir = path.as_ref().map_or("", |path| path.as_str());
-    let mut entries = glance.list(dir, args.recursive)?;
-    if let (Some(path), true) = (&path, entries.is_empty()) {
-        let found = glance.list(path.parent().unwrap_or_default(), false)?;
-        entries = found.into_iter().filter(|entry| entry.name == path.file_name()).collect();
-        if entries.is_empty() {
-            let hint = "`larder ls` lists what is recorded, `larder log PATH` what was";
-            return Err(NodeError::user(format!("nothing is recorded at {}", path.shown()), hint));
+    let look = Look::open(context, &args.which)?;
+    let (path, node) = look.find(context, args.path.as_ref())?;
+    // A line says more than a name only to who asked for it.
+    let mut listing = Listing { look: &look, is_whole: args.long || context.out.is_json(), lines: Vec::new() };
+    let prefix = path.as_ref().map(|path| path.as_str().to_owned());
+    match (node.attr.kind, prefix) {
+        (NodeKind::Folder, prefix) if args.recursive => listing.walk(node, prefix.as_deref().unwrap_or_default())?,
+        (NodeKind::Folder, _) => listing.list(node)?,
+        (_, prefix) => {
+            let prefix = prefix.unwrap_or_default();
+            let name = if args.recursive { prefix.as_str() } else { prefix.rsplit('/').next().unwrap_or_default() };
+            listing.file(name, node)?;
         }
     }
-    let lines = entries.iter().flat_map(|entry| lines(entry, args.long)).collect();
-    let objects: Vec<Value> = entries.iter().flat_map(objects).collect();
+    let lines = listing.lines.iter().map(|line| text(line, args.long)).collect();
+    let objects: Vec<Value> = listing.lines.iter().map(object).collect();
     Ok(Answer::new(lines, json!({ "entries": objects })))
 }
 
-fn lines(entry: &DirEntry, long: bool) -> Vec<String> {
-    let name = larder_patterns::shown(&entry.name);
-    match &entry.kind {
-        EntryKind::Dir => vec![format!("{name}/")],
-        EntryKind::Slots(slots) if long => slots.iter().map(|slot| long_line(&name, slot)).collect(),
-        EntryKind::Slots(_) => vec![name],
+struct Listing<'a> {
+    look: &'a Look,
+    is_whole: bool,
+    lines: Vec<Line>,
+}
+
+impl Listing<'_> {
+    fn list(&mut self, folder: Node) -> Result<(), NodeError> {
+        for entry in self.look.view.entries(folder.id).map_err(view_error)? {
+            match entry.node.attr.kind {
+                NodeKind::Folder => self.lines.push(Line { name: entry.name, file: None }),
+                _ => self.file(&entry.name, entry.node)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Recursion is bounded by the depth of a path.
+    fn walk(&mut self, folder: Node, below: &str) -> Result<(), NodeError> {
+        for entry in self.look.view.entries(folder.id).map_err(view_error)? {
+            let path = if below.is_empty() { entry.name } else { format!("{below}/{}", entry.name) };
+            match entry.node.attr.kind {
+                NodeKind::Folder => self.walk(entry.node, &path)?,
+                _ => self.file(&path, entry.node)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, name: &str, node: Node) -> Result<(), NodeError> {
+        let row = self.look.view.file(node.id).map_err(view_error)?;
+        let recorded = if self.is_whole {
+            self.look.view.catalog().recorded(&row).map_err(|error| view_error(error.into()))?
+        } else {
+            None
+        };
+        self.lines.push(Line { name: name.to_owned(), file: Some((row, recorded)) });
+        Ok(())
     }
 }
 
-fn long_line(name: &str, entry: &Entry) -> String {
-    let bytes = entry.content.map_or(0, |content| content.size);
-    let many = if entry.heads > 1 { format!("  ({} heads)", entry.heads) } else { String::new() };
-    format!(
-        "{}  {}  {:>10}  {}  {name}{many}",
-        entry.id.0.short(ID_DIGITS),
-        time(entry.hlc.wall_ms()),
-        size(bytes),
-        entry.origin
-    )
-}
-
-fn objects(entry: &DirEntry) -> Vec<Value> {
-    let name = larder_patterns::shown(&entry.name);
-    match &entry.kind {
-        EntryKind::Dir => vec![json!({ "name": name, "kind": "dir" })],
-        EntryKind::Slots(slots) => slots.iter().map(|slot| object(&name, slot)).collect(),
+fn text(line: &Line, long: bool) -> String {
+    let name = larder_patterns::shown(&line.name);
+    match &line.file {
+        None => format!("{name}/"),
+        Some(_) if !long => name,
+        Some((row, recorded)) => {
+            let id = recorded.as_ref().map_or(row.version, |recorded| recorded.version.0);
+            let heads = recorded.as_ref().map_or(1, |recorded| recorded.heads);
+            let many = if heads > 1 { format!("  ({heads} heads)") } else { String::new() };
+            let when = time(row.hlc.wall_ms());
+            let bytes = size(row.content.size);
+            format!("{}  {when}  {bytes:>10}  {}  {name}{many}", id.short(ID_DIGITS), row.origin.name)
+        }
     }
 }
 
-fn object(name: &str, entry: &Entry) -> Value {
+fn object(line: &Line) -> Value {
+    let name = larder_patterns::shown(&line.name);
+    let Some((row, recorded)) = &line.file else { return json!({ "name": name, "kind": "dir" }) };
+    let recorded = recorded.as_ref();
+    let archive_of = recorded.and_then(|recorded| recorded.slot.origin.as_ref()).map(ToString::to_string);
     json!({
         "name": name,
         "kind": "file",
-        "path": entry.slot.path.shown(),
-        "space": entry.slot.space.to_string(),
-        "archive_of": entry.slot.origin.as_ref().map(ToString::to_string),
-        "version": entry.id.to_string(),
-        "size": entry.content.map(|content| content.size),
-        "time": rfc3339(entry.hlc.wall_ms()),
-        "origin": entry.origin.to_string(),
-        "heads": entry.heads,
+        "path": recorded.map(|recorded| recorded.slot.path.shown()),
+        "space": recorded.map(|recorded| recorded.slot.space.to_string()),
+        "archive_of": archive_of,
+        "version": recorded.map(|recorded| recorded.version.to_string()),
+        "size": row.content.size,
+        "time": rfc3339(row.hlc.wall_ms()),
+        "origin": row.origin.name.to_string(),
+        "heads": recorded.map(|recorded| recorded.heads),
     })
 }

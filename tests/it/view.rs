@@ -1,0 +1,95 @@
+//! The view through the real program: what stood when, without a mount and with one, and the tree as plain files.
+//!
+//! Invariant: times come from runs that are told an earlier clock, never from waiting.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use crate::support::Lab;
+
+const HOUR_MS: u64 = 3_600_000;
+const DAY_MS: u64 = 24 * HOUR_MS;
+
+#[test]
+fn ls_and_cat_show_the_tree_as_it_was() {
+    let lab = Lab::new();
+    let (a, _) = lab.fresh_pair();
+    a.write("shared/docs/a.md", "old\n");
+    a.write("shared/gone.md", "gone\n");
+    a.sync_ago(10 * DAY_MS);
+    a.write("shared/docs/a.md", "new\n");
+    a.remove("shared/gone.md");
+    // A deletion is believed at the second look.
+    a.sync_ago(2 * HOUR_MS);
+    a.sync_ago(2 * HOUR_MS - 1000);
+    a.write("shared/later.md", "later\n");
+    a.sync();
+
+    let names = |words: &[&str]| {
+        let listed = a.run([&["ls", "-R", "--json"], words].concat()).expect(0).json();
+        let entries = listed["entries"].as_array().expect("a list").clone();
+        entries.iter().map(|entry| entry["name"].as_str().expect("a name").to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&[]), ["shared/docs/a.md", "shared/later.md"]);
+    assert_eq!(names(&["--at", "1h"]), ["shared/docs/a.md"]);
+    assert_eq!(names(&["--at", "3d"]), ["shared/docs/a.md", "shared/gone.md"]);
+    assert!(names(&["--at", "11d"]).is_empty());
+    assert_eq!(a.run(["cat", "shared/docs/a.md"]).expect(0).out, "new\n");
+    assert_eq!(a.run(["cat", "shared/docs/a.md", "--at", "1d"]).expect(0).out, "old\n");
+    assert_eq!(a.run(["cat", "shared/gone.md", "--at", "1d"]).expect(0).out, "gone\n");
+    a.run(["cat", "shared/gone.md"]).expect(1).says("is deleted");
+    a.run(["cat", "shared/later.md", "--at", "1h"]).expect(1).says("was not there");
+    a.run(["cat", "shared/docs"]).expect(1).says("folder");
+    a.run(["ls", "nowhere"]).expect(1).says("nothing is recorded");
+    a.run(["ls", "--at", "soon"]).expect(1).says("no time");
+    a.run(["ls", "--origin", "nobody-aaaaaa"]).expect(1).says("no machine");
+}
+
+#[test]
+fn each_machine_is_shown_as_it_published() {
+    let lab = Lab::new();
+    let (a, b) = lab.pair();
+    a.write("logs/run.txt", "of a\n");
+    b.write("logs/run.txt", "of b\n");
+    for project in [&a, &b, &a] {
+        project.sync();
+    }
+    let origin = |project: &crate::support::Project| {
+        project.run(["origin", "--json"]).expect(0).json()["origin"].as_str().expect("a name").to_owned()
+    };
+    let (of_a, of_b) = (origin(&a), origin(&b));
+
+    assert_eq!(a.run(["cat", "logs/run.txt", "--origin", &of_b]).expect(0).out, "of b\n");
+    assert_eq!(b.run(["cat", "logs/run.txt", "--origin", &of_a]).expect(0).out, "of a\n");
+    a.run(["cat", "logs/run.txt"]).expect(1).says(&format!("run.{of_b}.txt"));
+    assert_eq!(a.run(["cat", &format!("logs/run.{of_b}.txt")]).expect(0).out, "of b\n");
+    let listed = a.run(["ls", "logs", "--json"]).expect(0).json();
+    assert_eq!(listed["entries"].as_array().map(Vec::len), Some(2));
+    assert_eq!(listed["entries"][0]["path"], "logs/run.txt");
+}
+
+#[test]
+fn the_tree_is_written_as_plain_files_and_never_over_anything() {
+    let lab = Lab::new();
+    let (a, _) = lab.fresh_pair();
+    a.write("shared/docs/a.md", "old\n");
+    a.write("shared/run.sh", "#!/bin/sh\n");
+    fs::set_permissions(a.path("shared/run.sh"), fs::Permissions::from_mode(0o755)).expect("make it executable");
+    a.sync_ago(2 * DAY_MS);
+    a.write("shared/docs/a.md", "new\n");
+    a.sync();
+    let copy = |name: &str| a.at(&lab.path(name));
+    let text = |name: &str| lab.path(name).to_str().expect("UTF-8").to_owned();
+
+    a.run(["export", "--tree", &text("dry"), "--dry-run"]).expect(0).says("would write 2 files");
+    assert!(!lab.path("dry").exists());
+    a.run(["export", "--tree", &text("now")]).expect(0).says("wrote 2 files");
+    a.run(["export", "--tree", &text("then"), "--at", "1d"]).expect(0);
+
+    assert_eq!(copy("now").tree("shared"), a.tree("shared"));
+    assert_eq!(copy("then").read("shared/docs/a.md").as_deref(), Some(&b"old\n"[..]));
+    a.run(["export", "--tree", &text("now")]).expect(1).says("not empty");
+    a.run(["export", "--tree", a.path("copy").to_str().expect("UTF-8")]).expect(1).says("inside the project");
+    a.run(["export", "--at", "1d", &text("file")]).expect(1).says("--tree");
+    a.run(["export"]).expect(1);
+}
