@@ -20,6 +20,7 @@ pub mod watch;
 // 4
 pub mod index;
 // 5
+pub mod search;
 pub mod sync;
 // 6
 pub mod node;

@@ -165,6 +165,8 @@ pub enum Command {
     Peers(commands::peers::PeersArgs),
     /// Offer this project, or a plain folder, to paired devices until stopped
     Serve(commands::serve::ServeArgs),
+    /// Find words in what every machine's files say
+    Search(commands::search::SearchArgs),
     /// List what is recorded in a folder
     Ls(commands::ls::LsArgs),
     /// Print what is recorded of a file

@@ -1,6 +1,7 @@
 //! What is due, and running it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use crate::chunk::is_line_file;
 use crate::model::RelPath;
 use crate::node::{ChangeRequest, Node, NodeError, RunOptions};
 use crate::scan::{self, EntryKind};
+use crate::search::{FillGate, Filler};
 use crate::sync::{Asked, Report, Scope};
 use crate::watch::{Debounce, Hint, Observed, Patience, Settled, Watcher, Writer};
 
@@ -44,13 +46,21 @@ pub(super) struct Cycle {
     shown_row: i64,
     notes: Option<Sender<Note>>,
     served_at: Option<String>,
+    /// Opened between runs, for the thread that keeps the words of `search` up to date.
+    gate: Arc<FillGate>,
+    filler: Option<Filler>,
 }
 
 impl Cycle {
     pub fn new(node: Node, watcher: Watcher, mounted: Option<MountedView>) -> Cycle {
         let now = Instant::now();
         let shown_row = mounted.as_ref().and_then(|mounted| mounted.view.catalog().last_row().ok()).unwrap_or(0);
+        let gate = Arc::new(FillGate::default());
+        // Without it, whoever searches takes in what is new.
+        let filler = Filler::start(node.dirs.larder.clone(), Arc::clone(&gate)).ok();
         Cycle {
+            gate,
+            filler,
             node,
             watcher,
             mounted,
@@ -225,7 +235,9 @@ impl Cycle {
             self.last_whole = now;
         }
         let options = RunOptions { scope: scope.clone(), asked, inbox, ..RunOptions::default() };
+        self.gate.busy();
         let ran = self.node.run(&options);
+        self.gate.rest();
         self.wait_for_peers();
         match ran {
             Ok(report) => {
@@ -278,7 +290,10 @@ impl Cycle {
             // It may have been named only now, and the hint that the config changed is still on its way.
             self.reload(say);
         }
-        let report = self.node.change(change)?;
+        self.gate.busy();
+        let report = self.node.change(change);
+        self.gate.rest();
+        let report = report?;
         if !change.is_dry_run() {
             self.refresh_view();
         }
@@ -364,6 +379,7 @@ impl Cycle {
     pub fn finish(mut self) {
         self.subscriptions.clear();
         self.waiters = None;
+        self.filler = None;
         if let Some(mounted) = self.mounted.take() {
             // A mount that is busy stays; `larder umount` and the next start clear it.
             let _ = mounted.mounted.unmount();

@@ -7,6 +7,7 @@ use rusqlite::OptionalExtension;
 
 use super::names::child_dir;
 use super::presence::{CONFLICTS, MERGED, TRASH, origin_tree};
+use super::reader::find_versions;
 use super::row::{SlotRow, VersionRow, state};
 use super::schema::ROOT_DIR;
 use super::{IndexError, Reader, Slot, Stored, Tree};
@@ -168,6 +169,28 @@ impl Reader {
             }
         }
         Ok(())
+    }
+
+    /// The slots that changed after `row`, in the order in which they did: (row, slot's number). A slot may come more than once.
+    pub fn slot_numbers_since(&self, row: i64, limit: usize) -> Result<Vec<(i64, i64)>, IndexError> {
+        let mut statement = self.conn.prepare_cached(
+            "SELECT vid, sid FROM (
+               SELECT * FROM (SELECT vid, sid FROM versions WHERE vid > ?1 ORDER BY vid LIMIT ?2)
+               UNION ALL SELECT * FROM (SELECT vid, sid FROM touches WHERE vid > ?1 ORDER BY vid LIMIT ?2))
+             ORDER BY vid LIMIT ?2",
+        )?;
+        let rows = statement.query_map((row, limit.cast_signed()), |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// The slot with this number.
+    pub fn slot_of_number(&self, slot: i64) -> Result<Slot, IndexError> {
+        self.slot(slot)
+    }
+
+    /// The numbers of the versions with this id: several if the same bytes stand in two spaces.
+    pub fn numbers_of(&self, id: &VersionId) -> Result<Vec<i64>, IndexError> {
+        Ok(find_versions(&self.conn, id)?.into_iter().map(|(vid, _)| vid).collect())
     }
 
     /// The heads of a slot, the one that sorts highest first.

@@ -18,6 +18,9 @@ pub const MAX_FILE_ID: u64 = (1 << 60) - 1;
 /// Largest [`TimeId`]: 19 bits.
 pub const MAX_TIME_ID: u32 = (1 << 19) - 1;
 
+/// Largest [`FindId`]: 16 bits.
+pub const MAX_FIND_ID: u32 = (1 << 16) - 1;
+
 /// A folder that some path lies in, whatever tree shows it; at most [`MAX_DIR_ID`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct DirId(pub u64);
@@ -43,6 +46,10 @@ pub struct OriginId(pub u32);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct TimeId(pub u32);
 
+/// What was found for some words, for as long as [`Catalog::finds`] has it; at most [`MAX_FIND_ID`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct FindId(pub u32);
+
 /// One of the trees of the view.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Tree {
@@ -54,6 +61,8 @@ pub enum Tree {
     History,
     /// The merged tree as of a moment, by what is known now.
     At(TimeId),
+    /// Of the merged tree, what holds some words.
+    Found(FindId),
     /// The open heads of paths in conflict.
     Conflicts,
     /// The last contents of what is deleted.
@@ -128,6 +137,10 @@ pub struct Child {
     /// `Merged` and `At`: what `sync::resolve` shows of each space, private before shared, then each origin's archive file.
     /// `Origin`: the newest version that this origin made, unless it is a tombstone. `Trash`: the last content before each tombstone.
     pub files: Vec<FileRow>,
+    /// Candidates that take part in the naming and are not shown: of `Found`, files without the words.
+    pub hidden: Vec<FileId>,
+    /// The same of the folder.
+    pub is_dir_hidden: bool,
 }
 
 /// One new version: what [`super::View::refresh`] is told about.
@@ -193,6 +206,14 @@ pub trait Catalog: Send + Sync {
 
     /// The moments that have a number.
     fn times(&self) -> Vec<(TimeId, Hlc)>;
+
+    /// Finds what holds some words, and hands out the number of that; `None` if nobody would mean this as a search.
+    ///
+    /// Words that are looked for again have the same number until something else is found.
+    fn find(&self, words: &str) -> Result<Option<FindId>, CatalogError>;
+
+    /// What was found lately.
+    fn finds(&self) -> Vec<FindId>;
 
     /// What is known of a folder; `None` if the number was never handed out.
     fn dir(&self, dir: DirId) -> Result<Option<DirFacts>, CatalogError>;

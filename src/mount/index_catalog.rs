@@ -4,20 +4,23 @@
 //! few listings that somebody is in the middle of, and which versions make up the merges that were shown.
 //! Which head wins is `sync::resolve`'s business. When the index is made anew its numbers change: the mount must be renewed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::catalog::{
-    Catalog, CatalogError, Change, Child, DirFacts, DirId, FileId, FileRow, OriginId, OriginRow, PathFacts, PathId,
-    TimeId, Totals, Tree,
+    Catalog, CatalogError, Change, Child, DirFacts, DirId, FileId, FileRow, FindId, OriginId, OriginRow, PathFacts,
+    PathId, TimeId, Totals, Tree,
 };
+use super::find::{Finds, is_no_search};
 use super::moment::{Moments, moment_name};
 use crate::index::{
     ContentError, ContentReader, IndexError, Lived, NumberedName, NumberedSlot, NumberedVersion, ROOT_DIR_NUMBER,
     Reader, Slot, Tree as IndexTree,
 };
 use crate::model::{Content, ContentHash, Hash, Hlc, VersionId};
+use crate::search::{Query, SearchError, found_slots};
 use crate::sync::IndexGraph;
 use crate::sync::resolve::{Appended, Outcome, Resolution, resolve};
 
@@ -33,6 +36,8 @@ const KEPT_TAILS: usize = 8;
 const MERGE_BIT: u64 = 1 << 59;
 /// Folders of which is remembered whether anything lay below them at some moment.
 const KEPT_LIVED: usize = 1 << 16;
+/// How long whoever looks into `search/` waits for new words to be taken in; the next look goes on.
+const FILL_TIME: Duration = Duration::from_secs(2);
 /// Rows asked for at once while looking for changes.
 const CHANGE_ROWS: usize = 4096;
 
@@ -50,6 +55,13 @@ pub struct IndexCatalog {
     lived: Mutex<(i64, Lived)>,
     /// With what stood for the state of all that was let go when it was found out.
     horizon: Mutex<Option<(u64, Option<Hlc>)>>,
+    finds: Mutex<Finds<Found>>,
+}
+
+/// What holds some words: slots, and the directories above them.
+struct Found {
+    slots: BTreeSet<i64>,
+    dirs: BTreeSet<i64>,
 }
 
 /// Tree, directory, and the index's last row when it was read.
@@ -130,6 +142,7 @@ impl IndexCatalog {
             moments: Mutex::default(),
             lived: Mutex::default(),
             horizon: Mutex::default(),
+            finds: Mutex::default(),
         }
     }
 
@@ -198,7 +211,7 @@ impl IndexCatalog {
         Ok(Some(match tree {
             // What stood at a moment is asked of all that ever was.
             Tree::At(_) => IndexTree::History,
-            Tree::Merged => IndexTree::Merged,
+            Tree::Merged | Tree::Found(_) => IndexTree::Merged,
             Tree::History => IndexTree::History,
             Tree::Conflicts => IndexTree::Conflicts,
             Tree::Trash => IndexTree::Trash,
@@ -219,9 +232,18 @@ impl IndexCatalog {
             Some(at) => self.names_then(reader, dir, only, at)?,
             None => reader.names_numbered(&index_tree, dir_number(dir), only)?,
         };
+        let found = match tree {
+            Tree::Found(find) => match lock(&self.finds).get(find) {
+                Some(found) => Some(found),
+                None => return Ok(Vec::new()),
+            },
+            _ => None,
+        };
         let mut children = Vec::with_capacity(names.len());
         for name in names {
-            children.extend(self.child_of(reader, tree, name)?);
+            if found.as_ref().is_none_or(|found| found.has(&name)) {
+                children.extend(self.child_of(reader, tree, name, found.as_deref())?);
+            }
         }
         children.sort_by_key(|child| child.cursor);
         Ok(children)
@@ -263,7 +285,13 @@ impl IndexCatalog {
         }
     }
 
-    fn child_of(&self, reader: &Reader, tree: Tree, name: NumberedName) -> Answer<Option<Child>> {
+    fn child_of(
+        &self,
+        reader: &Reader,
+        tree: Tree,
+        name: NumberedName,
+        found: Option<&Found>,
+    ) -> Answer<Option<Child>> {
         let path = name.path.map(|number| PathId(number.cast_unsigned()));
         let dir = name.dir.map(dir_id);
         let cursor = match (dir, path) {
@@ -271,7 +299,7 @@ impl IndexCatalog {
             (None, Some(path)) => 2 * path.0,
             (None, None) => return Ok(None),
         };
-        let mut files = Vec::new();
+        let (mut files, mut hidden) = (Vec::new(), Vec::new());
         let mut is_here = false;
         // Private before shared before archive.
         let mut slots: Vec<&NumberedSlot> = name.slots.iter().collect();
@@ -279,6 +307,12 @@ impl IndexCatalog {
         for slot in slots {
             match tree {
                 Tree::Merged | Tree::At(_) => files.extend(self.current(reader, slot, self.moment_of(tree)?)?),
+                Tree::Found(_) => {
+                    let file = self.current(reader, slot, None)?;
+                    let is_found = found.is_some_and(|found| found.slots.contains(&slot.number));
+                    hidden.extend(file.as_ref().filter(|_| !is_found).map(|file| file.id));
+                    files.extend(file);
+                }
                 Tree::Origin(_) => files.extend(file_row(&slot.shown)),
                 Tree::Trash => files.extend(last_content(reader, slot.number)?),
                 Tree::History => is_here = true,
@@ -294,7 +328,9 @@ impl IndexCatalog {
         if !is_here && dir.is_none() {
             return Ok(None);
         }
-        Ok(Some(Child { cursor, name: name.name, dir, path: path.filter(|_| is_here), files }))
+        let is_dir_hidden = found.is_some_and(|found| name.dir.is_none_or(|dir| !found.dirs.contains(&dir)));
+        let path = path.filter(|_| is_here);
+        Ok(Some(Child { cursor, name: name.name, dir, path, files, hidden, is_dir_hidden }))
     }
 
     fn resolution(&self, reader: &Reader, slot: &NumberedSlot, at: Option<Hlc>) -> Answer<Resolution> {
@@ -402,6 +438,25 @@ impl IndexCatalog {
     }
 }
 
+impl Found {
+    /// With the directories that lead to the slots.
+    fn of(reader: &Reader, slots: BTreeSet<i64>) -> Answer<Found> {
+        let mut dirs = BTreeSet::new();
+        for slot in &slots {
+            let mut at = reader.slot_numbered(*slot)?.map(|(dir, _)| dir);
+            while let Some(dir) = at.filter(|dir| *dir != ROOT_DIR_NUMBER && dirs.insert(*dir)) {
+                at = reader.dir_numbered(dir)?.map(|(parent, _)| parent);
+            }
+        }
+        Ok(Found { slots, dirs })
+    }
+
+    fn has(&self, name: &NumberedName) -> bool {
+        name.slots.iter().any(|slot| self.slots.contains(&slot.number))
+            || name.dir.is_some_and(|dir| self.dirs.contains(&dir))
+    }
+}
+
 fn keep<K, T>(kept: &mut Vec<(K, Arc<T>)>, key: K, value: &Arc<T>) {
     if kept.len() >= KEPT_LISTINGS {
         kept.remove(0);
@@ -445,6 +500,29 @@ impl Catalog for IndexCatalog {
 
     fn times(&self) -> Vec<(TimeId, Hlc)> {
         lock(&self.moments).all()
+    }
+
+    fn find(&self, words: &str) -> Answer<Option<FindId>> {
+        if is_no_search(words) {
+            return Ok(None);
+        }
+        // A filter by time means nothing in a name that stays.
+        let Ok(query) = Query::parse(words, &|_| None) else { return Ok(None) };
+        let broken =
+            |error: SearchError| CatalogError::Broken { what: "search".to_owned(), source: Some(Box::new(error)) };
+        let fts = self.path.with_file_name("fts.db");
+        let begun = Instant::now();
+        // Not `ask`: taking words in takes many transactions.
+        let reader = Reader::open(&self.path)?;
+        let slots =
+            found_slots(&fts, &reader, &self.contents, &query, &|| begun.elapsed() < FILL_TIME).map_err(broken)?;
+        let name = Hash::of(format!("{words} {slots:?}").as_bytes());
+        let found = Found::of(&reader, slots)?;
+        Ok(Some(lock(&self.finds).number(name, found)))
+    }
+
+    fn finds(&self) -> Vec<FindId> {
+        lock(&self.finds).all()
     }
 
     fn dir(&self, dir: DirId) -> Answer<Option<DirFacts>> {

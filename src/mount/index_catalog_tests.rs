@@ -238,6 +238,31 @@ fn a_moment_shows_what_merged_showed_then() {
 }
 
 #[test]
+fn words_show_what_holds_them_under_the_names_of_merged() {
+    let mut world = World::new();
+    let laptop = world.origin(1);
+    world.share(0, "docs/a.md", "a red apple");
+    world.share(0, "docs/b.md", "a green pear");
+    world.put(0, "runs/log.txt", Some("no fruit"), Channel::Archive, false);
+    world.put(1, "runs/log.txt", Some("one apple"), Channel::Archive, false);
+    world.share(0, "deep/er/c.md", "gone apple");
+    world.put(1, "deep/er/c.md", None, Channel::Shared, false);
+    let view = world.view();
+
+    let found = |words: &str| tree_below(&view, &["search", words]).into_keys().collect::<Vec<_>>();
+    assert_eq!(found("apple"), ["docs/a.md".to_owned(), format!("runs/log.{laptop}.txt")]);
+    assert_eq!(found("pear path:docs"), ["docs/b.md"]);
+    assert!(found("plum").is_empty());
+
+    world.share(1, "docs/b.md", "an apple now");
+    assert_eq!(found("apple").len(), 3);
+    let searches = view.lookup(NodeId::ROOT, OsStr::new("search")).expect("a folder").id;
+    for name in [".git", "---", "apple since:1h"] {
+        assert!(matches!(view.lookup(searches, OsStr::new(name)), Err(ViewError::NotFound { .. })), "{name}");
+    }
+}
+
+#[test]
 fn what_arrives_late_changes_the_moments_after_it_and_no_other() {
     let mut world = World::new();
     world.share(0, "docs/a.md", "one");

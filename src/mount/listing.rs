@@ -43,6 +43,8 @@ impl<C: Catalog> View<C> {
             Place::Root => self.list_root(offset, &mut listing)?,
             Place::Origins => self.list_origins(offset, &mut listing)?,
             Place::Times => self.list_times(offset, &mut listing)?,
+            // Words are looked for by name; a listing would make every walk search again.
+            Place::Searches => {}
             Place::Dir(tree, dir) => {
                 if offset < VERSION_OFFSET {
                     self.list_children(tree, dir, offset, &mut listing)?;
@@ -72,8 +74,11 @@ impl<C: Catalog> View<C> {
 
     fn parent(&self, place: Place) -> Result<Place, ViewError> {
         Ok(match place {
-            Place::Root | Place::Readme | Place::Origins | Place::Times | Place::File(_) => Place::Root,
+            Place::Root | Place::Readme | Place::Origins | Place::Times | Place::Searches | Place::File(_) => {
+                Place::Root
+            }
             Place::Spelling(_) | Place::Dir(Tree::At(_), DirId::ROOT) => Place::Times,
+            Place::Dir(Tree::Found(_), DirId::ROOT) => Place::Searches,
             Place::Dir(Tree::Origin(_), DirId::ROOT) => Place::Origins,
             Place::Dir(_, DirId::ROOT) => Place::Root,
             Place::Dir(tree, dir) => Place::Dir(tree, self.dir_facts(dir)?.parent),

@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::catalog::{
-    Catalog, CatalogError, Change, Child, DirFacts, DirId, FileId, FileRow, OriginId, OriginRow, PathFacts, PathId,
-    TimeId, Totals, Tree,
+    Catalog, CatalogError, Change, Child, DirFacts, DirId, FileId, FileRow, FindId, OriginId, OriginRow, PathFacts,
+    PathId, TimeId, Totals, Tree,
 };
+use super::find::{Finds, is_no_search};
 use super::moment::{Moments, moment_name};
 use crate::model::{Content, ContentHash, ContentKind, Hash, Hlc, OriginName, Reason};
 
@@ -58,6 +59,7 @@ struct State {
     contents: BTreeMap<ContentHash, Vec<u8>>,
     moments: Moments,
     horizon: Hlc,
+    finds: Finds<BTreeSet<PathId>>,
 }
 
 #[derive(Clone)]
@@ -188,6 +190,10 @@ impl State {
                 let shown = at.map(|at| self.winners(path, Some(at))).unwrap_or_default();
                 shown.into_iter().filter(|stored| stored.tombstone.is_none()).map(|stored| stored.row).collect()
             }
+            Tree::Found(find) => {
+                let is_found = self.finds.get(find).is_some_and(|found| found.contains(&path));
+                return if is_found { self.shown(Tree::Merged, path) } else { (false, Vec::new()) };
+            }
             Tree::Trash => {
                 let gone = self
                     .winners(path, None)
@@ -261,7 +267,10 @@ impl State {
             let (name, rest) = below.split_once('/').map_or((below, None), |(name, rest)| (name, Some(rest)));
             let full = if text.is_empty() { name.to_owned() } else { format!("{text}/{name}") };
             let cursor = self.cursor(&full);
-            let empty = Child { cursor, name: name.to_owned(), dir: None, path: None, files: Vec::new() };
+            let hidden = Vec::new();
+            let name_of = name.to_owned();
+            let empty =
+                Child { cursor, name: name_of, dir: None, path: None, files: Vec::new(), hidden, is_dir_hidden: false };
             let child = names.entry(name.to_owned()).or_insert(empty);
             match rest {
                 Some(_) => child.dir = self.dir_id(&full),
@@ -314,6 +323,26 @@ impl Catalog for MemoryCatalog {
 
     fn times(&self) -> Vec<(TimeId, Hlc)> {
         self.read_state().moments.all()
+    }
+
+    fn find(&self, words: &str) -> Result<Option<FindId>, CatalogError> {
+        if is_no_search(words) {
+            return Ok(None);
+        }
+        let mut state = self.write();
+        let holds = |row: &FileRow| {
+            let bytes = state.contents.get(&row.content.hash).map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+            bytes.is_some_and(|text| words.split_whitespace().all(|word| text.contains(word)))
+        };
+        let paths = (1..=state.paths.len() as u64).map(PathId);
+        let found: BTreeSet<PathId> =
+            paths.filter(|path| state.shown(Tree::Merged, *path).1.iter().any(holds)).collect();
+        let name = Hash::of(format!("{words} {found:?}").as_bytes());
+        Ok(Some(state.finds.number(name, found)))
+    }
+
+    fn finds(&self) -> Vec<FindId> {
+        self.read_state().finds.all()
     }
 
     fn dir(&self, dir: DirId) -> Result<Option<DirFacts>, CatalogError> {

@@ -9,6 +9,7 @@ mod catalog;
 #[cfg(target_os = "linux")]
 mod counters;
 mod export;
+mod find;
 #[cfg(target_os = "linux")]
 mod fuse;
 mod index_catalog;
@@ -30,8 +31,8 @@ mod view;
 mod walk;
 
 pub use catalog::{
-    Catalog, CatalogError, Change, Child, DirFacts, DirId, FileId, FileRow, OriginId, OriginRow, PathFacts, PathId,
-    TimeId, Totals, Tree,
+    Catalog, CatalogError, Change, Child, DirFacts, DirId, FileId, FileRow, FindId, OriginId, OriginRow, PathFacts,
+    PathId, TimeId, Totals, Tree,
 };
 #[cfg(target_os = "linux")]
 pub use counters::{Counters, RequestCounts};
@@ -39,7 +40,7 @@ pub use export::{ExportError, Exported, LeftOut, export_tree};
 pub use index_catalog::{IndexCatalog, Recorded};
 pub use listing::Entry;
 pub use memory::{MemoryCatalog, MemoryPut};
-pub use moment::parse_moment;
+pub use moment::{parse_beginning, parse_moment};
 pub use node::NodeId;
 #[cfg(target_os = "linux")]
 pub use place::{PlaceError, Standing, is_stale, standing, unmount_path};

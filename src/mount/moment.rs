@@ -46,14 +46,27 @@ pub(super) fn named_moment(name: &str) -> Option<Hlc> {
 /// The moment that a text means at `now_ms`: `1h` or `3d` ago (`s`, `m`, `h`, `d`, `w`, `y`), `yesterday`, a date, or RFC 3339, in
 /// which `-` may stand for `:`.
 pub fn parse_moment(text: &str, now_ms: u64) -> Option<Hlc> {
-    let text = text.trim();
-    named_moment(text).or_else(|| parse_ago(text, now_ms)).or_else(|| parse_date(text)).or_else(|| parse_time(text))
+    Some(end_of(parse_span(text, now_ms)?.1))
 }
 
-fn parse_ago(text: &str, now_ms: u64) -> Option<Hlc> {
+/// The beginning of what such a text means: of that day, of that second.
+pub fn parse_beginning(text: &str, now_ms: u64) -> Option<Hlc> {
+    Some(Hlc::new(parse_span(text, now_ms)?.0, 0))
+}
+
+/// First and last millisecond.
+type Span = (u64, u64);
+
+fn parse_span(text: &str, now_ms: u64) -> Option<Span> {
+    let text = text.trim();
+    let named = named_moment(text).map(|at| (at.wall_ms(), at.wall_ms()));
+    named.or_else(|| parse_ago(text, now_ms)).or_else(|| parse_date(text)).or_else(|| parse_time(text))
+}
+
+fn parse_ago(text: &str, now_ms: u64) -> Option<Span> {
     if text == "yesterday" {
-        // The end of the day before this one.
-        return Some(end_of((now_ms / DAY_MS * DAY_MS).checked_sub(1)?));
+        let today = now_ms / DAY_MS * DAY_MS;
+        return Some((today.checked_sub(DAY_MS)?, today - 1));
     }
     let digits = text.find(|c: char| !c.is_ascii_digit())?;
     let unit_ms = match &text[digits..] {
@@ -68,19 +81,19 @@ fn parse_ago(text: &str, now_ms: u64) -> Option<Hlc> {
     let ago_ms = text[..digits].parse::<u64>().ok()?.checked_mul(unit_ms)?;
     // Whole seconds, so that looking again in the same second leads to the same folder.
     let second = now_ms.checked_sub(ago_ms)? / SECOND_MS * SECOND_MS;
-    Some(end_of(second + SECOND_MS - 1))
+    Some((second, second + SECOND_MS - 1))
 }
 
-fn parse_date(text: &str) -> Option<Hlc> {
+fn parse_date(text: &str) -> Option<Span> {
     if text.len() != "2026-01-01".len() {
         return None;
     }
-    let date: Date = text.parse().ok()?;
-    let midnight = date.tomorrow().ok()?.to_zoned(TimeZone::UTC).ok()?.timestamp();
-    Some(end_of(u64::try_from(midnight.as_millisecond()).ok()?.checked_sub(1)?))
+    let midnight = text.parse::<Date>().ok()?.to_zoned(TimeZone::UTC).ok()?.timestamp();
+    let start = u64::try_from(midnight.as_millisecond()).ok()?;
+    Some((start, start + DAY_MS - 1))
 }
 
-fn parse_time(text: &str) -> Option<Hlc> {
+fn parse_time(text: &str) -> Option<Span> {
     let (date, time) = text.split_at_checked("2026-01-01T".len())?;
     if !date.ends_with(['T', 't', ' ']) {
         return None;
@@ -94,7 +107,8 @@ fn parse_time(text: &str) -> Option<Hlc> {
         (false, 2) => SECOND_MS - 1,
         (false, _) => MINUTE_MS - 1,
     };
-    Some(end_of(u64::try_from(stamp.as_millisecond()).ok()?.checked_add(rest_ms)?))
+    let start = u64::try_from(stamp.as_millisecond()).ok()?;
+    Some((start, start.checked_add(rest_ms)?))
 }
 
 /// The moments that have a number.
@@ -167,6 +181,19 @@ mod tests {
         ];
         for (text, expected) in table {
             assert_eq!(name_of(text).as_deref(), Some(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_beginning_is_where_the_same_text_begins() {
+        let table = [
+            ("1h", "2026-07-14T12-12-12.000Z"),
+            ("yesterday", "2026-07-13T00-00-00.000Z"),
+            ("2026-07-01", "2026-07-01T00-00-00.000Z"),
+            ("2026-07-01T10:00Z", "2026-07-01T10-00-00.000Z"),
+        ];
+        for (text, expected) in table {
+            assert_eq!(parse_beginning(text, NOW_MS).map(moment_name).as_deref(), Some(expected), "{text}");
         }
     }
 

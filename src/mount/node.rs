@@ -5,7 +5,8 @@
 //! The same file state has one number in all trees: the kernel then keeps its bytes once.
 
 use super::catalog::{
-    DirId, FileId, MAX_DIR_ID, MAX_FILE_ID, MAX_ORIGIN_ID, MAX_PATH_ID, MAX_TIME_ID, OriginId, PathId, TimeId, Tree,
+    DirId, FileId, FindId, MAX_DIR_ID, MAX_FILE_ID, MAX_FIND_ID, MAX_ORIGIN_ID, MAX_PATH_ID, MAX_TIME_ID, OriginId,
+    PathId, TimeId, Tree,
 };
 
 /// An inode number.
@@ -28,6 +29,8 @@ pub(super) enum Place {
     Origins,
     /// `at`.
     Times,
+    /// `search`.
+    Searches,
     /// Another spelling of a moment: a link to its folder, by the moment's wall milliseconds (48 bits).
     Spelling(u64),
     /// A folder of a tree.
@@ -46,6 +49,9 @@ const HEADS_BIT: u64 = 1 << 59;
 /// Among the numbers of kind 0.
 const TIME_BIT: u64 = 1 << 59;
 const TIME_SHIFT: u32 = 40;
+/// Among the numbers of kind 0 without either of the others.
+const FOUND_BIT: u64 = 1 << 57;
+const FOUND_SHIFT: u32 = 40;
 /// Among the numbers of kind 0 without `TIME_BIT`.
 const SPELLING_BIT: u64 = 1 << 58;
 const MAX_SPELLING: u64 = (1 << 48) - 1;
@@ -59,6 +65,8 @@ impl Place {
             Place::Readme => (0, 2),
             Place::Origins => (0, 3),
             Place::Times => (0, 4),
+            Place::Searches => (0, 5),
+            Place::Dir(Tree::Found(find), dir) => (0, FOUND_BIT | u64::from(find.0) << FOUND_SHIFT | dir.0),
             Place::Spelling(wall_ms) => (0, SPELLING_BIT | wall_ms),
             Place::Dir(Tree::At(time), dir) => (0, TIME_BIT | u64::from(time.0) << TIME_SHIFT | dir.0),
             Place::Dir(Tree::Merged, dir) => (1, dir.0),
@@ -83,12 +91,17 @@ impl Place {
             (0, 2) => Place::Readme,
             (0, 3) => Place::Origins,
             (0, 4) => Place::Times,
+            (0, 5) => Place::Searches,
             (0, _) if payload & TIME_BIT != 0 => {
                 let time = u32::try_from((payload & !TIME_BIT) >> TIME_SHIFT).ok().filter(|id| *id <= MAX_TIME_ID)?;
                 Place::Dir(Tree::At(TimeId(time)), DirId(payload & MAX_DIR_ID))
             }
             (0, _) if payload & SPELLING_BIT != 0 && payload & !SPELLING_BIT <= MAX_SPELLING => {
                 Place::Spelling(payload & !SPELLING_BIT)
+            }
+            (0, _) if payload & SPELLING_BIT == 0 && payload & FOUND_BIT != 0 => {
+                let find = u32::try_from((payload & !FOUND_BIT) >> FOUND_SHIFT).ok().filter(|id| *id <= MAX_FIND_ID)?;
+                Place::Dir(Tree::Found(FindId(find)), DirId(payload & MAX_DIR_ID))
             }
             (1, ..=MAX_DIR_ID) => Place::Dir(Tree::Merged, dir),
             (2, _) => {
@@ -121,6 +134,7 @@ mod tests {
             (0..=MAX_ORIGIN_ID).prop_map(|id| Tree::Origin(OriginId(id))),
             Just(Tree::History),
             (0..=MAX_TIME_ID).prop_map(|id| Tree::At(TimeId(id))),
+            (0..=MAX_FIND_ID).prop_map(|id| Tree::Found(FindId(id))),
             Just(Tree::Conflicts),
             Just(Tree::Trash),
         ];
@@ -129,6 +143,7 @@ mod tests {
             Just(Place::Readme),
             Just(Place::Origins),
             Just(Place::Times),
+            Just(Place::Searches),
             (0..=MAX_SPELLING).prop_map(Place::Spelling),
             (tree, dir).prop_map(|(tree, dir)| Place::Dir(tree, dir)),
             (0..=MAX_PATH_ID).prop_map(|id| Place::Versions(PathId(id))),

@@ -64,6 +64,9 @@ impl<C: Catalog> View<C> {
                 other => other?,
             }
         }
+        for find in self.catalog.finds() {
+            sweep.run(Tree::Found(find), paths.values().map(|touched| &touched.facts))?;
+        }
         let mut first_seen = Vec::new();
         for (path, touched) in &paths {
             // A version more than those that are new was there before, and so was the path's folder.

@@ -23,13 +23,14 @@ const MAX_PREFIXES: usize = 4096;
 const README: &str = include_str!("README.txt");
 
 /// The top-level folders, in the order of the listing.
-pub(super) const TREES: [(&str, Place); 6] = [
+pub(super) const TREES: [(&str, Place); 7] = [
     ("merged", Place::Dir(Tree::Merged, DirId::ROOT)),
     ("origins", Place::Origins),
     ("history", Place::Dir(Tree::History, DirId::ROOT)),
     ("at", Place::Times),
     ("conflicts", Place::Dir(Tree::Conflicts, DirId::ROOT)),
     ("trash", Place::Dir(Tree::Trash, DirId::ROOT)),
+    ("search", Place::Searches),
 ];
 pub(super) const README_NAME: &str = "README.txt";
 
@@ -173,6 +174,10 @@ impl<C: Catalog> View<C> {
                 origin.map(|origin| self.dir_node(Tree::Origin(origin.id), DirId::ROOT)).transpose()?
             }
             Place::Times => self.lookup_time(text)?,
+            Place::Searches => {
+                let find = self.catalog.find(text)?;
+                find.map(|find| self.dir_node(Tree::Found(find), DirId::ROOT)).transpose()?
+            }
             Place::Dir(tree, dir) => self.lookup_dir(tree, dir, text)?,
             Place::Versions(path) => self.lookup_version(path, text)?,
             Place::Heads(path) => self.lookup_head(path, text)?,
@@ -184,7 +189,9 @@ impl<C: Catalog> View<C> {
     /// The metadata of a node.
     pub fn attr(&self, node: NodeId) -> Result<Attr, ViewError> {
         match self.place(node)? {
-            Place::Root | Place::Origins | Place::Times => Ok(folder_attr(self.root_facts()?.changed)),
+            Place::Root | Place::Origins | Place::Times | Place::Searches => {
+                Ok(folder_attr(self.root_facts()?.changed))
+            }
             Place::Spelling(wall_ms) => {
                 let at = end_of(wall_ms);
                 Ok(file_attr(ContentKind::Link, moment_name(at).len() as u64, at))
@@ -231,9 +238,9 @@ impl<C: Catalog> View<C> {
         self.read_row(&row, 0, len)
     }
 
-    /// False for a name whose meaning changes as time goes by, with no notice from [`View::refresh`].
+    /// False for a name whose meaning changes with no notice from [`View::refresh`]: as time goes by, or as more is found.
     pub fn is_lasting(&self, node: NodeId) -> bool {
-        !matches!(Place::of(node), Some(Place::Spelling(_)))
+        !matches!(Place::of(node), Some(Place::Spelling(_) | Place::Dir(Tree::Found(_), DirId::ROOT)))
     }
 
     /// The moment that a text means now; see [`parse_moment`]. Without a clock only absolute ones are understood.
@@ -337,14 +344,17 @@ impl<C: Catalog> View<C> {
             (Tree::Conflicts, Some(path)) => Some(Place::Heads(path)),
             _ => None,
         };
-        if let Some(dir) = child.dir {
+        if child.is_dir_hidden {
+            // Its name is taken all the same.
+        } else if let Some(dir) = child.dir {
             names.push((child.name.clone(), self.dir_node(tree, dir)?));
         } else if let Some(place) = path_folder {
             names.push((child.name.clone(), self.node(place)?));
         }
         if path_folder.is_none() {
             let files = name_files(child, |shorter, longer| self.is_prefix(shorter, longer));
-            names.extend(files.into_iter().map(|named| (named.name, row_node(&named.file))));
+            let shown = files.into_iter().filter(|named| !child.hidden.contains(&named.file.id));
+            names.extend(shown.map(|named| (named.name, row_node(&named.file))));
         }
         Ok(names)
     }

@@ -264,6 +264,34 @@ fn a_moment_of_which_something_was_let_go_shows_nothing_and_says_why() {
 }
 
 #[test]
+fn words_are_a_folder_of_what_holds_them_and_follow_what_is_written() {
+    let view = View::new(MemoryCatalog::new());
+    let [desk, laptop, _] = ORIGINS;
+    view.catalog().put(&MemoryPut::file(desk, "docs/a.md", b"red apple", 5));
+    view.catalog().put(&MemoryPut::file(desk, "docs/b.md", b"green pear", 5));
+    view.catalog().put(&archived(laptop, "logs/x.md", "apple log"));
+    let searches = view.lookup(NodeId::ROOT, OsStr::new("search")).expect("a folder").id;
+    let folder = |words: &str| view.lookup(searches, OsStr::new(words)).expect("a search");
+    let found = |words: &str| files_in(&view, folder(words).id).into_keys().collect::<Vec<_>>();
+
+    assert_eq!(found("apple"), ["docs/a.md", "logs/x.md"]);
+    assert_eq!(found("apple red"), ["docs/a.md"]);
+    assert!(found("plum").is_empty());
+    assert!(list(&view, searches, 10).is_empty());
+    assert_eq!(view.read_dir(folder("apple").id, 0, 2).expect("a folder")[1].node.id, searches);
+    assert!(!view.is_lasting(folder("apple").id));
+    assert!(matches!(view.lookup(searches, OsStr::new(".git")), Err(ViewError::NotFound { .. })));
+
+    let (before, same) = (folder("apple").id, folder("pear").id);
+    let change = view.catalog().put(&MemoryPut::file(desk, "docs/b.md", b"green apple", 6));
+    assert_eq!(found("apple"), ["docs/a.md", "docs/b.md", "logs/x.md"]);
+    assert_ne!(folder("apple").id, before, "something else is found");
+    let docs = view.lookup(same, OsStr::new("docs")).expect("still known by number").id;
+    let stale = view.refresh(&[change]).expect("known paths");
+    assert!(stale.contains(&Invalidation { parent: docs, name: Some("b.md".to_owned()) }));
+}
+
+#[test]
 fn names_that_no_file_can_have_are_refused_and_others_are_absent() {
     let view = view_of(&[]);
 

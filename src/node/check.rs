@@ -389,6 +389,10 @@ pub fn rebuild(env: &Env, options: &OpenOptions, dry_run: bool) -> Result<Rebuil
     let scratch =
         scratch.map_err(|error| NodeError::new(Kind::Internal, format!("make a folder for the dry run: {error}")))?;
     let path = scratch.as_ref().map_or_else(|| dirs.index(), |folder| folder.path().join("index.db"));
+    if !dry_run {
+        // The words were found by the old index's numbers; whoever searches next makes them anew.
+        crate::search::remove(&dirs.fts()).map_err(|error| NodeError::new(Kind::Internal, error.to_string()))?;
+    }
     let mut index = Index::recreate(&path, epoch)?;
     let replayed = replay(&mut index, &ledger).map_err(crate::sync::SyncError::from)?;
     let counts = index.counts()?;

@@ -6,6 +6,7 @@ use crate::config::ConfigError;
 use crate::index::IndexError;
 use crate::ledger::{IdentityError, LedgerError};
 use crate::scan::ScanError;
+use crate::search::SearchError;
 use crate::state::StateError;
 use crate::sync::SyncError;
 use larder_adapters::{AdapterError, ErrorKind};
@@ -162,6 +163,15 @@ impl From<IndexError> for NodeError {
             }
             IndexError::Newer { .. } => NodeError::user(error.to_string(), "upgrade larder on this machine"),
             IndexError::Absent { .. } => NodeError::user(error.to_string(), "run `larder sync` once"),
+            other => NodeError::of_machine(&other),
+        }
+    }
+}
+
+impl From<SearchError> for NodeError {
+    fn from(error: SearchError) -> NodeError {
+        match error {
+            SearchError::Index(error) => error.into(),
             other => NodeError::of_machine(&other),
         }
     }

@@ -45,6 +45,11 @@ impl ProjectDirs {
         self.larder.join("index.db")
     }
 
+    /// `fts.db`, if somebody has searched.
+    pub fn fts(&self) -> PathBuf {
+        self.larder.join("fts.db")
+    }
+
     /// The daemon's socket.
     pub fn socket(&self) -> PathBuf {
         self.larder.join("control.sock")

@@ -19,6 +19,7 @@ mod in_place;
 mod inbox;
 mod members;
 mod peers;
+mod search;
 mod skew;
 
 const CONFIG: &str = r#"{ "appId": "demo", "syncFilePatterns": ["**/*.md", "**/*.json", "**/*.jsonl", "**/*.txt"], "archiveFilePatterns": ["runs/**"] }"#;

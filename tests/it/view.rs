@@ -93,3 +93,36 @@ fn the_tree_is_written_as_plain_files_and_never_over_anything() {
     a.run(["export", "--at", "1d", &text("file")]).expect(1).says("--tree");
     a.run(["export"]).expect(1);
 }
+
+#[test]
+fn words_are_found_by_the_program_beside_a_daemon_and_after_damage() {
+    let lab = Lab::new();
+    let (a, b) = lab.pair();
+    a.write("shared/docs/a.md", "# Fruit\n\nan apple a day\n");
+    b.write("logs/run.jsonl", "{\"fruit\":\"apple\"}\n");
+    for project in [&b, &a] {
+        project.sync();
+    }
+    let hits = |words: &[&str]| {
+        let found = a.run([&["search", "--json"], words].concat()).expect(0).json();
+        found["hits"].as_array().expect("a list").len()
+    };
+
+    assert_eq!(hits(&["apple"]), 2);
+    assert_eq!(hits(&["apple", "path:docs"]), 1);
+    assert_eq!(hits(&["\"apple a day\""]), 1);
+    a.run(["search", "apple", "path:docs"]).expect(0).says("shared/docs/a.md").says(":3: an apple a day");
+    a.run(["search", "plum"]).expect(0).says("nothing was found");
+    a.run(["search", "--", "-apple"]).expect(1).says("at least one word");
+    let daemon = a.up();
+    a.write("shared/docs/b.md", "another apple\n");
+    a.sync();
+    assert_eq!(hits(&["apple"]), 3);
+    daemon.stop();
+
+    fs::write(a.path(".larder/fts.db"), "damaged").expect("damage it");
+    assert_eq!(hits(&["apple"]), 3);
+    a.run(["rebuild"]).expect(0);
+    assert!(!a.path(".larder/fts.db").exists());
+    assert_eq!(hits(&["apple"]), 3);
+}

@@ -24,6 +24,7 @@ pub mod peers;
 pub mod rebuild;
 pub mod repair;
 pub mod restore;
+pub mod search;
 pub mod serve;
 pub mod status;
 pub mod sync;
@@ -68,6 +69,7 @@ pub fn dispatch(context: &Context, command: &Command) -> Result<Option<Answer>, 
         Command::Backend(args) => backend::run(context, args).map(Some),
         Command::Peers(args) => peers::run(context, args).map(Some),
         Command::Serve(args) => serve::run(context, args).map(|()| None),
+        Command::Search(args) => search::run(context, args).map(Some),
         Command::Ls(args) => ls::run(context, args).map(Some),
         Command::Cat(args) => cat::run(context, args),
     }

@@ -1,0 +1,271 @@
+//! Laws of the search over a real ledger and index: what is found is what stands there, however the file came to be.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use crate::index::Reader;
+use crate::model::Hlc;
+use crate::node::{Glance, Node, OpenOptions};
+use crate::search::{FillGate, Filler, Fts, Hit, Query, forget, remove, search};
+use crate::sync::NoProgress;
+
+const START_MS: u64 = 1_800_000_000_000;
+const CONFIG: &str = r#"{ "appId": "p", "syncFilePatterns": ["**"], "archiveFilePatterns": ["logs/**"] }"#;
+
+/// A project of one machine with a clock of the test's.
+struct Project {
+    dir: tempfile::TempDir,
+    home: tempfile::TempDir,
+    clock: Arc<crate::env::ManualClock>,
+}
+
+impl Project {
+    fn new() -> Project {
+        let dir = tempfile::tempdir().expect("a folder");
+        std::fs::write(dir.path().join("sync-config.json"), CONFIG).expect("writes");
+        let clock = Arc::new(crate::env::ManualClock::new(START_MS));
+        Project { dir, home: tempfile::tempdir().expect("a folder"), clock }
+    }
+
+    fn env(&self) -> crate::env::Env {
+        let mut env = crate::env::Env::system();
+        env.vars.clear();
+        env.host = "desk".to_owned();
+        env.state_home = self.home.path().to_owned();
+        env.clock = self.clock.clone();
+        env
+    }
+
+    fn options(&self) -> OpenOptions {
+        OpenOptions { start_dir: self.dir.path().to_owned(), trust: true, ..OpenOptions::default() }
+    }
+
+    fn write(&self, path: &str, bytes: impl AsRef<[u8]>) {
+        let path = self.dir.path().join(path);
+        std::fs::create_dir_all(path.parent().expect("below")).expect("makes");
+        std::fs::write(path, bytes).expect("writes");
+    }
+
+    fn remove(&self, path: &str) {
+        std::fs::remove_file(self.dir.path().join(path)).expect("removes");
+    }
+
+    /// Records what is there.
+    fn run(&self) {
+        let mut node = Node::open(&self.env(), &self.options(), Arc::new(NoProgress)).expect("opens");
+        for _ in 0..2 {
+            self.clock.advance(10_000);
+            node.run(&crate::node::RunOptions::default()).expect("runs");
+        }
+    }
+
+    fn fts(&self) -> PathBuf {
+        self.dir.path().join(".larder/fts.db")
+    }
+
+    fn glance(&self) -> Glance {
+        Glance::open(&self.env(), &self.options()).expect("opens")
+    }
+
+    fn hits(&self, text: &str, history: bool) -> Vec<Hit> {
+        let glance = self.glance();
+        let query = Query::parse(text, &|_| Some(Hlc::new(START_MS + 60_000, 0))).expect("understood");
+        let query = query.in_history(history);
+        let (index, contents) = (glance.index().expect("an index"), glance.contents().expect("contents"));
+        search(&self.fts(), index, contents, &query).expect("searches").hits
+    }
+
+    /// The paths of the hits, sorted.
+    fn paths(&self, text: &str) -> Vec<String> {
+        paths_of(self.hits(text, false))
+    }
+
+    fn past_paths(&self, text: &str) -> Vec<String> {
+        paths_of(self.hits(text, true))
+    }
+}
+
+fn paths_of(hits: Vec<Hit>) -> Vec<String> {
+    let places = hits.into_iter().flat_map(|hit| hit.places);
+    let mut paths: Vec<String> = places.map(|place| place.path.as_str().to_owned()).collect();
+    paths.sort();
+    paths
+}
+
+#[test]
+fn what_stands_is_found_and_what_was_replaced_only_in_the_past() {
+    let project = Project::new();
+    project.write("docs/a.md", "# Title\n\nThe quick brown fox\n");
+    project.write("docs/b.md", "a lazy dog, naïve\n");
+    project.write("logs/run.jsonl", "{\"fox\":1}\n");
+    project.run();
+    assert_eq!(project.paths("fox"), ["docs/a.md", "logs/run.jsonl"]);
+    assert_eq!(project.paths("\"brown fox\""), ["docs/a.md"]);
+    assert_eq!(project.paths("fox path:logs/"), ["logs/run.jsonl"]);
+    assert_eq!(project.paths("qui*"), ["docs/a.md"]);
+    assert_eq!(project.paths("fox -quick"), ["logs/run.jsonl"]);
+    assert_eq!(project.paths("NAIVE"), ["docs/b.md"]);
+    assert!(project.paths("fox origin:elsewhere").is_empty());
+    assert_eq!(project.paths("dog origin:desk"), ["docs/b.md"]);
+    let hit = project.hits("fox path:docs", false).remove(0);
+    assert_eq!((hit.line, hit.snippet.as_str()), (3, "The quick brown fox"));
+
+    project.write("docs/a.md", "The slow turtle\n");
+    project.remove("docs/b.md");
+    project.clock.advance(120_000);
+    project.run();
+
+    assert_eq!(project.paths("fox"), ["logs/run.jsonl"]);
+    assert_eq!(project.paths("turtle"), ["docs/a.md"]);
+    assert_eq!(project.paths("turtle since:x"), ["docs/a.md"]);
+    assert!(project.paths("dog").is_empty());
+    assert_eq!(project.past_paths("dog"), ["docs/b.md"]);
+    assert_eq!(project.past_paths("fox"), ["docs/a.md", "logs/run.jsonl"]);
+    assert!(project.past_paths("fox since:x").is_empty());
+}
+
+#[test]
+fn a_file_made_anew_finds_the_same_past_and_present() {
+    let project = Project::new();
+    project.write("a.md", "first apple\n");
+    project.write("same.md", "shared words\n");
+    project.write("deep/same.md", "shared words\n");
+    project.run();
+    project.write("a.md", "second pear\n");
+    project.run();
+    let answers =
+        |project: &Project| ["apple", "pear", "shared"].map(|word| (project.paths(word), project.past_paths(word)));
+    let before = answers(&project);
+    assert_eq!(before[0], (vec![], vec!["a.md".to_owned()]));
+    assert_eq!(before[2].0, ["deep/same.md", "same.md"]);
+
+    remove(&project.fts()).expect("removes");
+    assert_eq!(answers(&project), before, "taken away");
+    std::fs::write(project.fts(), "no database at all, but some bytes").expect("writes");
+    assert_eq!(answers(&project), before, "not a database");
+    let whole = std::fs::read(project.fts()).expect("reads");
+    std::fs::write(project.fts(), &whole[..whole.len() / 2]).expect("writes");
+    assert_eq!(answers(&project), before, "half of it");
+    crate::node::rebuild(&project.env(), &project.options(), false).expect("rebuilds");
+    assert!(!project.fts().exists());
+    assert_eq!(answers(&project), before, "of another index");
+}
+
+#[test]
+fn what_is_no_text_and_what_is_denied_never_enters() {
+    let project = Project::new();
+    project.write("binary.bin", b"needle\0needle");
+    project.write("latin.txt", b"needle \xe9\xff");
+    project.write("key.txt", "needle\n-----BEGIN RSA PRIVATE KEY-----\n");
+    project.write(".env", "needle\n");
+    project.write("long.md", format!("needle {}\nbeyond\n", "filler words ".repeat(400_000)));
+    project.write("empty.md", "");
+    std::os::unix::fs::symlink("needle", project.dir.path().join("link")).expect("a link");
+    project.run();
+
+    assert_eq!(project.paths("needle"), ["long.md"]);
+    assert!(project.paths("beyond").is_empty(), "behind the bound of one file");
+}
+
+#[test]
+fn a_forgotten_version_leaves_no_word_behind() {
+    let project = Project::new();
+    project.write("secret.md", "xylophone zyzzyva\n");
+    project.write("other.md", "plain\n");
+    project.run();
+    let version = project.hits("zyzzyva", false).remove(0).places.remove(0).version;
+    let holds = |word: &[u8]| std::fs::read(project.fts()).expect("reads").windows(word.len()).any(|part| part == word);
+
+    assert!(holds(b"zyzzyva") && holds(b"xylophone"));
+
+    let glance = project.glance();
+    assert!(forget(&project.fts(), glance.index().expect("an index"), &[version]).expect("forgets"));
+
+    assert!(!holds(b"zyzzyva") && !holds(b"xylophone"));
+    assert!(holds(b"plain"));
+    assert!(!forget(&project.fts(), glance.index().expect("an index"), &[version]).expect("nothing is left"));
+    assert_eq!(project.paths("plain"), ["other.md"]);
+    assert!(project.paths("zyzzyva").is_empty(), "what the mark has passed does not come back");
+}
+
+#[test]
+fn a_search_costs_what_changed() {
+    let project = Project::new();
+    for n in 0..30 {
+        project.write(&format!("{n}.md"), format!("word{n}\n"));
+    }
+    project.run();
+    assert_eq!(project.paths("word7"), ["7.md"]);
+    project.write("7.md", "other\n");
+    project.run();
+
+    let glance = project.glance();
+    let index: &Reader = glance.index().expect("an index");
+    let mut fts = Fts::open(&project.fts(), index.epoch()).expect("opens");
+    let last_doc = || -> i64 {
+        let conn = rusqlite::Connection::open(project.fts()).expect("opens");
+        conn.query_row("SELECT max(doc) FROM docs", [], |row| row.get(0)).expect("counts")
+    };
+    let before = last_doc();
+    assert!(!fts.fill(index, glance.contents().expect("contents")).expect("fills"));
+
+    assert_eq!(last_doc() - before, 1, "one text entered");
+    assert!(!fts.fill(index, glance.contents().expect("contents")).expect("nothing is left"));
+}
+
+#[test]
+fn a_daemons_thread_follows_once_somebody_searched_and_never_while_the_project_works() {
+    let project = Project::new();
+    project.write("a.md", "apple\n");
+    project.run();
+    let gate = Arc::new(FillGate::default());
+    let filler = Filler::start(project.dir.path().join(".larder"), Arc::clone(&gate)).expect("a thread");
+    gate.rest();
+    drop(filler);
+    assert!(!project.fts().exists(), "nobody has searched");
+
+    assert_eq!(project.paths("apple"), ["a.md"]);
+    project.write("b.md", "pear\n");
+    project.run();
+    let count = || {
+        let conn = rusqlite::Connection::open(project.fts()).expect("opens");
+        conn.query_row("SELECT count(*) FROM docs", [], |row| row.get::<_, i64>(0)).expect("counts")
+    };
+    let gate = Arc::new(FillGate::default());
+    let filler = Filler::start(project.dir.path().join(".larder"), Arc::clone(&gate)).expect("a thread");
+    gate.busy();
+    assert_eq!(count(), 1, "the gate is closed");
+    gate.rest();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while count() < 2 {
+        assert!(std::time::Instant::now() < deadline, "the words never came");
+        std::thread::yield_now();
+    }
+    drop(filler);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(8))]
+
+    #[test]
+    fn however_often_it_is_filled_a_word_is_found_where_it_stands(steps in proptest::collection::vec((0usize..4, 0usize..5, any::<bool>()), 1..7)) {
+        const WORDS: [&str; 5] = ["alpha", "beta", "gamma beta", "alpha gamma", ""];
+        let project = Project::new();
+        let mut stands = [""; 4];
+        for (path, words, is_searched) in steps {
+            stands[path] = WORDS[words];
+            project.write(&format!("{path}.md"), WORDS[words]);
+            project.run();
+            if !is_searched {
+                continue;
+            }
+            for word in ["alpha", "beta", "gamma"] {
+                let expected: Vec<String> =
+                    (0..4).filter(|path| stands[*path].contains(word)).map(|path| format!("{path}.md")).collect();
+                prop_assert_eq!(project.paths(word), expected, "{}", word);
+            }
+        }
+    }
+}
