@@ -154,7 +154,7 @@ pub enum Command {
     /// Show every setting and where it came from
     Config(commands::config::ConfigArgs),
     /// Check this machine: mounts, watches, permissions, clock, space
-    Doctor,
+    Doctor(commands::doctor::DoctorArgs),
     /// Print a completion script for a shell
     Completions(commands::completions::CompletionsArgs),
     /// Who this machine is in this project

@@ -2,6 +2,7 @@
 //!
 //! Invariant: a command takes paths, clock and settings from here, never from the process.
 
+use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -31,6 +32,28 @@ impl Context {
         let flags = global.settings.to_flags();
         let open = OpenOptions { start_dir, config: global.config.clone(), flags, ..OpenOptions::default() };
         Context { env, open, out }
+    }
+
+    /// The global arguments, for a process that does the same as this one.
+    pub fn retyped(&self) -> Vec<OsString> {
+        let flags = &self.open.flags;
+        let mut words: Vec<OsString> = vec!["--project".into(), self.open.start_dir.clone().into()];
+        if let Some(config) = &self.open.config {
+            words.extend(["--config".into(), config.clone().into()]);
+        }
+        let values = [
+            ("--backend", &flags.backend),
+            ("--app-id", &flags.app_id),
+            ("--owner-id", &flags.owner_id),
+            ("--interval-secs", &flags.interval_secs),
+            ("--respect-gitignore", &flags.respect_gitignore),
+            ("--max-file-bytes", &flags.max_file_bytes),
+            ("--retention", &flags.retention),
+        ];
+        let given = values.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
+        let peers = flags.peers.iter().map(|peer| ("--peer", peer));
+        words.extend(given.chain(peers).map(|(name, value)| format!("{name}={value}").into()));
+        words
     }
 
     /// Now, in wall milliseconds.

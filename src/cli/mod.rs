@@ -42,6 +42,8 @@ pub fn main() -> ExitCode {
 
 /// Runs one command as typed, the program's name first; returns the exit code.
 pub fn run(env: &Env, typed: &[OsString]) -> u8 {
+    let helper = commands::mount::as_mount_helper(typed);
+    let typed = helper.as_deref().unwrap_or(typed);
     let args = match Args::try_parse_from(typed) {
         Ok(args) => args,
         Err(error) => return usage(&error, typed),

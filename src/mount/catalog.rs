@@ -4,7 +4,7 @@
 //! version of a path is a new id. The view derives inode numbers from these, so it needs no table of its own.
 //! Says nothing of SQLite, of FUSE, or of how names in the view are made.
 
-use crate::model::{Content, Hash, Hlc, OriginName};
+use crate::model::{Content, Hash, Hlc, OriginName, RelPath};
 
 /// Largest [`DirId`]: 40 bits.
 pub const MAX_DIR_ID: u64 = (1 << 40) - 1;
@@ -243,6 +243,9 @@ pub trait Catalog: Send + Sync {
 
     /// One file state, also one that nothing shows any more; `None` if the number was never handed out.
     fn file(&self, file: FileId) -> Result<Option<FileRow>, CatalogError>;
+
+    /// The path of the project at which a file state was recorded; `None` if the number was never handed out.
+    fn path_of(&self, file: FileId) -> Result<Option<RelPath>, CatalogError>;
 
     /// Exactly `len` bytes from `offset`; the caller has checked both against the size.
     ///

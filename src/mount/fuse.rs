@@ -46,6 +46,8 @@ pub(super) struct ViewFs<C> {
     pub(super) view: Arc<View<C>>,
     pub(super) counters: Arc<Counters>,
     pub(super) owner: Owner,
+    /// Extended attributes tell who wrote what.
+    pub(super) xattrs: bool,
     /// Called once, when the kernel has let go of the mount.
     pub(super) on_end: Box<dyn Fn() + Send + Sync>,
 }
@@ -57,6 +59,7 @@ fn errno(error: &ViewError) -> Errno {
         ViewError::NotFolder { .. } => Errno::ENOTDIR,
         ViewError::IsFolder { .. } => Errno::EISDIR,
         ViewError::NotLink { .. } => Errno::EINVAL,
+        ViewError::LinkOutside { .. } => Errno::EPERM,
         ViewError::Unknown { .. } => Errno::ESTALE,
         ViewError::Catalog(_) => Errno::EIO,
     }
@@ -64,8 +67,8 @@ fn errno(error: &ViewError) -> Errno {
 
 /// The error number for an answer that failed; what is more than a wrong question goes to the log, for the asker learns only "EIO".
 fn refuse(error: &ViewError) -> Errno {
-    if let ViewError::Catalog(cause) = error {
-        tracing::warn!("answer the mount: {cause}");
+    if matches!(error, ViewError::Catalog(_) | ViewError::LinkOutside { .. }) {
+        tracing::warn!("answer the mount: {error}");
     }
     errno(error)
 }
@@ -121,6 +124,15 @@ fn file_type(kind: NodeKind) -> FileType {
         NodeKind::Folder => FileType::Directory,
         NodeKind::File => FileType::RegularFile,
         NodeKind::Link => FileType::Symlink,
+    }
+}
+
+/// Whoever asks with no room wants to know how much is needed.
+fn answer_xattr(bytes: &[u8], size: u32, reply: ReplyXattr) {
+    match (u32::try_from(bytes.len()), size) {
+        (Ok(len), 0) => reply.size(len),
+        (Ok(len), size) if len <= size => reply.data(bytes),
+        _ => reply.error(Errno::ERANGE),
     }
 }
 
@@ -275,14 +287,32 @@ impl<C: Catalog + 'static> Filesystem for ViewFs<C> {
         }
     }
 
-    fn getxattr(&self, _req: &Request, _node: INodeNo, _name: &OsStr, _size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, _req: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         count(&self.counters.xattr);
-        reply.error(Errno::ENOSYS);
+        if !self.xattrs {
+            return reply.error(Errno::ENOSYS);
+        }
+        match self.view.attributes(NodeId(node.0)) {
+            Ok(attributes) => match attributes.into_iter().find(|(known, _)| name == *known) {
+                Some((_, value)) => answer_xattr(value.as_bytes(), size, reply),
+                None => reply.error(Errno::NO_XATTR),
+            },
+            Err(error) => reply.error(refuse(&error)),
+        }
     }
 
-    fn listxattr(&self, _req: &Request, _node: INodeNo, _size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, _req: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
         count(&self.counters.xattr);
-        reply.error(Errno::ENOSYS);
+        if !self.xattrs {
+            return reply.error(Errno::ENOSYS);
+        }
+        match self.view.attributes(NodeId(node.0)) {
+            Ok(attributes) => {
+                let names: Vec<u8> = attributes.iter().flat_map(|(name, _)| name.bytes().chain([0])).collect();
+                answer_xattr(&names, size, reply);
+            }
+            Err(error) => reply.error(refuse(&error)),
+        }
     }
 
     fn access(&self, _req: &Request, _node: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {

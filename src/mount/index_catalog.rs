@@ -19,7 +19,7 @@ use crate::index::{
     ContentError, ContentReader, IndexError, Lived, NumberedName, NumberedSlot, NumberedVersion, ROOT_DIR_NUMBER,
     Reader, Slot, Tree as IndexTree,
 };
-use crate::model::{Content, ContentHash, Hash, Hlc, VersionId};
+use crate::model::{Content, ContentHash, Hash, Hlc, RelPath, VersionId};
 use crate::search::{Query, SearchError, found_slots};
 use crate::sync::IndexGraph;
 use crate::sync::resolve::{Appended, Outcome, Resolution, resolve};
@@ -610,6 +610,17 @@ impl Catalog for IndexCatalog {
             return Ok(lock(&self.merges).get(&file).map(|(row, _)| row.clone()));
         }
         self.ask(|reader| Ok(reader.version_numbered(file.0.cast_signed())?.as_ref().and_then(file_row)))
+    }
+
+    fn path_of(&self, file: FileId) -> Answer<Option<RelPath>> {
+        let id = match self.file(file)? {
+            Some(row) => lock(&self.merges)
+                .get(&file)
+                .and_then(|(_, ids)| ids.first().copied())
+                .unwrap_or(VersionId(row.version)),
+            None => return Ok(None),
+        };
+        self.ask(|reader| Ok(reader.version_at(&id)?.map(|(slot, _)| slot.path)))
     }
 
     fn read(&self, row: &FileRow, offset: u64, len: usize) -> Answer<Vec<u8>> {

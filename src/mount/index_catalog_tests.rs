@@ -36,7 +36,7 @@ impl World {
             let (env, _) = Env::fixed(WALL_MS, seed, host, folder(&format!("state-{host}")));
             (Identity::create(&folder(host), &env, "anna").expect("an identity"), None)
         };
-        let writers = [(1, "desk"), (2, "laptop")].into_iter().map(writer).collect();
+        let writers = [(1, "desk"), (2, "laptop"), (3, "server")].into_iter().map(writer).collect();
         let ledger = Arc::new(Ledger::open(&folder("project")).expect("a ledger"));
         let (index, _) = Index::open(&temp.path().join("index.db"), 7).expect("an index");
         World { ledger, index, writers, ticks: 0, temp }
@@ -235,6 +235,56 @@ fn a_moment_shows_what_merged_showed_then() {
         assert_eq!(&tree_below(&view, &["at", &name(tick)]), then, "after {tick} puts");
     }
     assert_eq!(Some(&tree_below(&view, &["at", &name(1000)])), then.last(), "the future is what is known");
+}
+
+/// Runs a program over a folder; what it prints is not looked at.
+fn run_over(dir: &std::path::Path, words: &[&str]) {
+    let mut command = std::process::Command::new(words[0]);
+    let output = command.args(&words[1..]).current_dir(dir).output().expect("the program runs");
+    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn the_first_pass_asks_little_of_the_real_index_and_no_tools_second_pass_anything() {
+    if !mount_tests::can_mount() {
+        return;
+    }
+    let mut world = World::new();
+    let (folders, files) = (10, 12);
+    for number in 0..folders * files {
+        let path = format!("notes/{}/{}.md", number / files, number % files);
+        world.share(number % 3, &path, &format!("note {number}\n").repeat(1 + number * 60));
+    }
+    let temp = tempfile::tempdir().expect("a folder");
+    let mounted = mount(Arc::new(world.view()), &temp.path().join("view"), &MountOptions::default()).expect("a mount");
+    let merged = mounted.dir().join("merged");
+    let cat: &[&str] = &["sh", "-c", "find . -type f -print0 | xargs -0 cat > /dev/null"];
+
+    let before = mounted.counters();
+    run_over(&merged, &["ls", "-lR"]);
+    run_over(&merged, cat);
+    let first = mounted.counters().since(&before);
+
+    let folders = folders as u64 + 2;
+    let files = (folders - 2) * files as u64;
+    assert!(first.readdir + first.readdirplus <= 2 * folders, "{first:?}");
+    assert_eq!(first.read, files, "each is read once: {first:?}");
+    assert!(first.lookup < 10 && first.getattr <= 2 && first.open <= 1 && first.opendir <= 1, "{first:?}");
+    let passes: [&[&str]; 6] = [
+        &["find", ".", "-size", "+0"],
+        &["ls", "-lR"],
+        &["sh", "-c", "find . -print0 | xargs -0 stat > /dev/null"],
+        &["grep", "-rc", "note 7", "."],
+        cat,
+        &["tar", "-cf", "/dev/zero", "."],
+    ];
+    for words in passes {
+        let before = mounted.counters();
+        run_over(&merged, words);
+        let asked = mounted.counters().since(&before);
+        assert_eq!(asked.asked(), 0, "{words:?}: {asked:?}");
+    }
+    mounted.unmount().expect("unmounted");
 }
 
 #[test]

@@ -58,7 +58,9 @@ impl<C: Catalog> View<C> {
             }
             Place::Versions(path) => self.list_versions(path, offset, &mut listing)?,
             Place::Heads(path) => self.list_heads(path, offset, &mut listing)?,
-            Place::Readme | Place::Spelling(_) | Place::File(_) => return Err(ViewError::NotFolder { node }),
+            Place::Readme | Place::Provenance(_) | Place::Spelling(_) | Place::File(_) => {
+                return Err(ViewError::NotFolder { node });
+            }
         }
         Ok(listing.entries)
     }
@@ -79,6 +81,7 @@ impl<C: Catalog> View<C> {
             }
             Place::Spelling(_) | Place::Dir(Tree::At(_), DirId::ROOT) => Place::Times,
             Place::Dir(Tree::Found(_), DirId::ROOT) => Place::Searches,
+            Place::Provenance(dir) => Place::Dir(Tree::Merged, dir),
             Place::Dir(Tree::Origin(_), DirId::ROOT) => Place::Origins,
             Place::Dir(_, DirId::ROOT) => Place::Root,
             Place::Dir(tree, dir) => Place::Dir(tree, self.dir_facts(dir)?.parent),

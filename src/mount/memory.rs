@@ -12,7 +12,7 @@ use super::catalog::{
 };
 use super::find::{Finds, is_no_search};
 use super::moment::{Moments, moment_name};
-use crate::model::{Content, ContentHash, ContentKind, Hash, Hlc, OriginName, Reason};
+use crate::model::{Content, ContentHash, ContentKind, Hash, Hlc, OriginName, Reason, RelPath};
 
 /// One version to put into a [`MemoryCatalog`].
 #[derive(Clone, Debug)]
@@ -396,6 +396,12 @@ impl Catalog for MemoryCatalog {
     fn file(&self, file: FileId) -> Result<Option<FileRow>, CatalogError> {
         let state = self.read_state();
         Ok(state.versions.iter().find(|stored| stored.row.id == file).map(|stored| stored.row.clone()))
+    }
+
+    fn path_of(&self, file: FileId) -> Result<Option<RelPath>, CatalogError> {
+        let state = self.read_state();
+        let stored = state.versions.iter().find(|stored| stored.row.id == file);
+        Ok(stored.and_then(|stored| RelPath::parse(&state.paths[stored.path.0 as usize - 1]).ok()))
     }
 
     fn read(&self, row: &FileRow, offset: u64, len: usize) -> Result<Vec<u8>, CatalogError> {

@@ -22,6 +22,7 @@ mod naming;
 mod node;
 #[cfg(target_os = "linux")]
 mod place;
+mod provenance;
 #[cfg(target_os = "linux")]
 mod queue;
 mod refresh;
@@ -43,7 +44,7 @@ pub use memory::{MemoryCatalog, MemoryPut};
 pub use moment::{parse_beginning, parse_moment};
 pub use node::NodeId;
 #[cfg(target_os = "linux")]
-pub use place::{PlaceError, Standing, is_stale, standing, unmount_path};
+pub use place::{PlaceError, Standing, is_stale, stale_views, standing, unmount_path};
 #[cfg(target_os = "linux")]
 pub use queue::Ended;
 pub use refresh::Invalidation;

@@ -2,10 +2,11 @@
 //!
 //! Invariant: only the table is read, never the place itself, so nothing here can hang on a dead daemon.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 
 /// What the table calls a view; when a helper mounts it, its type is `fuse.larder` as well.
 pub(super) const MOUNT_NAME: &str = "larder";
@@ -34,20 +35,34 @@ pub(super) fn topmost_mount(dir: &Path) -> io::Result<Option<MountLine>> {
     Ok(find_mount(&table, dir))
 }
 
-/// The last mount at `dir`: later ones cover earlier ones.
-fn find_mount(table: &[u8], dir: &Path) -> Option<MountLine> {
-    table.rsplit(|byte| *byte == b'\n').find_map(|line| parse_line(line, dir))
+/// Where views are mounted, alive or dead.
+pub(super) fn view_places() -> io::Result<Vec<PathBuf>> {
+    let mut table = Vec::new();
+    File::open("/proc/self/mountinfo")?.take(MAX_TABLE_BYTES).read_to_end(&mut table)?;
+    Ok(find_views(&table))
 }
 
-fn parse_line(line: &[u8], dir: &Path) -> Option<MountLine> {
+fn find_views(table: &[u8]) -> Vec<PathBuf> {
+    let views = table.split(|byte| *byte == b'\n').filter_map(|line| {
+        let (dir, mount) = parse_line(line)?;
+        mount.is_view().then(|| PathBuf::from(OsString::from_vec(dir)))
+    });
+    views.collect()
+}
+
+/// The last mount at `dir`: later ones cover earlier ones.
+fn find_mount(table: &[u8], dir: &Path) -> Option<MountLine> {
+    let mut lines = table.rsplit(|byte| *byte == b'\n').filter_map(parse_line);
+    lines.find(|(place, _)| place == dir.as_os_str().as_bytes()).map(|(_, mount)| mount)
+}
+
+fn parse_line(line: &[u8]) -> Option<(Vec<u8>, MountLine)> {
     let mut fields = line.split(|byte| *byte == b' ');
-    if unescape(fields.nth(4)?) != dir.as_os_str().as_bytes() {
-        return None;
-    }
+    let place = unescape(fields.nth(4)?);
     // Optional fields end with a lone dash.
     let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
     let text = |field: &[u8]| String::from_utf8_lossy(&unescape(field)).into_owned();
-    Some(MountLine { kind: text(rest.next()?), source: text(rest.next()?) })
+    Some((place, MountLine { kind: text(rest.next()?), source: text(rest.next()?) }))
 }
 
 /// Undoes the table's `\ooo` for spaces, tabs, line ends and backslashes.
@@ -78,15 +93,16 @@ mod tests {
 
     #[test]
     fn the_mount_table_is_read_with_its_escapes_and_the_last_line_counts() {
-        let table = b"36 35 98:0 /m /mnt/a\\040b rw,noatime shared:1 master:2 - ext4 /dev/x rw\n\
+        const LINES: &[u8] = b"36 35 98:0 /m /mnt/a\\040b rw,noatime shared:1 master:2 - ext4 /dev/x rw\n\
                       37 36 0:40 / /mnt/a\\040b ro,nosuid - fuse.larder larder ro\n\
                       38 35 0:41 / /mnt/c ro - fuse larder ro\n\
                       39 35 0:42 / /mnt/d ro - fuse.sshfs host: rw\nbroken line";
-        let table = |dir: &str| find_mount(table, Path::new(dir));
+        let table = |dir: &str| find_mount(LINES, Path::new(dir));
 
         assert_eq!(table("/mnt/a b").map(|line| line.is_view()), Some(true));
         assert_eq!(table("/mnt/c").map(|line| line.is_view()), Some(true));
         assert_eq!(table("/mnt/d").map(|line| line.is_view()), Some(false));
         assert_eq!(table("/mnt"), None);
+        assert_eq!(find_views(LINES), [PathBuf::from("/mnt/a b"), PathBuf::from("/mnt/c")]);
     }
 }

@@ -19,7 +19,7 @@ use crate::model::{ContentKind, Reason};
 const DEADLINE: Duration = Duration::from_secs(20);
 const WALL_MS: u64 = 1_784_034_732_045;
 
-fn can_mount() -> bool {
+pub(super) fn can_mount() -> bool {
     let device = fs::OpenOptions::new().read(true).write(true).open("/dev/fuse");
     match device {
         Err(error) => println!("skipped: /dev/fuse: {error}"),
@@ -65,8 +65,12 @@ impl Fixture {
     }
 
     fn mount(&mut self) {
-        let mounted = mount(Arc::clone(&self.view), &self.dir, &MountOptions::default()).expect("a mount");
-        self.mounted = Some(mounted);
+        self.mount_with(&MountOptions::default());
+    }
+
+    fn mount_with(&mut self, options: &MountOptions) {
+        self.mounted = None;
+        self.mounted = Some(mount(Arc::clone(&self.view), &self.dir, options).expect("a mount"));
     }
 
     fn mounted(&self) -> &Mounted {
@@ -220,6 +224,22 @@ fn reads_at_any_place_and_maps_give_the_recorded_bytes() {
         assert_eq!(&buffer[..got], expected, "{offset} {len}");
     }
     let len = big.len();
+    // As `cp` does it (copy_file_range, then sendfile), and past the kernel's cache.
+    let copy = fixture._temp.path().join("copy");
+    fs::copy(fixture.path("merged/big.bin"), &copy).expect("copied");
+    assert!(fs::read(&copy).expect("bytes") == big);
+    let direct = {
+        use std::os::unix::fs::OpenOptionsExt;
+        fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_DIRECT)
+            .open(fixture.path("merged/big.bin"))
+            .expect("a file")
+    };
+    let mut aligned = vec![0u8; 8192 + 4096];
+    let skew = aligned.as_ptr().align_offset(4096);
+    let got = direct.read_at(&mut aligned[skew..skew + 8192], 4096).expect("bytes");
+    assert_eq!((got, &aligned[skew..skew + 8192]), (8192, &big[4096..4096 + 8192]));
     // SAFETY: a private read-only map of a whole open file; the view never truncates, and the map is unmapped below.
     let map = unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ, libc::MAP_PRIVATE, file.as_raw_fd(), 0) };
     assert_ne!(map, libc::MAP_FAILED);
@@ -240,7 +260,22 @@ fn every_change_is_refused_as_on_a_read_only_file_system() {
         let name: &[u8] = b"user.x";
         rustix::fs::setxattr(&file, name, b"1", rustix::fs::XattrFlags::empty()).map_err(std::io::Error::from)
     };
-    let attempts: [(&str, std::io::Result<()>); 12] = [
+    let truncate = || {
+        let path = std::ffi::CString::new(file.as_os_str().as_encoded_bytes()).expect("no NUL");
+        // SAFETY: a path that ends with NUL and outlives the call.
+        if unsafe { libc::truncate(path.as_ptr(), 0) } == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    };
+    let make_pipe = || {
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &new, rustix::fs::FileType::Fifo, mode, 0).map_err(std::io::Error::from)
+    };
+    let remove_attribute = || rustix::fs::removexattr(&file, "user.x").map_err(std::io::Error::from);
+    let attempts: [(&str, std::io::Result<()>); 17] = [
+        ("truncate", truncate()),
+        ("truncate while opening", fs::OpenOptions::new().write(true).truncate(true).open(&file).map(drop)),
+        ("make a pipe", make_pipe()),
+        ("change the owner", std::os::unix::fs::chown(&file, Some(0), Some(0))),
+        ("remove an attribute", remove_attribute()),
         ("create", fs::write(&new, b"x")),
         ("open for writing", fs::OpenOptions::new().write(true).open(&file).map(drop)),
         ("append", fs::OpenOptions::new().append(true).open(&file).map(drop)),
@@ -377,6 +412,83 @@ fn bytes_that_are_not_here_fail_alone_and_heal() {
 
     fixture.view.catalog().bring_content(b"away");
     assert_eq!(fs::read(fixture.path("merged/away.md")).expect("bytes"), b"away");
+}
+
+#[test]
+fn a_link_that_would_leave_the_view_leads_nowhere() {
+    if !can_mount() {
+        return;
+    }
+    let link = |path, target| MemoryPut {
+        state: Ok((target, ContentKind::Link)),
+        ..MemoryPut::file("laptop-abc234", path, b"", WALL_MS)
+    };
+    let fixture = Fixture::new(&[
+        MemoryPut::file("laptop-abc234", "a.md", b"a", WALL_MS),
+        link("docs/up", b"../a.md"),
+        link("docs/out", b"../../../secret"),
+        link("root", b"/etc/passwd"),
+    ]);
+
+    assert_eq!(fs::read(fixture.path("merged/docs/up")).expect("through the link"), b"a");
+    for path in ["merged/docs/out", "merged/root", "origins/laptop-abc234/root"] {
+        assert_eq!(error_of(fs::read_link(fixture.path(path))), Some(Errno::PERM), "{path}");
+        assert_eq!(error_of(fs::read(fixture.path(path))), Some(Errno::PERM), "{path}");
+    }
+    assert_eq!(fixture.names("merged/docs"), ["out", "up"]);
+}
+
+#[test]
+fn who_wrote_what_is_a_text_in_each_folder_that_no_listing_shows() {
+    if !can_mount() {
+        return;
+    }
+    let fixture = Fixture::new(&[
+        MemoryPut::file("laptop-abc234", "docs/a.md", b"old", WALL_MS),
+        MemoryPut::file("laptop-abc234", "docs/tab\there.md", b"x", WALL_MS),
+        MemoryPut::file("laptop-abc234", "own/.provenance", b"the project's own", WALL_MS),
+    ]);
+    let text = || fs::read_to_string(fixture.path("merged/docs/.provenance")).expect("a text");
+    let lines: Vec<String> = text().lines().map(str::to_owned).collect();
+
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert!(lines[1].starts_with("a.md\tlaptop-abc234\t2026-07-14T13-12-12.045Z\t"), "{lines:?}");
+    assert!(lines[2].starts_with("tab\\there.md\t"), "{lines:?}");
+    assert_eq!(fixture.names("merged/docs"), ["a.md", "tab\there.md"]);
+    assert_eq!(fs::read(fixture.path("merged/own/.provenance")).expect("bytes"), b"the project's own");
+    let size = fs::metadata(fixture.path("merged/docs/.provenance")).expect("metadata").len();
+    assert_eq!(size, text().len() as u64);
+
+    // The same length, so that only the kernel's memory of the bytes could hide it.
+    fixture.publish(&[MemoryPut::file("server-abc567", "docs/a.md", b"new", WALL_MS)]);
+
+    assert!(text().contains("a.md\tserver-abc567\t"), "{}", text());
+}
+
+#[test]
+fn attributes_tell_who_wrote_a_file_if_they_are_asked_for() {
+    if !can_mount() {
+        return;
+    }
+    let mut fixture = Fixture::new(&[MemoryPut::file("laptop-abc234", "docs/a.md", b"a", WALL_MS)]);
+    let get = |path: PathBuf, name: &str| {
+        let mut buffer = [0u8; 256];
+        let len = rustix::fs::getxattr(path, name, &mut buffer)?;
+        Ok::<_, Errno>(String::from_utf8_lossy(&buffer[..len]).into_owned())
+    };
+    let file = fixture.path("merged/docs/a.md");
+    assert_eq!(get(file.clone(), "user.larder.origin"), Err(Errno::OPNOTSUPP));
+
+    fixture.mount_with(&MountOptions { xattrs: true, ..MountOptions::default() });
+
+    assert_eq!(get(file.clone(), "user.larder.origin").as_deref(), Ok("laptop-abc234"));
+    assert_eq!(get(file.clone(), "user.larder.hash").map(|hash| hash.len()), Ok(64));
+    assert_eq!(get(file.clone(), "user.larder.other"), Err(Errno::NODATA));
+    assert_eq!(get(fixture.path("merged/docs"), "user.larder.origin"), Err(Errno::NODATA));
+    let mut names = [0u8; 256];
+    let len = rustix::fs::listxattr(&file, &mut names).expect("names");
+    assert_eq!(names[..len].iter().filter(|byte| **byte == 0).count(), 4);
+    assert_eq!(rustix::fs::listxattr(&file, &mut [0u8; 3]), Err(Errno::RANGE));
 }
 
 #[test]

@@ -35,6 +35,8 @@ pub(super) enum Place {
     Spelling(u64),
     /// A folder of a tree.
     Dir(Tree, DirId),
+    /// `.provenance` of a folder of `merged/`.
+    Provenance(DirId),
     /// The folder of all versions of a path.
     Versions(PathId),
     /// The folder of the open heads of a path.
@@ -46,6 +48,8 @@ pub(super) enum Place {
 const KIND_SHIFT: u32 = 60;
 const ORIGIN_SHIFT: u32 = 40;
 const HEADS_BIT: u64 = 1 << 59;
+/// Among the numbers of kind 1.
+const PROVENANCE_BIT: u64 = 1 << 50;
 /// Among the numbers of kind 0.
 const TIME_BIT: u64 = 1 << 59;
 const TIME_SHIFT: u32 = 40;
@@ -70,6 +74,7 @@ impl Place {
             Place::Spelling(wall_ms) => (0, SPELLING_BIT | wall_ms),
             Place::Dir(Tree::At(time), dir) => (0, TIME_BIT | u64::from(time.0) << TIME_SHIFT | dir.0),
             Place::Dir(Tree::Merged, dir) => (1, dir.0),
+            Place::Provenance(dir) => (1, PROVENANCE_BIT | dir.0),
             Place::Dir(Tree::Origin(origin), dir) => (2, u64::from(origin.0) << ORIGIN_SHIFT | dir.0),
             Place::Dir(Tree::History, dir) => (3, dir.0),
             Place::Dir(Tree::Conflicts, dir) => (4, dir.0),
@@ -104,6 +109,9 @@ impl Place {
                 Place::Dir(Tree::Found(FindId(find)), DirId(payload & MAX_DIR_ID))
             }
             (1, ..=MAX_DIR_ID) => Place::Dir(Tree::Merged, dir),
+            (1, _) if payload & PROVENANCE_BIT != 0 && payload & !PROVENANCE_BIT <= MAX_DIR_ID => {
+                Place::Provenance(DirId(payload & !PROVENANCE_BIT))
+            }
             (2, _) => {
                 let origin = u32::try_from(payload >> ORIGIN_SHIFT).ok().filter(|id| *id <= MAX_ORIGIN_ID)?;
                 Place::Dir(Tree::Origin(OriginId(origin)), DirId(payload & MAX_DIR_ID))
@@ -145,6 +153,7 @@ mod tests {
             Just(Place::Times),
             Just(Place::Searches),
             (0..=MAX_SPELLING).prop_map(Place::Spelling),
+            (0..=MAX_DIR_ID).prop_map(|dir| Place::Provenance(DirId(dir))),
             (tree, dir).prop_map(|(tree, dir)| Place::Dir(tree, dir)),
             (0..=MAX_PATH_ID).prop_map(|id| Place::Versions(PathId(id))),
             (0..=MAX_PATH_ID).prop_map(|id| Place::Heads(PathId(id))),

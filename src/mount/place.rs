@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
-use super::mount_table::{MountLine, topmost_mount};
+use super::mount_table::{MountLine, topmost_mount, view_places};
 
 /// The package that brings `fusermount3`, on every distribution that has it.
 const FUSE_PACKAGE: &str = "fuse3";
@@ -150,6 +150,14 @@ pub enum Standing {
 /// True if a view is mounted at `dir` and the process behind it is gone.
 pub fn is_stale(dir: &Path) -> bool {
     matches!(standing(dir), Ok(Standing::Stale))
+}
+
+/// The places at which a view is mounted whose process is gone.
+pub fn stale_views() -> Vec<PathBuf> {
+    let mut places = view_places().unwrap_or_default();
+    places.dedup();
+    places.retain(|dir| is_stale(dir));
+    places
 }
 
 /// Says what stands at `dir`.

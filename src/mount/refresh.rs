@@ -11,6 +11,7 @@ use super::catalog::{Catalog, CatalogError, Change, DirId, OriginId, OriginRow, 
 use super::moment::moment_name;
 use super::naming::{MAX_BESIDE, MAX_NAME_BYTES, beside, head_name, name_heads};
 use super::node::{NodeId, Place};
+use super::provenance::PROVENANCE_NAME;
 use super::view::{View, ViewError};
 use crate::model::Hlc;
 
@@ -124,6 +125,11 @@ impl<C: Catalog> Sweep<'_, C> {
 
     fn note_names(&mut self, tree: Tree, dir: DirId, names: &Names) {
         let parent = Place::Dir(tree, dir).node();
+        if tree == Tree::Merged {
+            // The text is made anew under its number, so what the kernel holds of it goes, and its size is asked again.
+            self.note(parent, Some(PROVENANCE_NAME.to_owned()));
+            self.note(Place::Provenance(dir).node(), None);
+        }
         for (name, has_beside) in names {
             self.note(parent, Some(name.clone()));
             if *has_beside {

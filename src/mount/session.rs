@@ -36,6 +36,8 @@ const DEFAULT_THREADS: usize = 2;
 pub struct MountOptions {
     /// Other users may look, too; a user other than root needs `user_allow_other` in `/etc/fuse.conf` for that.
     pub allow_other: bool,
+    /// Extended attributes tell who wrote each file. They cost `ls -l` its speed: it asks for some of every file.
+    pub xattrs: bool,
     /// Roots of projects, inside which no view is mounted.
     pub project_roots: Vec<PathBuf>,
     /// Threads that answer requests; `None` = 2.
@@ -108,7 +110,7 @@ pub fn mount<C: Catalog + 'static>(
         let end = Arc::clone(&end);
         move || end.set(Ended::Unmounted)
     });
-    let fs = ViewFs { view, counters: Arc::clone(&counters), owner, on_end };
+    let fs = ViewFs { view, counters: Arc::clone(&counters), owner, xattrs: options.xattrs, on_end };
     let refused = |source| MountError::Refused { dir: dir.clone(), source };
     let session = Session::new(fs, &dir, &config(options)).and_then(Session::spawn).map_err(refused)?;
     let queue = Arc::new(Queue::default());

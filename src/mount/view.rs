@@ -12,8 +12,10 @@ use super::catalog::{Catalog, CatalogError, Child, DirFacts, DirId, FileId, File
 use super::moment::{end_of, moment_name, named_moment, parse_moment};
 use super::naming::{MAX_NAME_BYTES, Named, before_beside, name_files, name_heads, name_versions, parse_time_name};
 use super::node::{NodeId, Place};
+use super::provenance::PROVENANCE_NAME;
 use crate::env::Clock;
 use crate::model::{ContentHash, ContentKind, Hlc};
+use crate::scan::{LinkProblem, check_link_target};
 
 /// Most bytes of one `read`.
 const MAX_READ_BYTES: usize = 1 << 20;
@@ -68,6 +70,14 @@ pub enum ViewError {
     NotLink {
         /// Which.
         node: NodeId,
+    },
+    /// The link would lead out of the view.
+    #[error("follow the link {node:x}: {problem}", node = node.0)]
+    LinkOutside {
+        /// Which.
+        node: NodeId,
+        /// Why.
+        problem: LinkProblem,
     },
     /// The number means nothing (any more): the index was rebuilt beneath a mount, or somebody guessed.
     #[error("node {node:x} is unknown", node = node.0)]
@@ -181,7 +191,9 @@ impl<C: Catalog> View<C> {
             Place::Dir(tree, dir) => self.lookup_dir(tree, dir, text)?,
             Place::Versions(path) => self.lookup_version(path, text)?,
             Place::Heads(path) => self.lookup_head(path, text)?,
-            Place::Readme | Place::Spelling(_) | Place::File(_) => return Err(ViewError::NotFolder { node: parent }),
+            Place::Readme | Place::Provenance(_) | Place::Spelling(_) | Place::File(_) => {
+                return Err(ViewError::NotFolder { node: parent });
+            }
         };
         found.ok_or_else(not_found)
     }
@@ -204,6 +216,10 @@ impl<C: Catalog> View<C> {
                 Ok(file_attr(ContentKind::File { exec: false }, README.len() as u64, self.root_facts()?.changed))
             }
             Place::Dir(_, dir) => Ok(folder_attr(self.dir_facts(dir)?.changed)),
+            Place::Provenance(dir) => {
+                let size = self.provenance_of_folder(dir)?.len() as u64;
+                Ok(file_attr(ContentKind::File { exec: false }, size, self.dir_facts(dir)?.changed))
+            }
             Place::Versions(path) | Place::Heads(path) => self.path_attr(path),
             Place::File(file) => Ok(row_attr(&self.row(file)?)),
         }
@@ -213,17 +229,14 @@ impl<C: Catalog> View<C> {
     pub fn read(&self, node: NodeId, offset: u64, len: usize) -> Result<Vec<u8>, ViewError> {
         let len = len.min(MAX_READ_BYTES);
         match self.place(node)? {
-            Place::Readme => {
-                let start = usize::try_from(offset).unwrap_or(usize::MAX).min(README.len());
-                let end = start.saturating_add(len).min(README.len());
-                Ok(README.as_bytes()[start..end].to_vec())
-            }
+            Place::Readme => Ok(part(README.as_bytes(), offset, len)),
+            Place::Provenance(dir) => Ok(part(self.provenance_of_folder(dir)?.as_bytes(), offset, len)),
             Place::File(file) => self.read_row(&self.row(file)?, offset, len),
             _ => Err(ViewError::IsFolder { node }),
         }
     }
 
-    /// The target of a symbolic link, as it was recorded.
+    /// The target of a symbolic link, as it was recorded. Errors: `LinkOutside`, for one that no project would have recorded.
     pub fn read_link(&self, node: NodeId) -> Result<Vec<u8>, ViewError> {
         let file = match self.place(node)? {
             Place::File(file) => file,
@@ -235,7 +248,13 @@ impl<C: Catalog> View<C> {
             return Err(ViewError::NotLink { node });
         }
         let len = usize::try_from(row.content.size).unwrap_or(usize::MAX).min(MAX_READ_BYTES);
-        self.read_row(&row, 0, len)
+        let target = self.read_row(&row, 0, len)?;
+        let path = self.catalog.path_of(file)?.ok_or(ViewError::Unknown { node })?;
+        // In every tree a link stands at least as deep as in the project, so what stays in one stays in the other.
+        match check_link_target(&path, &target) {
+            Ok(_) => Ok(target),
+            Err(problem) => Err(ViewError::LinkOutside { node, problem }),
+        }
     }
 
     /// False for a name whose meaning changes with no notice from [`View::refresh`]: as time goes by, or as more is found.
@@ -320,6 +339,7 @@ impl<C: Catalog> View<C> {
             _ => None,
         };
         match (tree, own_path) {
+            (Tree::Merged, _) if name == PROVENANCE_NAME => self.node(Place::Provenance(dir)).map(Some),
             (Tree::History, Some(path)) => self.lookup_version(path, name),
             (Tree::Conflicts, Some(path)) => self.lookup_head(path, name),
             _ => Ok(None),
@@ -397,6 +417,12 @@ impl<C: Catalog> View<C> {
         let dir = self.path_dir(path)?;
         Ok(folder_attr(self.dir_facts(dir)?.changed))
     }
+}
+
+/// Up to `len` bytes of `whole` from `offset`.
+fn part(whole: &[u8], offset: u64, len: usize) -> Vec<u8> {
+    let start = usize::try_from(offset).unwrap_or(usize::MAX).min(whole.len());
+    whole[start..start.saturating_add(len).min(whole.len())].to_vec()
 }
 
 fn find_named(named: &[Named], name: &str) -> Option<Node> {

@@ -4,8 +4,10 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
-use crate::support::Lab;
+use crate::support::{DAEMON_DEADLINE, Lab, finish, has_program, is_root, skip, until};
 
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
@@ -125,4 +127,76 @@ fn words_are_found_by_the_program_beside_a_daemon_and_after_damage() {
     a.run(["rebuild"]).expect(0);
     assert!(!a.path(".larder/fts.db").exists());
     assert_eq!(hits(&["apple"]), 3);
+}
+
+/// True if this machine can mount; says aloud if not.
+fn can_mount(test: &str) -> bool {
+    if !Path::new("/dev/fuse").exists() {
+        skip(test, "no /dev/fuse");
+        return false;
+    }
+    if !is_root() && !has_program("fusermount3") {
+        skip(test, "fusermount3 is not installed");
+        return false;
+    }
+    true
+}
+
+#[test]
+fn a_view_in_the_background_stays_until_it_is_taken_down_and_a_dead_one_is_cleared() {
+    const TEST: &str = "a_view_in_the_background_stays_until_it_is_taken_down_and_a_dead_one_is_cleared";
+    if !can_mount(TEST) {
+        return;
+    }
+    let lab = Lab::new();
+    let (a, _) = lab.fresh_pair();
+    a.write("shared/one.md", "one\n");
+    a.sync();
+    let view = lab.path("view");
+    let dir = view.to_str().expect("UTF-8");
+    let shown = || fs::read_to_string(view.join("merged/shared/one.md")).ok();
+
+    a.run(["mount", "-d", dir]).expect(0).says("mounted at");
+    assert_eq!(shown().as_deref(), Some("one\n"));
+    a.run(["mount", "-d", dir]).expect(1).says("a view is mounted there already");
+    a.run(["umount", dir]).expect(0);
+    assert_eq!(shown(), None);
+    a.run(["mount", "-d", a.path("inside").to_str().expect("UTF-8")]).expect(1).says("inside the project");
+    a.run(["mount", "-o", "rw", dir]).expect(1).says("read-only");
+    a.run(["mount", "-o", "sync", dir]).expect(1).says("unknown");
+
+    let mounted = a.run(["mount", "-d", "-o", "ro,nosuid,x-systemd.automount", "--json", dir]).expect(0).json();
+    let pid = i32::try_from(mounted["pid"].as_i64().expect("a number")).expect("a process id");
+    assert_eq!(shown().as_deref(), Some("one\n"));
+    let pid = rustix::process::Pid::from_raw(pid).expect("a process id");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
+    until("the view is dead", DAEMON_DEADLINE, || a.run(["doctor"]).expect(0).said().contains("has lost its process"));
+    a.run(["doctor", "--fix"]).expect(0).says("was taken down");
+    assert!(fs::read_dir(&view).is_ok_and(|mut entries| entries.next().is_none()), "nothing is mounted");
+    assert!(!a.run(["doctor"]).expect(0).said().contains(dir));
+}
+
+#[test]
+fn fstabs_helper_mounts_in_the_background() {
+    const TEST: &str = "fstabs_helper_mounts_in_the_background";
+    if !can_mount(TEST) {
+        return;
+    }
+    let lab = Lab::new();
+    let (a, _) = lab.fresh_pair();
+    a.write("shared/one.md", "one\n");
+    a.sync();
+    let view = lab.path("view");
+    let helper = lab.path("mount.larder");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_larder"), &helper).expect("a link");
+
+    let like = a.command(["status"]);
+    let mut command = Command::new(&helper);
+    command.env_clear().envs(like.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.arg(&a.dir).arg(&view).args(["-n", "-o", "ro,noatime,_netdev"]);
+    finish(command).expect(0).says("mounted at");
+
+    assert_eq!(fs::read_to_string(view.join("merged/shared/one.md")).expect("shown"), "one\n");
+    a.run(["umount", view.to_str().expect("UTF-8")]).expect(0);
 }

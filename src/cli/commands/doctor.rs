@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use clap::Args;
 use serde_json::{Value, json};
 
 use crate::cli::context::Context;
@@ -35,10 +36,18 @@ impl Check {
     }
 }
 
+/// What `larder doctor` takes.
+#[derive(Args, Debug)]
+pub struct DoctorArgs {
+    /// Take down mounted views that lost their process
+    #[arg(long)]
+    fix: bool,
+}
+
 /// Looks at everything; a warning is no failure.
-pub fn run(context: &Context) -> Result<Answer, NodeError> {
+pub fn run(context: &Context, args: &DoctorArgs) -> Result<Answer, NodeError> {
     let mut checks = vec![version(), sqlite(), fuse(), watches(), clock(context)];
-    checks.extend(stale_mounts());
+    checks.extend(stale_mounts(args.fix));
     checks.extend(project(context));
     let lines = checks.iter().flat_map(lines).collect();
     let object =
@@ -117,23 +126,25 @@ fn clock(context: &Context) -> Check {
 }
 
 #[cfg(target_os = "linux")]
-fn stale_mounts() -> Vec<Check> {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let views = mounts.lines().filter_map(|line| {
-        let mut fields = line.split(' ');
-        let (source, dir) = (fields.next()?, fields.next()?);
-        (source == "larder" && fields.next()?.starts_with("fuse")).then(|| dir.replace("\\040", " "))
-    });
-    let stale = views.filter(|dir| crate::mount::is_stale(Path::new(dir)));
-    let warn = |dir: String| {
-        let dir = larder_patterns::shown(&dir);
-        Check::warn("mount", format!("the view at {dir} has lost its daemon"), format!("run `larder umount {dir}`"))
-    };
-    stale.map(warn).collect()
+fn stale_mounts(fix: bool) -> Vec<Check> {
+    crate::mount::stale_views().iter().map(|dir| stale_mount(dir, fix)).collect()
+}
+
+#[cfg(target_os = "linux")]
+fn stale_mount(dir: &Path, fix: bool) -> Check {
+    let shown = larder_patterns::shown(&dir.to_string_lossy());
+    let advice = "run `larder doctor --fix`, or mount there again";
+    if !fix {
+        return Check::warn("mount", format!("the view at {shown} has lost its process"), advice);
+    }
+    match crate::mount::unmount_path(dir) {
+        Ok(()) => Check::ok("mount", format!("the view at {shown} had lost its process and was taken down")),
+        Err(error) => Check::warn("mount", error.to_string(), format!("run `larder umount {shown}` as who mounted it")),
+    }
 }
 
 #[cfg(not(target_os = "linux"))]
-fn stale_mounts() -> Vec<Check> {
+fn stale_mounts(_fix: bool) -> Vec<Check> {
     Vec::new()
 }
 

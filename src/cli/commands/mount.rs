@@ -1,6 +1,7 @@
 //! `larder mount DIR` and `larder umount DIR`: the read-only view.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -16,6 +17,86 @@ pub struct MountArgs {
     /// Let other users of this machine look, too
     #[arg(long)]
     pub allow_other: bool,
+    /// Tell who wrote each file by extended attributes (`ls -l` becomes slow)
+    #[arg(long)]
+    pub xattrs: bool,
+    /// Return once it is mounted, and go on in the background
+    #[arg(long, short = 'd')]
+    pub background: bool,
+    /// Options as in fstab: allow_other, xattrs; what is so anyway (ro, nosuid, nodev, noatime) and what is meant for others is accepted
+    #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',')]
+    pub options: Vec<String>,
+    /// This is the process in the background
+    #[arg(long, hide = true)]
+    pub detached: bool,
+}
+
+/// Options that say what is so anyway, or what whoever called `mount` does with the line.
+const WITHOUT_EFFECT: [&str; 16] = [
+    "defaults",
+    "ro",
+    "nosuid",
+    "nodev",
+    "noatime",
+    "auto",
+    "noauto",
+    "user",
+    "nouser",
+    "users",
+    "owner",
+    "group",
+    "nofail",
+    "_netdev",
+    "exec",
+    "default_permissions",
+];
+
+impl MountArgs {
+    /// With what `-o` says.
+    fn resolved(&self) -> Result<MountArgs, NodeError> {
+        let mut args = MountArgs { options: Vec::new(), dir: self.dir.clone(), ..*self };
+        for option in self.options.iter().map(|option| option.trim()).filter(|option| !option.is_empty()) {
+            match option {
+                "allow_other" => args.allow_other = true,
+                "xattrs" => args.xattrs = true,
+                "rw" => return Err(NodeError::user("a view is read-only", "leave `rw` out")),
+                other
+                    if WITHOUT_EFFECT.contains(&other) || other.starts_with("x-") || other.starts_with("comment=") => {}
+                other => {
+                    let message = format!("the mount option {} is unknown", larder_patterns::shown(other));
+                    return Err(NodeError::user(message, "there are allow_other and xattrs"));
+                }
+            }
+        }
+        Ok(args)
+    }
+}
+
+/// `mount.larder PROJECT DIR [-o OPTIONS]`, as `mount -t larder` and fstab call it, in this program's own words.
+pub fn as_mount_helper(typed: &[OsString]) -> Option<Vec<OsString>> {
+    let program = Path::new(typed.first()?).file_name()?;
+    if program != "mount.larder" {
+        return None;
+    }
+    let (mut places, mut options) = (Vec::new(), Vec::new());
+    let mut rest = typed[1..].iter();
+    while let Some(word) = rest.next() {
+        match word.to_str() {
+            Some("-o") => options.extend(rest.next().cloned()),
+            // Namespace and type, each with a value.
+            Some("-N" | "-t") => drop(rest.next()),
+            Some(flag) if flag.starts_with('-') => {}
+            _ => places.push(word.clone()),
+        }
+    }
+    let mut words: Vec<OsString> = vec!["larder".into(), "mount".into(), "--background".into()];
+    options.into_iter().for_each(|option| words.extend(["-o".into(), option]));
+    let mut places = places.into_iter();
+    if let Some(project) = places.next() {
+        words.extend(["--project".into(), project]);
+    }
+    words.extend(places);
+    Some(words)
 }
 
 /// What `larder umount` takes.
@@ -42,6 +123,8 @@ pub fn take_down(_context: &Context, _args: &UmountArgs) -> Result<Answer, NodeE
 
 #[cfg(target_os = "linux")]
 mod linux {
+    use std::io::{BufRead, BufReader, Read};
+    use std::process::{Command, Stdio};
     use std::sync::Arc;
     use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 
@@ -56,6 +139,14 @@ mod linux {
 
     /// Mounts until it is unmounted or a signal comes. Beside a daemon or without one: it only reads.
     pub fn run(context: &Context, args: &MountArgs) -> Result<(), NodeError> {
+        let args = &args.resolved()?;
+        if args.background && !args.detached {
+            return in_background(context, args);
+        }
+        if args.detached {
+            // Away from the terminal; refused only to who leads a session already.
+            let _ = rustix::process::setsid();
+        }
         let mut glance = context.glance()?;
         glance.index()?;
         let contents = glance.contents.take().map(Arc::new);
@@ -66,6 +157,7 @@ mod linux {
         let view = Arc::new(View::new(catalog).with_clock(context.env.clock.clone()));
         let options = MountOptions {
             allow_other: args.allow_other,
+            xattrs: args.xattrs,
             project_roots: vec![glance.settings.root_dir.clone()],
             ..MountOptions::default()
         };
@@ -82,6 +174,45 @@ mod linux {
         let bell = FileBell::of_database(&glance.dirs.index(), move || drop(written.send(Wake::Index)));
         serve(&view, &mounted, bell.looks(), &woken);
         mounted.unmount().map_err(refused)
+    }
+
+    /// Starts the same command anew and waits until it has mounted, or says why not.
+    fn in_background(context: &Context, args: &MountArgs) -> Result<(), NodeError> {
+        let internal = |what: &str, error: std::io::Error| NodeError::new(Kind::Internal, format!("{what}: {error}"));
+        let program = std::env::current_exe().map_err(|error| internal("find this program", error))?;
+        let mut command = Command::new(program);
+        command.args(context.retyped()).args(["mount", "--detached"]);
+        command.args(args.allow_other.then_some("--allow-other")).args(args.xattrs.then_some("--xattrs"));
+        // The folder as it was typed: the other process stands in the same place.
+        command.arg("--").arg(&args.dir);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|error| internal("start a process", error))?;
+        let mut first = String::new();
+        let mut said = child.stdout.take().map(BufReader::new);
+        if let Some(said) = &mut said {
+            said.read_line(&mut first).map_err(|error| internal("wait for the mount", error))?;
+        }
+        if !first.is_empty() {
+            let dir = larder_patterns::shown(&args.dir.to_string_lossy());
+            if context.out.is_json() {
+                context.out.line(&json!({ "mounted": dir, "pid": child.id() }).to_string());
+            } else {
+                context
+                    .out
+                    .line(&format!("mounted at {dir} by process {}; `larder umount {dir}` takes it down", child.id()));
+            }
+            return Ok(());
+        }
+        let mut why = String::new();
+        if let Some(mut errors) = child.stderr.take() {
+            let _ = errors.read_to_string(&mut why);
+        }
+        let _ = child.wait();
+        let mut lines = why.lines();
+        let message = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        let message = if message.is_empty() { "the process in the background ended".to_owned() } else { message };
+        let hint = lines.next().unwrap_or_default().trim_start_matches("help: ").to_owned();
+        Err(NodeError::user(message, if hint.is_empty() { "see `larder doctor`".to_owned() } else { hint }))
     }
 
     /// What ends the waiting.
