@@ -111,6 +111,11 @@ pub trait LocalStore {
     /// Pure. Errors: Refused, Newer.
     fn inspect(&self, name: &ArtifactName, bytes: &[u8]) -> Result<CheckpointFacts, LocalError>;
 
+    /// What is to be known of a checkpoint that is here. Errors: those of `read` and `inspect`.
+    fn facts(&self, name: &ArtifactName) -> Result<CheckpointFacts, LocalError> {
+        self.read(name).and_then(|bytes| self.inspect(name, &bytes))
+    }
+
     /// Verifies that `bytes` are `name` and stores them, durably. Idempotent; a damaged copy here is healed.
     fn put(&self, name: &ArtifactName, bytes: &[u8]) -> Result<(), LocalError>;
 }
@@ -160,6 +165,11 @@ impl LocalStore for Ledger {
 
     fn inspect(&self, name: &ArtifactName, bytes: &[u8]) -> Result<CheckpointFacts, LocalError> {
         checkpoint_facts(name, bytes)
+    }
+
+    fn facts(&self, name: &ArtifactName) -> Result<CheckpointFacts, LocalError> {
+        // To take the facts out proves the bytes as `read` would.
+        checkpoint_facts(name, &self.read_whole(name)?)
     }
 
     fn put(&self, name: &ArtifactName, bytes: &[u8]) -> Result<(), LocalError> {

@@ -4,10 +4,11 @@
 //! verified and its records are here. Packs may follow: until then they are phantoms and holes in the watermark.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::local::{CheckpointFacts, LocalError};
 use super::report::{Finding, Need, Problem, Waiting, fingerprint};
-use super::run::{Fetched, MAX_BAD_PER_CHAIN, Run, Stop, View};
+use super::run::{Fetched, MAX_BAD_PER_CHAIN, MAX_KNOWN, Run, Stop, View};
 use super::survey::seq_of;
 use super::{JournalError, Trust};
 use crate::ledger::{ArtifactName, ShortHash};
@@ -135,6 +136,8 @@ impl Run<'_> {
             return Ok(Step::Bad);
         }
         self.accept_floor(name, &facts);
+        // The next one stands behind it, and its parts are compared.
+        self.remember(name, facts);
         Ok(Step::Taken)
     }
 
@@ -207,7 +210,11 @@ impl Run<'_> {
     }
 
     /// The facts of the checkpoint before this one, if it is here.
-    fn predecessor(&mut self, name: &ArtifactName, facts: &CheckpointFacts) -> Result<Option<CheckpointFacts>, Stop> {
+    fn predecessor(
+        &mut self,
+        name: &ArtifactName,
+        facts: &CheckpointFacts,
+    ) -> Result<Option<Arc<CheckpointFacts>>, Stop> {
         let Some(prev) = facts.prev else {
             return Ok(None);
         };
@@ -218,14 +225,26 @@ impl Run<'_> {
         Ok(previous.filter(|previous| previous.hash == prev && previous.key == facts.key))
     }
 
-    /// The facts of a checkpoint that is here; `None` if it is not, or is damaged.
-    pub fn local_facts(&mut self, name: &ArtifactName) -> Result<Option<CheckpointFacts>, Stop> {
-        let facts = self.local.read(name).and_then(|bytes| self.local.inspect(name, &bytes));
-        match facts {
-            Ok(facts) => Ok(Some(facts)),
+    /// The facts of a checkpoint that is here; `None` if it is not, or is damaged. Proven once an exchange.
+    pub fn local_facts(&mut self, name: &ArtifactName) -> Result<Option<Arc<CheckpointFacts>>, Stop> {
+        if let Some(known) = self.known.get(name) {
+            return Ok(Some(known.clone()));
+        }
+        match self.local.facts(name) {
+            Ok(facts) => Ok(Some(self.remember(name, facts))),
             Err(LocalError::Missing { .. }) => Ok(None),
             Err(error) => self.refuse_ours(name, error).map(|()| None),
         }
+    }
+
+    /// Keeps what was proven: two signatures are dearer than all else about a small checkpoint.
+    fn remember(&mut self, name: &ArtifactName, facts: CheckpointFacts) -> Arc<CheckpointFacts> {
+        if self.known.len() >= MAX_KNOWN {
+            self.known.clear();
+        }
+        let facts = Arc::new(facts);
+        self.known.insert(name.clone(), facts.clone());
+        facts
     }
 
     /// Gets the records a checkpoint needs. Says which is missing.

@@ -4,9 +4,10 @@
 //! three in a row say that the place itself is gone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::journal::{Journal, Watermark};
-use super::local::{LocalError, LocalStore};
+use super::local::{CheckpointFacts, LocalError, LocalStore};
 use super::report::{Cause, Finding, Problem, Report};
 use super::survey::seq_of;
 use super::{ExchangeConfig, JournalError, Progress};
@@ -19,6 +20,8 @@ use crate::transport::{ListRequest, Listing, Put, Transport, TransportError, Tra
 const MAX_FAILURES_IN_A_ROW: u32 = 3;
 /// After this many bad artifacts a chain is left for this time.
 pub(super) const MAX_BAD_PER_CHAIN: u64 = 256;
+/// Facts of checkpoints that are kept at once.
+pub(super) const MAX_KNOWN: usize = 4_096;
 /// A report names at most this many problems; more of them say nothing new.
 const MAX_PROBLEMS: usize = 10_000;
 
@@ -130,6 +133,8 @@ pub(super) struct Run<'a> {
     pub floors: BTreeMap<Chain, Floor>,
     /// Checkpoints that were fetched before their turn.
     pub held: BTreeMap<ArtifactName, Vec<u8>>,
+    /// Checkpoints of which the facts were proven in this exchange.
+    pub known: BTreeMap<ArtifactName, Arc<CheckpointFacts>>,
     /// Origins that were found to fill their share.
     full: BTreeSet<OriginName>,
     bytes: u64,
@@ -184,6 +189,7 @@ impl<'a> Run<'a> {
             healing,
             floors: config.floors.clone(),
             held: BTreeMap::new(),
+            known: BTreeMap::new(),
             full,
             bytes: 0,
             failures_in_a_row: 0,
