@@ -1,7 +1,8 @@
 //! A backend that fails on purpose, around any other: seeded, so that a failing run can be told again from its seed.
 //!
-//! Invariant: a fault never changes what the inner backend stores, only whether and when the caller hears of it; with every rate at 0 and no
-//! script it is the inner backend. Deliberately absent: clocks. A delayed wake comes with one of the next calls.
+//! Invariant: a fault never changes what a call means, only whether, when and how often it arrives and what the caller hears of it; with every
+//! rate at 0 and no script it is the inner backend. Deliberately absent: clocks (what is delayed comes with one of the next calls) and stale
+//! reads, which the seam forbids.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +21,12 @@ pub struct FaultRates {
     pub error_after: u16,
     /// The call is refused: `Throttled`, nothing happened.
     pub throttled: u16,
+    /// What a throttled caller is told to wait, in milliseconds.
+    pub retry_after_ms: u64,
+    /// The call arrives twice, as a proxy repeats it; the second answer is heard.
+    pub repeated: u16,
+    /// A write is on its way for longer than anybody waits: `Unavailable`, and it arrives before one of the next eight calls.
+    pub write_delayed: u16,
     /// A wake comes only with the next call of any method.
     pub wake_delayed: u16,
     /// A wake comes twice.
@@ -31,8 +38,20 @@ pub struct FaultRates {
 impl FaultRates {
     /// Everything goes wrong now and then: about one call in five.
     pub fn rough() -> Self {
-        let (error_before, error_after, throttled) = (80, 80, 40);
-        Self { error_before, error_after, throttled, wake_delayed: 150, wake_repeated: 150, wake_dropped: 100 }
+        let (error_before, error_after, throttled, retry_after_ms) = (60, 60, 40, 20);
+        let (repeated, write_delayed) = (20, 20);
+        let (wake_delayed, wake_repeated, wake_dropped) = (150, 150, 100);
+        Self {
+            error_before,
+            error_after,
+            throttled,
+            retry_after_ms,
+            repeated,
+            write_delayed,
+            wake_delayed,
+            wake_repeated,
+            wake_dropped,
+        }
     }
 }
 
@@ -45,9 +64,15 @@ pub enum Fault {
     ErrorAfter,
     /// As `FaultRates::throttled`; the number is what the caller is told, in milliseconds.
     Throttled(u64),
+    /// As `FaultRates::repeated`.
+    Repeated,
+    /// As `FaultRates::write_delayed`; what is no write is only not answered. The number is that of calls until it arrives.
+    Delayed(u64),
     /// The backend refuses with this kind; nothing happened.
     Refused(ErrorKind),
 }
+
+type LateWrite = Box<dyn FnOnce() + Send>;
 
 /// Wraps a backend and makes it fail.
 ///
@@ -63,7 +88,11 @@ struct Faults {
     script: BTreeMap<u64, Fault>,
     calls: u64,
     injected: u64,
+    /// The call from which on the backend is gone.
+    gone_from: Option<u64>,
     late: Vec<Arc<Sink>>,
+    /// Writes on their way, each with the call before which it arrives.
+    late_writes: Vec<(u64, LateWrite)>,
 }
 
 impl FaultyAdapter {
@@ -71,7 +100,16 @@ impl FaultyAdapter {
     pub fn new(inner: Arc<dyn FileSyncAdapter>, seed: u64, rates: FaultRates) -> Self {
         // Xorshift stays at 0 for ever; neighbouring seeds are spread by an odd factor.
         let state = (seed ^ 0x9E37_79B9_7F4A_7C15).wrapping_mul(0xD134_2543_DE82_EF95) | 1;
-        let faults = Faults { state, rates, script: BTreeMap::new(), calls: 0, injected: 0, late: Vec::new() };
+        let faults = Faults {
+            state,
+            rates,
+            script: BTreeMap::new(),
+            calls: 0,
+            injected: 0,
+            gone_from: None,
+            late: Vec::new(),
+            late_writes: Vec::new(),
+        };
         Self { inner, faults: Arc::new(Mutex::new(faults)) }
     }
 
@@ -85,6 +123,17 @@ impl FaultyAdapter {
     /// Goes on with other rates: all at 0 heals it.
     pub fn set_rates(&self, rates: FaultRates) {
         lock(&self.faults).rates = rates;
+    }
+
+    /// The backend goes away after this many more calls, 0 for at once, until `come_back`.
+    pub fn go_away_after(&self, calls: u64) {
+        let mut faults = lock(&self.faults);
+        faults.gone_from = Some(faults.calls + calls + 1);
+    }
+
+    /// Ends what `go_away_after` began.
+    pub fn come_back(&self) {
+        lock(&self.faults).gone_from = None;
     }
 
     /// How many calls were made so far.
@@ -105,14 +154,43 @@ impl FaultyAdapter {
         }
     }
 
-    fn call<T>(&self, name: &str, act: impl FnOnce() -> Result<T, AdapterError>) -> Result<T, AdapterError> {
+    /// Lets every write arrive that is still on its way.
+    pub fn release_writes(&self) {
+        self.arrive(u64::MAX);
+    }
+
+    /// Lets writes arrive that were to come before this call.
+    fn arrive(&self, call: u64) {
+        let mut faults = lock(&self.faults);
+        let on_their_way = std::mem::take(&mut faults.late_writes);
+        let (due, later) = on_their_way.into_iter().partition::<Vec<_>, _>(|(at, _)| *at <= call);
+        faults.late_writes = later;
+        // Arriving wakes listeners, whose fate asks for the lock.
+        drop(faults);
+        due.into_iter().for_each(|(_, write)| write());
+    }
+
+    fn call<T>(&self, name: &str, act: impl Fn() -> Result<T, AdapterError>) -> Result<T, AdapterError> {
+        self.write(name, act, || Box::new(|| {}))
+    }
+
+    /// One call; `late` is what arrives if it is delayed.
+    fn write<T>(
+        &self,
+        name: &str,
+        act: impl Fn() -> Result<T, AdapterError>,
+        late: impl FnOnce() -> LateWrite,
+    ) -> Result<T, AdapterError> {
         self.release_wakes();
-        let fault = {
+        let (fault, call, is_gone) = {
             let mut faults = lock(&self.faults);
             let fault = faults.next_fault();
             faults.injected += u64::from(fault.is_some());
-            fault
+            (fault, faults.calls, faults.is_gone())
         };
+        if !is_gone {
+            self.arrive(call);
+        }
         let injected = |kind, when: &str| Err(AdapterError::new(kind, format!("{name}: injected fault {when}")));
         match fault {
             None => act(),
@@ -123,6 +201,14 @@ impl FaultyAdapter {
                 // Whatever the backend answered, the caller does not hear it.
                 let _ = act();
                 injected(ErrorKind::Unavailable, "after the call")
+            }
+            Some(Fault::Repeated) => {
+                let _ = act();
+                act()
+            }
+            Some(Fault::Delayed(calls)) => {
+                lock(&self.faults).late_writes.push((call + calls, late()));
+                injected(ErrorKind::Unavailable, "of delay")
             }
         }
     }
@@ -150,11 +236,20 @@ impl FileSyncAdapter for FaultyAdapter {
     }
 
     fn set(&self, record: &Record, expected: &Expected) -> Result<Revision, AdapterError> {
-        self.call("set", || self.inner.set(record, expected))
+        let late = || -> LateWrite {
+            let (inner, record, expected) = (Arc::clone(&self.inner), record.clone(), expected.clone());
+            // Nobody hears what becomes of it.
+            Box::new(move || drop(inner.set(&record, &expected)))
+        };
+        self.write("set", || self.inner.set(record, expected), late)
     }
 
     fn delete(&self, id: &RecordId, expected: &Expected) -> Result<(), AdapterError> {
-        self.call("delete", || self.inner.delete(id, expected))
+        let late = || -> LateWrite {
+            let (inner, id, expected) = (Arc::clone(&self.inner), id.clone(), expected.clone());
+            Box::new(move || drop(inner.delete(&id, &expected)))
+        };
+        self.write("delete", || self.inner.delete(id, expected), late)
     }
 
     fn subscribe(&self, query: &Query, from: Cursor, sink: Sink) -> Result<Subscription, AdapterError> {
@@ -198,16 +293,26 @@ enum WakeFate {
 }
 
 impl Faults {
+    fn is_gone(&self) -> bool {
+        self.gone_from.is_some_and(|first| first <= self.calls)
+    }
+
     fn next_fault(&mut self) -> Option<Fault> {
         self.calls += 1;
+        if self.is_gone() {
+            return Some(Fault::ErrorBefore);
+        }
         if let Some(fault) = self.script.remove(&self.calls) {
             return Some(fault);
         }
         let rates = self.rates;
+        let calls = 1 + (self.state >> 40) % 8;
         let faults = [
             (rates.error_before, Fault::ErrorBefore),
             (rates.error_after, Fault::ErrorAfter),
-            (rates.throttled, Fault::Throttled(20)),
+            (rates.throttled, Fault::Throttled(rates.retry_after_ms)),
+            (rates.repeated, Fault::Repeated),
+            (rates.write_delayed, Fault::Delayed(calls)),
         ];
         self.draw(&faults)
     }

@@ -49,6 +49,53 @@ fn lost_answer_means_written_and_its_retry_conflicts() {
 }
 
 #[test]
+fn delayed_write_arrives_before_a_later_call_and_loses_to_who_came_first() {
+    let (adapter, store) = faulty(1, FaultRates::default());
+    let (late, first) = (text_record("app", "a", "late"), text_record("app", "a", "first"));
+    adapter.fail_nth(1, Fault::Delayed(3));
+    adapter.fail_nth(5, Fault::Delayed(1_000));
+
+    assert_eq!(kind(adapter.set(&late, &Expected::Absent)), Some(ErrorKind::Unavailable));
+    assert!(matches!(adapter.get(&late.id()), Ok(None)));
+    assert!(adapter.set(&first, &Expected::Absent).is_ok());
+    let row = adapter.get(&late.id()).expect("no fault is left").expect("it was written");
+    assert_eq!(row.content, RowContent::Text("first".to_owned()));
+
+    let other = text_record("app", "b", "late");
+    assert!(adapter.set(&other, &Expected::Absent).is_err());
+    assert!(matches!(store.get(&other.id()), Ok(None)));
+    adapter.release_writes();
+    assert!(matches!(store.get(&other.id()), Ok(Some(_))));
+}
+
+#[test]
+fn repeated_write_happens_once_and_conflicts_with_itself() {
+    let (adapter, store) = faulty(1, FaultRates::default());
+    let record = text_record("app", "a", "mine");
+    adapter.fail_nth(1, Fault::Repeated);
+
+    assert_eq!(kind(adapter.set(&record, &Expected::Absent)), Some(ErrorKind::Conflict));
+
+    let page = store.query(&Query::changes("app", None, Cursor::start(), 9)).expect("memory does not fail");
+    assert_eq!(page.cursor.as_str(), "1");
+}
+
+#[test]
+fn backend_that_goes_away_after_some_calls_answers_none_until_it_comes_back() {
+    let (adapter, store) = faulty(1, FaultRates::default());
+    let record = text_record("app", "a", "one");
+    adapter.go_away_after(1);
+
+    assert!(adapter.set(&record, &Expected::Absent).is_ok());
+    assert_eq!(kind(adapter.delete(&record.id(), &Expected::Absent)), Some(ErrorKind::Unavailable));
+    assert_eq!(kind(adapter.get(&record.id())), Some(ErrorKind::Unavailable));
+    adapter.come_back();
+
+    assert!(matches!(adapter.get(&record.id()), Ok(Some(_))));
+    assert!(matches!(store.get(&record.id()), Ok(Some(_))));
+}
+
+#[test]
 fn each_item_of_a_batch_is_a_call() {
     let (adapter, store) = faulty(1, FaultRates::default());
     adapter.fail_nth(2, Fault::ErrorBefore);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use larder_adapters::{FileSyncAdapter, MemoryAdapter, Query, RecordId, RowContent};
 
 use super::{Node, OpenOptions};
-use crate::env::{Env, ManualClock};
+use crate::env::{Env, ManualClock, Random};
 use crate::ledger::Depth;
 use crate::model::RelPath;
 use crate::sync::{Change, NoProgress, Report};
@@ -21,6 +21,7 @@ mod members;
 mod peers;
 mod search;
 mod skew;
+mod weather;
 
 const CONFIG: &str = r#"{ "appId": "demo", "syncFilePatterns": ["**/*.md", "**/*.json", "**/*.jsonl", "**/*.txt"], "archiveFilePatterns": ["runs/**"] }"#;
 
@@ -32,6 +33,7 @@ struct Machine {
     host: &'static str,
     adapter: Arc<dyn FileSyncAdapter>,
     clock: Option<Arc<ManualClock>>,
+    random: Option<Arc<dyn Random>>,
 }
 
 impl Machine {
@@ -44,7 +46,7 @@ impl Machine {
         let dir = tempfile::tempdir().expect("a folder");
         std::fs::write(dir.path().join("sync-config.json"), CONFIG).expect("writes");
         let home = tempfile::tempdir().expect("a folder");
-        Machine { dir, home, node: None, host, adapter: adapter.clone(), clock: None }
+        Machine { dir, home, node: None, host, adapter: adapter.clone(), clock: None, random: None }
     }
 
     fn options(&self) -> OpenOptions {
@@ -63,6 +65,9 @@ impl Machine {
         env.pause = Arc::new(|_| {});
         if let Some(clock) = &self.clock {
             env.clock = clock.clone();
+        }
+        if let Some(random) = &self.random {
+            env.random = random.clone();
         }
         env
     }

@@ -4,6 +4,8 @@
 //! entry names versions that are not here waits. Two observers make versions that count as one. No clock or vector in a
 //! row is believed.
 
+use std::collections::BTreeSet;
+
 use larder_adapters::{Cursor, Query, Row, RowContent};
 use larder_patterns::denied_content;
 
@@ -27,6 +29,8 @@ pub struct RowsRead {
     rows: Vec<Row>,
     /// Rows that project versions which are not here.
     awaited: u64,
+    /// Rows that project versions which others have replaced.
+    stale: Vec<Slot>,
     cursor: Cursor,
     more: bool,
 }
@@ -47,6 +51,7 @@ impl Engine {
         let mut read = RowsRead {
             rows: Vec::new(),
             awaited: 0,
+            stale: Vec::new(),
             cursor: Cursor::from_text(stored.unwrap_or_default()),
             more: false,
         };
@@ -57,10 +62,12 @@ impl Engine {
                     read.rows.push(row);
                 } else if self.projects_unknown(&row)? {
                     read.awaited += 1;
+                } else if let Some(slot) = self.shown_stale(&row)? {
+                    read.stale.push(slot);
                 }
             }
             read.cursor = page.cursor;
-            read.more = page.more && read.rows.len() >= MAX_ROWS;
+            read.more = page.more && read.rows.len() + read.stale.len() >= MAX_ROWS;
             if !page.more || read.more {
                 return Ok(Some(read));
             }
@@ -76,6 +83,19 @@ impl Engine {
             }
         }
         Ok(false)
+    }
+
+    /// The slot of a row that shows what its path was: a write that was on its way for longer than its writer waited came after
+    /// newer ones, or after the row was deleted.
+    fn shown_stale(&self, row: &Row) -> Result<Option<Slot>> {
+        let (Some(entry), Some(slot)) = (&row.mirror, self.slot_of_row(row)) else { return Ok(None) };
+        let heads: BTreeSet<String> = self.index.heads(&slot)?.iter().map(|head| head.id.to_string()).collect();
+        if entry.version.split(',').map(str::to_owned).collect::<BTreeSet<_>>() == heads {
+            return Ok(None);
+        }
+        // Of several heads not all need be in what the path resolves to.
+        let is_shown = heads.len() > 1 && Self::version_text(&self.resolution(&slot)?.versions) == entry.version;
+        Ok((!is_shown).then_some(slot))
     }
 
     /// Says that files of another machine are known by their rows only, until an exchange brings them.
@@ -105,6 +125,8 @@ impl Engine {
         rows.extend(self.rows_that_waited(&rows)?);
         self.record_rows(&rows, dry_run, report)?;
         if !dry_run {
+            // Before the cursor passes them.
+            read.stale.iter().try_for_each(|slot| self.look_again(slot))?;
             let now = self.now_ms() as i64;
             let name = self.adapter.as_ref().map(|adapter| adapter.capabilities().name.clone()).unwrap_or_default();
             if self.state.meta_text("row_cursor")?.unwrap_or_default() != read.cursor.as_str() {

@@ -473,7 +473,7 @@ impl Engine {
                 }
                 Err(error) => {
                     report.rows_written = report.rows_written.saturating_sub(1);
-                    self.postpone(slot, &error.to_string())?;
+                    self.postpone_after(slot, &error)?;
                     if is_down(&error) {
                         down = Some(error);
                     }
@@ -504,21 +504,39 @@ impl Engine {
                     report.rows_written += 1;
                     Ok(self.state.clear_outbox(&slot.path)?)
                 }
-                Some(Err(error)) => self.postpone(slot, &error.to_string()),
+                Some(Err(error)) => self.postpone_after(slot, &error),
                 None => self.postpone(slot, "the backend gave no answer"),
             },
         }
     }
 
+    /// A row that is to be looked at in this run, whatever the marks say.
+    pub(super) fn look_again(&self, slot: &Slot) -> Result<()> {
+        let why = "an older version came back into its row";
+        Ok(self.state.set_outbox(channel_of(slot), &slot.path, 0, self.now_ms() as i64, why)?)
+    }
+
     fn postpone(&mut self, slot: &Slot, why: &str) -> Result<()> {
+        self.postpone_by(slot, 0, why)
+    }
+
+    /// Who says how long to wait is not asked sooner.
+    fn postpone_after(&mut self, slot: &Slot, error: &AdapterError) -> Result<()> {
+        let least_ms = match error.kind {
+            ErrorKind::Throttled { retry_after_ms } => i64::try_from(retry_after_ms).unwrap_or(LONGEST_RETRY_MS),
+            _ => 0,
+        };
+        self.postpone_by(slot, least_ms.min(LONGEST_RETRY_MS), &error.to_string())
+    }
+
+    fn postpone_by(&mut self, slot: &Slot, least_ms: i64, why: &str) -> Result<()> {
         let now = self.now_ms() as i64;
         let attempts = self.state.outbox_attempts(&slot.path)?;
-        let backoff = FIRST_RETRY_MS.saturating_mul(1 << attempts.min(20)).min(LONGEST_RETRY_MS);
+        let backoff = FIRST_RETRY_MS.saturating_mul(1 << attempts.min(20)).min(LONGEST_RETRY_MS).max(least_ms);
         let mut jitter = [0u8; 2];
         self.env.random.fill(&mut jitter);
         let jitter = i64::from(u16::from_le_bytes(jitter)) * backoff / (4 * 65_536);
-        let channel = if slot.space.is_shared() { Channel::Shared } else { Channel::Private };
-        Ok(self.state.set_outbox(channel, &slot.path, attempts + 1, now + backoff + jitter, why)?)
+        Ok(self.state.set_outbox(channel_of(slot), &slot.path, attempts + 1, now + backoff + jitter, why)?)
     }
 
     /// The id of a slot's row.
@@ -534,6 +552,10 @@ impl Engine {
     pub(super) fn owner_in(&self, space: &Space) -> String {
         if space.is_shared() { SHARED_OWNER.to_owned() } else { self.policy.owner.clone() }
     }
+}
+
+fn channel_of(slot: &Slot) -> Channel {
+    if slot.space.is_shared() { Channel::Shared } else { Channel::Private }
 }
 
 /// True if the backend itself is away, rather than one row refused.
