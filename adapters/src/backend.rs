@@ -1,11 +1,12 @@
 //! The table of backends, and how a name or URL from configuration finds its line.
 //!
-//! Invariant: a backend is known everywhere as soon as its line stands in `BACKENDS`; nothing else lists them.
+//! Invariant: a backend is known everywhere as soon as its line stands in `BACKENDS`, or was given to `add_backends` by a program that has
+//! one of its own; nothing else lists them.
 //! Deliberately absent: reading the environment or a config file. Values are handed in.
 
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::{AdapterError, ErrorKind, FileSyncAdapter};
 
@@ -38,7 +39,7 @@ impl fmt::Debug for Backend {
     }
 }
 
-/// Every backend there is.
+/// The backends of this crate; `backends` lists those of other crates, too.
 pub const BACKENDS: &[Backend] = &[
     crate::sqlite::BACKEND,
     crate::postgres::BACKEND,
@@ -47,10 +48,24 @@ pub const BACKENDS: &[Backend] = &[
     crate::convex::BACKEND,
 ];
 
+static ADDED: OnceLock<&'static [Backend]> = OnceLock::new();
+
+/// Adds backends of other crates, for the whole process: the first thing that their program's `main` does.
+///
+/// Shape: once a process, all together; a name that is taken already stays who it was. Panics if it is called twice.
+pub fn add_backends(added: &'static [Backend]) {
+    assert!(ADDED.set(added).is_ok(), "backends are added once a process, all together");
+}
+
+/// Every backend there is: those of this crate, then those that were added.
+pub fn backends() -> impl Iterator<Item = &'static Backend> {
+    BACKENDS.iter().chain(ADDED.get().copied().unwrap_or_default())
+}
+
 /// Where a backend is: a known scheme and an address in that backend's own form.
 #[derive(Clone, PartialEq, Eq)]
 pub struct BackendUrl {
-    /// A scheme of `BACKENDS`.
+    /// A scheme of `backends`.
     pub scheme: &'static str,
     /// What follows the colon; for a file its path, absolute or below the project.
     pub address: String,
@@ -97,7 +112,7 @@ pub fn resolve_backend(value: &str, project_dir: &Path) -> Result<BackendUrl, Ad
     let (name, address) = value.split_once(':').map_or((value, None), |(name, address)| (name, Some(address)));
     let lower = name.to_ascii_lowercase();
     let known = |backend: &&Backend| backend.scheme == lower || backend.aliases.contains(&lower.as_str());
-    let Some(backend) = BACKENDS.iter().find(known) else {
+    let Some(backend) = backends().find(known) else {
         return Err(unknown_backend(name));
     };
     let address = address.filter(|address| !address.is_empty()).unwrap_or(backend.default_address);
@@ -108,7 +123,7 @@ pub fn resolve_backend(value: &str, project_dir: &Path) -> Result<BackendUrl, Ad
 /// Opens the backend that `url` names; `url` may be everything `resolve_backend` takes.
 pub fn open(url: &str, context: &OpenContext<'_>) -> Result<Arc<dyn FileSyncAdapter>, AdapterError> {
     let url = resolve_backend(url, context.project_dir)?;
-    let Some(backend) = BACKENDS.iter().find(|backend| backend.scheme == url.scheme) else {
+    let Some(backend) = backends().find(|backend| backend.scheme == url.scheme) else {
         return Err(unknown_backend(url.scheme));
     };
     (backend.open)(&url, context)
@@ -120,7 +135,7 @@ fn file_address(address: &str, project_dir: &Path) -> String {
 }
 
 fn unknown_backend(name: &str) -> AdapterError {
-    let known: Vec<&str> = BACKENDS.iter().map(|backend| backend.scheme).collect();
+    let known: Vec<&str> = backends().map(|backend| backend.scheme).collect();
     let list = known.join(", ");
     let nearest = known.into_iter().min_by_key(|scheme| strsim::osa_distance(name, scheme)).unwrap_or_default();
     let message = format!("find backend `{name}`: nearest known is `{nearest}`, known are: {list}");

@@ -26,7 +26,10 @@ mod supabase;
 mod wire;
 
 pub use adapter::{Capabilities, FileSyncAdapter, ForeignEdits, Sink, Subscription, batch_delete_revision};
-pub use backend::{BACKENDS, Backend, BackendUrl, DEFAULT_WAIT_MS, OpenBackend, OpenContext, open, resolve_backend};
+pub use backend::{
+    BACKENDS, Backend, BackendUrl, DEFAULT_WAIT_MS, OpenBackend, OpenContext, add_backends, backends, open,
+    resolve_backend,
+};
 pub use check::{Checked, Opener, check};
 pub use convex::ConvexAdapter;
 pub use error::{AdapterError, ErrorKind};

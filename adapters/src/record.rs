@@ -308,7 +308,7 @@ pub struct Query {
 
 impl Query {
     /// How many rows a page of it holds where `most` fit. `Unsupported` for a limit of 0.
-    pub(crate) fn rows_of_page(&self, most: usize) -> Result<usize, AdapterError> {
+    pub fn rows_of_page(&self, most: usize) -> Result<usize, AdapterError> {
         if self.limit == 0 {
             return Err(AdapterError::new(ErrorKind::Unsupported, "query a page of 0 rows"));
         }

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use larder_adapters::{BACKENDS, Backend, Checked, FileSyncAdapter, OpenContext, resolve_backend};
+use larder_adapters::{Backend, Checked, FileSyncAdapter, OpenContext, resolve_backend};
 
 use super::error::{Kind, NodeError};
 use super::open::{OpenOptions, require_consent};
@@ -47,7 +47,7 @@ pub fn backends(env: &Env, options: &OpenOptions) -> Vec<BackendLine> {
         live: live.as_ref().is_some_and(|(live, _)| live.scheme == backend.scheme),
         settings: backend.settings.iter().map(setting).collect(),
     };
-    BACKENDS.iter().map(line).collect()
+    larder_adapters::backends().map(line).collect()
 }
 
 /// The statements that make what a backend needs; `None` if it makes all of it itself, or needs nothing.
@@ -128,6 +128,6 @@ fn chosen(settings: &Settings, name: Option<&str>) -> Result<(&'static Backend, 
 
 fn named(name: &str) -> Result<&'static Backend, NodeError> {
     let url = resolve_backend(name, "".as_ref())?;
-    let found = BACKENDS.iter().find(|backend| backend.scheme == url.scheme);
+    let found = larder_adapters::backends().find(|backend| backend.scheme == url.scheme);
     found.ok_or_else(|| NodeError::user(format!("no backend is called {name}"), "`larder backend list` names them"))
 }
