@@ -9,7 +9,7 @@ use super::out::Answer;
 use super::report;
 use crate::config::Flags;
 use crate::daemon::{self, Reply, Request};
-use crate::node::{ChangeRequest, Kind, Node, NodeError, ProjectDirs};
+use crate::node::{ChangeRequest, Errand, Errands, Kind, Node, NodeError, ProjectDirs};
 use crate::sync::Report;
 
 /// Does what was asked and words it.
@@ -35,20 +35,44 @@ pub fn act_trusting(context: &Context, change: &ChangeRequest, trust: bool) -> R
 
 /// The daemon's report in this command's words.
 pub fn by_daemon(context: &Context, reply: Reply, dry_run: bool) -> Result<Answer, NodeError> {
-    let Reply { body, error } = reply;
-    let remains = error.map(|(code, message)| NodeError { kind: kind_of(code), message, hint: hint_of(code) });
+    let Reply { body, error, hint } = reply;
+    let remains = error.map(|said| remains_of(said, hint));
     if body.is_null() {
         return match remains {
             Some(error) => Err(error),
             None => Ok(worded(context, &Report::default(), dry_run, "daemon")),
         };
     }
-    let report = serde_json::from_value(body).map_err(|error| NodeError {
+    let report = read(body)?;
+    Ok(worded(context, &report, dry_run, "daemon").with_remains(remains))
+}
+
+/// Has an errand done by the daemon that holds the project, or does it here.
+pub fn errand(context: &Context, errand: Errand) -> Result<Errands, NodeError> {
+    let Some(reply) = ask_daemon(context, &Request::Errand(errand.clone()))? else {
+        return errand.run(&context.env, &context.open, context.progress());
+    };
+    match reply.error {
+        Some(said) => Err(remains_of(said, reply.hint)),
+        None => read(reply.body),
+    }
+}
+
+/// What came of an errand is not what was asked for.
+pub fn strange() -> NodeError {
+    NodeError::new(Kind::Internal, "the running larder answered something else")
+}
+
+fn read<T: serde::de::DeserializeOwned>(body: Value) -> Result<T, NodeError> {
+    serde_json::from_value(body).map_err(|error| NodeError {
         kind: Kind::Internal,
         message: format!("the running larder answered something unknown: {error}"),
         hint: Some("it may be of another release: stop it and start it again".to_owned()),
-    })?;
-    Ok(worded(context, &report, dry_run, "daemon").with_remains(remains))
+    })
+}
+
+fn remains_of((code, message): (u8, String), hint: Option<String>) -> NodeError {
+    NodeError { kind: kind_of(code), message, hint: hint.or_else(|| hint_of(code)) }
 }
 
 /// Only the form that is printed is made: of a long report, the object is many times the report.

@@ -11,10 +11,10 @@ use super::up::{LONGEST_SLEEP, MountedView, Note, config_path, subscribe};
 use super::wait::Waiters;
 use crate::chunk::is_line_file;
 use crate::model::RelPath;
-use crate::node::{ChangeRequest, Node, NodeError, RunOptions};
+use crate::node::{ChangeRequest, Errand, Errands, Node, NodeError, RunOptions};
 use crate::scan::{self, EntryKind};
 use crate::search::{FillGate, Filler};
-use crate::sync::{Asked, Report, Scope};
+use crate::sync::{Asked, Progress, Report, Scope};
 use crate::watch::{Debounce, Hint, Observed, Patience, Settled, Watcher, Writer};
 
 /// After a failed run the next one waits at least this long.
@@ -32,6 +32,7 @@ pub(super) struct Cycle {
     trees: BTreeSet<RelPath>,
     whole: bool,
     backend: bool,
+    progress: Arc<dyn Progress>,
     /// Those that rang.
     peers: BTreeSet<String>,
     waiters: Option<Waiters>,
@@ -52,7 +53,7 @@ pub(super) struct Cycle {
 }
 
 impl Cycle {
-    pub fn new(node: Node, watcher: Watcher, mounted: Option<MountedView>) -> Cycle {
+    pub fn new(node: Node, watcher: Watcher, mounted: Option<MountedView>, progress: Arc<dyn Progress>) -> Cycle {
         let now = Instant::now();
         let shown_row = mounted.as_ref().and_then(|mounted| mounted.view.catalog().last_row().ok()).unwrap_or(0);
         let gate = Arc::new(FillGate::default());
@@ -69,6 +70,7 @@ impl Cycle {
             trees: BTreeSet::new(),
             whole: true,
             backend: true,
+            progress,
             peers: BTreeSet::new(),
             waiters: None,
             inbox: false,
@@ -307,6 +309,29 @@ impl Cycle {
             say(&format!("recorded {path} ({})", change.word()));
         }
         for (path, change) in report.written.iter().take(20) {
+    /// Lends the project to an errand, and goes on with what it is then: everybody is asked, and everything looked at.
+    ///
+    /// Errors: outside, the project could not be opened again, or is gone, so that nothing can go on; inside, the errand's.
+    pub fn lend(&mut self, errand: &Errand, say: &dyn Fn(&str)) -> Result<Result<Errands, NodeError>, NodeError> {
+        let done = errand.run(&self.node.env, &self.node.lending(), self.progress.clone());
+        if errand.is_dry_run() {
+            return Ok(done);
+        }
+        // Also if it failed: how far it came only its error tells.
+        self.subscriptions.clear();
+        self.waiters = None;
+        self.node = self.node.opened_anew(self.progress.clone())?;
+        self.watcher.set_rules(self.node.settings.rules.clone());
+        if let Some(notes) = self.notes.clone() {
+            self.subscribe(&notes);
+        }
+        (self.whole, self.backend, self.not_before) = (true, true, None);
+        if let Err(error) = self.run_due(true, say) {
+            self.failed(&error, say)?;
+        }
+        Ok(done)
+    }
+
             say(&format!("wrote {path} ({})", change.word()));
         }
         let more = (report.recorded.len() + report.recorded_rows.len()).saturating_sub(20)

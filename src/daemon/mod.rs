@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::node::{ChangeRequest, OpenOptions};
+use crate::node::{ChangeRequest, Errand, NodeError, OpenOptions};
 use crate::server::ServeOptions;
 
 pub use serve::{Door, Served, desk, serve};
@@ -41,6 +41,8 @@ pub enum Request {
     Status,
     /// A change that a person wants; answered when it is done.
     Change(ChangeRequest),
+    /// What needs the project for itself: the daemon lends it, and goes on with what it is then.
+    Errand(Errand),
     /// End in good order.
     Stop,
 }
@@ -52,4 +54,20 @@ pub struct Reply {
     pub body: serde_json::Value,
     /// What went wrong: exit code and sentence.
     pub error: Option<(u8, String)>,
+    /// What the user can do about it, if it is about more than the exit code says.
+    #[serde(default)]
+    pub hint: Option<String>,
+}
+
+impl Reply {
+    /// What came of it, and what remains.
+    fn told(body: &impl Serialize, remains: Option<(u8, String)>) -> Reply {
+        Reply { body: serde_json::to_value(body).unwrap_or_default(), error: remains, hint: None }
+    }
+
+    /// Nothing came of it.
+    fn refused(error: &NodeError) -> Reply {
+        let said = Some((error.kind.exit_code(), error.message.clone()));
+        Reply { body: serde_json::Value::Null, error: said, hint: error.hint.clone() }
+    }
 }

@@ -103,7 +103,7 @@ fn write_line(mut stream: &UnixStream, value: &impl serde::Serialize) {
 /// What works on files may take long; what only asks may not.
 fn patience(request: &Request) -> Duration {
     match request {
-        Request::Sync | Request::Change(_) => RUN_TIMEOUT,
+        Request::Sync | Request::Change(_) | Request::Errand(_) => RUN_TIMEOUT,
         Request::Status | Request::Stop => CLIENT_TIMEOUT,
     }
 }

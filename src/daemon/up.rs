@@ -43,7 +43,7 @@ pub fn up(env: &Env, options: &UpOptions, progress: Arc<dyn Progress>, say: &dyn
     }
     let (notes, inbox) = channel();
     let signals = catch_signals(&notes)?;
-    let node = Node::open(env, &options.open, progress)?;
+    let node = Node::open(env, &options.open, progress.clone())?;
     // Watch first, then scan: what happens in between is hinted and found.
     let watcher = start_watcher(&node, &notes)?;
     for line in watcher.mode().report() {
@@ -56,7 +56,7 @@ pub fn up(env: &Env, options: &UpOptions, progress: Arc<dyn Progress>, say: &dyn
     let asked = notes.clone();
     let listener = listen(&node.dirs.socket(), move |ask| drop(asked.send(Note::Asked(ask))))
         .map_err(|error| NodeError::new(Kind::Internal, format!("listen on the control socket: {error}")))?;
-    let mut cycle = Cycle::new(node, watcher, mounted);
+    let mut cycle = Cycle::new(node, watcher, mounted, progress);
     cycle.subscribe(&notes);
     cycle.run_all(say)?;
     // Only now this project has an id that devices can know it by.
@@ -98,24 +98,17 @@ fn serve(cycle: &mut Cycle, inbox: &Receiver<Note>, say: &dyn Fn(&str)) -> Resul
         for ask in asked {
             stop |= ask.request == Request::Stop;
             let reply = match (&ask.request, &outcome) {
-                (Request::Sync, Ok(report)) => Reply {
-                    body: serde_json::to_value(report).unwrap_or_default(),
-                    error: cycle.remains(report.as_ref()),
-                },
+                (Request::Sync, Ok(report)) => Reply::told(report, cycle.remains(report.as_ref())),
                 (Request::Change(change), _) => match cycle.change(change, say) {
-                    Ok(report) => Reply {
-                        body: serde_json::to_value(&report).unwrap_or_default(),
-                        error: cycle.remains(Some(&report)),
-                    },
-                    Err(error) => {
-                        Reply { body: serde_json::Value::Null, error: Some((error.kind.exit_code(), error.message)) }
-                    }
+                    Ok(report) => Reply::told(&report, cycle.remains(Some(&report))),
+                    Err(error) => Reply::refused(&error),
                 },
-                (Request::Sync, Err(error)) => Reply {
-                    body: serde_json::Value::Null,
-                    error: Some((error.kind.exit_code(), error.message.clone())),
+                (Request::Errand(errand), _) => match cycle.lend(errand, say)? {
+                    Ok(done) => Reply::told(&done, None),
+                    Err(error) => Reply::refused(&error),
                 },
-                _ => Reply { body: serde_json::json!({ "lines": cycle.lines() }), error: None },
+                (Request::Sync, Err(error)) => Reply::refused(error),
+                _ => Reply::told(&serde_json::json!({ "lines": cycle.lines() }), None),
             };
             // The asker hung up.
             drop(ask.answer.send(reply));

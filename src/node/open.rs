@@ -8,6 +8,7 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use larder_adapters::{ErrorKind, FileSyncAdapter, OpenContext};
 
@@ -85,9 +86,16 @@ pub struct OpenOptions {
     pub trust: bool,
     /// A backend handed in by the caller instead of the one the config names.
     pub adapter: Option<Arc<dyn FileSyncAdapter>>,
+    /// The project's lock, lent by its holder, who does nothing with the project meanwhile.
+    pub lock: Option<Arc<ProjectLock>>,
 }
 
 impl OpenOptions {
+    /// The lock that was lent, or the project's own, taken now.
+    pub(super) fn lock_of(&self, dirs: &ProjectDirs) -> Result<Arc<ProjectLock>, NodeError> {
+        self.lock.clone().map_or_else(|| take_lock(dirs).map(Arc::new), Ok)
+    }
+
     /// Finds and reads the config.
     pub fn settings(&self, env: &Env) -> Result<Settings, NodeError> {
         let config = match &self.config {
@@ -115,7 +123,7 @@ pub struct Node {
     /// Something was recorded that the backend could not be given: it is when it is heard of again.
     pub(super) unsent: bool,
     // Last: everything else is closed before the lock says so.
-    _lock: ProjectLock,
+    lock: Arc<ProjectLock>,
 }
 
 impl Node {
@@ -125,9 +133,11 @@ impl Node {
         require_consent(&settings, env, options.trust)?;
         let dirs = ProjectDirs::of(&settings.config);
         let identity_owner = settings.owner_id.value.clone();
-        set_aside_foreign(&dirs, env, &identity_owner)?;
+        if options.lock.is_none() {
+            set_aside_foreign(&dirs, env, &identity_owner)?;
+        }
         create_private_folder(&dirs.larder)?;
-        let lock = take_lock(&dirs)?;
+        let lock = options.lock_of(&dirs)?;
         let identity = open_identity(&dirs, env, &identity_owner)?;
         Node::assemble(env, options, settings, dirs, lock, identity, progress)
     }
@@ -137,14 +147,15 @@ impl Node {
         options: &OpenOptions,
         settings: Settings,
         dirs: ProjectDirs,
-        lock: ProjectLock,
+        lock: Arc<ProjectLock>,
         identity: Identity,
         progress: Arc<dyn Progress>,
     ) -> Result<Node, NodeError> {
         let root = Arc::new(Root::open(&settings.root_dir)?);
+        let left_open = lock.was_left_open();
         let mut state = State::open(&dirs.state())?;
-        state.check_if_due(lock.left_open, env.clock.wall_ms())?;
-        state.note_boot(&env.boot, lock.left_open)?;
+        state.check_if_due(left_open, env.clock.wall_ms())?;
+        state.note_boot(&env.boot, left_open)?;
         let ledger = Arc::new(Ledger::open(&dirs.larder)?);
         let (index, replayed) = open_index(&dirs, env, &ledger)?;
         let contents = Arc::new(ContentReader::with_cache(ledger.clone(), index.reader()?, ONCE_CACHE_BYTES));
@@ -172,7 +183,21 @@ impl Node {
             engine.expect_rescue();
         }
         let (env, options) = (env.clone(), options.clone());
-        Ok(Node { settings, dirs, env, engine, options, backend_error, unsent: false, _lock: lock })
+        Ok(Node { settings, dirs, env, engine, options, backend_error, unsent: false, lock })
+    }
+
+    /// Opens the same project again; `self` may be dropped then, and must not be used meanwhile nor afterwards.
+    ///
+    /// Errors: as of `open`; then `self` does not know who this folder is any more.
+    pub fn opened_anew(&self, progress: Arc<dyn Progress>) -> Result<Node, NodeError> {
+        let mut node = Node::open(&self.env, &self.lending(), progress)?;
+        node.options.lock = None;
+        Ok(node)
+    }
+
+    /// How to open the project beside this one, with its lock.
+    pub fn lending(&self) -> OpenOptions {
+        OpenOptions { lock: Some(self.lock.clone()), ..self.options.clone() }
     }
 
     /// Tries again to open a backend that was away.
@@ -348,13 +373,18 @@ pub(super) fn set_aside_foreign(dirs: &ProjectDirs, env: &Env, owner: &str) -> R
 }
 
 /// The project's lock; ends with its holder, however that ends. Holds the process id, and 0 after an end in good order.
-pub(super) struct ProjectLock {
+pub struct ProjectLock {
     file: File,
-    /// The holder before did not end in good order.
-    pub left_open: bool,
+    /// The holder before did not end in good order, and nobody looked into it since.
+    left_open: AtomicBool,
 }
 
 impl ProjectLock {
+    /// True, once, if the holder before did not end in good order.
+    fn was_left_open(&self) -> bool {
+        self.left_open.swap(false, Ordering::Relaxed)
+    }
+
     /// Written in place and always as long: a lock file is never torn, and truncating it would cost a journal entry.
     fn write_holder(&self, holder: u32) -> std::io::Result<()> {
         self.file.write_all_at(format!("{holder:>10}\n").as_bytes(), 0)
@@ -394,7 +424,7 @@ pub(super) fn take_lock(dirs: &ProjectDirs) -> Result<ProjectLock, NodeError> {
     }
     let is_new = file.metadata().map_err(internal)?.len() == 0;
     let left_open = !is_new && read_holder(&mut file) != Some(0);
-    let lock = ProjectLock { file, left_open };
+    let lock = ProjectLock { file, left_open: AtomicBool::new(left_open) };
     lock.write_holder(std::process::id()).map_err(internal)?;
     Ok(lock)
 }

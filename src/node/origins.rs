@@ -10,7 +10,6 @@ use std::sync::Arc;
 use super::error::{Kind, NodeError};
 use super::open::{
     Glance, Node, OpenOptions, ProjectDirs, backend_of, create_private_folder, require_consent, set_aside_foreign,
-    take_lock,
 };
 use crate::config::Settings;
 use crate::env::Env;
@@ -42,7 +41,7 @@ pub struct OriginLine {
 }
 
 /// An origin that goes on here.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Adopted {
     /// Its name.
     pub origin: OriginName,
@@ -107,7 +106,7 @@ pub fn new_origin(env: &Env, options: &OpenOptions, progress: Arc<dyn Progress>)
     require_consent(&settings, env, options.trust)?;
     let dirs = ProjectDirs::of(&settings.config);
     create_private_folder(&dirs.larder)?;
-    let lock = take_lock(&dirs)?;
+    let lock = options.lock_of(&dirs)?;
     let identity = Identity::create(&dirs.larder, env, &settings.owner_id.value)?;
     drop(Node::assemble(env, options, settings, dirs, lock, identity, progress)?);
     Ok(())
@@ -133,9 +132,11 @@ pub fn adopt_origin(
         return Ok(adopted);
     }
     let owner = settings.owner_id.value.clone();
-    set_aside_foreign(&dirs, env, &owner)?;
+    if options.lock.is_none() {
+        set_aside_foreign(&dirs, env, &owner)?;
+    }
     create_private_folder(&dirs.larder)?;
-    let lock = take_lock(&dirs)?;
+    let lock = options.lock_of(&dirs)?;
     let identity = Identity::adopt(&dirs.larder, env, &owner, adopted.origin.clone(), adopted.generation)?;
     drop(Node::assemble(env, options, settings, dirs, lock, identity, progress)?);
     Ok(adopted)

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::error::{Kind, NodeError};
 use super::open::{Node, OpenOptions};
@@ -15,7 +15,7 @@ use crate::sync::exchange::Direction;
 use crate::sync::{Asked, Progress, Report, StoreLook, SyncError};
 
 /// What is still damaged or missing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Missing {
     /// `here`, or the store's name.
     pub place: String,
@@ -28,7 +28,7 @@ pub struct Missing {
 }
 
 /// What `repair` did, or would do.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Repaired {
     /// Artifacts read in stores.
     pub read: u64,

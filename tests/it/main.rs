@@ -10,6 +10,7 @@ mod carrier;
 mod convex;
 #[path = "../../adapters/tests/servers/convex.rs"]
 mod convex_server;
+mod errand;
 mod firestore;
 mod http;
 mod kill;

@@ -3,12 +3,13 @@
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use crate::cli::act::{errand, strange};
 use crate::cli::args::{Dry, Trust};
 use crate::cli::context::Context;
 use crate::cli::out::Answer;
 use crate::cli::text::{ago, count};
 use crate::ledger::Identity;
-use crate::node::{NodeError, OriginLine, ProjectDirs, adopt_origin, new_origin, retire_origin};
+use crate::node::{Errand, Errands, NodeError, OriginLine, ProjectDirs};
 
 /// What `larder origin` takes.
 #[derive(Args, Debug)]
@@ -62,7 +63,7 @@ pub fn run(context: &Context, args: &OriginArgs) -> Result<Answer, NodeError> {
         Some(What::List) => list(context),
         Some(What::New(args)) if args.dry.dry_run => show(context, Some("would become a new origin in place of")),
         Some(What::New(args)) => {
-            new_origin(&context.env, &context.trusting(args.trust.trust), context.progress())?;
+            errand(context, Errand::NewOrigin { trust: args.trust.trust })?;
             show(context, Some("is now"))
         }
         Some(What::Adopt(args)) => adopt(context, args),
@@ -72,15 +73,17 @@ pub fn run(context: &Context, args: &OriginArgs) -> Result<Answer, NodeError> {
 
 fn retire(context: &Context, args: &RetireArgs) -> Result<Answer, NodeError> {
     let dry_run = args.dry.dry_run;
-    let origin = retire_origin(&context.env, &context.open, &args.origin, dry_run, context.progress())?.to_string();
+    let retire = Errand::RetireOrigin { origin: args.origin.clone(), dry_run };
+    let Errands::Retired(origin) = errand(context, retire)? else { return Err(strange()) };
     let verb = if dry_run { "would hold" } else { "holds" };
     let line = format!("what {origin} has not seen {verb} nothing back any more, until it publishes again");
     Ok(Answer::new(vec![line], json!({ "dry_run": dry_run, "origin": origin })))
 }
 
 fn adopt(context: &Context, args: &AdoptArgs) -> Result<Answer, NodeError> {
-    let (dry_run, open) = (args.change.dry.dry_run, context.trusting(args.change.trust.trust));
-    let adopted = adopt_origin(&context.env, &open, &args.origin, dry_run, context.progress())?;
+    let (dry_run, trust) = (args.change.dry.dry_run, args.change.trust.trust);
+    let adopt = Errand::AdoptOrigin { origin: args.origin.clone(), dry_run, trust };
+    let Errands::Adopted(adopted) = errand(context, adopt)? else { return Err(strange()) };
     let (origin, generation) = (adopted.origin.to_string(), adopted.generation);
     let lines = if dry_run {
         vec![format!("this folder would go on as {origin}, generation {generation}")]

@@ -2,15 +2,18 @@
 
 use serde_json::json;
 
+use crate::cli::act::{errand, strange};
 use crate::cli::args::Dry;
 use crate::cli::context::Context;
 use crate::cli::out::Answer;
 use crate::cli::text::count;
-use crate::node::{NodeError, Repaired, repair};
+use crate::node::{Errand, Errands, NodeError, Repaired};
 
 /// Repairs.
 pub fn run(context: &Context, args: &Dry) -> Result<Answer, NodeError> {
-    let repaired = repair(&context.env, &context.open, args.dry_run, context.progress())?;
+    let Errands::Repaired(repaired) = errand(context, Errand::Repair { dry_run: args.dry_run })? else {
+        return Err(strange());
+    };
     let mended: Vec<_> =
         repaired.mended.iter().map(|(store, name)| json!({ "store": store, "artifact": name })).collect();
     let failed: Vec<_> = repaired.failed.iter().map(|(store, why)| json!({ "store": store, "error": why })).collect();
