@@ -270,6 +270,8 @@ impl Engine {
         }
         let (app, larder) = (&self.policy.app, self.ledger.larder());
         let place = open_peer(&self.env, &peer.address, app, self.root.path(), larder)?;
+        // Another disk may be mounted there by now.
+        self.forget_even(&peer.line());
         let open = OpenPeer { address: peer.address.clone(), place: place.clone() };
         self.open_peers.insert(peer.name.clone(), open);
         Ok(place)

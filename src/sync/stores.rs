@@ -118,6 +118,8 @@ pub(super) struct Told {
     checked: BTreeSet<ArtifactName>,
     /// The last pull found chains of owners who are not accepted.
     strangers: bool,
+    /// Chains that the last pull found to be the same on both sides, and their newest checkpoint.
+    even: BTreeMap<Chain, ArtifactName>,
 }
 
 impl Engine {
@@ -169,10 +171,17 @@ impl Engine {
             told.checked.clear();
         }
         let (wrong_there, checked) = (told.wrong.clone(), told.checked.clone());
+        // Who asks the store anew is not told what it held before.
+        let asks = terms.direction != Direction::Push || thoroughness == Thoroughness::Whole;
+        if asks {
+            told.even.clear();
+        }
+        let even = told.even.clone();
         let mut config = ExchangeConfig {
             own,
             wrong_there,
             checked,
+            even,
             trust: terms.trust,
             members: self.members(terms.trust)?,
             apart: if terms.trust == Trust::Members { self.apart()? } else { BTreeMap::new() },
@@ -216,6 +225,9 @@ impl Engine {
             config.held_bytes.clone_from(&self.held_bytes);
         };
         report.pulled += pulled;
+        if failure.is_none() && terms.marks == Marks::Kept && terms.direction != Direction::Push {
+            self.told.entry(terms.line.clone()).or_default().even.clone_from(&done.even);
+        }
         self.keep_apart(place, &done)?;
         self.note_exchange(&terms, &done, failure.as_deref())?;
         // Later rounds ask for news only.
@@ -225,6 +237,13 @@ impl Engine {
             self.replay()?;
         }
         Ok(failure)
+    }
+
+    /// What a store held says nothing of what it holds once it is opened anew.
+    pub(super) fn forget_even(&mut self, line: &str) {
+        if let Some(told) = self.told.get_mut(line) {
+            told.even.clear();
+        }
     }
 
     /// Notes what the exchange found damaged here, and forgets what is whole again.
@@ -342,6 +361,7 @@ impl Engine {
         self.state.set_meta(PROJECT, Some(project.as_str().as_bytes()))?;
         marker::register_writer(&adapter, &app, self.identity.origin())?;
         self.meet_store(&adapter)?;
+        self.forget_even(&format!("{}:exchange", adapter.capabilities().name));
         let transport = Arc::new(BackendTransport::new(adapter, &app, label)?);
         self.transport = Some(transport.clone());
         Ok(Some(transport))

@@ -141,6 +141,11 @@ fn refusal(name: ArtifactName, damage: Damage) -> LocalError {
 impl LocalStore for Ledger {
     fn chains(&self, space: &Space) -> Result<Vec<Chain>, LocalError> {
         let mut chains = Ledger::chains(self)?;
+    /// The facts of a checkpoint that is here, and so was verified when it came. Errors: as `read`.
+    fn facts(&self, name: &ArtifactName) -> Result<CheckpointFacts, LocalError> {
+        self.inspect(name, &self.read(name)?)
+    }
+
         chains.retain(|chain| chain.space == *space);
         Ok(chains)
     }
@@ -179,7 +184,10 @@ impl LocalStore for Ledger {
 
 /// Verifies a checkpoint alone and takes out what the exchange needs.
 pub(super) fn checkpoint_facts(name: &ArtifactName, bytes: &[u8]) -> Result<CheckpointFacts, LocalError> {
-    let checkpoint = Checkpoint::parse(name, bytes).map_err(|damage| refusal(name.clone(), damage))?;
+    Ok(facts_of(Checkpoint::parse(name, bytes).map_err(|damage| refusal(name.clone(), damage))?))
+}
+
+fn facts_of(checkpoint: Checkpoint) -> CheckpointFacts {
     let (mut records, mut packs) = (Vec::new(), Vec::new());
     for part in checkpoint.artifacts() {
         match part {
@@ -193,7 +201,7 @@ pub(super) fn checkpoint_facts(name: &ArtifactName, bytes: &[u8]) -> Result<Chec
         listed
     });
     let floor = checkpoint.floor();
-    Ok(CheckpointFacts {
+    CheckpointFacts {
         hash: checkpoint.hash,
         prev: checkpoint.body.prev,
         key: *checkpoint.body.key.as_bytes(),
@@ -205,5 +213,10 @@ pub(super) fn checkpoint_facts(name: &ArtifactName, bytes: &[u8]) -> Result<Chec
         packs,
         snapshot,
         floor,
-    })
+    }
+    fn facts(&self, name: &ArtifactName) -> Result<CheckpointFacts, LocalError> {
+        let checkpoint = Checkpoint::reread(name, &self.read_whole(name)?);
+        Ok(facts_of(checkpoint.map_err(|damage| refusal(name.clone(), damage))?))
+    }
+
 }

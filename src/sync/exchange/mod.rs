@@ -100,6 +100,9 @@ pub struct ExchangeConfig {
     pub apart: BTreeMap<Chain, Owner>,
     /// These chains alone; all if it is not said.
     pub only: Option<BTreeSet<Chain>>,
+    /// Who only gives: chains of which both sides were found to hold the same, up to this newest checkpoint. While that is the newest
+    /// here they are not looked at, and no others are looked for.
+    pub even: BTreeMap<Chain, ArtifactName>,
     /// How much is listed.
     pub thoroughness: Thoroughness,
     /// The floors of chains: what stands below is neither offered nor fetched, whoever still holds it.
@@ -131,6 +134,7 @@ impl ExchangeConfig {
             members: Members::default(),
             apart: BTreeMap::new(),
             only: None,
+            even: BTreeMap::new(),
             thoroughness: Thoroughness::News,
             floors: BTreeMap::new(),
             wanted: Vec::new(),

@@ -195,6 +195,8 @@ pub struct Report {
     pub pulled: Vec<ArtifactName>,
     /// Offered and there now, in order; what was there already is not named.
     pub pushed: Vec<ArtifactName>,
+    /// Chains of which both sides hold the same, all of it, and their newest checkpoint.
+    pub even: BTreeMap<Chain, ArtifactName>,
     /// Checkpoints that are there and cannot be taken yet.
     pub waiting: Vec<Waiting>,
     /// Artifacts that something here names and that are neither here nor there.

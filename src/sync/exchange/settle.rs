@@ -34,12 +34,22 @@ impl Run<'_> {
         }
         let agreed = self.agreed_seq(view)?;
         let seq = fork.map_or(agreed, |fork| agreed.min(fork - 1));
+        self.note_even(view, seq, fork);
         let watermark = Watermark { seq, holes: view.holes.clone() };
         let store = self.remote.label();
         if self.journal.watermark(store, &view.chain)? != watermark {
             self.journal.set_watermark(store, &view.chain, &watermark)?;
         }
         Ok(())
+    }
+
+    /// Notes a chain of which both sides hold the same, all of it.
+    fn note_even(&mut self, view: &View, agreed: u64, fork: Option<u64>) {
+        let Some(tip) = view.here.last().filter(|tip| seq_of(tip) == agreed) else { return };
+        let newest_there = view.quiet || view.remote.last() == Some(tip);
+        if newest_there && fork.is_none() && view.holes.is_empty() && view.bulk.is_empty() && view.bad == 0 {
+            self.report.even.insert(view.chain.clone(), tip.clone());
+        }
     }
 
     /// The lowest number on which two verified checkpoints stand.

@@ -3,7 +3,7 @@
 //! Invariant: names from outside are parsed before anything is done with them; a listing is bounded in pages, must go
 //! forward, and is never taken for complete or for true.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Thoroughness;
 use super::journal::Watermark;
@@ -16,6 +16,8 @@ use crate::transport::{Depth, ListRequest, MAX_PAGE_NAMES};
 
 /// Chains of one space that are looked at.
 const MAX_CHAINS: usize = 100_000;
+/// Pages that a space is listed in at once; one with more names is listed chain by chain.
+const MAX_SPACE_PAGES: usize = 10;
 /// Names of one chain that are looked at in one exchange; the next goes on from the watermark.
 const MAX_NAMES_PER_CHAIN: usize = 100_000;
 /// Checkpoints of our own chain that are fetched to find out whether they are real.
@@ -29,25 +31,15 @@ impl Run<'_> {
     }
 
     fn survey_space(&mut self, space: &Space, views: &mut Vec<View>) -> Result<(), Stop> {
-        let prefix = format!("{}/{space}/", self.config.app);
-        let heads = match self.config.thoroughness {
-            Thoroughness::News => self.heads(&prefix)?,
-            Thoroughness::Whole => None,
-        };
-        let there = match &heads {
-            Some(heads) => self.chains_of_heads(space, heads),
-            None => match self.chains_there(space, &prefix)? {
-                Some(chains) => chains,
-                None => return Ok(()),
-            },
-        };
-        let heads: Option<BTreeSet<ArtifactName>> =
-            heads.map(|heads| heads.iter().filter_map(|head| self.parse(head)).collect());
+        let Some(there) = self.ask_space(space)? else { return Ok(()) };
         let here = self.local.chains(space)?;
-        let all: BTreeSet<Chain> = here.into_iter().chain(there.iter().cloned()).collect();
+        let all: BTreeSet<Chain> = here.into_iter().chain(there.chains().cloned()).collect();
         let meant = |chain: &Chain| self.config.only.as_ref().is_none_or(|only| only.contains(chain));
         let all: Vec<Chain> = all.into_iter().filter(meant).collect();
         for chain in all {
+            if self.is_even(&chain)? {
+                continue;
+            }
             let mark = self.journal.watermark(self.remote.label(), &chain)?;
             let mut view = View::new(chain, mark);
             view.holes = view.mark.holes.clone();
@@ -56,8 +48,10 @@ impl Run<'_> {
             }
             view.rise(self.floor(&view.chain));
             self.read_here(&mut view)?;
-            view.quiet = heads.as_ref().is_some_and(|heads| is_quiet(&view, heads));
-            if there.contains(&view.chain) && !view.quiet {
+            view.quiet = matches!(&there, There::Heads(heads) if is_quiet(&view, heads));
+            if let There::Names(names) = &there {
+                self.take_names(&mut view, names);
+            } else if there.may_have(&view.chain) && !view.quiet {
                 self.list_chain(&mut view)?;
             } else if !view.quiet {
                 if self.check_rolled_back(&mut view) {
@@ -70,17 +64,83 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Which chains of a space the store has; `None` if it could not be asked at all.
+    fn ask_space(&mut self, space: &Space) -> Result<Option<There>, Stop> {
+        let prefix = format!("{}/{space}/", self.config.app);
+        if !self.config.pulls() && !self.config.even.is_empty() {
+            return Ok(Some(There::Unasked));
+        }
+        match self.config.thoroughness {
+            Thoroughness::News => {
+                if let Some(heads) = self.heads(&prefix)? {
+                    return Ok(Some(There::Heads(self.chains_of_heads(space, &heads))));
+                }
+            }
+            Thoroughness::Whole if self.config.only.is_none() => {
+                if let Some(names) = self.list_space(space, &prefix)? {
+                    return Ok(Some(There::Names(names)));
+                }
+            }
+            Thoroughness::Whole => {}
+        }
+        Ok(self.chains_there(space, &prefix)?.map(There::Chains))
+    }
+
+    /// True if an earlier look found both sides to hold the same of this chain, and nothing came to it here since.
+    fn is_even(&self, chain: &Chain) -> Result<bool, Stop> {
+        if self.config.pulls() || self.config.own.contains(chain) {
+            return Ok(false);
+        }
+        let Some(tip) = self.config.even.get(chain) else { return Ok(false) };
+        Ok(self.local.checkpoints(chain, seq_of(tip))?.as_slice() == std::slice::from_ref(tip))
+    }
+
+    /// All names of a space, by chain; `None` if they are too many, or could not be had, to be listed at once.
+    fn list_space(&mut self, space: &Space, prefix: &str) -> Result<Option<Names>, Stop> {
+        let ignored = self.report.ignored_names;
+        let mut request = ListRequest::new(prefix, Depth::All);
+        let mut names = Names::new();
+        for _ in 0..MAX_SPACE_PAGES {
+            let Some(listing) = self.list(&request)? else { break };
+            for name in listing.names.iter().take(MAX_PAGE_NAMES) {
+                match self.parse(name).filter(|parsed| parsed.chain().space == *space) {
+                    Some(parsed) => drop(names.entry(parsed.chain().clone()).or_default().insert(parsed)),
+                    None => self.report.ignored_names += 1,
+                }
+            }
+            if !advance(&mut request, &listing.names, listing.more) {
+                if listing.more {
+                    break;
+                }
+                return Ok(Some(names));
+            }
+        }
+        self.report.ignored_names = ignored;
+        Ok(None)
+    }
+
+    /// What the listing of the whole space says of one chain; what is here was read after it.
+    fn take_names(&self, view: &mut View, names: &Names) {
+        let floor = self.floor(&view.chain);
+        let listed = names.get(&view.chain).cloned().unwrap_or_default();
+        let (checkpoints, parts): (BTreeSet<_>, BTreeSet<_>) =
+            listed.into_iter().partition(|name| name.kind() == ArtifactKind::Checkpoint);
+        // Whoever still holds what is below: it does not come back.
+        view.remote = checkpoints.into_iter().filter(|name| seq_of(name) >= floor).collect();
+        view.remote_parts = Some(parts);
+    }
+
     fn parse(&self, name: &str) -> Option<ArtifactName> {
         let rest = name.strip_prefix(&self.config.app)?.strip_prefix('/')?;
         // Printing and parsing are inverse, so no second spelling gets through.
         rest.parse::<ArtifactName>().ok().filter(|parsed| parsed.to_string() == rest)
     }
 
-    fn chains_of_heads(&mut self, space: &Space, heads: &[String]) -> BTreeSet<Chain> {
-        let mut chains = BTreeSet::new();
+    fn chains_of_heads(&mut self, space: &Space, heads: &[String]) -> Names {
+        let mut chains = Names::new();
         for head in heads.iter().take(MAX_CHAINS) {
             match self.parse(head).filter(|name| name.chain().space == *space) {
-                Some(name) => drop(chains.insert(name.chain().clone())),
+                Some(name) => drop(chains.entry(name.chain().clone()).or_default().insert(name)),
                 None => self.report.ignored_names += 1,
             }
         }
@@ -126,11 +186,13 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Lists a chain, then reads what is here of it: what another thread published and pushed between the two must
-    /// not look as if somebody else had.
+    /// Lists a chain, then reads what is here of it again if more of it is needed, or if it is our own: what another thread published and pushed between the two
+    /// must not look as if somebody else had.
     fn list_chain(&mut self, view: &mut View) -> Result<(), Stop> {
+        let from = view.mark.seq;
         self.list_there(view)?;
-        self.read_here(view)
+        let stale = self.config.own.contains(&view.chain) || view.mark.seq != from;
+        if stale { self.read_here(view) } else { Ok(()) }
     }
 
     /// From the watermark on, or whole at first sight.
@@ -268,9 +330,42 @@ impl Run<'_> {
     }
 }
 
+/// Names by their chains.
+type Names = BTreeMap<Chain, BTreeSet<ArtifactName>>;
+
+/// What is known of the chains that a store has before each is looked at.
+enum There {
+    /// Nobody asked: only chains that are here are looked at.
+    Unasked,
+    /// Those that have a folder.
+    Chains(BTreeSet<Chain>),
+    /// The newest checkpoints of each.
+    Heads(Names),
+    /// Everything of each.
+    Names(Names),
+}
+
+impl There {
+    fn chains(&self) -> Box<dyn Iterator<Item = &Chain> + '_> {
+        match self {
+            There::Unasked => Box::new(std::iter::empty()),
+            There::Chains(chains) => Box::new(chains.iter()),
+            There::Heads(names) | There::Names(names) => Box::new(names.keys()),
+        }
+    }
+
+    fn may_have(&self, chain: &Chain) -> bool {
+        match self {
+            There::Unasked => true,
+            There::Chains(chains) => chains.contains(chain),
+            There::Heads(names) | There::Names(names) => names.contains_key(chain),
+        }
+    }
+}
+
 /// True if the store's newest checkpoint is the one up to which both sides are known to agree, and ours too.
-fn is_quiet(view: &View, heads: &BTreeSet<ArtifactName>) -> bool {
-    let mut heads = heads.iter().filter(|head| *head.chain() == view.chain);
+fn is_quiet(view: &View, heads: &Names) -> bool {
+    let mut heads = heads.get(&view.chain).into_iter().flatten();
     let (Some(head), None) = (heads.next(), heads.next()) else {
         return false;
     };

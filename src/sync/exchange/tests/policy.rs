@@ -124,3 +124,29 @@ fn what_is_left_is_told_forward_and_to_the_end_of_each_phase() {
         );
     }
 }
+
+#[test]
+fn who_gives_after_taking_looks_only_at_what_came_since() {
+    let [mut a, mut b, mut c] = [("a-1", 1), ("b-1", 2), ("c-1", 3)].map(|(name, seed)| Machine::new(name, seed));
+    let ((store, spot), (_, other)) = (place("spot"), place("other"));
+    for machine in [&mut b, &mut c] {
+        machine.publish_full("first");
+        machine.meets(&spot);
+    }
+    a.config.direction = Direction::Pull;
+    let taken = a.meets(&spot);
+    assert_eq!(taken.even.len(), 2);
+
+    a.publish_full("own");
+    (a.config.direction, a.config.even) = (Direction::Push, taken.even);
+    let given = a.meets(&spot);
+    assert_eq!((given.pushed.len(), given.requests.list, given.requests.get), (3, 1, 0));
+
+    b.publish_full("second");
+    b.meets(&other);
+    a.config.direction = Direction::Pull;
+    a.meets(&other);
+    a.config.direction = Direction::Push;
+    assert_eq!(a.meets(&spot).pushed.len(), 3);
+    assert_eq!(store.bytes(), a.store.bytes());
+}
