@@ -162,6 +162,11 @@ impl Disk {
         Ok(())
     }
 
+    /// Removes a file that gets no name, as far as that can be done.
+    pub fn discard(&self, staged: StagedFile) {
+        let _ = self.remove(&staged.path);
+    }
+
     /// Removes a file; nothing if it is not there.
     pub fn remove(&self, path: &Path) -> Result<(), LedgerError> {
         self.step("remove", path)?;

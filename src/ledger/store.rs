@@ -149,7 +149,9 @@ impl Ledger {
     pub fn read_whole(&self, name: &ArtifactName) -> Result<Vec<u8>, LedgerError> {
         let limit = max_artifact_bytes(name.kind());
         let (path, file) = self.open_file(name)?;
-        let mut bytes = Vec::new();
+        let size = file.metadata().map_err(io_error("read", &path))?.len().min(limit);
+        // One more than it holds, so that its end is seen without growing.
+        let mut bytes = Vec::with_capacity(size as usize + 1);
         file.take(limit + 1).read_to_end(&mut bytes).map_err(io_error("read", &path))?;
         if bytes.len() as u64 > limit {
             let actual = bytes.len() as u64;
@@ -174,7 +176,7 @@ impl Ledger {
         Ok(file.metadata().map_err(io_error("read", &path))?.len())
     }
 
-    fn open_file(&self, name: &ArtifactName) -> Result<(PathBuf, File), LedgerError> {
+    pub(super) fn open_file(&self, name: &ArtifactName) -> Result<(PathBuf, File), LedgerError> {
         let path = self.path(name);
         let no_follow = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
         match OpenOptions::new().read(true).custom_flags(no_follow).open(&path) {

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::{
-    ListRequest, Listing, Mending, Put, Removing, Transport, TransportError, TransportErrorKind, WaitHint, Wake,
+    Body, ListRequest, Listing, Mending, Put, Removing, Transport, TransportError, TransportErrorKind, WaitHint, Wake,
 };
 
 /// How long a place may take to answer, without what the bytes take.
@@ -188,6 +188,16 @@ impl Transport for DeadlineTransport {
         let (name, bytes) = (name.to_owned(), bytes.to_vec());
         self.unsettled_bytes.fetch_add(bytes.len() as u64, Ordering::AcqRel);
         self.have("put", bytes.len() as u64, move |place| place.put_later(&name, &bytes))
+    }
+
+    fn put_from(&self, name: &str, body: Body) -> Result<Put, TransportError> {
+        let (name, bytes) = (name.to_owned(), body.size_bytes);
+        self.unsettled_bytes.fetch_add(bytes, Ordering::AcqRel);
+        self.have("put", bytes, move |place| place.put_from(&name, body))
+    }
+
+    fn part_bytes(&self) -> Option<u64> {
+        self.place.part_bytes()
     }
 
     fn settle_puts(&self) -> Result<(), TransportError> {

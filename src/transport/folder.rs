@@ -25,7 +25,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::{
-    DeadlineTransport, ListRequest, Listing, Mending, Opening, Put, Removing, Transport, TransportError,
+    Body, DeadlineTransport, ListRequest, Listing, Mending, Opening, Put, Removing, Transport, TransportError,
     TransportErrorKind, WaitHint, Wake, check_name, deadline, memory,
 };
 use crate::scan::{Root, ScanError};
@@ -37,6 +37,8 @@ pub const STORE_FILE: &str = "larder-store.json";
 /// What stands in it: canonical, and the same whoever wrote it.
 pub(super) const STORE_BYTES: &[u8] = br#"{"kind":"store","v":1}"#;
 const MAX_STORE_FILE_BYTES: u64 = 4096;
+/// What is asked for at once of a large artifact: opening it again costs less than a hundredth of reading that.
+const PART_BYTES: u64 = 1 << 20;
 /// What file systems and desktops put into folders that are otherwise empty; compared without case.
 const LITTER: [&str; 7] =
     ["lost+found", "system volume information", "$recycle.bin", "desktop.ini", "thumbs.db", "icon\r", "_gsdata_"];
@@ -170,6 +172,15 @@ impl Transport for FolderTransport {
     fn put_later(&self, name: &str, bytes: &[u8]) -> Result<Put, TransportError> {
         self.prepare(name)?;
         self.publish_later(name, bytes)
+    }
+
+    fn put_from(&self, name: &str, body: Body) -> Result<Put, TransportError> {
+        self.prepare(name)?;
+        self.publish_from(name, body)
+    }
+
+    fn part_bytes(&self) -> Option<u64> {
+        Some(PART_BYTES)
     }
 
     fn settle_puts(&self) -> Result<(), TransportError> {

@@ -23,6 +23,7 @@ pub mod object;
 mod signal;
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -123,6 +124,34 @@ pub enum Wake {
     Cancelled,
 }
 
+/// An artifact on its way to a place, read as it is needed.
+pub struct Body {
+    /// How long it is.
+    pub size_bytes: u64,
+    /// Gives the bytes, and an error in place of the end if they are not what they should be.
+    pub reader: Box<dyn Read + Send>,
+}
+
+impl Body {
+    /// All of it. Errors: Corrupt if it cannot be read, or is not as long as was said.
+    pub fn into_bytes(self, name: &str) -> Result<Vec<u8>, TransportError> {
+        let mut bytes = Vec::with_capacity(usize::try_from(self.size_bytes).unwrap_or(0));
+        let read = self.reader.take(self.size_bytes.saturating_add(1)).read_to_end(&mut bytes);
+        read.map_err(|error| unread(name, error))?;
+        if bytes.len() as u64 == self.size_bytes {
+            Ok(bytes)
+        } else {
+            Err(unread(name, std::io::ErrorKind::InvalidData))
+        }
+    }
+}
+
+/// What was to be put could not be read here.
+fn unread(name: &str, error: impl Into<std::io::Error>) -> TransportError {
+    let error = error.into();
+    TransportError::new(TransportErrorKind::Corrupt, "put", name, format!("read it here: {error}")).with_source(error)
+}
+
 /// A place that holds artifacts. One handle is one visitor; several may be open on the same place.
 pub trait Transport: Send + Sync {
     /// One page of names, ascending by bytes.
@@ -151,7 +180,20 @@ pub trait Transport: Send + Sync {
         self.put_new(name, bytes)
     }
 
-    /// Names and makes durable what `put_later` took, in that order.
+    /// As `put_later`, of an artifact that need not be in memory as a whole.
+    ///
+    /// Errors: also Corrupt if `body` could not be read to its end; then nothing was put.
+    fn put_from(&self, name: &str, body: Body) -> Result<Put, TransportError> {
+        self.put_later(name, &body.into_bytes(name)?)
+    }
+
+    /// How many bytes of a large artifact are best asked for at once, so that it need not be in memory as a whole; `None`
+    /// where each request is dear, and it is got whole.
+    fn part_bytes(&self) -> Option<u64> {
+        None
+    }
+
+    /// Names and makes durable what `put_later` and `put_from` took, in that order.
     ///
     /// Errors: as `put_new`; then any of it may be there or not, and it has to be put again.
     fn settle_puts(&self) -> Result<(), TransportError> {

@@ -2,8 +2,11 @@
 //!
 //! Invariant: `put` stores nothing whose bytes it has not proven to be what the name says.
 
-use crate::ledger::{ArtifactName, Certificate, Checkpoint, Damage, Ledger, LedgerError, PublicKey, verify_bytes};
+use crate::ledger::{
+    ArrivingPack, ArtifactName, Certificate, Checkpoint, Damage, Ledger, LedgerError, PublicKey, verify_bytes,
+};
 use crate::model::{ArtifactHash, Chain, OriginName, Space};
+use crate::transport::Body;
 
 /// Why the local store did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +92,15 @@ impl CheckpointFacts {
     }
 }
 
+/// An artifact that comes in parts. Dropped before its end, it leaves nothing.
+pub trait Incoming {
+    /// The next part.
+    fn add(&mut self, bytes: &[u8]) -> Result<(), LocalError>;
+
+    /// That was all: verifies the whole and stores it, durably. Errors: Refused if it is not what its name says.
+    fn finish(self: Box<Self>) -> Result<(), LocalError>;
+}
+
 /// The artifacts of this machine. Safe together with whoever publishes meanwhile.
 pub trait LocalStore {
     /// The chains of a space, in order.
@@ -106,14 +118,27 @@ pub trait LocalStore {
     /// Its bytes as they travel, proven to be what the name says.
     fn read(&self, name: &ArtifactName) -> Result<Vec<u8>, LocalError>;
 
+    /// As `read`, of an artifact that is better read in parts: what is not what the name says ends in an error in place of the
+    /// end. `None` for one that is small, or not here: that is for `read` to say.
+    fn open(&self, name: &ArtifactName) -> Result<Option<Body>, LocalError> {
+        let _ = name;
+        Ok(None)
+    }
+
+    /// Takes an artifact that comes in parts; `None` where `put` has to have it whole, as what is here already.
+    fn receive<'a>(&'a self, name: &'a ArtifactName) -> Result<Option<Box<dyn Incoming + 'a>>, LocalError> {
+        let _ = name;
+        Ok(None)
+    }
+
     /// Verifies that `bytes` are the checkpoint `name`, alone: form, hash, chain, number, signature.
     ///
     /// Pure. Errors: Refused, Newer.
     fn inspect(&self, name: &ArtifactName, bytes: &[u8]) -> Result<CheckpointFacts, LocalError>;
 
-    /// What is to be known of a checkpoint that is here. Errors: those of `read` and `inspect`.
+    /// The facts of a checkpoint that is here, and so was verified when it came. Errors: as `read`.
     fn facts(&self, name: &ArtifactName) -> Result<CheckpointFacts, LocalError> {
-        self.read(name).and_then(|bytes| self.inspect(name, &bytes))
+        self.inspect(name, &self.read(name)?)
     }
 
     /// Verifies that `bytes` are `name` and stores them, durably. Idempotent; a damaged copy here is healed.
@@ -141,11 +166,6 @@ fn refusal(name: ArtifactName, damage: Damage) -> LocalError {
 impl LocalStore for Ledger {
     fn chains(&self, space: &Space) -> Result<Vec<Chain>, LocalError> {
         let mut chains = Ledger::chains(self)?;
-    /// The facts of a checkpoint that is here, and so was verified when it came. Errors: as `read`.
-    fn facts(&self, name: &ArtifactName) -> Result<CheckpointFacts, LocalError> {
-        self.inspect(name, &self.read(name)?)
-    }
-
         chains.retain(|chain| chain.space == *space);
         Ok(chains)
     }
@@ -168,17 +188,36 @@ impl LocalStore for Ledger {
         Ok(bytes)
     }
 
+    fn open(&self, name: &ArtifactName) -> Result<Option<Body>, LocalError> {
+        let reader = self.open_pack(name)?;
+        Ok(reader.map(|reader| Body { size_bytes: reader.size_bytes(), reader: Box::new(reader) }))
+    }
+
+    fn receive<'a>(&'a self, name: &'a ArtifactName) -> Result<Option<Box<dyn Incoming + 'a>>, LocalError> {
+        Ok(self.receive_pack(name)?.map(|arriving| Box::new(arriving) as Box<dyn Incoming>))
+    }
+
     fn inspect(&self, name: &ArtifactName, bytes: &[u8]) -> Result<CheckpointFacts, LocalError> {
         checkpoint_facts(name, bytes)
     }
 
     fn facts(&self, name: &ArtifactName) -> Result<CheckpointFacts, LocalError> {
-        // To take the facts out proves the bytes as `read` would.
-        checkpoint_facts(name, &self.read_whole(name)?)
+        let checkpoint = Checkpoint::reread(name, &self.read_whole(name)?);
+        Ok(facts_of(checkpoint.map_err(|damage| refusal(name.clone(), damage))?))
     }
 
     fn put(&self, name: &ArtifactName, bytes: &[u8]) -> Result<(), LocalError> {
         Ok(Ledger::put(self, name, bytes).map(|_| ())?)
+    }
+}
+
+impl Incoming for ArrivingPack<'_> {
+    fn add(&mut self, bytes: &[u8]) -> Result<(), LocalError> {
+        Ok(ArrivingPack::add(self, bytes)?)
+    }
+
+    fn finish(self: Box<Self>) -> Result<(), LocalError> {
+        Ok(ArrivingPack::finish(*self)?)
     }
 }
 
@@ -214,9 +253,4 @@ fn facts_of(checkpoint: Checkpoint) -> CheckpointFacts {
         snapshot,
         floor,
     }
-    fn facts(&self, name: &ArtifactName) -> Result<CheckpointFacts, LocalError> {
-        let checkpoint = Checkpoint::reread(name, &self.read_whole(name)?);
-        Ok(facts_of(checkpoint.map_err(|damage| refusal(name.clone(), damage))?))
-    }
-
 }

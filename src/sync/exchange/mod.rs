@@ -23,7 +23,7 @@ mod survey;
 mod tests;
 
 pub use journal::{Journal, JournalError, MAX_HOLES, MemoryJournal, Watermark};
-pub use local::{CheckpointFacts, LocalError, LocalStore, Owner};
+pub use local::{CheckpointFacts, Incoming, LocalError, LocalStore, Owner};
 pub use report::{Cause, ExchangeError, Finding, Need, Problem, Report, Requests, Waiting};
 
 use std::collections::{BTreeMap, BTreeSet};

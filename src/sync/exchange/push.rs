@@ -89,6 +89,12 @@ impl Run<'_> {
         if self.refuses_writes {
             return Ok(Offer::Declined);
         }
+        // What cannot be opened is told by reading it.
+        if let Ok(Some(body)) = self.local.open(name)
+            && let Some(there) = self.offer_from(name, body)?
+        {
+            return Ok(if there { Offer::There } else { Offer::Declined });
+        }
         let bytes = match self.local.read(name) {
             Ok(bytes) => bytes,
             Err(LocalError::Missing { .. }) => return Ok(Offer::NotHere),

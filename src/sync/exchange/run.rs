@@ -7,14 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::journal::{Journal, Watermark};
-use super::local::{CheckpointFacts, LocalError, LocalStore};
+use super::local::{CheckpointFacts, Incoming, LocalError, LocalStore};
 use super::report::{Cause, Finding, Problem, Report};
 use super::survey::seq_of;
 use super::{ExchangeConfig, JournalError, Progress};
 use crate::index::Floor;
 use crate::ledger::{ArtifactName, max_artifact_bytes, proves_wrong};
 use crate::model::{Chain, OriginName};
-use crate::transport::{ListRequest, Listing, Put, Transport, TransportError, TransportErrorKind};
+use crate::transport::{Body, ListRequest, Listing, Put, Transport, TransportError, TransportErrorKind};
 
 /// After this many failures in a row the place counts as gone.
 const MAX_FAILURES_IN_A_ROW: u32 = 3;
@@ -337,25 +337,84 @@ impl<'a> Run<'a> {
 
     /// Gets an artifact and stores it here. True if it is here now.
     pub fn take(&mut self, name: &ArtifactName) -> Result<bool, Stop> {
+        if let Some(part_bytes) = self.remote.part_bytes()
+            && let Some(incoming) = self.local.receive(name)?
+        {
+            return self.take_parts(name, part_bytes, incoming);
+        }
         match self.get(name)? {
             Fetched::Bytes(bytes) => self.store(name, &bytes),
             Fetched::Nothing => Ok(false),
         }
     }
 
+    /// The same, a part at a time.
+    fn take_parts(
+        &mut self,
+        name: &ArtifactName,
+        part_bytes: u64,
+        mut incoming: Box<dyn Incoming + '_>,
+    ) -> Result<bool, Stop> {
+        if self.is_full(name)? {
+            return Ok(false);
+        }
+        let mut taken: u64 = 0;
+        loop {
+            let Some(part) = self.get_part(name, taken..taken + part_bytes)? else { return Ok(false) };
+            taken += part.len() as u64;
+            if let Err(error) = incoming.add(&part) {
+                return self.refuse(error).map(|()| false);
+            }
+            // A part that is short is the last one; after one that ends where the artifact does comes an empty one.
+            if (part.len() as u64) < part_bytes {
+                break;
+            }
+        }
+        match incoming.finish() {
+            Ok(()) => Ok(self.stored(name, taken)),
+            Err(error) => {
+                // A pack is nothing but what has its hash.
+                if matches!(error, LocalError::Refused { .. }) {
+                    self.report.wrong_there.insert(name.clone());
+                }
+                self.refuse(error).map(|()| false)
+            }
+        }
+    }
+
+    fn get_part(&mut self, name: &ArtifactName, range: std::ops::Range<u64>) -> Result<Option<Vec<u8>>, Stop> {
+        self.spend()?;
+        self.report.requests.get += 1;
+        let most = range.end - range.start;
+        let part = match self.remote.get(&self.remote_name(name), Some(range), most) {
+            Err(error) if error.kind == TransportErrorKind::NotFound => {
+                self.failures_in_a_row = 0;
+                return Ok(None);
+            }
+            answer => self.heard(answer)?,
+        };
+        // A place that hands out more than was asked for is not believed.
+        let part = part.filter(|part| part.len() as u64 <= most);
+        self.bytes += part.as_ref().map_or(0, |part| part.len() as u64);
+        Ok(part)
+    }
+
     /// Stores bytes here if they are what their name says. True if they were.
     pub fn store(&mut self, name: &ArtifactName, bytes: &[u8]) -> Result<bool, Stop> {
         match self.local.put(name, bytes) {
-            Ok(()) => {
-                self.report.phantoms.remove(name);
-                self.report.pulled.push(name.clone());
-                if let Some(held) = self.report.held_bytes.get_mut(&name.chain().origin) {
-                    *held = held.saturating_add(bytes.len() as u64);
-                }
-                Ok(true)
-            }
+            Ok(()) => Ok(self.stored(name, bytes.len() as u64)),
             Err(error) => self.refuse_theirs(name, bytes, error).map(|()| false),
         }
+    }
+
+    /// Counts what is here now.
+    fn stored(&mut self, name: &ArtifactName, size_bytes: u64) -> bool {
+        self.report.phantoms.remove(name);
+        self.report.pulled.push(name.clone());
+        if let Some(held) = self.report.held_bytes.get_mut(&name.chain().origin) {
+            *held = held.saturating_add(size_bytes);
+        }
+        true
     }
 
     /// The same for bytes that the store gave: if they can never be the named ones, the store is damaged.
@@ -409,6 +468,30 @@ impl<'a> Run<'a> {
             self.report.pushed.push(name.clone());
         }
         Ok(put)
+    }
+
+    /// Offers an artifact that is read as it goes. True if it is there now; `None` if it is to be offered whole, which tells what
+    /// is wrong with it here or there.
+    pub fn offer_from(&mut self, name: &ArtifactName, body: Body) -> Result<Option<bool>, Stop> {
+        self.spend()?;
+        self.report.requests.put += 1;
+        let size_bytes = body.size_bytes;
+        let answer = self.remote.put_from(&self.remote_name(name), body);
+        let is_about_it = |error: &TransportError| {
+            matches!(
+                error.kind,
+                TransportErrorKind::Corrupt | TransportErrorKind::Conflict | TransportErrorKind::Denied
+            )
+        };
+        if answer.as_ref().is_err_and(is_about_it) {
+            return Ok(None);
+        }
+        self.bytes += size_bytes;
+        let put = self.heard(answer)?;
+        if put == Some(Put::Written) {
+            self.report.pushed.push(name.clone());
+        }
+        Ok(Some(put.is_some()))
     }
 
     /// Turns a failed request into a problem, or into the end if the place is gone.

@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use super::super::{Put, TransportError, TransportErrorKind};
+use super::super::{Body, Put, TransportError, TransportErrorKind, unread};
 use super::{FolderTransport, explain};
 
 /// Where files are written before they get their names.
@@ -29,6 +29,7 @@ const STALE_SECONDS: i64 = 24 * 3600;
 /// Staged files looked at for a sweep.
 const MAX_SWEPT: usize = 1000;
 const COMPARE_BYTES: usize = 64 << 10;
+const COPY_BYTES: usize = 256 << 10;
 /// More folders than this are synced with all else on their file system.
 const SYNCED_ALONE: usize = 2;
 /// File systems of which the kernel does not know what is on the disk: in user space, SMB and 9P. There each file is synced by itself.
@@ -147,6 +148,15 @@ impl FolderTransport {
         self.stage_in(&mut self.publisher.batch(), name, bytes)
     }
 
+    /// As `publish_later`, without holding all of it in memory unless it has to be compared with what stands there.
+    pub(super) fn publish_from(&self, name: &str, body: Body) -> Result<Put, TransportError> {
+        if self.open_file("put", name)?.is_some() {
+            return self.publish_later(name, &body.into_bytes(name)?);
+        }
+        let batch = &mut self.publisher.batch();
+        self.stage_new(batch, name, |file| copy(name, body, file))
+    }
+
     /// Names what was put later, in that order, and makes all of it durable; tells each name that is new.
     ///
     /// After an error none, some or all of it has its name.
@@ -163,13 +173,25 @@ impl FolderTransport {
             batch.dirty.insert(folder.to_owned());
             return Ok(put);
         }
+        self.stage_new(batch, name, |file| file.write_all(bytes).map_err(|error| explain("put", name, error)))
+    }
+
+    /// Adds a staged file to a batch, filled by `write`. Nothing stands under its name.
+    fn stage_new(
+        &self,
+        batch: &mut Batch,
+        name: &str,
+        write: impl FnOnce(&mut File) -> Result<(), TransportError>,
+    ) -> Result<Put, TransportError> {
+        let (folder, _) = name.rsplit_once('/').unwrap_or((".", name));
         self.make_folder(name, folder, &mut batch.dirty)?;
         let staging = match batch.staging.take() {
             Some(staging) => staging,
             None => self.make_folder(name, STAGING, &mut batch.dirty)?,
         };
         let staging = batch.staging.insert(staging);
-        let (mut staged, _) = self.stage(name, staging.as_fd(), bytes)?;
+        let (mut staged, mut file) = self.stage(name, staging.as_fd())?;
+        write(&mut file)?;
         staged.gone = true;
         batch.puts.push(Later { staged: staged.name.clone(), name: name.to_owned() });
         batch.dirty.insert(folder.to_owned());
@@ -234,7 +256,8 @@ impl FolderTransport {
         let mut dirty = BTreeSet::from([folder.to_owned()]);
         let folder = self.make_folder(name, folder, &mut dirty)?;
         let staging = self.make_folder(name, STAGING, &mut dirty)?;
-        let (mut staged, file) = self.stage(name, staging.as_fd(), bytes)?;
+        let (mut staged, mut file) = self.stage(name, staging.as_fd())?;
+        file.write_all(bytes).map_err(|error| explain("mend", name, error))?;
         file.sync_data().map_err(|error| explain("mend", name, error))?;
         let kept = format!("{WRONG_PREFIX}{}", staged.name.trim_start_matches(STAGED_PREFIX));
         let exchanged = match self.publisher.namings.first() {
@@ -337,13 +360,8 @@ impl FolderTransport {
         }
     }
 
-    /// Writes a file that has no name of its own yet, and syncs nothing.
-    fn stage<'a>(
-        &self,
-        name: &str,
-        staging: BorrowedFd<'a>,
-        bytes: &[u8],
-    ) -> Result<(Staged<'a>, File), TransportError> {
+    /// Makes a file that has no name of its own yet.
+    fn stage<'a>(&self, name: &str, staging: BorrowedFd<'a>) -> Result<(Staged<'a>, File), TransportError> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         loop {
             let serial = self.publisher.serial.fetch_add(1, Ordering::Relaxed);
@@ -351,11 +369,10 @@ impl FolderTransport {
             match rustix::fs::openat(staging, &staged, flags, Mode::from_raw_mode(0o666)) {
                 Ok(handle) => {
                     let staged = Staged { folder: staging, name: staged, gone: false };
-                    let mut file = File::from(handle);
+                    let file = File::from(handle);
                     if !self.publisher.swept.swap(true, Ordering::Relaxed) {
                         sweep(staging, &file);
                     }
-                    file.write_all(bytes).map_err(|error| explain("put", name, error))?;
                     return Ok((staged, file));
                 }
                 // Another visitor's, or left over from a process that had the same number: take the next.
@@ -388,6 +405,20 @@ impl FolderTransport {
             }
         }
         Err(lacking)
+    }
+}
+
+/// Writes all of an artifact into a file; what it cannot give, or gives too much, is its own fault and not the place's.
+fn copy(name: &str, mut body: Body, file: &mut File) -> Result<(), TransportError> {
+    let mut buffer = vec![0; COPY_BYTES];
+    let mut left = body.size_bytes;
+    loop {
+        let count = body.reader.read(&mut buffer).map_err(|error| unread(name, error))?;
+        left = left.checked_sub(count as u64).ok_or_else(|| unread(name, std::io::ErrorKind::InvalidData))?;
+        if count == 0 {
+            return if left == 0 { Ok(()) } else { Err(unread(name, std::io::ErrorKind::UnexpectedEof)) };
+        }
+        file.write_all(&buffer[..count]).map_err(|error| explain("put", name, error))?;
     }
 }
 

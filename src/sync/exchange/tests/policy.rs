@@ -6,9 +6,9 @@ use larder_adapters::MemoryAdapter;
 
 use super::super::{Direction, ExchangeConfig, MemoryJournal, exchange, exchange_telling};
 use super::fleet::*;
-use crate::ledger::Ledger;
+use crate::ledger::{ArtifactName, Ledger};
 use crate::model::Space;
-use crate::transport::BackendTransport;
+use crate::transport::{BackendTransport, FolderTransport};
 
 #[test]
 fn a_space_that_is_not_meant_for_a_store_is_neither_sent_nor_taken_nor_listed() {
@@ -123,6 +123,64 @@ fn what_is_left_is_told_forward_and_to_the_end_of_each_phase() {
             "{steps:?}"
         );
     }
+}
+
+/// Bytes that look like nothing and are the same each time.
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = 1_u64;
+    let mut next = || {
+        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        (state >> 56) as u8
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+fn flip(path: &std::path::Path, at: usize) {
+    let mut bytes = std::fs::read(path).expect("reads");
+    bytes[at] ^= 1;
+    std::fs::remove_file(path).expect("removes");
+    std::fs::write(path, bytes).expect("writes");
+}
+
+#[test]
+fn a_large_pack_passes_a_folder_in_parts_and_is_there_whole_or_not_at_all() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let open = |name: &str| Ledger::open(&folder.path().join(name)).expect("a ledger");
+    let visit = |name: &str| {
+        std::fs::create_dir_all(folder.path().join(name)).expect("makes it");
+        FolderTransport::open(&folder.path().join(name), name).expect("opens")
+    };
+    let (ours, theirs, others) = (open("ours"), open("theirs"), open("others"));
+    // One ends where a part does.
+    let packs = vec![noise(2 << 20), noise((2 << 20) + 77)];
+    let mut writer = Writer::new("a-1", 1);
+    let names: Vec<_> = packs.iter().map(|pack| writer.pack_name(pack)).collect();
+    for (name, bytes) in writer.next(&Load { packs, ..Load::default() }) {
+        ours.put(&name, &bytes).expect("valid");
+    }
+    let config = ExchangeConfig::new(APP, vec![Space::shared()]);
+    let meet = |ledger: &Ledger, place: &FolderTransport| {
+        exchange(ledger, place, &config, &mut MemoryJournal::default()).expect("the folder is there")
+    };
+
+    assert_eq!(meet(&ours, &visit("store")).pushed.len(), 3);
+    assert_eq!(meet(&theirs, &visit("store")).pulled.len(), 3);
+    for name in &names {
+        assert_eq!(theirs.read_whole(name).expect("is there"), ours.read_whole(name).expect("is there"));
+    }
+
+    flip(&folder.path().join(format!("store/{APP}/{}", names[1])), (2 << 20) + 5);
+    let taken = meet(&others, &visit("store"));
+    assert_eq!(taken.wrong_there.iter().collect::<Vec<_>>(), [&names[1]]);
+    assert!(others.has(&names[0]) && !others.has(&names[1]));
+    let staged = std::fs::read_dir(folder.path().join("others/ledger/.staging")).expect("lists");
+    assert_eq!(staged.count(), 0);
+
+    flip(&folder.path().join("theirs/ledger").join(names[0].to_string()), 1 << 20);
+    let given = meet(&theirs, &visit("second"));
+    assert_eq!(given.damaged.iter().collect::<Vec<_>>(), [&names[0]]);
+    let there = |name: &ArtifactName| folder.path().join(format!("second/{APP}/{name}")).exists();
+    assert!(!there(&names[0]) && there(&names[1]));
 }
 
 #[test]
