@@ -201,6 +201,9 @@ pub trait FileSyncAdapter: Send + Sync {
         Vec::new()
     }
 
+    /// Empties caches: nothing may be asked for a while. Changes nothing else.
+    fn shrink(&self) {}
+
     /// Lets go of connections. Idempotent; later calls on this handle are `Unavailable`.
     fn close(&self) -> Result<(), AdapterError>;
 }

@@ -22,9 +22,17 @@ const RETRY: Duration = Duration::from_secs(5);
 /// A whole rescan at least this often, in case a hint was never given.
 const WHOLE_LOOK: Duration = Duration::from_secs(3600);
 
+/// A run is large if it made or wrote more than this ..
+const LARGE_ITEMS: u64 = 200;
+/// .. or moved more bytes ..
+const LARGE_BYTES: u64 = 4 << 20;
+/// .. and one that took this long read much, whatever came of it: the rows that it wrote itself, as a rule.
+const LONG: Duration = Duration::from_millis(100);
+
 /// The loop's state.
 pub(super) struct Cycle {
     node: Node,
+    progress: Arc<dyn Progress>,
     watcher: Watcher,
     mounted: Option<MountedView>,
     subscriptions: Vec<Subscription>,
@@ -32,7 +40,6 @@ pub(super) struct Cycle {
     trees: BTreeSet<RelPath>,
     whole: bool,
     backend: bool,
-    progress: Arc<dyn Progress>,
     /// Those that rang.
     peers: BTreeSet<String>,
     waiters: Option<Waiters>,
@@ -63,6 +70,7 @@ impl Cycle {
             gate,
             filler,
             node,
+            progress,
             watcher,
             mounted,
             subscriptions: Vec::new(),
@@ -70,7 +78,6 @@ impl Cycle {
             trees: BTreeSet::new(),
             whole: true,
             backend: true,
-            progress,
             peers: BTreeSet::new(),
             waiters: None,
             inbox: false,
@@ -247,7 +254,7 @@ impl Cycle {
                 if timer && !ask && report.is_empty() {
                     self.collect(say);
                 }
-                if whole {
+                if whole || is_large(&report) || now.elapsed() >= LONG {
                     // A look at everything held lists of everything; a daemon at rest needs none of them.
                     self.node.engine.give_memory_back();
                 }
@@ -302,13 +309,6 @@ impl Cycle {
         Ok(report)
     }
 
-    fn after(&mut self, report: &Report, say: &dyn Fn(&str)) {
-        (self.not_before, self.last_error) = (None, None);
-        self.note_stop(report, say);
-        for (path, change) in report.recorded.iter().chain(&report.recorded_rows).take(20) {
-            say(&format!("recorded {path} ({})", change.word()));
-        }
-        for (path, change) in report.written.iter().take(20) {
     /// Lends the project to an errand, and goes on with what it is then: everybody is asked, and everything looked at.
     ///
     /// Errors: outside, the project could not be opened again, or is gone, so that nothing can go on; inside, the errand's.
@@ -332,6 +332,13 @@ impl Cycle {
         Ok(done)
     }
 
+    fn after(&mut self, report: &Report, say: &dyn Fn(&str)) {
+        (self.not_before, self.last_error) = (None, None);
+        self.note_stop(report, say);
+        for (path, change) in report.recorded.iter().chain(&report.recorded_rows).take(20) {
+            say(&format!("recorded {path} ({})", change.word()));
+        }
+        for (path, change) in report.written.iter().take(20) {
             say(&format!("wrote {path} ({})", change.word()));
         }
         let more = (report.recorded.len() + report.recorded_rows.len()).saturating_sub(20)
@@ -411,6 +418,13 @@ impl Cycle {
         }
         drop(self.watcher);
     }
+}
+
+/// True for a run that moved so much that its caches are worth little to the next one.
+fn is_large(report: &Report) -> bool {
+    let items = report.recorded.len() + report.recorded_rows.len() + report.written.len();
+    items as u64 + report.rows_written + report.pulled > LARGE_ITEMS
+        || report.ledger_bytes + report.row_bytes > LARGE_BYTES
 }
 
 fn root_gone(node: &Node) -> NodeError {

@@ -14,7 +14,7 @@ use crate::model::{Content, ContentHash, Manifest, SegmentHash, SegmentRef};
 /// Decoded blocks kept, in bytes.
 const CACHE_BYTES: usize = 64 << 20;
 /// The same where contents are read once, in the order in which they were recorded.
-pub const ONCE_CACHE_BYTES: usize = 2 << 20;
+pub const ONCE_CACHE_BYTES: usize = 1 << 20;
 /// Segments of the manifests kept; 44 bytes each.
 const CACHED_SEGMENTS: usize = 200_000;
 /// Most bytes handed out at once; longer contents are read in ranges.
@@ -96,6 +96,15 @@ impl ContentReader {
     /// Keeps as many decoded blocks as readers are worth who come back to them, such as those of a view.
     pub fn keep_more(&self) {
         lock(&self.blocks).limit = CACHE_BYTES;
+    }
+
+    /// Lets go of everything that is kept for readers who come back; it is read again when they do.
+    pub fn shrink(&self) {
+        let mut blocks = lock(&self.blocks);
+        *blocks = Blocks { limit: blocks.limit, ..Blocks::default() };
+        *lock(&self.layouts) = Layouts::default();
+        *lock(&self.inline) = None;
+        lock(&self.reader).shrink();
     }
 
     /// Many small reads that follow share one transaction, until `end_reading`.

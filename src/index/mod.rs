@@ -124,8 +124,7 @@ impl Index {
 
     /// Empties the cache of pages.
     pub fn shrink(&self) {
-        // What is not given back now is given back when the cache is full.
-        let _ = self.reader.conn.execute_batch("PRAGMA shrink_memory");
+        self.reader.shrink();
     }
 
     /// Bytes that the write-ahead log has gathered since the last `rest`.

@@ -50,6 +50,12 @@ impl Reader {
         Ok(Reader { conn, names: Names::default(), epoch: epoch.cast_unsigned() })
     }
 
+    /// Empties the cache of pages.
+    pub fn shrink(&self) {
+        // What is not given back now is given back when the cache is full.
+        let _ = self.conn.execute_batch("PRAGMA shrink_memory");
+    }
+
     /// Changes when the index is made anew: row numbers of another epoch mean nothing.
     pub fn epoch(&self) -> u64 {
         self.epoch

@@ -2,7 +2,7 @@
 //!
 //! Invariant: the checkpoint appears only after everything it names is durable, so a crash leaves either the old tip or
 //! the new one, and beyond it only files that nothing names. A small batch is one file: one sync for it, one for its
-//! folder. Holds at most one block, one mebibyte of a pack and one compressed records artifact besides its lists.
+//! folder. Holds at most one block, a quarter of a mebibyte of a pack and one compressed records artifact besides its lists.
 
 use std::collections::{BTreeMap, HashSet};
 

@@ -1,7 +1,7 @@
 //! Builds packs as segments come.
 //!
 //! Invariant: what `finish` stages is a pack that `PackIndex::read` reads back, and its hash covers every byte written.
-//! Holds a mebibyte and the blocks that a `Press` has under way besides the index; what is still in memory can go into a
+//! Holds a quarter of a mebibyte and the blocks that a `Press` has under way besides the index; what is still in memory can go into a
 //! checkpoint instead.
 
 use std::collections::VecDeque;
@@ -16,7 +16,7 @@ use super::press::Press;
 use super::store::Ledger;
 use crate::model::{ArtifactHash, Hash, SegmentHash};
 
-const SPILL_BYTES: usize = 1 << 20;
+const SPILL_BYTES: usize = 256 << 10;
 
 /// A complete pack that waits for its name.
 #[derive(Debug)]

@@ -37,11 +37,16 @@ impl Engine {
         Ok(())
     }
 
-    /// Empties the caches of state and index and gives free memory back to the system.
+    /// Empties all caches, and gives free memory and the pages of the program that nobody needs at rest back to the system.
     pub fn give_memory_back(&self) {
         self.state.shrink();
         self.index.shrink();
+        self.contents.shrink();
+        if let Some(adapter) = &self.adapter {
+            adapter.shrink();
+        }
         crate::env::give_memory_back();
+        crate::env::let_go_of_the_program();
     }
 
     /// Another connection to the index, for another thread.

@@ -18,7 +18,10 @@ use crate::model::{
 };
 use crate::state::Direction;
 
-const PAGE_ROWS: usize = 1_000;
+/// Rows asked for at once: at first, and at most.
+const PAGE_ROWS: [usize; 2] = [64, 1_000];
+/// A page is to hold about so many bytes of text.
+const PAGE_BYTES: usize = 1 << 20;
 /// Versions of one path looked at for an edit that is recorded already.
 const MAX_HISTORY: usize = 10_000;
 /// Foreign rows held in memory between reading and recording.
@@ -33,6 +36,18 @@ pub struct RowsRead {
     stale: Vec<Slot>,
     cursor: Cursor,
     more: bool,
+}
+
+/// How many rows to ask for after these: rows of one project are much alike.
+fn next_page_rows(rows: &[Row]) -> usize {
+    let text_bytes = |row: &Row| match &row.content {
+        RowContent::Text(text) => text.len(),
+        _ => 0,
+    };
+    let bytes: usize = rows.iter().map(text_bytes).sum();
+    let [first, most] = PAGE_ROWS;
+    let fitting = (rows.len() * PAGE_BYTES).checked_div(bytes);
+    fitting.map_or(first.max(rows.len()), |fitting| fitting.clamp(4, most))
 }
 
 /// What one foreign row means.
@@ -55,8 +70,10 @@ impl Engine {
             cursor: Cursor::from_text(stored.unwrap_or_default()),
             more: false,
         };
+        let mut page_rows = PAGE_ROWS[0];
         loop {
-            let page = adapter.query(&Query::changes(&self.policy.app, None, read.cursor.clone(), PAGE_ROWS))?;
+            let page = adapter.query(&Query::changes(&self.policy.app, None, read.cursor.clone(), page_rows))?;
+            page_rows = next_page_rows(&page.rows);
             for row in page.rows {
                 if row.is_foreign() {
                     read.rows.push(row);

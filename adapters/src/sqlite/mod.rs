@@ -215,6 +215,16 @@ impl FileSyncAdapter for SqliteAdapter {
         self.degraded.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
+    fn shrink(&self) {
+        // One that is at work has something to keep.
+        for slot in [&self.reader, &self.writer] {
+            if let Some(session) = slot.try_lock().ok().as_deref().and_then(Option::as_ref) {
+                // What is not given back now is given back when the cache is full.
+                let _ = session.connection.execute_batch("PRAGMA shrink_memory");
+            }
+        }
+    }
+
     fn close(&self) -> Result<(), AdapterError> {
         // The writer last: whoever leaves last moves the log into the file, and has already synced the log's folder.
         for slot in [&self.reader, &self.writer] {
