@@ -147,6 +147,8 @@ pub enum Command {
     Repair(Dry),
     /// Let go what was replaced longer ago than `retention` and every machine knows of
     Gc(Dry),
+    /// Let the contents of a file's versions go from everywhere, at once and for good
+    Purge(commands::purge::PurgeArgs),
     /// Show all machines' files as a read-only folder
     Mount(commands::mount::MountArgs),
     /// Take a mounted view down

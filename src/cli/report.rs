@@ -4,8 +4,8 @@
 
 use serde_json::{Value, json};
 
-use super::text::count;
-use crate::sync::{Change, Report};
+use super::text::{ID_DIGITS, count, size};
+use crate::sync::{Change, PurgeReport, PurgedVersion, Report};
 
 /// Lines of one kind after which the rest is counted; `--json` has all.
 const MAX_LINES: usize = 1_000;
@@ -19,6 +19,9 @@ pub fn lines(report: &Report, dry_run: bool) -> Vec<String> {
     push_changes(&mut lines, "+", from_row, &report.recorded_rows);
     push_changes(&mut lines, "<", write, &report.written);
     push_all(&mut lines, &report.members, |sentence| larder_patterns::shown(sentence));
+    if let Some(purge) = &report.purge {
+        push_purge(&mut lines, purge, dry_run);
+    }
     push_all(&mut lines, &report.healed, |name| format!("< healed {name}"));
     push_all(&mut lines, &report.mended, |name| format!("> mended {name}"));
     push_all(&mut lines, &report.waiting, |(path, why)| format!("~ waits: {path}: {why}"));
@@ -31,6 +34,54 @@ pub fn lines(report: &Report, dry_run: bool) -> Vec<String> {
     }
     lines.push(summary(report, dry_run));
     lines
+}
+
+fn push_purge(lines: &mut Vec<String>, purge: &PurgeReport, dry_run: bool) {
+    let (purges, removes) = if dry_run { ("would purge", "would remove") } else { ("purged", "removed") };
+    push_all(lines, &purge.purged, |version| format!("- {purges} {}", named(version)));
+    for kept in &purge.kept {
+        let what = if kept.whole { "stays" } else { "stays in part" };
+        lines.push(format!("! {} {what}, because these need it:", named(&kept.named)));
+        lines.extend(kept.by.iter().map(|by| format!("    {}", named(by))));
+    }
+    push_all(lines, &purge.waits, |version| {
+        format!("~ waits for a person on {}, or its owner's: {}", version.origin, named(version))
+    });
+    if purge.before > 0 {
+        lines.push(format!("  {} of it purged before", count(purge.before, "version")));
+    }
+    if !purge.artifacts.is_empty() {
+        lines.push(format!("- {removes} {} here", count(purge.artifacts.len() as u64, "artifact")));
+    }
+    push_all(lines, &purge.copies, |copy| format!("- {removes} {}", larder_patterns::shown(copy)));
+    for store in &purge.stores {
+        let name = larder_patterns::shown(&store.store);
+        if !store.removed.is_empty() {
+            lines.push(format!("- {removes} {} in {name}", count(store.removed.len() as u64, "artifact")));
+        }
+        if let Some(why) = &store.why {
+            lines.push(format!("! {name}: {}", larder_patterns::shown(why)));
+        } else if store.waits {
+            lines.push(format!("~ {name}: what stands for it is not all there yet; the next `larder sync` goes on"));
+        }
+    }
+    if !purge.elsewhere.is_empty() {
+        let artifacts = count(purge.elsewhere.len() as u64, "artifact");
+        lines.push(format!("~ {artifacts} of other machines hold it here, until those machines hear of it"));
+    }
+    push_all(lines, &purge.on_disk, |path| {
+        format!(
+            "! {path} on this disk still holds it, and is not touched: edit or delete it, or its next edit publishes it anew"
+        )
+    });
+    if !(purge.purged.is_empty() || dry_run) {
+        lines.push("  bundles that were exported before may hold it: remove them by hand".to_owned());
+    }
+}
+
+fn named(version: &PurgedVersion) -> String {
+    let id = version.version.get(..ID_DIGITS).unwrap_or(&version.version);
+    format!("{} {id} by {} ({})", version.path, version.origin, size(version.size))
 }
 
 fn push_changes(lines: &mut Vec<String>, sign: &str, verb: &str, changes: &[(String, Change)]) {
@@ -73,6 +124,8 @@ fn summary(report: &Report, dry_run: bool) -> String {
     say(report.pushed, format!("{} sent", count(report.pushed, "artifact")));
     say(report.pulled, format!("{} received", count(report.pulled, "artifact")));
     say(report.to_receive, format!("{} to receive", count(report.to_receive, "artifact")));
+    let purged = report.purge.as_ref().map_or(0, |purge| purge.purged.len() as u64);
+    say(purged, format!("{purged} {}", done("purged", "to purge")));
     say(waits, format!("{waits} waiting"));
     say(problems, count(problems, "problem"));
     if report.stopped.is_some() {
@@ -111,6 +164,9 @@ pub fn object(report: &Report, dry_run: bool) -> Value {
     });
     if !report.members.is_empty() {
         object["members"] = json!(report.members);
+    }
+    if let Some(purge) = &report.purge {
+        object["purge"] = json!(purge);
     }
     if let Some(bundle) = &report.bundle {
         object["bundle"] = json!({

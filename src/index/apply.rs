@@ -10,6 +10,7 @@ use super::crowd::Crowds;
 use super::floor::Floor;
 use super::lineage::{Forks, load_forks};
 use super::places::Placed;
+use super::purge::Purging;
 use super::{Index, IndexError, Reader, Slot};
 use crate::ledger::{ArtifactName, Place};
 use crate::model::{ArtifactHash, Chain, ContentHash, Hlc, Record, SegmentHash, VersionId};
@@ -124,6 +125,7 @@ pub(super) struct Known {
     pub waiting: bool,
     pub lacking: bool,
     pub places: Placed,
+    pub purging: Purging,
     data_version: i64,
 }
 
@@ -165,6 +167,7 @@ impl Known {
             waiting: exists("SELECT 1 FROM waiting")?,
             lacking: exists("SELECT 1 FROM lacks")?,
             places: Placed::load(conn)?,
+            purging: Purging::load(conn)?,
             data_version: next("PRAGMA data_version")?,
         })
     }

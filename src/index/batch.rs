@@ -16,6 +16,7 @@ use super::presence::Presence;
 use super::row::{SlotRow, VersionRow, state};
 use super::writer::Writer;
 use super::{IndexError, Reader, manifest, places};
+use crate::ledger::Place;
 use crate::model::{ArtifactHash, Chain, Record, SegmentHash};
 
 /// Counts that are kept as sums.
@@ -72,7 +73,10 @@ impl<'a> Batch<'a> {
         self.begin_snapshots(work.items)?;
         let below = self.below_floors(work.items)?;
         let kept = || work.items.iter().zip(&below).filter(|(_, below)| !**below).map(|(item, _)| item);
-        let places = || kept().flat_map(|item| &item.places).chain(work.places);
+        let gone = self.known.purging.segments.clone();
+        let stands = |(segment, _): &&(SegmentHash, Place)| !gone.contains(segment.as_bytes());
+        let places = || kept().flat_map(|item| &item.places).chain(work.places).filter(stands);
+        self.note_holding(work.items.iter().flat_map(|item| &item.places).chain(work.places), &gone)?;
         places::store(self.reader, places())?;
         places().for_each(|(segment, _)| self.known.places.note(segment));
         places::note_absent(self.conn, work.absent, work.pack)?;

@@ -55,11 +55,19 @@ impl Floor {
 pub struct Dropped {
     /// Whose snapshot names it.
     pub origin: OriginName,
-    /// When that snapshot was written.
+    /// When that snapshot was written, or the word was said.
     pub told: Hlc,
+    /// A person let it go by name, whatever needs it.
+    pub purged: bool,
 }
 
 impl Dropped {
+    /// What was done to it, by whom and when: `purged on 2027-01-15 by desk-abc234`.
+    pub fn sentence(&self) -> String {
+        let what = if self.purged { "purged" } else { "dropped" };
+        format!("{what} on {} by {}", self.day(), self.origin)
+    }
+
     /// The day on which it was said last, in UTC.
     pub fn day(&self) -> String {
         let day = jiff::Timestamp::from_millisecond(self.told.wall_ms().cast_signed());
@@ -199,8 +207,11 @@ impl Reader {
         Ok(floors)
     }
 
-    /// Who said that a content is gone for good; `None` if nobody did. Of several the one who said it last.
+    /// Who said that a content is gone for good; `None` if nobody did. Of several the one who said it last; who purged it before all.
     pub fn dropped(&self, content: &ContentHash) -> Result<Option<Dropped>, IndexError> {
+        if let Some(purged) = self.purged(content)? {
+            return Ok(Some(Dropped { origin: purged.origin, told: purged.told, purged: true }));
+        }
         let mut statement = self.conn.prepare_cached(
             "SELECT d.cid, c.told FROM dropped d JOIN chains c ON c.cid = d.cid WHERE d.hash = ?1
              ORDER BY c.told DESC, d.cid LIMIT 1",
@@ -209,7 +220,7 @@ impl Reader {
         let Some(row) = rows.next()? else { return Ok(None) };
         let (cid, told): (i64, i64) = (row.get(0)?, row.get(1)?);
         let origin = self.names.chain(&self.conn, cid)?.chain.origin;
-        Ok(Some(Dropped { origin, told: Hlc::from_u64(told.cast_unsigned()) }))
+        Ok(Some(Dropped { origin, told: Hlc::from_u64(told.cast_unsigned()), purged: false }))
     }
 
     /// The contents that one chain's newest snapshot names as gone, in order.

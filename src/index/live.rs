@@ -127,8 +127,8 @@ impl Reader {
         self.each_content(|content, size| {
             if unplaced.len() < MAX_UNPLACED {
                 let missing = self.missing_segments(&content, size, MAX_UNPLACED)?;
-                let is_gone =
-                    |gone: Option<Dropped>| gone.is_some() && !heads.contains(&content) && !held.contains(&content);
+                let needed = heads.contains(&content) || held.contains(&content);
+                let is_gone = |gone: Option<Dropped>| gone.is_some_and(|gone| gone.purged || !needed);
                 if !missing.is_empty() && !is_gone(self.dropped(&content)?) {
                     unplaced.extend(missing);
                 }
@@ -164,7 +164,7 @@ impl Reader {
         Ok(retired)
     }
 
-    fn each_content(
+    pub(super) fn each_content(
         &self,
         mut visit: impl FnMut(ContentHash, u64) -> Result<(), IndexError>,
     ) -> Result<(), IndexError> {

@@ -23,6 +23,7 @@ mod numbers;
 mod past;
 mod places;
 mod presence;
+mod purge;
 mod reader;
 mod rebuild;
 mod row;
@@ -49,6 +50,7 @@ pub use live::{Succession, Superseded};
 pub use manifest::MAX_RESOLVED_SEGMENTS;
 pub use numbers::{NumberedName, NumberedSlot, NumberedVersion, ROOT_DIR_NUMBER};
 pub use past::Lived;
+pub use purge::{PurgePlan, PurgeWord, Purged, WaitingPurge};
 pub use reader::{OwnVersion, Reader};
 pub use rebuild::{ReplayError, ReplayProblem, Replayed, replay};
 #[cfg(test)]

@@ -68,6 +68,7 @@ pub fn replay(index: &mut Index, ledger: &Ledger) -> Result<Replayed, ReplayErro
         replay.chain(&chain)?;
     }
     replay.flush()?;
+    replay.index.settle_purges(ledger)?;
     replay.find_orphans()?;
     Ok(replay.done)
 }

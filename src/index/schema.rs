@@ -10,7 +10,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::IndexError;
 
 /// Raised with every change of a table or of what a blob in it holds.
-pub(super) const SCHEMA: i64 = 3;
+pub(super) const SCHEMA: i64 = 4;
 /// "LIDX": tells an index from any other SQLite file.
 const APPLICATION_ID: i64 = 0x4c49_4458;
 const BUSY_TIMEOUT_MS: u64 = 10_000;
@@ -66,6 +66,10 @@ CREATE TABLE absent(name TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE retired(origin TEXT, hlc INTEGER, PRIMARY KEY(origin, hlc)) WITHOUT ROWID;
 CREATE TABLE approved(id BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE members(hash BLOB, cid INTEGER, line BLOB NOT NULL, PRIMARY KEY(hash, cid)) WITHOUT ROWID;
+CREATE TABLE purges(id BLOB, cid INTEGER, hlc INTEGER, PRIMARY KEY(id, cid, hlc)) WITHOUT ROWID;
+CREATE TABLE purged(hash BLOB PRIMARY KEY, cid INTEGER NOT NULL, hlc INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE purged_segments(hash BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE holding(name TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE lacks(vid INTEGER PRIMARY KEY, hash BLOB NOT NULL);
 CREATE INDEX lacks_hash ON lacks(hash);
 INSERT INTO dirs VALUES(1, 0, '');

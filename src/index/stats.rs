@@ -139,7 +139,9 @@ impl Reader {
                     new.insert(heads.iter().filter(|head| !head.shadowed).map(|head| head.vid).collect())
                 }
             };
-            if let (true, Some(content)) = (heads.contains(&row.vid), row.content) {
+            if let (true, Some(content)) = (heads.contains(&row.vid), row.content)
+                && self.purged(&content)?.is_none()
+            {
                 let segments = self.missing_segments(&content, row.size, MAX_SEGMENTS_LISTED)?;
                 missing.push(MissingBytes { slot: self.slot(row.sid)?, id: row.id, segments });
             }

@@ -87,6 +87,7 @@ impl<'b, 'a> Writer<'b, 'a> {
             let row = (*event.hash().as_bytes(), chain.cid, event.to_line());
             self.batch.conn.prepare_cached(insert)?.execute(row)?;
         }
+        self.batch.note_purge(chain.cid, event)?;
         self.approve(&event.approved_deletes())?;
         self.retire(event)
     }
@@ -296,8 +297,9 @@ impl<'b, 'a> Writer<'b, 'a> {
             self.batch.known.lacking = true;
             let insert = "INSERT INTO lacks(vid, hash) VALUES(?1, ?2)";
             self.batch.conn.prepare_cached(insert)?.execute((vid, hash.as_bytes()))?;
+            self.batch.doubt_purges()?;
         }
-        Ok(())
+        self.batch.meet_purges(&id, content.map(|content| content.hash))
     }
 
     /// Raises the chain's last number, or finds that the number was used before.

@@ -5,11 +5,12 @@
 //! that is cut off meanwhile begins at a snapshot as it would afterwards.
 
 use std::collections::{BTreeSet, HashSet};
+use std::path::PathBuf;
 
 use super::checkpoint::Checkpoint;
 use super::error::LedgerError;
 use super::name::{ArtifactKind, ArtifactName, Place};
-use super::store::Ledger;
+use super::store::{Ledger, read_names};
 use crate::model::{Chain, Record, SegmentHash};
 
 impl Checkpoint {
@@ -122,6 +123,29 @@ impl Ledger {
                 checkpoint.inline_places().map_err(|damage| LedgerError::damaged(name, damage))
             }
         }
+    }
+
+    /// The files in the quarantine that stood under names of these chains, whatever they hold.
+    pub fn quarantined(&self, chains: &BTreeSet<Chain>) -> Result<Vec<PathBuf>, LedgerError> {
+        let folder = self.quarantine();
+        let of_them = |file: &String| {
+            // `<flat name>` or `<flat name>.<n>`.
+            let stem = file.rsplit_once('.').map_or(file.as_str(), |(stem, _)| stem);
+            let name = ArtifactName::from_flat(file).or_else(|| ArtifactName::from_flat(stem));
+            name.is_some_and(|name| chains.contains(name.chain()))
+        };
+        let mut files = read_names(folder)?;
+        files.retain(of_them);
+        files.sort();
+        Ok(files.into_iter().map(|file| folder.join(file)).collect())
+    }
+
+    /// Removes files that [`Ledger::quarantined`] named.
+    pub fn remove_quarantined(&self, files: &[PathBuf]) -> Result<(), LedgerError> {
+        for file in files {
+            self.disk().remove(file)?;
+        }
+        if files.is_empty() { Ok(()) } else { self.disk().sync_folder(self.quarantine()) }
     }
 
     /// Removes artifacts, in order, and syncs their folders. Only for the holder of the lock, of what [`Ledger::garbage`] named.

@@ -61,6 +61,8 @@ pub struct Sweep<'a> {
     pub dropped: &'a [ContentHash],
     /// Segments that nothing needs.
     pub gone: &'a HashSet<SegmentHash>,
+    /// Those of them that no listed pack may hold, however little of it they are.
+    pub purged: &'a HashSet<SegmentHash>,
 }
 
 /// What a sweep wrote.
@@ -141,7 +143,7 @@ impl Ledger {
             making.list.take_over(base);
         }
         making.gather(&since)?;
-        let left = making.repack()?;
+        let left = making.repack(sweep.map_or(&none, |sweep| sweep.purged))?;
         making.merge_levels()?;
         let Making { list, places, bytes, .. } = making;
         let before = base.as_ref().and_then(|base| base.body.snapshot.as_ref());
@@ -228,8 +230,8 @@ impl<'a> Making<'a> {
         Merger::new(self.ledger, self.gone)
     }
 
-    /// Copies packs that hold mostly what is gone, without it. True if some are left for another time.
-    fn repack(&mut self) -> Result<bool, LedgerError> {
+    /// Copies packs that hold mostly what is gone, or any of what is purged, without it. True if some are left for another time.
+    fn repack(&mut self, purged: &HashSet<SegmentHash>) -> Result<bool, LedgerError> {
         if self.gone.is_empty() {
             return Ok(false);
         }
@@ -242,7 +244,8 @@ impl<'a> Making<'a> {
             let all: u64 = index.places(&name).map(|place| gone(&place)).sum();
             let lost: u64 =
                 index.places(&name).filter(|(segment, _)| self.gone.contains(segment)).map(|p| gone(&p)).sum();
-            if lost > 0 && lost * 2 >= all {
+            let is_purged = index.places(&name).any(|(segment, _)| purged.contains(&segment));
+            if is_purged || (lost > 0 && lost * 2 >= all) {
                 due.push((listed.0, name));
             }
         }

@@ -60,6 +60,10 @@ impl Ledger {
         &self.root
     }
 
+    pub(super) fn quarantine(&self) -> &Path {
+        &self.quarantine
+    }
+
     pub(crate) fn staging(&self) -> PathBuf {
         self.root.join(STAGING)
     }

@@ -60,7 +60,7 @@ impl Uses {
 /// A fact about versions that is no version: an event that supersedes those in its `prev`.
 ///
 /// `deletes` names tombstones that a person approved in its value, a list of version ids; `members` says of an owner's key that
-/// its devices may write, or may not any more. Fields of other kinds are kept.
+/// its devices may write, or may not any more; `purge` names versions whose contents go. Fields of other kinds are kept.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct MetaEvent {
     /// What is set.
@@ -89,6 +89,8 @@ pub const APPROVED_DELETES: &str = "deletes";
 pub const RETIRED: &str = "retire";
 /// The field of an event about who may write.
 pub const MEMBERS: &str = "members";
+/// The field of an event that lets the contents of versions go at once.
+pub const PURGED: &str = "purge";
 /// Longest name of an owner that is kept, in bytes.
 pub const MAX_OWNER_BYTES: usize = 200;
 
@@ -105,6 +107,8 @@ pub struct Membership {
 
 /// Most deletions one event may approve.
 pub const MAX_APPROVED: usize = 1_000_000;
+/// Most versions one event may purge.
+pub const MAX_PURGED: usize = 100_000;
 
 impl MetaEvent {
     /// Approves deletions by the ids of their tombstones.
@@ -118,6 +122,25 @@ impl MetaEvent {
     pub fn retire(origin: &OriginName, hlc: Hlc) -> MetaEvent {
         let (field, kind, target) = (RETIRED.to_owned(), MetaKind::Meta, origin.to_string());
         MetaEvent { field, hlc, kind, prev: Vec::new(), target, v: 1, value: true.into() }
+    }
+
+    /// Lets the contents of versions go at once, wherever the word of this chain's origin or owner counts. `chain` is the one it stands in.
+    pub fn purge(chain: String, hlc: Hlc, versions: &[VersionId]) -> MetaEvent {
+        let mut ids: Vec<String> = versions.iter().map(VersionId::to_string).collect();
+        ids.sort_unstable();
+        let (field, kind) = (PURGED.to_owned(), MetaKind::Meta);
+        MetaEvent { field, hlc, kind, prev: Vec::new(), target: chain, v: 1, value: ids.into() }
+    }
+
+    /// The versions whose contents this event lets go; empty for every other event.
+    pub fn purged_versions(&self) -> Vec<VersionId> {
+        self.version_ids(PURGED, MAX_PURGED)
+    }
+
+    fn version_ids(&self, field: &str, limit: usize) -> Vec<VersionId> {
+        let values = self.value.as_array().filter(|_| self.field == field);
+        let texts = values.into_iter().flatten().take(limit).filter_map(serde_json::Value::as_str);
+        texts.filter_map(|text| text.parse().ok()).collect()
     }
 
     /// The origin that this event retires; `None` for every other event.
@@ -159,9 +182,7 @@ impl MetaEvent {
 
     /// The tombstones that this event approves; empty for every other event.
     pub fn approved_deletes(&self) -> Vec<VersionId> {
-        let values = self.value.as_array().filter(|_| self.field == APPROVED_DELETES);
-        let texts = values.into_iter().flatten().take(MAX_APPROVED).filter_map(serde_json::Value::as_str);
-        texts.filter_map(|text| text.parse().ok()).collect()
+        self.version_ids(APPROVED_DELETES, MAX_APPROVED)
     }
 }
 

@@ -59,6 +59,15 @@ pub enum ChangeRequest {
         /// Only say whom it means.
         dry_run: bool,
     },
+    /// The contents of a path's versions go for good.
+    Purge {
+        /// Of which path.
+        path: RelPath,
+        /// Which one; all if there is none.
+        version: Option<VersionId>,
+        /// Only list it.
+        dry_run: bool,
+    },
     /// Held deletions happen.
     ApproveDeletions,
     /// Held deletions are taken back.
@@ -82,6 +91,7 @@ impl ChangeRequest {
             | ChangeRequest::Undo { dry_run }
             | ChangeRequest::ResolveConflict { dry_run, .. }
             | ChangeRequest::JudgeOwner { dry_run, .. }
+            | ChangeRequest::Purge { dry_run, .. }
             | ChangeRequest::Export(ExportRequest { dry_run, .. })
             | ChangeRequest::Import(ImportRequest { dry_run, .. }) => *dry_run,
             ChangeRequest::ApproveDeletions | ChangeRequest::RestoreDeletions => false,
@@ -113,6 +123,7 @@ impl Node {
             ChangeRequest::Export(request) => self.export(request),
             ChangeRequest::Import(request) => self.import(request),
             ChangeRequest::JudgeOwner { verdict, who, dry_run } => self.judge_owner(*verdict, who, *dry_run),
+            ChangeRequest::Purge { path, version, dry_run } => self.purge(path, version.as_ref(), *dry_run),
             ChangeRequest::ApproveDeletions => Ok(self.approve_deletions()?.1),
             ChangeRequest::RestoreDeletions => self.restore_deletions(),
         }
@@ -179,6 +190,7 @@ impl Node {
         report.backend_error = after.backend_error;
         report.peer_errors = after.peer_errors;
         report.stopped = after.stopped;
+        report.purge = after.purge;
         Ok(())
     }
 }

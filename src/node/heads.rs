@@ -65,6 +65,9 @@ impl<'a> Heads<'a> {
         if content.size == 0 || self.whole.contains(&content.hash) {
             return Ok(None);
         }
+        if self.index.purged(&content.hash)?.is_some() {
+            return Ok(None);
+        }
         let Some(manifest) = self.index.manifest(&content.hash, content.size)? else {
             return Ok(Some("its manifest is not here".to_owned()));
         };

@@ -142,8 +142,12 @@ impl Glance {
     fn lost(&self, content: &Content, error: ContentError) -> NodeError {
         let away = matches!(error, ContentError::Missing { .. } | ContentError::MissingManifest { .. });
         match self.dropped(&content.hash) {
+            Some(purged) if away && purged.purged => NodeError::user(
+                format!("this content was {}", purged.sentence()),
+                "a person let it go by name, on every machine; no machine hands it out any more",
+            ),
             Some(dropped) if away => NodeError::user(
-                format!("this content was dropped by {} on {}", dropped.origin, dropped.day()),
+                format!("this content was {}", dropped.sentence()),
                 "it was replaced longer ago than `retention`, and every machine knew of it; no machine holds it any more",
             ),
             _ => content_error(error),

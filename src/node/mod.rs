@@ -17,6 +17,7 @@ mod open;
 mod origins;
 mod peers;
 mod prove;
+mod purge;
 mod repair;
 mod run;
 mod status;

@@ -135,6 +135,7 @@ impl Node {
         if !options.dry_run {
             self.engine.release_approved()?;
             self.engine.rescue_if_due()?;
+            self.engine.let_purged_go(&mut report)?;
         }
         if options.way != Way::Push {
             self.engine.materialise(options.dry_run, &mut report)?;
@@ -149,6 +150,7 @@ impl Node {
             soften(pushed, &mut report)?;
             self.exchange_partners(partners, options, Direction::Push, &mut report)?;
             self.unsent = report.backend_error.is_some();
+            self.engine.empty_stores(&mut report)?;
         }
         steps.done("exchange out");
         if options.way != Way::Pull {
@@ -163,6 +165,7 @@ impl Node {
                 self.engine.tell_seen(&mut report)?;
             }
             self.engine.sweep_displaced(&mut report)?;
+            self.engine.tell_purges(report.pulled > 0 || report.ledger_bytes > 0 || report.purge.is_some())?;
             self.engine.forget_idle_patterns(&report)?;
             self.engine.rest_index()?;
         }

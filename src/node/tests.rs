@@ -19,6 +19,7 @@ mod in_place;
 mod inbox;
 mod members;
 mod peers;
+mod purge;
 mod search;
 mod skew;
 mod weather;

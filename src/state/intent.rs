@@ -226,6 +226,18 @@ impl State {
         Ok(batch)
     }
 
+    /// How many steps go back to a content.
+    pub fn undo_steps_to(&self, content: &ContentHash) -> Result<u64> {
+        let sql = "SELECT count(*) FROM undo WHERE old_hash = ?1";
+        let counts = self.rows("list undo", sql, [content.as_bytes()], |row| Ok(Ok(row.get::<_, i64>(0)?)))?;
+        Ok(counts.first().map_or(0, |count| count.unsigned_abs()))
+    }
+
+    /// Drops the steps that go back to a content, which nothing can bring back.
+    pub fn remove_undo_to(&self, content: &ContentHash) -> Result<()> {
+        self.run("drop undo", "DELETE FROM undo WHERE old_hash = ?1", [content.as_bytes()]).map(drop)
+    }
+
     /// Drops the notes of one sync.
     pub fn remove_undo(&self, batch: i64) -> Result<()> {
         self.run("drop undo", "DELETE FROM undo WHERE batch = ?1", [batch]).map(drop)

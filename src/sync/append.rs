@@ -92,8 +92,11 @@ fn longest_if_prefixes(heads: &[&Stored], graph: &dyn Graph) -> Result<Outcome, 
         if content.size == longest.size && content.hash != longest.hash {
             return Err(Stop::NotClean);
         }
-        let missing = Stop::Pending("waits for bytes of another machine's copy");
-        let prefix = graph.bytes(longest, 0, needed).ok_or(missing)?;
+        let missing = || {
+            let gone = graph.is_gone(longest);
+            if gone { Stop::NotClean } else { Stop::Pending("waits for bytes of another machine's copy") }
+        };
+        let prefix = graph.bytes(longest, 0, needed).ok_or_else(missing)?;
         let hash = crate::model::ContentHash::of(&prefix);
         if hash != content.hash {
             return Err(Stop::NotClean);

@@ -201,8 +201,7 @@ impl Engine {
             && !self.ledger_has(&content.hash, content.size)?
             && let Some(gone) = self.index.dropped(&content.hash)?
         {
-            let why =
-                format!("this content was dropped by {} on {}; no machine holds it any more", gone.origin, gone.day());
+            let why = format!("this content was {}; no machine holds it any more", gone.sentence());
             return Err(SyncError::Refused { path: slot.path.shown(), why });
         }
         let change = match (content, heads.iter().any(|head| head.version.content().is_some())) {

@@ -284,6 +284,12 @@ impl Engine {
             return Ok(Verdict::Nothing);
         }
         let manifest = chunk::split_bytes(CutKind::of(&slot.path), bytes);
+        if let Some(purged) = self.index.dropped(&manifest.content)?.filter(|dropped| dropped.purged) {
+            return Ok(Verdict::Refused(format!(
+                "a row of another program holds a content that was {}; it is not taken in again: change the row, or delete it",
+                purged.sentence()
+            )));
+        }
         Ok(self.row_edit(slot, channel, parents, Some((manifest, bytes.to_vec()))))
     }
 

@@ -32,6 +32,10 @@ const MAX_FLOORS: usize = 16;
 const RESCUED_BYTES: usize = 64 << 20;
 /// Begins the entries in `state.db` of when floors were accepted, before the chain: `floor:ms,..`.
 const ACCEPTED: &str = "floors of ";
+/// What the backend is called among stores.
+pub(super) const BACKEND: &str = "the backend";
+/// What is said of a store from which nothing can be taken away.
+pub(super) const CANNOT: &str = "nothing can be taken away there from here; a machine that serves its project lets it go itself, of anything else whoever keeps it may";
 /// Who tells of members in `status`.
 const SOURCE: &str = "members";
 
@@ -49,7 +53,7 @@ pub struct DroppedContent {
 }
 
 /// What was taken away from a store.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct StoreGarbage {
     /// What the user calls it.
     pub store: String,
@@ -57,6 +61,19 @@ pub struct StoreGarbage {
     pub removed: Vec<String>,
     /// Why nothing could be taken away, if it could not.
     pub why: Option<String>,
+    /// There is more to take away, once it was reached or what stands for that has arrived there.
+    pub waits: bool,
+}
+
+impl StoreGarbage {
+    /// Nothing yet.
+    pub(super) fn of(store: &str) -> StoreGarbage {
+        StoreGarbage { store: store.to_owned(), ..StoreGarbage::default() }
+    }
+
+    fn away(store: &str, why: &SyncError) -> StoreGarbage {
+        StoreGarbage { why: Some(why.to_string()), waits: true, ..StoreGarbage::of(store) }
+    }
 }
 
 /// What a collection did, or would do.
@@ -100,7 +117,7 @@ impl Engine {
         let mut done = Collected::default();
         let old = self.old_floors(&mut done)?;
         // What is written below has not reached the stores yet: they are judged as they were.
-        self.clean_stores(&old, dry_run, &mut done)?;
+        done.stores = self.clean_stores(&old, |_| true, dry_run)?;
         done.rescued = self.rescue(dry_run)?;
         for (chain, floor) in &old {
             let garbage = self.ledger.garbage(chain, *floor)?;
@@ -137,7 +154,9 @@ impl Engine {
         let fresh = if blocked { Vec::new() } else { self.droppable(&chain, &members, retention_ms, &before)? };
         // What came back to life is no more gone than anything else.
         let heads = self.index.contents_of_heads()?;
-        let mut dropped: Vec<ContentHash> = before.into_iter().filter(|content| !heads.contains(content)).collect();
+        let purged = self.index.purged_contents()?;
+        let is_gone = |content: &ContentHash| !heads.contains(content) || purged.contains(content);
+        let mut dropped: Vec<ContentHash> = before.into_iter().filter(is_gone).collect();
         let room = MAX_DROPPED.saturating_sub(dropped.len());
         if fresh.len() > room {
             done.held_back.push(format!("{space}: a snapshot names at most {MAX_DROPPED} contents as gone"));
@@ -152,19 +171,24 @@ impl Engine {
         }
         done.dropped.extend(fresh.iter().map(told));
         done.swept.push(chain.to_string());
-        if dry_run { Ok(()) } else { self.sweep(space, tip, &dropped) }
+        if dry_run { Ok(()) } else { self.sweep(space, tip, &dropped).map(drop) }
     }
 
-    /// Writes snapshots that list what is left, until no pack holds mostly what is gone.
-    fn sweep(&mut self, space: &Space, mut tip: Tip, dropped: &[ContentHash]) -> Result<()> {
-        let gone = self.index.segments_of_none(&dropped.iter().copied().collect())?;
+    /// Writes snapshots that list what is left, until no pack holds mostly what is gone, or any of what is purged. Returns the bytes.
+    pub(super) fn sweep(&mut self, space: &Space, mut tip: Tip, dropped: &[ContentHash]) -> Result<u64> {
+        let purged = self.index.purged_segments()?;
+        let mut gone = self.index.segments_of_none(&dropped.iter().copied().collect())?;
+        gone.extend(&purged);
+        let mut bytes = 0;
         let (ledger, pen) = (self.ledger.clone(), self.pen());
         for _ in 0..MAX_SWEEPS {
             let seen = self.seen_of(space)?;
             let hlc = self.clock.tick(self.env.clock.wall_ms(), None);
             let writer = Writer { app: pen.app(), identity: pen.identity(), space };
-            let swept = ledger.sweep(writer, tip, hlc, seen.clone(), Sweep { dropped, gone: &gone })?;
+            let swept =
+                ledger.sweep(writer, tip, hlc, seen.clone(), Sweep { dropped, gone: &gone, purged: &purged })?;
             tip = swept.published.tip;
+            bytes += swept.published.bytes_written;
             self.note_told(space, &seen)?;
             self.save_told()?;
             self.replay()?;
@@ -172,7 +196,7 @@ impl Engine {
                 break;
             }
         }
-        Ok(())
+        Ok(bytes)
     }
 
     /// The contents of the own chain that may go now and did not before.
@@ -363,46 +387,56 @@ impl Engine {
         Ok(text.split(',').filter_map(pair).collect())
     }
 
-    /// Takes what is below old floors of the own chains away from every store.
-    fn clean_stores(&mut self, old: &[(Chain, u64)], dry_run: bool, done: &mut Collected) -> Result<()> {
+    /// Takes what is below old floors of the own chains away from every store that is `meant`.
+    pub(super) fn clean_stores(
+        &mut self,
+        old: &[(Chain, u64)],
+        meant: impl Fn(&str) -> bool,
+        dry_run: bool,
+    ) -> Result<Vec<StoreGarbage>> {
         let own: BTreeSet<Chain> =
             [Space::shared(), self.private_space.clone()].map(|space| self.identity.chain(space)).into();
         let old: Vec<(Chain, u64)> = old.iter().filter(|(chain, _)| own.contains(chain)).cloned().collect();
         if old.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
-        for peer in self.policy.peers.clone().into_iter().filter(|peer| peer.push) {
+        self.at_stores(meant, |engine, store, place, spaces| engine.clean_store(store, place, spaces, &old, dry_run))
+    }
+
+    /// Visits every store that is `meant` and takes what is given; one that is away is told of.
+    pub(super) fn at_stores(
+        &mut self,
+        meant: impl Fn(&str) -> bool,
+        visit: impl Fn(&Engine, &str, &dyn Transport, &[Space]) -> StoreGarbage,
+    ) -> Result<Vec<StoreGarbage>> {
+        let mut stores = Vec::new();
+        for peer in self.policy.peers.clone().into_iter().filter(|peer| peer.push && meant(&peer.name)) {
             let spaces =
                 if peer.private { vec![Space::shared(), self.private_space.clone()] } else { vec![Space::shared()] };
             let place = self
                 .peer_place(&peer)
                 .and_then(|place| Ok(self.belongs_there(&peer, &*place, Direction::Pull)?.then_some(place)));
-            let garbage = match place {
-                Ok(Some(place)) => self.clean_store(&peer.name, &*place, &spaces, &old, dry_run),
+            stores.push(match place {
+                Ok(Some(place)) => visit(self, &peer.name, &*place, &spaces),
                 Ok(None) => continue,
-                Err(error @ (SyncError::Transport(_) | SyncError::Marker(_))) => {
-                    StoreGarbage { store: peer.name.clone(), why: Some(error.to_string()), ..StoreGarbage::default() }
-                }
+                Err(error @ (SyncError::Transport(_) | SyncError::Marker(_))) => StoreGarbage::away(&peer.name, &error),
                 Err(error) => return Err(error),
-            };
-            done.stores.push(garbage);
+            });
         }
-        let Some(adapter) = self.adapter.clone() else { return Ok(()) };
+        let Some(adapter) = self.adapter.clone().filter(|_| meant(BACKEND)) else { return Ok(stores) };
         let mut spaces = vec![Space::shared()];
         if adapter.capabilities().own {
             spaces.push(self.private_space.clone());
         }
-        const BACKEND: &str = "the backend";
-        let garbage = match self.backend_transport() {
-            Ok(Some(place)) => self.clean_store(BACKEND, &*place, &spaces, &old, dry_run),
-            Ok(None) => return Ok(()),
+        stores.push(match self.backend_transport() {
+            Ok(Some(place)) => visit(self, BACKEND, &*place, &spaces),
+            Ok(None) => return Ok(stores),
             Err(error @ (SyncError::Adapter(_) | SyncError::Transport(_) | SyncError::Marker(_))) => {
-                StoreGarbage { store: BACKEND.to_owned(), why: Some(error.to_string()), ..StoreGarbage::default() }
+                StoreGarbage::away(BACKEND, &error)
             }
             Err(error) => return Err(error),
-        };
-        done.stores.push(garbage);
-        Ok(())
+        });
+        Ok(stores)
     }
 
     fn clean_store(
@@ -413,14 +447,15 @@ impl Engine {
         old: &[(Chain, u64)],
         dry_run: bool,
     ) -> StoreGarbage {
-        let mut garbage = StoreGarbage { store: store.to_owned(), ..StoreGarbage::default() };
+        let mut garbage = StoreGarbage::of(store);
         let Some(removing) = place.removing() else {
-            garbage.why = Some("nothing can be taken away there from here; whoever keeps it may".to_owned());
+            garbage.why = Some(CANNOT.to_owned());
             return garbage;
         };
         for (chain, floor) in old.iter().filter(|(chain, _)| spaces.contains(&chain.space)) {
             let outcome = self.garbage_there(place, chain, *floor).and_then(|names| {
-                for name in names {
+                garbage.waits |= names.is_none();
+                for name in names.into_iter().flatten() {
                     if !dry_run {
                         removing.remove(&format!("{}/{name}", self.policy.app))?;
                     }
@@ -430,22 +465,41 @@ impl Engine {
             });
             if let Err(error) = outcome {
                 garbage.why = Some(error.to_string());
+                garbage.waits = true;
                 break;
             }
         }
         garbage
     }
 
-    /// What a store holds of an own chain and does not count. Nothing, unless all that counts, and is here, stands there too.
+    /// What a store holds of an own chain and does not count. `None` unless all that counts, and is here, stands there too.
     fn garbage_there(
         &self,
         place: &dyn Transport,
         chain: &Chain,
         floor: u64,
-    ) -> std::result::Result<Vec<ArtifactName>, TransportError> {
-        let prefix = format!("{}/{chain}/", self.policy.app);
-        let mut request = ListRequest::new(prefix, Depth::All);
-        let mut there: BTreeSet<ArtifactName> = BTreeSet::new();
+    ) -> std::result::Result<Option<Vec<ArtifactName>>, TransportError> {
+        let there = self.names_there(place, chain)?;
+        if there.is_empty() {
+            return Ok(Some(Vec::new()));
+        }
+        let Ok(standing) = self.ledger.standing(chain, floor) else { return Ok(None) };
+        let lacks = |name: &ArtifactName| self.ledger.has(name) && !there.contains(name);
+        if standing.is_empty() || standing.iter().any(lacks) {
+            return Ok(None);
+        }
+        let is_garbage = |name: &ArtifactName| name.chain() == chain && !standing.contains(name);
+        Ok(Some(there.into_iter().filter(is_garbage).collect()))
+    }
+
+    /// The artifacts of a chain that a store holds.
+    pub(super) fn names_there(
+        &self,
+        place: &dyn Transport,
+        chain: &Chain,
+    ) -> std::result::Result<BTreeSet<ArtifactName>, TransportError> {
+        let mut request = ListRequest::new(format!("{}/{chain}/", self.policy.app), Depth::All);
+        let mut there = BTreeSet::new();
         for _ in 0..MAX_PAGES {
             let page = place.list(&request)?;
             let rest = |name: &String| name.strip_prefix(&self.policy.app)?.strip_prefix('/')?.parse().ok();
@@ -455,12 +509,7 @@ impl Engine {
                 None => break,
             }
         }
-        let Ok(standing) = self.ledger.standing(chain, floor) else { return Ok(Vec::new()) };
-        let lacks = |name: &ArtifactName| self.ledger.has(name) && !there.contains(name);
-        if standing.is_empty() || standing.iter().any(lacks) {
-            return Ok(Vec::new());
-        }
-        Ok(there.into_iter().filter(|name| name.chain() == chain && !standing.contains(name)).collect())
+        Ok(there)
     }
 
     /// A number that this machine remembers under a name.

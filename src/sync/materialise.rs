@@ -143,7 +143,8 @@ impl Engine {
             }
             let base = self.state.base(&slot.path)?.filter(|base| self.space_of(base.channel) == slot.space);
             let resolution = self.resolution(slot)?;
-            if base.as_ref().is_some_and(|base| base.versions == resolution.versions) {
+            let same = base.as_ref().is_some_and(|base| base.versions == resolution.versions);
+            if same || self.is_purged(&resolution)? {
                 self.clear_waits(&slot.path, dry_run)?;
                 continue;
             }

@@ -368,6 +368,7 @@ impl Engine {
             }
             _ => match self.row_record(adapter, slot, resolution, &entry_text, row.as_ref())? {
                 Some((record, bytes)) => Item { slot: slot.clone(), write: Write::Set { record, expected }, bytes },
+                None if self.is_purged(resolution)? => return Ok(Need::Nothing),
                 None => return Ok(Need::Later("its bytes are not here yet".to_owned())),
             },
         };

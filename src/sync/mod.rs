@@ -30,6 +30,7 @@ mod peers;
 pub mod place;
 pub mod plan;
 mod publish;
+mod purge;
 pub(crate) mod record;
 pub mod resolve;
 mod seen;
@@ -61,6 +62,7 @@ pub use look::{StoreLook, look_through};
 pub use observe::{Observation, Scope};
 pub use own::{Stop, stops};
 pub use peers::{Asked, PEER_LINE, Peer, claimed, held_there, open_peer, projects};
+pub use purge::{KeptVersion, PurgeReport, PurgedVersion};
 pub use stores::DAMAGE_THERE;
 
 /// Quiet time after which a file that did not change is taken as stable, in milliseconds.
@@ -221,6 +223,8 @@ pub struct Report {
     pub stopped: Option<String>,
     /// The bundle that was written or taken in, if one was.
     pub bundle: Option<BundleReport>,
+    /// What was purged, by this command or because this machine heard of it.
+    pub purge: Option<PurgeReport>,
 }
 
 impl Report {
@@ -312,6 +316,8 @@ pub struct Engine {
     seen_told: std::collections::BTreeSet<Space>,
     /// What was told and is not in `state.db` yet.
     told_later: BTreeMap<String, String>,
+    /// What waits of purges was told in this process.
+    purges_told: bool,
     /// A floor rose since it was looked whether anything needs what it let go.
     rescue_due: bool,
     /// Rows written while recording goes on, if that was asked for.
@@ -387,6 +393,7 @@ impl Engine {
             late_rows: Vec::new(),
             seen_told: std::collections::BTreeSet::new(),
             told_later: BTreeMap::new(),
+            purges_told: false,
             rescue_due: false,
             ahead: None,
         };

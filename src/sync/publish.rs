@@ -345,6 +345,10 @@ impl Engine {
         own.tip = Some(tip);
         let item = Item::following(own.chain.clone(), (tip.seq, tip.hash), records, places);
         self.index.apply(std::slice::from_ref(&item))?;
+        if self.index.purges_are_due()? {
+            // What was just published may bring back what nobody was to read any more.
+            self.replay()?;
+        }
         Ok(item)
     }
 

@@ -752,6 +752,10 @@ impl Engine {
         let Some(state) = base.resume.as_deref().and_then(|bytes| ResumeState::from_bytes(bytes).ok()) else {
             return Ok(None);
         };
+        if self.index.purged(&base.hash)?.is_some() {
+            // What it begins with stands nowhere any more: all of it is taken.
+            return Ok(None);
+        }
         let manifest = self.index.manifest(&base.hash, base.stat.size)?;
         Ok(manifest.map(|manifest| (manifest, state)))
     }

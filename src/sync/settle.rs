@@ -197,6 +197,13 @@ impl Engine {
         Ok(false)
     }
 
+    /// What a displaced file holds now; `None` if it is gone.
+    pub(super) fn displaced_hash(&self, one: &Displaced) -> Option<ContentHash> {
+        let spot = Spot::open(self.root.handle(), &one.path, false).ok().flatten();
+        let (dir, name) = self.displaced_place(one, spot.as_ref())?;
+        hash_if_there(dir, &name).map(|(hash, _)| hash)
+    }
+
     /// Drops displaced files that are old enough and proven; records those that are not. Called once a run.
     pub fn sweep_displaced(&mut self, report: &mut Report) -> Result<()> {
         let now = self.now_ms() as i64;
@@ -223,7 +230,7 @@ impl Engine {
         Ok(())
     }
 
-    fn unlink_displaced(&mut self, one: &Displaced, spot: Option<&Spot>) -> Result<()> {
+    pub(super) fn unlink_displaced(&mut self, one: &Displaced, spot: Option<&Spot>) -> Result<()> {
         if let Some((dir, name)) = self.displaced_place(one, spot) {
             // A file that cannot be unlinked stays listed by name in the folder and is tried again.
             let _ = rustix::fs::unlinkat(dir, name.as_str(), rustix::fs::AtFlags::empty());

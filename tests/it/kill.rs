@@ -24,6 +24,8 @@ const MAX_KILLS: u64 = 400;
 const RANDOM_KILLS: u64 = 500;
 const WORKERS: usize = 2;
 const MANY_FILES: usize = 1_100;
+/// What a purge is to take away; at the beginning of its file, so that it stands in one segment.
+const SECRET: &str = "the password is 7c1f9e30b2d84a65 and is nobody's business\n";
 
 fn is_full() -> bool {
     std::env::var("LARDER_FULL").is_ok_and(|value| value == "1")
@@ -138,6 +140,55 @@ impl Scene {
         Scene { _lab: lab, template, live, a, b }
     }
 
+    /// The two meet in a folder; a secret stood in a checkpoint and in a pack, beside what stays.
+    fn set_with_secret() -> Scene {
+        let lab = Lab::new();
+        let live = lab.path("live");
+        fs::create_dir_all(live.join("share")).expect("make the folder");
+        let peer = format!("share={}", live.join("share").display());
+        let [a, b] = ["a", "b"]
+            .map(|name| lab.project(&format!("live/{name}"), crate::support::CONFIG).with_var("LARDER_PEERS", &peer));
+        a.write("shared/secret.md", SECRET);
+        a.write("shared/kept.md", "kept\n");
+        a.sync();
+        let large = Scene::large_text();
+        a.write("shared/secret.md", format!("{SECRET}{large}"));
+        a.write("shared/large.md", &large);
+        [&a, &b].into_iter().for_each(|project| drop(project.sync()));
+        a.write("shared/secret.md", "clean\n");
+        [&a, &b, &a].into_iter().for_each(|project| drop(project.sync()));
+        a.remove("shared/secret.md");
+        a.sync();
+        let template = lab.path("template");
+        restore(&live, &template);
+        Scene { _lab: lab, template, live, a, b }
+    }
+
+    /// More than a checkpoint holds, and nothing that compresses well.
+    fn large_text() -> String {
+        let mut dice = Dice::new(7);
+        (0..25_000).map(|_| format!("{:016x}\n", dice.roll())).collect()
+    }
+
+    /// What must hold after a kill of a purge: said again it ends what was begun, the bytes are nowhere, and nothing else went.
+    fn check_purge(&self, moment: &str) {
+        let text = |text: &str| Leaf::File { exec: false, bytes: text.as_bytes().to_vec() };
+        let wanted: BTreeMap<Vec<u8>, Leaf> = [("kept.md", text("kept\n")), ("large.md", text(&Scene::large_text()))]
+            .map(|(name, leaf)| (name.as_bytes().to_vec(), leaf))
+            .into();
+        self.expect_both(&wanted, moment);
+        let again = self.a.run(["purge", "shared/secret.md", "--yes"]);
+        assert_eq!(again.code, Some(0), "{moment}: {again:#?}");
+        self.expect_both(&wanted, moment);
+        let store = tempfile::tempdir().expect("a folder");
+        std::os::unix::fs::symlink(self.live.join("share/lab"), store.path().join("ledger")).expect("link");
+        for larder in [&self.a.path(".larder"), &self.b.path(".larder"), store.path()] {
+            assert_eq!(holders(larder), [] as [String; 0], "{moment}: {larder:?}");
+        }
+        let status = self.a.run(["status"]);
+        assert!(!status.said().contains("purged"), "{moment}: {status:#?}");
+    }
+
     /// What must hold after a kill of a collection: all is sound, the next one ends what was begun, and nothing that is current went.
     fn check_garbage(&self, moment: &str) {
         let text = |text: &str| Leaf::File { exec: false, bytes: text.as_bytes().to_vec() };
@@ -236,6 +287,28 @@ impl Scene {
             assert_eq!(verified.code, Some(0), "{moment}: {verified:#?}");
         }
     }
+}
+
+/// The artifacts below a `.larder` that hold the secret, whatever they are packed in, and the files that do.
+fn holders(larder: &Path) -> Vec<String> {
+    let holds = |bytes: &[u8]| bytes.windows(SECRET.len()).any(|window| window == SECRET.as_bytes());
+    let ledger = larder::ledger::Ledger::open(larder).expect("open the ledger");
+    let mut found = Vec::new();
+    for chain in ledger.chains().expect("list the chains") {
+        for name in ledger.artifact_names(&chain).expect("list a chain") {
+            for (segment, place) in ledger.places_in(&name).expect("read an artifact") {
+                let bytes = ledger.read_segment(segment, &place).expect("read a segment");
+                found.extend(holds(&bytes).then(|| name.to_string()));
+            }
+        }
+    }
+    for folder in ["displaced", "quarantine", "inbox"] {
+        for file in fs::read_dir(larder.join(folder)).into_iter().flatten().flatten() {
+            let bytes = fs::read(file.path()).unwrap_or_default();
+            found.extend(holds(&bytes).then(|| file.path().display().to_string()));
+        }
+    }
+    found
 }
 
 /// The number of versions that `log --json` shows; each has one content or is a deletion.
@@ -596,4 +669,12 @@ fn killed_at_random_moments_a_daemon_loses_nothing() {
             });
         }
     });
+}
+
+#[test]
+fn killed_at_every_call_of_a_purge_nothing_else_is_lost_and_the_next_one_ends_it() {
+    const TEST: &str = "killed_at_every_call_of_a_purge_nothing_else_is_lost_and_the_next_one_ends_it";
+    let args = ["purge", "shared/secret.md", "--yes"];
+    let ended = kill_everywhere_in(Scene::set_with_secret, TEST, &args, MAX_KILLS / 8, Scene::check_purge);
+    or_skip(TEST, ended);
 }

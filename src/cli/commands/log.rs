@@ -29,13 +29,18 @@ pub fn run(context: &Context, args: &LogArgs) -> Result<Answer, NodeError> {
     let versions = glance.log(path.as_ref(), args.limit)?;
     let gone = |stored: &Stored| stored.version.content().and_then(|content| glance.gone(&content));
     let told = |stored: &Stored| match gone(stored) {
-        Some(gone) => format!("{}  dropped on {} by {}", line(stored), gone.day(), gone.origin),
+        Some(gone) => format!("{}  {}", line(stored), gone.sentence()),
         None => line(stored),
     };
     let lines = versions.iter().map(told).collect();
     let with_gone = |stored: &Stored| {
         let mut object = object(stored);
-        object["dropped"] = gone(stored).map(|gone| json!({ "origin": gone.origin, "day": gone.day() })).into();
+        let told = |purged: bool| {
+            let gone = gone(stored).filter(|gone| gone.purged == purged);
+            Value::from(gone.map(|gone| json!({ "origin": gone.origin, "day": gone.day() })))
+        };
+        object["dropped"] = told(false);
+        object["purged"] = told(true);
         object
     };
     let objects: Vec<Value> = versions.iter().map(with_gone).collect();

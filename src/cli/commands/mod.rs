@@ -21,6 +21,7 @@ pub mod members;
 pub mod mount;
 pub mod origin;
 pub mod peers;
+pub mod purge;
 pub mod rebuild;
 pub mod repair;
 pub mod restore;
@@ -59,6 +60,7 @@ pub fn dispatch(context: &Context, command: &Command) -> Result<Option<Answer>, 
         Command::Verify(args) => verify::run(context, args).map(Some),
         Command::Rebuild(args) => rebuild::run(context, args).map(Some),
         Command::Gc(args) => gc::run(context, args).map(Some),
+        Command::Purge(args) => purge::run(context, args).map(Some),
         Command::Repair(args) => repair::run(context, args).map(Some),
         Command::Mount(args) => mount::run(context, args).map(|()| None),
         Command::Umount(args) => mount::take_down(context, args).map(Some),

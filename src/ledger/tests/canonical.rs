@@ -95,3 +95,16 @@ fn checkpoints_and_origins_are_canonical() {
     let uses = RecordLine::Uses(Uses::new("x".to_owned(), vec![SegmentHash::of(b"x")])).to_line();
     assert_eq!(general_form(&uses), uses);
 }
+
+#[test]
+fn a_purge_reads_and_is_written_as_every_release_of_this_version_writes_it() {
+    const LINE: &str = r#"{"field":"purge","hlc":"0000018bcfe56800","kind":"meta","prev":[],"target":"shared/desk-abc234~1","v":1,"value":["0101010101010101010101010101010101010101010101010101010101010101","0202020202020202020202020202020202020202020202020202020202020202"]}"#;
+    let [one, two] = [1, 2].map(|byte| VersionId(Hash::from_bytes([byte; 32])));
+
+    let event = MetaEvent::purge("shared/desk-abc234~1".to_owned(), Hlc::from_u64(0x18b_cfe5_6800), &[two, one]);
+
+    assert_eq!(String::from_utf8(event.to_line()).expect("text"), LINE);
+    assert_eq!(Record::parse(LINE.as_bytes()).expect("parses"), Record::Meta(event.clone()));
+    assert_eq!(event.purged_versions(), [one, two]);
+    assert_eq!((event.approved_deletes(), event.retired_origin(), event.as_membership()), (Vec::new(), None, None));
+}

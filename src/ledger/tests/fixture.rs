@@ -79,7 +79,7 @@ impl House {
         let tip = self.tip.expect("a chain");
         let gone = dropped.iter().map(|bytes| SegmentHash::of(bytes)).collect();
         let dropped: Vec<ContentHash> = dropped.iter().map(|bytes| ContentHash::of(bytes)).collect();
-        let sweep = Sweep { dropped: &dropped, gone: &gone };
+        let sweep = Sweep { dropped: &dropped, gone: &gone, purged: &std::collections::HashSet::new() };
         let swept = self.ledger.sweep(writer, tip, Hlc::new(WALL_MS, 3), BTreeMap::new(), sweep).expect("a sweep");
         self.tip = Some(swept.published.tip);
         swept.published
