@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::open::OpenOptions;
-use super::{Adopted, NodeError, Repaired, adopt_origin, new_origin, repair, retire_origin};
+use super::{Adopted, Adoption, NodeError, Repaired, adopt_origin, new_origin, repair, retire_origin};
 use crate::env::Env;
 use crate::sync::Progress;
 
@@ -28,10 +28,8 @@ pub enum Errand {
     },
     /// This folder goes on as a machine that there was already.
     AdoptOrigin {
-        /// Its name.
-        origin: String,
-        /// Only say which generation it would be.
-        dry_run: bool,
+        /// As which, and what need not be heard for it.
+        adoption: Adoption,
         /// The person agrees to what the config reaches beyond its folder.
         trust: bool,
     },
@@ -62,9 +60,8 @@ impl Errand {
     /// True if nothing is to be changed.
     pub fn is_dry_run(&self) -> bool {
         match self {
-            Errand::Repair { dry_run } | Errand::AdoptOrigin { dry_run, .. } | Errand::RetireOrigin { dry_run, .. } => {
-                *dry_run
-            }
+            Errand::Repair { dry_run } | Errand::RetireOrigin { dry_run, .. } => *dry_run,
+            Errand::AdoptOrigin { adoption, .. } => adoption.dry_run,
             Errand::NewOrigin { .. } => false,
         }
     }
@@ -78,8 +75,8 @@ impl Errand {
             Errand::NewOrigin { trust } => {
                 new_origin(env, &trusting(options, *trust), progress).map(|()| Errands::Renewed)
             }
-            Errand::AdoptOrigin { origin, dry_run, trust } => {
-                adopt_origin(env, &trusting(options, *trust), origin, *dry_run, progress).map(Errands::Adopted)
+            Errand::AdoptOrigin { adoption, trust } => {
+                adopt_origin(env, &trusting(options, *trust), adoption, progress).map(Errands::Adopted)
             }
             Errand::RetireOrigin { origin, dry_run } => {
                 let retired = retire_origin(env, options, origin, *dry_run, progress)?;

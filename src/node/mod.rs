@@ -34,7 +34,7 @@ pub use garbage::{collect, retire_origin};
 pub use history::DiskChange;
 pub use members::{Verdict, word as standing_word};
 pub use open::{Glance, Node, OpenOptions, ProjectDirs, ProjectLock};
-pub use origins::{Adopted, OriginLine, adopt_origin, new_origin};
+pub use origins::{Adopted, Adoption, OriginLine, adopt_origin, new_origin};
 pub use peers::{Probe, add_peer, is_address, join_peer, name_for, pair_peer, probe_peer, remove_peer};
 pub use repair::{Missing, Repaired, repair};
 pub use run::{Places, RunOptions, Way};

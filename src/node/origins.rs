@@ -1,8 +1,9 @@
 //! Origins: who writes in this project, and who this folder is from now on.
 //!
 //! Invariant: an identity changes only by a person's word, under the project's lock; what the one before recorded stays, and
-//! nothing on disk is touched. An origin that there was already is only continued with a generation above all that any store
-//! or the ledger holds, so every store must be heard.
+//! nothing on disk is touched. An origin that there was already is only continued with a generation above all that is known, and drawn
+//! there, so that two machines that adopt it at once write two chains. Every store must be heard, unless one that holds the newest
+//! that is known here answers, or a person does without it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -40,13 +41,33 @@ pub struct OriginLine {
     pub forked: bool,
 }
 
+/// How many generations above the last one a new one is drawn from: two that draw at once meet once in a million times.
+const GENERATIONS_DRAWN: u32 = 1 << 20;
+/// What a person calls the project's database among stores.
+const BACKEND: &str = "backend";
+/// Bytes of a checkpoint that are asked for to see that it is there.
+const LOOK_BYTES: u64 = 1 << 20;
+
+/// Whom a folder is to go on as.
+#[derive(Clone, Debug, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct Adoption {
+    /// Its name.
+    pub name: String,
+    /// Stores that need not be heard: peers by name, or `backend`.
+    pub without: Vec<String>,
+    /// Only say what would be done.
+    pub dry_run: bool,
+}
+
 /// An origin that goes on here.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Adopted {
     /// Its name.
     pub origin: OriginName,
-    /// The generation that is written from now on.
-    pub generation: u32,
+    /// The generation that is written from now on; a dry run draws none.
+    pub generation: Option<u32>,
+    /// Stores that were not heard.
+    pub unheard: Vec<String>,
 }
 
 impl Glance {
@@ -113,33 +134,38 @@ pub fn new_origin(env: &Env, options: &OpenOptions, progress: Arc<dyn Progress>)
 }
 
 /// Goes on as an origin that there was already: one whose machine is lost, or this very one after a restored backup or
-/// when another machine wrote as it. With `dry_run` says only which generation it would be.
+/// when another machine wrote as it. A dry run says only whether it may.
 ///
-/// Errors: User if nobody knows the name, or for no consent; Unavailable if a store cannot be heard.
+/// Errors: User if nobody knows the name or a store's, or for no consent; Unavailable if a store that matters cannot be heard.
 pub fn adopt_origin(
     env: &Env,
     options: &OpenOptions,
-    name: &str,
-    dry_run: bool,
+    adoption: &Adoption,
     progress: Arc<dyn Progress>,
 ) -> Result<Adopted, NodeError> {
     let settings = options.settings(env)?;
     require_consent(&settings, env, options.trust)?;
     let dirs = ProjectDirs::of(&settings.config);
+    let name = &adoption.name;
     refuse_no_name(name)?;
-    let adopted = next_of(name, &heard_chains(&settings, env, options, &dirs)?)?;
-    if dry_run {
-        return Ok(adopted);
+    refuse_no_store(&settings, &adoption.without)?;
+    let heard = Heard::listen(&settings, env, options, &dirs, adoption)?;
+    heard.judge(name, &adoption.without)?;
+    let unheard = heard.unheard.into_iter().map(|(store, _)| store).collect();
+    let (origin, last) = last_of(name, &heard.chains)?;
+    if adoption.dry_run {
+        return Ok(Adopted { origin, generation: None, unheard });
     }
+    let generation = drawn(env, last).ok_or_else(|| unknown(name, &heard.chains))?;
     let owner = settings.owner_id.value.clone();
     if options.lock.is_none() {
         set_aside_foreign(&dirs, env, &owner)?;
     }
     create_private_folder(&dirs.larder)?;
     let lock = options.lock_of(&dirs)?;
-    let identity = Identity::adopt(&dirs.larder, env, &owner, adopted.origin.clone(), adopted.generation)?;
+    let identity = Identity::adopt(&dirs.larder, env, &owner, origin.clone(), generation)?;
     drop(Node::assemble(env, options, settings, dirs, lock, identity, progress)?);
-    Ok(adopted)
+    Ok(Adopted { origin, generation: Some(generation), unheard })
 }
 
 fn refuse_no_name(name: &str) -> Result<(), NodeError> {
@@ -149,12 +175,28 @@ fn refuse_no_name(name: &str) -> Result<(), NodeError> {
     })
 }
 
-/// The generation after the highest that is known.
-fn next_of(name: &str, known: &BTreeSet<Chain>) -> Result<Adopted, NodeError> {
+fn refuse_no_store(settings: &Settings, without: &[String]) -> Result<(), NodeError> {
+    match without.iter().find(|name| *name != BACKEND && !settings.peers.contains_key(*name)) {
+        None => Ok(()),
+        Some(name) => {
+            let message = format!("no store of this project is called {}", larder_patterns::shown(name));
+            Err(NodeError::user(message, "name a peer as `larder peers list` does, or `backend`"))
+        }
+    }
+}
+
+/// The highest generation that is known of a name.
+fn last_of(name: &str, known: &BTreeSet<Chain>) -> Result<(OriginName, u32), NodeError> {
     let own = known.iter().filter(|chain| chain.origin.as_str() == name);
     let last = own.max_by_key(|chain| chain.generation).ok_or_else(|| unknown(name, known))?;
-    let generation = last.generation.checked_add(1).ok_or_else(|| unknown(name, known))?;
-    Ok(Adopted { origin: last.origin.clone(), generation })
+    Ok((last.origin.clone(), last.generation))
+}
+
+/// A generation above the last one that nobody else who draws at this moment will have.
+fn drawn(env: &Env, last: u32) -> Option<u32> {
+    let mut bytes = [0u8; 4];
+    env.random.fill(&mut bytes);
+    last.checked_add(1)?.checked_add(u32::from_le_bytes(bytes) % GENERATIONS_DRAWN)
 }
 
 fn unknown(name: &str, known: &BTreeSet<Chain>) -> NodeError {
@@ -167,35 +209,76 @@ fn unknown(name: &str, known: &BTreeSet<Chain>) -> NodeError {
     NodeError::user(format!("nobody knows a machine called {name}"), hint)
 }
 
-/// Every chain that the ledger here or any store of the config holds.
-fn heard_chains(
-    settings: &Settings,
-    env: &Env,
-    options: &OpenOptions,
-    dirs: &ProjectDirs,
-) -> Result<BTreeSet<Chain>, NodeError> {
-    let mut known = BTreeSet::new();
-    if dirs.larder.is_dir() {
-        known.extend(Ledger::open(&dirs.larder)?.chains()?);
-        if let Ok(identity) = Identity::load(&dirs.larder) {
-            // It may have written nothing yet.
-            known.insert(identity.chain(Space::shared()));
+/// What the ledger here and the stores of the config say.
+#[derive(Default)]
+struct Heard {
+    /// Every chain that any of them holds.
+    chains: BTreeSet<Chain>,
+    /// Stores that did not answer, and why.
+    unheard: Vec<(String, String)>,
+    /// A store that answered holds the newest of the name that is known here.
+    holds_newest: bool,
+}
+
+impl Heard {
+    fn listen(
+        settings: &Settings,
+        env: &Env,
+        options: &OpenOptions,
+        dirs: &ProjectDirs,
+        adoption: &Adoption,
+    ) -> Result<Heard, NodeError> {
+        let mut heard = Heard::default();
+        let mut newest = None;
+        if dirs.larder.is_dir() {
+            let ledger = Ledger::open(&dirs.larder)?;
+            heard.chains.extend(ledger.chains()?);
+            newest = newest_of(&ledger, &adoption.name)?;
+            if let Ok(identity) = Identity::load(&dirs.larder) {
+                // It may have written nothing yet.
+                heard.chains.insert(identity.chain(Space::shared()));
+            }
+        }
+        let app = &settings.app_id.value;
+        let newest = newest.map(|name| format!("{app}/{name}"));
+        for (name, peer) in &settings.peers {
+            let place = open_peer(env, &peer.value.address, app, &settings.root_dir, &dirs.larder);
+            heard.ask(name, app, newest.as_deref(), place.as_deref().map_err(ToString::to_string));
+        }
+        let place =
+            BackendTransport::new(backend_of(options, settings, env)?, app, "the backend").map_err(SyncError::from)?;
+        heard.ask(BACKEND, app, newest.as_deref(), Ok(&place));
+        Ok(heard)
+    }
+
+    fn ask(&mut self, store: &str, app: &str, newest: Option<&str>, place: Result<&dyn Transport, String>) {
+        let asked = place.and_then(|place| {
+            chains_of(place, app, &mut self.chains).map_err(|error| error.to_string())?;
+            let is_there = |name: &str| place.get(name, Some(0..1), LOOK_BYTES).is_ok();
+            self.holds_newest |= newest.is_some_and(is_there);
+            Ok(())
+        });
+        if let Err(why) = asked {
+            self.unheard.push((store.to_owned(), why));
         }
     }
-    let app = &settings.app_id.value;
-    let unheard = |name: &str, error: TransportError| {
-        let hint = "its generations may stand there, so it must be heard first; if it is gone for good, take it out of the config";
-        NodeError { hint: Some(hint.to_owned()), ..NodeError::new(Kind::Unavailable, format!("{name}: {error}")) }
-    };
-    for (name, peer) in &settings.peers {
-        let place = open_peer(env, &peer.value.address, app, &settings.root_dir, &dirs.larder)
-            .map_err(|error| unheard(name, error))?;
-        chains_of(&*place, app, &mut known).map_err(|error| unheard(name, error))?;
+
+    /// A store that is away may hold a later generation; then this folder is told when it meets that store.
+    fn judge(&self, name: &str, without: &[String]) -> Result<(), NodeError> {
+        let matters = |(store, _): &&(String, String)| !self.holds_newest && !without.contains(store);
+        let Some((store, why)) = self.unheard.iter().find(matters) else { return Ok(()) };
+        let hint = format!(
+            "what {name} wrote last may stand there, so it must be heard first; if it is gone for good, take it out of the config; `larder origin adopt {name} --without {store}` goes on without it"
+        );
+        Err(NodeError { hint: Some(hint), ..NodeError::new(Kind::Unavailable, format!("{store}: {why}")) })
     }
-    let place =
-        BackendTransport::new(backend_of(options, settings, env)?, app, "the backend").map_err(SyncError::from)?;
-    chains_of(&place, app, &mut known).map_err(|error| unheard("the backend", error))?;
-    Ok(known)
+}
+
+/// The newest checkpoint of an origin's newest shared chain that is here.
+fn newest_of(ledger: &Ledger, name: &str) -> Result<Option<ArtifactName>, NodeError> {
+    let own = ledger.chains()?.into_iter().filter(|chain| chain.origin.as_str() == name && chain.space.is_shared());
+    let Some(chain) = own.max_by_key(|chain| chain.generation) else { return Ok(None) };
+    Ok(ledger.checkpoint_names(&chain, 0)?.pop())
 }
 
 fn chains_of(place: &dyn Transport, app: &str, known: &mut BTreeSet<Chain>) -> Result<(), TransportError> {

