@@ -111,6 +111,9 @@ impl<'a> Batch<'a> {
                 Some(content) => manifest::first_missing(self.conn, &content, row.size)?,
                 None => None,
             };
+            if let Some(hash) = &missing {
+                self.miss_purged(hash)?;
+            }
             match missing {
                 Some(hash) => self
                     .conn

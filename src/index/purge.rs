@@ -107,6 +107,11 @@ impl Batch<'_> {
         if named || shared { self.doubt_purges() } else { Ok(()) }
     }
 
+    /// A version waits for something: for a segment that was taken away, it may be that nobody knew of that version.
+    pub(super) fn miss_purged(&mut self, missing: &Hash) -> Result<(), IndexError> {
+        if self.known.purging.segments.contains(missing.as_bytes()) { self.doubt_purges() } else { Ok(()) }
+    }
+
     /// The next replay finds the answer anew, if anybody ever said such a word.
     pub(super) fn doubt_purges(&mut self) -> Result<(), IndexError> {
         if self.known.purging.said {

@@ -297,7 +297,7 @@ impl<'b, 'a> Writer<'b, 'a> {
             self.batch.known.lacking = true;
             let insert = "INSERT INTO lacks(vid, hash) VALUES(?1, ?2)";
             self.batch.conn.prepare_cached(insert)?.execute((vid, hash.as_bytes()))?;
-            self.batch.doubt_purges()?;
+            self.batch.miss_purged(&hash)?;
         }
         self.batch.meet_purges(&id, content.map(|content| content.hash))
     }

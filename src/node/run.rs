@@ -165,7 +165,7 @@ impl Node {
                 self.engine.tell_seen(&mut report)?;
             }
             self.engine.sweep_displaced(&mut report)?;
-            self.engine.tell_purges(report.pulled > 0 || report.ledger_bytes > 0 || report.purge.is_some())?;
+            self.engine.tell_purges(report.pulled > 0 || report.purge.is_some())?;
             self.engine.forget_idle_patterns(&report)?;
             self.engine.rest_index()?;
         }

@@ -473,7 +473,7 @@ impl Engine {
     }
 
     /// What a store holds of an own chain and does not count. `None` unless all that counts, and is here, stands there too.
-    fn garbage_there(
+    pub(super) fn garbage_there(
         &self,
         place: &dyn Transport,
         chain: &Chain,

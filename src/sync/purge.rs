@@ -115,6 +115,7 @@ impl Engine {
             let hlc = self.clock.tick(wall_ms, None);
             self.publish_event(space, MetaEvent::purge(chain, hlc, versions))?;
         }
+        self.purges_told = false;
         Ok(done)
     }
 
@@ -313,9 +314,7 @@ impl Engine {
                 self.rescue(false)?;
                 rescued = true;
             }
-            if self.is_own(chain) {
-                self.expect_stores(chain, floor)?;
-            }
+            self.expect_stores(chain, floor)?;
             self.ledger.remove_garbage(&garbage)?;
             let gone = garbage.iter().filter(|name| holding.contains(name)).map(ArtifactName::to_string);
             report.purge.get_or_insert_default().artifacts.extend(gone);
@@ -331,7 +330,8 @@ impl Engine {
         Ok(self.state.set_meta(&format!("{STORES}{chain}"), Some(lines.join("\n").as_bytes()))?)
     }
 
-    /// Takes what was purged away from the stores that were not emptied yet; after they were given what stands for it.
+    /// Takes what was purged away from the stores that were not emptied yet, after they were given what stands for it; of other
+    /// machines' chains it only looks whether they did.
     pub fn empty_stores(&mut self, report: &mut Report) -> Result<()> {
         if !self.index.has_purges() || self.stopped().is_some() {
             return Ok(());
@@ -341,21 +341,43 @@ impl Engine {
             let mut lines = text.lines();
             let floor = lines.next().and_then(|floor| floor.parse::<u64>().ok());
             let chain = key.strip_prefix(STORES).and_then(|chain| chain.parse::<Chain>().ok());
-            // Another identity's are not this machine's to empty.
-            let Some((chain, floor)) = chain.filter(|chain| self.is_own(chain)).zip(floor) else {
+            let Some((chain, floor)) = chain.zip(floor) else {
                 self.state.set_meta(&key, None)?;
                 continue;
             };
             let open: BTreeSet<&str> = lines.collect();
             let floor = floor.max(self.index.floor(&chain)?.seq);
-            let done = self.clean_stores(&[(chain, floor)], |store| open.contains(store), false)?;
+            let own = self.is_own(&chain);
+            let done = if own {
+                self.clean_stores(&[(chain, floor)], |store| open.contains(store), false)?
+            } else {
+                self.at_stores(
+                    |store| open.contains(store),
+                    |engine, store, place, _| engine.left_in(store, place, &chain, floor),
+                )?
+            };
             let left: Vec<String> = done.iter().filter(|store| store.waits).map(|store| store.store.clone()).collect();
             let rest = std::iter::once(floor.to_string()).chain(left.iter().cloned()).collect::<Vec<_>>().join("\n");
+            self.purges_told &= rest == text;
             self.state.set_meta(&key, (!left.is_empty()).then_some(rest.as_bytes()))?;
-            let worth = done.into_iter().filter(says_something);
-            report.purge.get_or_insert_default().stores.extend(worth);
+            if own {
+                let worth = done.into_iter().filter(says_something);
+                report.purge.get_or_insert_default().stores.extend(worth);
+            }
         }
         Ok(())
+    }
+
+    /// Whether a store still holds what does not count of another machine's chain: that is its own to take away.
+    fn left_in(&self, store: &str, place: &dyn Transport, chain: &Chain, floor: u64) -> StoreGarbage {
+        let mut left = StoreGarbage::of(store);
+        // A place that cannot be emptied from anywhere is its keeper's; what is away is looked at when it is there.
+        left.waits = place.removing().is_some()
+            && match self.garbage_there(place, chain, floor) {
+                Ok(garbage) => garbage.is_none_or(|names| !names.is_empty()),
+                Err(_) => true,
+            };
+        left
     }
 
     /// Copies of contents that are neither ledger nor working files; whoever keeps further ones forgets them here.
