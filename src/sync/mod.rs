@@ -288,6 +288,8 @@ pub struct Engine {
     pub(crate) exchange_budget: exchange::Budget,
     /// Something was begun to be published, and whoever asked for it has not been told that all went well.
     publishing: bool,
+    /// `fts.db`, if there is one.
+    words: PathBuf,
     /// How much is recorded at once.
     pub(crate) batch_versions: record::BatchVersions,
     /// Where somebody else was seen to go on as we, and the sentence: while there is any, nothing is published.
@@ -378,6 +380,7 @@ impl Engine {
             away: std::collections::BTreeSet::new(),
             whole_exchanges_ms: BTreeMap::new(),
             publishing: false,
+            words: parts.larder_dir.join("fts.db"),
             batch_versions: record::BatchVersions::default(),
             exchange_budget: exchange::Budget::default(),
             publishing_stopped: BTreeMap::new(),

@@ -392,10 +392,17 @@ impl Engine {
         if self.state.meta_text(LOOKED)?.as_deref() == Some(&*looked) {
             return Ok(());
         }
+        let mut versions = Vec::new();
         for content in &contents {
             self.state.remove_undo_to(content)?;
+            versions.extend(self.index.versions_of_content(content)?);
         }
         self.ledger.remove_quarantined(&self.ledger.quarantined(&self.chains_with(&contents)?)?)?;
+        // While somebody fills it, it is locked: the next run tries again, and all of this once more, which removes nothing then.
+        if let Err(error) = crate::search::forget(&self.words, &self.index, &versions) {
+            tracing::warn!("words of what was purged may still stand in the full text: {error}");
+            return Ok(());
+        }
         Ok(self.state.set_meta(LOOKED, Some(looked.as_bytes()))?)
     }
 

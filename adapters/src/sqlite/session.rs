@@ -137,7 +137,8 @@ impl Session {
     /// True if what comes next fills a new file and needs no log.
     pub(super) fn expect_filling(&mut self) -> rusqlite::Result<bool> {
         if self.is_filling {
-            // Somebody else may have turned the log on.
+            // Somebody else may have turned the log on; the connection knows when it has looked into the file.
+            self.connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
             self.has_log = journal_mode(&self.connection)? == WAL;
             self.is_filling = !self.has_log;
         }

@@ -269,3 +269,30 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_a_person_purged_is_found_by_no_search_and_its_words_are_in_no_file() {
+    let project = Project::new();
+    project.write("a.md", "the watchword is xylophonist\n");
+    project.write("b.md", "nobody's business\n");
+    project.run();
+    assert_eq!(project.paths("xylophonist"), ["a.md"]);
+    assert!(holds(&project.fts(), b"xylophonist"));
+
+    let mut node = Node::open(&project.env(), &project.options(), Arc::new(NoProgress)).expect("opens");
+    node.purge(&crate::model::RelPath::parse("a.md").expect("a path"), None, false).expect("purges");
+    drop(node);
+
+    assert!(!holds(&project.fts(), b"xylophonist"));
+    assert!(project.paths("xylophonist").is_empty() && project.past_paths("xylophonist").is_empty());
+    assert!(!holds(&project.fts(), b"xylophonist"), "nor does it come back");
+    assert_eq!(project.paths("business"), ["b.md"]);
+}
+
+fn holds(path: &std::path::Path, word: &[u8]) -> bool {
+    let beside = path.with_extension("db-wal");
+    [path, &beside]
+        .iter()
+        .filter_map(|path| std::fs::read(path).ok())
+        .any(|bytes| bytes.windows(word.len()).any(|w| w == word))
+}
