@@ -9,7 +9,7 @@ use std::time::Duration;
 use larder_adapters::contract::text_record;
 use larder_adapters::{
     AdapterError, Body, Cursor, ErrorKind, Expected, FileSyncAdapter, OpenContext, Query, Record, RecordId, Row,
-    RowContent, SHARED_OWNER, SqliteAdapter, Subscription, Wake, Write, open, resolve_backend,
+    RowContent, SHARED_OWNER, Selection, SqliteAdapter, Subscription, Wake, Write, open, resolve_backend,
 };
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -475,6 +475,49 @@ fn append_to_a_long_log_writes_its_tail_and_not_the_log() {
 
     let bytes_an_append = (wal() - before) / 10;
     assert!(bytes_an_append <= 64 * 1024, "{bytes_an_append} bytes");
+}
+
+/// What this thread has read from files so far, in bytes.
+fn read_bytes() -> u64 {
+    let counted = std::fs::read_to_string("/proc/thread-self/io").expect("the kernel counts");
+    let line = counted.lines().find_map(|line| line.strip_prefix("rchar: ")).expect("what was read");
+    line.parse().expect("a number")
+}
+
+/// A change costs what it touches, however much there is: pages are counted, by a handle that has none in memory.
+#[test]
+fn one_change_of_100_000_reads_few_pages() {
+    const ROWS: u32 = 100_000;
+    let bench = Bench::new();
+    drop(bench.open());
+    bench.sql(&format!(
+        "INSERT INTO files (app, path, content) WITH RECURSIVE t (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t WHERE n < {ROWS})
+        SELECT 'app', 'f' || n, 'text' FROM t"
+    ));
+    let adapter = bench.open();
+    let mut names = Query { with_content: false, ..Query::changes("app", None, Cursor::start(), 10_000) };
+    let after = loop {
+        let page = adapter.query(&names).expect("a page");
+        if !page.more {
+            break page.cursor;
+        }
+        names.select = Selection::Changes { after: page.cursor };
+    };
+    drop(adapter);
+    let all_bytes = std::fs::metadata(bench.path()).expect("it is there").len();
+
+    bench.sql("UPDATE files SET content = 'theirs' WHERE id = 'app:f7777'");
+    let before = read_bytes();
+    let adapter = bench.open();
+    let (rows, _) = changes(&adapter, &after);
+    assert_eq!(rows.iter().map(|row| row.path.as_str()).collect::<Vec<_>>(), ["f7777"]);
+    let record = text_record("app", "f7777", "ours");
+    adapter.set(&record, &Expected::Revision(rows[0].revision.clone())).expect("the state was seen");
+    let listed = adapter.query(&Query::paths("app-ledger", SHARED_OWNER, "shared/", None, 1)).expect("a page");
+    assert!(listed.rows.is_empty());
+
+    let read = read_bytes() - before;
+    assert!(0 < read && read < 512 * 1024, "{read} bytes of {all_bytes} were read");
 }
 
 fn listen(adapter: &SqliteAdapter, from: Cursor) -> (Subscription, Receiver<Wake>) {
