@@ -13,7 +13,7 @@ use rusqlite::OptionalExtension;
 use crate::measure::{Cost, median, percentile, run, usage};
 use crate::place::{Place, fill, size_bytes, until};
 use crate::table::{Goal, Table};
-use crate::{Options, exchange};
+use crate::{Options, backends, exchange};
 
 const SMALL_COUNT: usize = 10_000;
 const LARGE_COUNT: usize = 100_000;
@@ -48,6 +48,12 @@ pub fn compare(options: &Options) {
     if wants("folder") {
         exchange::folder_store(options);
         exchange::latency(options);
+    }
+    if wants("postgres") {
+        backends::postgres(options);
+    }
+    if wants("supabase") {
+        backends::supabase(options);
     }
     // Minutes of making: only when asked for.
     if options.only.as_deref() == Some("origins") {

