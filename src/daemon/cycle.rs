@@ -366,8 +366,7 @@ impl Cycle {
         let Some(mounted) = &self.mounted else { return };
         // What could not be read now is told again after the next run.
         let Ok((changes, row)) = mounted.view.catalog().changes_since(self.shown_row) else { return };
-        if let Ok(invalidations) = mounted.view.refresh(&changes) {
-            mounted.mounted.notify(invalidations);
+        if mounted.mounted.changed(&mounted.view, &changes).is_ok() {
             self.shown_row = row;
         }
     }

@@ -63,6 +63,8 @@ counters! {
     xattr,
     /// Other requests that are answered once with "not implemented", then never sent again.
     other,
+    /// What tells watchers of changes from elsewhere; asked by nobody but the view itself.
+    replayed,
     /// The kernel dropped a node.
     forget,
 }

@@ -6,25 +6,30 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
-    AccessFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo, InitFlags, KernelConfig,
-    LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen,
-    ReplyStatfs, ReplyXattr, Request,
+    AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
 };
 
 use super::catalog::Catalog;
 use super::counters::{Counters, count};
 use super::listing::Entry;
 use super::node::NodeId;
+use super::replay::{Doing, Replayer};
 use super::view::{Attr, Node, NodeKind, View, ViewError};
 
 /// How long the kernel may keep an answer; whatever changes earlier is notified.
 const LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// The same for a name that means something else as time goes by.
 const MOMENT: Duration = Duration::from_secs(1);
+/// A number that the view never makes.
+const GONE_NODE: u64 = 1 << 63;
 /// Block size told to `df` and `stat`.
 const BLOCK_BYTES: u32 = 4096;
 /// Largest request: 1 MiB.
@@ -48,6 +53,8 @@ pub(super) struct ViewFs<C> {
     pub(super) owner: Owner,
     /// Extended attributes tell who wrote what.
     pub(super) xattrs: bool,
+    /// The one thread that may ask for changes, none of which changes anything.
+    pub(super) replayer: Arc<Replayer>,
     /// Called once, when the kernel has let go of the mount.
     pub(super) on_end: Box<dyn Fn() + Send + Sync>,
 }
@@ -100,6 +107,19 @@ impl<C: Catalog> ViewFs<C> {
         if self.view.is_lasting(node.id) { LIFETIME } else { MOMENT }
     }
 
+    /// Agrees that what is there already has just been made.
+    fn make(&self, req: &Request, parent: INodeNo, name: &OsStr, kind: NodeKind, reply: ReplyEntry) {
+        count(&self.counters.replayed);
+        let id = NodeId(parent.0);
+        if self.replayer.doing(req.pid(), id, name) != Doing::Making {
+            return reply.error(Errno::EROFS);
+        }
+        match self.view.lookup(id, name) {
+            Ok(node) if node.attr.kind == kind => reply.entry(&LIFETIME, &self.file_attr(node), Generation(0)),
+            _ => reply.error(Errno::EROFS),
+        }
+    }
+
     /// Hands lines from `offset` on to `add` until it says that it is full.
     fn list(&self, node: INodeNo, offset: u64, mut add: impl FnMut(Entry) -> bool) -> Result<(), ViewError> {
         let mut offset = offset;
@@ -125,6 +145,11 @@ fn file_type(kind: NodeKind) -> FileType {
         NodeKind::File => FileType::RegularFile,
         NodeKind::Link => FileType::Symlink,
     }
+}
+
+/// What stands for a file that is gone, for the one who tells that it is.
+fn gone_file() -> FileAttr {
+    FileAttr { ino: INodeNo(GONE_NODE), perm: 0o444, nlink: 1, ..absent() }
 }
 
 /// Whoever asks with no room wants to know how much is needed.
@@ -181,8 +206,14 @@ impl<C: Catalog + 'static> Filesystem for ViewFs<C> {
         (self.on_end)();
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         count(&self.counters.lookup);
+        match self.replayer.doing(req.pid(), NodeId(parent.0), name) {
+            // It comes to be by what that thread does next.
+            Doing::Making => return reply.error(Errno::ENOENT),
+            Doing::Removing => return reply.entry(&Duration::ZERO, &gone_file(), Generation(0)),
+            Doing::Nothing => {}
+        }
         match self.view.lookup(NodeId(parent.0), name) {
             Ok(node) => reply.entry(&self.lifetime(node), &self.file_attr(node), Generation(0)),
             Err(ViewError::NotFound { is_lasting: true, .. }) => reply.entry(&LIFETIME, &absent(), Generation(0)),
@@ -201,6 +232,112 @@ impl<C: Catalog + 'static> Filesystem for ViewFs<C> {
             Ok(attr) => reply.attr(&LIFETIME, &self.file_attr(Node { id, attr })),
             Err(error) => reply.error(refuse(&error)),
         }
+    }
+
+    fn setattr(
+        &self,
+        req: &Request,
+        node: INodeNo,
+        _mode: Option<u32>,
+        _uid: Option<u32>,
+        _gid: Option<u32>,
+        size: Option<u64>,
+        _atime: Option<TimeOrNow>,
+        _mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _handle: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        count(&self.counters.replayed);
+        let id = NodeId(node.0);
+        match self.view.attr(id) {
+            Ok(attr) if self.replayer.is_own(req.pid()) && size == Some(attr.size) => {
+                reply.attr(&LIFETIME, &self.file_attr(Node { id, attr }));
+            }
+            _ => reply.error(Errno::EROFS),
+        }
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        self.make(req, parent, name, NodeKind::File, reply);
+    }
+
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, _mode: u32, _umask: u32, reply: ReplyEntry) {
+        self.make(req, parent, name, NodeKind::Folder, reply);
+    }
+
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        count(&self.counters.replayed);
+        match self.replayer.doing(req.pid(), NodeId(parent.0), name) {
+            Doing::Removing => reply.ok(),
+            _ => reply.error(Errno::EROFS),
+        }
+    }
+
+    fn rmdir(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn symlink(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, _target: &Path, reply: ReplyEntry) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn rename(
+        &self,
+        _req: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _new_parent: INodeNo,
+        _new_name: &OsStr,
+        _flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn link(&self, _req: &Request, _node: INodeNo, _parent: INodeNo, _name: &OsStr, reply: ReplyEntry) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn write(
+        &self,
+        _req: &Request,
+        _node: INodeNo,
+        _handle: FileHandle,
+        _offset: u64,
+        _data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn create(
+        &self,
+        _req: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
+        reply.error(Errno::EROFS);
     }
 
     fn readlink(&self, _req: &Request, node: INodeNo, reply: ReplyData) {

@@ -8,6 +8,7 @@
 mod catalog;
 #[cfg(target_os = "linux")]
 mod counters;
+mod event;
 mod export;
 mod find;
 #[cfg(target_os = "linux")]
@@ -27,6 +28,8 @@ mod provenance;
 mod queue;
 mod refresh;
 #[cfg(target_os = "linux")]
+mod replay;
+#[cfg(target_os = "linux")]
 mod session;
 mod view;
 mod walk;
@@ -37,6 +40,7 @@ pub use catalog::{
 };
 #[cfg(target_os = "linux")]
 pub use counters::{Counters, RequestCounts};
+pub use event::{Event, Happened};
 pub use export::{ExportError, Exported, LeftOut, export_tree};
 pub use index_catalog::{IndexCatalog, Recorded};
 pub use listing::Entry;

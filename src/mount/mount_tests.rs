@@ -68,6 +68,21 @@ impl Fixture {
         self.mount_with(&MountOptions::default());
     }
 
+    /// As `new`; `None`, aloud, where this is refused.
+    fn for_watchers(puts: &[MemoryPut<'_>]) -> Option<Fixture> {
+        let mut fixture = Fixture::new(puts);
+        let options = MountOptions { inotify: true, ..MountOptions::default() };
+        if !rustix::process::geteuid().is_root() {
+            fixture.mounted = None;
+            let refused = mount(Arc::clone(&fixture.view), &fixture.dir, &options);
+            assert!(matches!(refused, Err(MountError::OnlyRoot { .. })));
+            println!("skipped: only root's views tell watchers");
+            return None;
+        }
+        fixture.mount_with(&options);
+        Some(fixture)
+    }
+
     fn mount_with(&mut self, options: &MountOptions) {
         self.mounted = None;
         self.mounted = Some(mount(Arc::clone(&self.view), &self.dir, options).expect("a mount"));
@@ -85,6 +100,13 @@ impl Fixture {
     fn publish(&self, puts: &[MemoryPut<'_>]) {
         let changes: Vec<Change> = puts.iter().map(|put| self.view.catalog().put(put)).collect();
         self.mounted().notify(self.view.refresh(&changes).expect("known paths"));
+        assert!(self.mounted().settle(DEADLINE));
+    }
+
+    /// The same, and whoever watches is told.
+    fn publish_to_watchers(&self, puts: &[MemoryPut<'_>]) {
+        let changes: Vec<Change> = puts.iter().map(|put| self.view.catalog().put(put)).collect();
+        self.mounted().changed(&self.view, &changes).expect("known paths");
         assert!(self.mounted().settle(DEADLINE));
     }
 
@@ -412,6 +434,123 @@ fn bytes_that_are_not_here_fail_alone_and_heal() {
 
     fixture.view.catalog().bring_content(b"away");
     assert_eq!(fs::read(fixture.path("merged/away.md")).expect("bytes"), b"away");
+}
+
+/// What inotify tells of some folders of the mount until all of `expected` was told.
+fn told_of(watcher: &std::os::fd::OwnedFd, expected: usize) -> Vec<(i32, String, String)> {
+    use rustix::fs::inotify::{ReadFlags, Reader};
+    let mut told = Vec::new();
+    eventually("inotify to tell of it", || {
+        let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+        let mut reader = Reader::new(watcher, &mut buffer);
+        while let Ok(event) = reader.next() {
+            let name = event.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let kinds = [(ReadFlags::CREATE, "create"), (ReadFlags::DELETE, "delete"), (ReadFlags::MODIFY, "modify")];
+            let kind = kinds.iter().find(|(flag, _)| event.events().contains(*flag)).map_or("", |(_, kind)| kind);
+            told.push((event.wd(), kind.to_owned(), name));
+        }
+        told.len() >= expected
+    });
+    told.sort();
+    told
+}
+
+#[test]
+fn watchers_are_told_of_changes_from_elsewhere() {
+    use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
+    if !can_mount() {
+        return;
+    }
+    let fixture = Fixture::for_watchers(&[
+        MemoryPut::file("laptop-abc234", "docs/a.md", b"old", WALL_MS),
+        MemoryPut::file("laptop-abc234", "docs/b.md", b"b", WALL_MS),
+        MemoryPut::file("laptop-abc234", "docs/same.md", b"same", WALL_MS),
+    ]);
+    let Some(fixture) = fixture else { return };
+    let watcher = init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).expect("inotify");
+    let flags = WatchFlags::CREATE | WatchFlags::DELETE | WatchFlags::MODIFY;
+    let docs = add_watch(&watcher, fixture.path("merged/docs"), flags).expect("watched");
+    let merged = add_watch(&watcher, fixture.path("merged"), flags).expect("watched");
+    // One name is known to the kernel, the others are not.
+    assert_eq!(fs::read(fixture.path("merged/docs/a.md")).expect("bytes"), b"old");
+
+    fixture.publish_to_watchers(&[
+        MemoryPut::file("server-xyz567", "docs/a.md", b"newer", WALL_MS + 1000),
+        MemoryPut::tombstone("server-xyz567", "docs/b.md", Reason::User, WALL_MS + 1000),
+        MemoryPut::file("server-xyz567", "docs/c.md", b"c", WALL_MS + 1000),
+        MemoryPut::file("server-xyz567", "new/deep/d.md", b"d", WALL_MS + 1000),
+    ]);
+
+    let event = |watch: i32, kind: &str, name: &str| (watch, kind.to_owned(), name.to_owned());
+    let mut expected = vec![
+        event(docs, "create", "c.md"),
+        event(docs, "delete", "b.md"),
+        event(docs, "modify", "a.md"),
+        event(merged, "create", "new"),
+    ];
+    expected.sort();
+    assert_eq!(told_of(&watcher, expected.len()), expected);
+    assert_eq!(fs::read(fixture.path("merged/docs/a.md")).expect("bytes"), b"newer");
+    assert_eq!(fixture.names("merged/docs"), ["a.md", "c.md", "same.md"]);
+    assert_eq!(fs::read(fixture.path("merged/docs/c.md")).expect("bytes"), b"c");
+    assert_eq!(fs::read(fixture.path("merged/new/deep/d.md")).expect("bytes"), b"d");
+    assert_eq!(error_of(fs::metadata(fixture.path("merged/docs/b.md"))), Some(Errno::NOENT));
+    assert_eq!(fs::read(fixture.path("trash/docs/b.md")).expect("bytes"), b"b");
+    assert_eq!(fs::metadata(fixture.path("trash/docs/b.md")).expect("metadata").nlink(), 1);
+}
+
+#[test]
+fn a_writable_copy_of_the_mount_writes_nothing() {
+    if !can_mount() {
+        return;
+    }
+    let fixture = Fixture::for_watchers(&[MemoryPut::file("laptop-abc234", "docs/a.md", b"text", WALL_MS)]);
+    let Some(fixture) = fixture else { return };
+    // What root can always make; the view takes it for anybody's.
+    let stranger = replay::Replayer::default();
+    let device = fs::metadata(&fixture.dir).expect("metadata").dev();
+    let stage = replay::Stage::open(&stranger, &fixture.dir, device).expect("a copy");
+    let (file, new) = (stage.path("merged/docs/a.md"), stage.path("merged/docs/new"));
+
+    let attempts: [(&str, std::io::Result<()>); 7] = [
+        ("create", fs::write(&new, b"x")),
+        ("overwrite", fs::write(&file, b"x")),
+        ("remove", fs::remove_file(&file)),
+        ("make a folder", fs::create_dir(&new)),
+        ("remove a folder", fs::remove_dir(stage.path("merged/docs"))),
+        ("change the mode", fs::set_permissions(&file, fs::Permissions::from_mode(0o600))),
+        ("link by name", symlink("a.md", &new)),
+    ];
+    for (what, outcome) in attempts {
+        assert_eq!(error_of(outcome), Some(Errno::ROFS), "{what}");
+    }
+    assert_eq!(fs::read(fixture.path("merged/docs/a.md")).expect("bytes"), b"text");
+    assert_eq!(fixture.names("merged/docs"), ["a.md"]);
+}
+
+#[test]
+fn tail_follows_a_file_by_its_name() {
+    if !can_mount() {
+        return;
+    }
+    let fixture = Fixture::new(&[MemoryPut::file("laptop-abc234", "run.log", b"one\n", WALL_MS)]);
+    let mut tail = Command::new("tail")
+        .args(["-n", "+1", "-s", "0.05", "--max-unchanged-stats=1", "-F"])
+        .arg(fixture.path("merged/run.log"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("tail runs");
+    let mut lines = BufReader::new(tail.stdout.take().expect("piped")).lines();
+    assert_eq!(lines.next().expect("a line").expect("text"), "one");
+
+    fixture.publish(&[MemoryPut::file("laptop-abc234", "run.log", b"one\ntwo\n", WALL_MS + 1000)]);
+
+    // A new version is a new file to it, which it reads from the beginning.
+    let rest: Vec<String> = lines.by_ref().map_while(Result::ok).take(2).collect();
+    tail.kill().expect("killed");
+    tail.wait().expect("gone");
+    assert_eq!(rest, ["one", "two"]);
 }
 
 #[test]

@@ -6,10 +6,14 @@ use std::collections::BTreeSet;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::event::Event;
 use super::refresh::Invalidation;
 
 /// Notifications that may wait; whoever adds more waits with them.
 const MAX_PENDING: usize = 1 << 18;
+
+/// Events that may wait.
+const MAX_EVENTS: usize = 1 << 14;
 
 /// Why a mount ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,13 +73,17 @@ pub(super) struct Queue {
 #[derive(Default)]
 struct QueueState {
     pending: BTreeSet<Invalidation>,
+    events: Vec<Event>,
     is_sending: bool,
     is_closed: bool,
 }
 
 impl Queue {
-    pub(super) fn add(&self, invalidations: Vec<Invalidation>) {
+    /// Takes both in together; of more events than have room the rest is lost.
+    pub(super) fn add(&self, invalidations: Vec<Invalidation>, events: Vec<Event>) {
         let mut state = lock(&self.state);
+        let room = MAX_EVENTS.saturating_sub(state.events.len());
+        state.events.extend(events.into_iter().take(room));
         for invalidation in invalidations {
             while state.pending.len() >= MAX_PENDING && !state.is_closed {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -90,16 +98,16 @@ impl Queue {
     }
 
     /// Everything pending, once there is something; `None` when the queue is closed.
-    pub(super) fn take(&self) -> Option<BTreeSet<Invalidation>> {
+    pub(super) fn take(&self) -> Option<(BTreeSet<Invalidation>, Vec<Event>)> {
         let mut state = lock(&self.state);
-        while state.pending.is_empty() && !state.is_closed {
+        while state.pending.is_empty() && state.events.is_empty() && !state.is_closed {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         if state.is_closed {
             return None;
         }
         state.is_sending = true;
-        let batch = std::mem::take(&mut state.pending);
+        let batch = (std::mem::take(&mut state.pending), std::mem::take(&mut state.events));
         drop(state);
         self.changed.notify_all();
         Some(batch)
@@ -113,7 +121,7 @@ impl Queue {
     pub(super) fn settle(&self, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;
         let mut state = lock(&self.state);
-        while (state.is_sending || !state.pending.is_empty()) && !state.is_closed {
+        while (state.is_sending || !state.pending.is_empty() || !state.events.is_empty()) && !state.is_closed {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
@@ -127,6 +135,7 @@ impl Queue {
         let mut state = lock(&self.state);
         state.is_closed = true;
         state.pending.clear();
+        state.events.clear();
         drop(state);
         self.changed.notify_all();
     }

@@ -6,13 +6,15 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 
 use super::catalog::{Catalog, CatalogError, Change, DirId, OriginId, OriginRow, PathFacts, PathId, Tree};
+use super::event::{Event, Happened};
 use super::moment::moment_name;
 use super::naming::{MAX_BESIDE, MAX_NAME_BYTES, beside, head_name, name_heads};
 use super::node::{NodeId, Place};
 use super::provenance::PROVENANCE_NAME;
-use super::view::{View, ViewError};
+use super::view::{NodeKind, View, ViewError};
 use crate::model::Hlc;
 
 /// Deepest folder; paths have at most 128 components, so a deeper one means that the catalog goes in circles.
@@ -79,6 +81,83 @@ impl<C: Catalog> View<C> {
         }
         sweep.run(Tree::History, first_seen.into_iter())?;
         Ok(sweep.stale.into_iter().collect())
+    }
+}
+
+/// Changes of which watchers are told at once; what comes in larger heaps nobody follows name by name.
+const MAX_EVENTS: usize = 4_096;
+
+impl<C: Catalog> View<C> {
+    /// What `changes`, which the catalog already shows, are to somebody who watches the folders of `merged/`.
+    ///
+    /// A new folder is told of instead of what is in it. A file that was deleted earlier and is back counts as modified, and one whose
+    /// bytes are the same too; one that came and went between two looks as deleted.
+    pub fn events(&self, changes: &[Change]) -> Result<Vec<Event>, ViewError> {
+        if changes.len() > MAX_EVENTS {
+            return Ok(Vec::new());
+        }
+        let mut counts: BTreeMap<PathId, usize> = BTreeMap::new();
+        for change in changes {
+            *counts.entry(change.path).or_default() += 1;
+        }
+        let mut new = BTreeSet::new();
+        for (path, count) in &counts {
+            if !self.catalog.has_more_versions(*path, *count)? {
+                new.insert(*path);
+            }
+        }
+        let mut events = BTreeSet::new();
+        for path in counts.keys() {
+            events.extend(self.event(*path, &new)?);
+        }
+        Ok(events.into_iter().collect())
+    }
+
+    fn event(&self, path: PathId, new: &BTreeSet<PathId>) -> Result<Option<Event>, ViewError> {
+        let Some(facts) = self.catalog.path(path)? else { return Ok(None) };
+        let folder = Place::Dir(Tree::Merged, facts.dir).node();
+        let node = match self.lookup(folder, OsStr::new(&facts.name)) {
+            Ok(node) => Some(node),
+            Err(ViewError::NotFound { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        let happened = match node.map(|node| node.attr) {
+            None if !self.catalog.has_more_versions(path, 0)? => return Ok(None),
+            None => Happened::Deleted,
+            Some(attr) if attr.kind != NodeKind::File => return Ok(None),
+            Some(_) if new.contains(&path) => Happened::Created,
+            Some(attr) => Happened::Modified { size: attr.size },
+        };
+        let (mut happened, mut name, mut parent, mut at) = (happened, facts.name, facts.dir, facts.dir);
+        let mut above = Vec::new();
+        while at != DirId::ROOT {
+            let dir = self.dir_facts(at)?;
+            if happened != Happened::Deleted && self.is_new_folder(at, new)? {
+                (happened, name, parent) = (Happened::FolderCreated, dir.name.clone(), dir.parent);
+                above.clear();
+            } else {
+                above.push(dir.name.clone());
+            }
+            if above.len() > MAX_DEPTH {
+                return Err(ViewError::Unknown { node: folder });
+            }
+            at = dir.parent;
+        }
+        let folders: String = above.iter().rev().map(|folder| format!("{folder}/")).collect();
+        let parent = Place::Dir(Tree::Merged, parent).node();
+        Ok(Some(Event { happened, path: format!("merged/{folders}{name}"), parent, name }))
+    }
+
+    /// True if nothing below a folder is older than the changes. Recursion is bounded by the depth of a path.
+    fn is_new_folder(&self, dir: DirId, new: &BTreeSet<PathId>) -> Result<bool, ViewError> {
+        for child in self.catalog.children(Tree::History, dir, 0, new.len() + 1)? {
+            let is_new = child.path.is_none_or(|path| new.contains(&path))
+                && child.dir.map_or(Ok(true), |dir| self.is_new_folder(dir, new))?;
+            if !is_new {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }
 

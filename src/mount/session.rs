@@ -13,14 +13,15 @@ use std::time::Duration;
 use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, Session, SessionACL};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::catalog::Catalog;
+use super::catalog::{Catalog, Change};
 use super::counters::{Counters, RequestCounts};
 use super::fuse::{Owner, ViewFs};
 use super::mount_table::MOUNT_NAME;
 use super::place::{PlaceError, prepare, unmount_path};
 use super::queue::{Ended, Latch, Queue};
 use super::refresh::Invalidation;
-use super::view::View;
+use super::replay::{Replayer, Stage, show_read_only};
+use super::view::{View, ViewError};
 
 /// How long the kernel may take to say goodbye to a view that nobody uses.
 const GOODBYE: Duration = Duration::from_millis(200);
@@ -38,6 +39,8 @@ pub struct MountOptions {
     pub allow_other: bool,
     /// Extended attributes tell who wrote each file. They cost `ls -l` its speed: it asks for some of every file.
     pub xattrs: bool,
+    /// Tell inotify of changes from elsewhere. Only root can; and the kernel then asks once more for the attributes of whatever was read.
+    pub inotify: bool,
     /// Roots of projects, inside which no view is mounted.
     pub project_roots: Vec<PathBuf>,
     /// Threads that answer requests; `None` = 2.
@@ -58,6 +61,12 @@ pub enum MountError {
         /// Why.
         #[source]
         source: std::io::Error,
+    },
+    /// Somebody else than root wants what only root can have.
+    #[error("mount at {dir}: only root's views can tell inotify of changes from elsewhere", dir = dir.display())]
+    OnlyRoot {
+        /// Where.
+        dir: PathBuf,
     },
     /// The system gave no thread.
     #[error("{what} for the mount at {dir}", dir = dir.display())]
@@ -92,6 +101,7 @@ pub struct Mounted {
     queue: Arc<Queue>,
     sender: Option<JoinHandle<()>>,
     end: Arc<Latch>,
+    tells_watchers: bool,
 }
 
 /// Mounts `view` at `dir`, which is created if absent; a dead view there is replaced.
@@ -103,26 +113,50 @@ pub fn mount<C: Catalog + 'static>(
     options: &MountOptions,
 ) -> Result<Mounted, MountError> {
     let dir = prepare(dir, &options.project_roots)?;
+    if options.inotify && !rustix::process::geteuid().is_root() {
+        return Err(MountError::OnlyRoot { dir });
+    }
     let counters = Arc::new(Counters::default());
     let end = Arc::new(Latch::default());
     let owner = Owner { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
-    let on_end = Box::new({
-        let end = Arc::clone(&end);
-        move || end.set(Ended::Unmounted)
-    });
-    let fs = ViewFs { view, counters: Arc::clone(&counters), owner, xattrs: options.xattrs, on_end };
+    let replayer = Arc::new(Replayer::default());
+    let make_fs = || ViewFs {
+        view: Arc::clone(&view),
+        counters: Arc::clone(&counters),
+        owner,
+        xattrs: options.xattrs,
+        replayer: Arc::clone(&replayer),
+        on_end: Box::new({
+            let end = Arc::clone(&end);
+            move || end.set(Ended::Unmounted)
+        }),
+    };
     let refused = |source| MountError::Refused { dir: dir.clone(), source };
-    let session = Session::new(fs, &dir, &config(options)).and_then(Session::spawn).map_err(refused)?;
+    let start = |writable| Session::new(make_fs(), &dir, &config(options, writable)).and_then(Session::spawn);
+    // Only root can show one mount read-only in one place and writable in another.
+    let can_replay = options.inotify;
+    let session = start(can_replay).map_err(refused)?;
+    let device = match can_replay.then(|| show_read_only(&dir)) {
+        Some(Err(source)) => {
+            // Nothing is left mounted that the kernel lets anybody write to.
+            drop(session);
+            return Err(refused(source));
+        }
+        Some(Ok(())) => rustix::fs::stat(&dir).ok().map(|facts| facts.st_dev),
+        None => None,
+    };
     let queue = Arc::new(Queue::default());
-    let sender = start_sender(session.notifier(), Arc::clone(&queue));
+    let replay = device.map(|device| Replay { replayer, dir: dir.clone(), device });
+    let sender = start_sender(session.notifier(), Arc::clone(&queue), replay);
     let sender = sender.map_err(|source| MountError::System { what: "start a thread", dir: dir.clone(), source })?;
-    Ok(Mounted { dir, session: Some(session), counters, queue, sender: Some(sender), end })
+    let tells_watchers = device.is_some();
+    Ok(Mounted { dir, session: Some(session), counters, queue, sender: Some(sender), end, tells_watchers })
 }
 
-fn config(options: &MountOptions) -> Config {
+fn config(options: &MountOptions, is_writable: bool) -> Config {
     let mut config = Config::default();
     config.mount_options = vec![
-        MountOption::RO,
+        if is_writable { MountOption::RW } else { MountOption::RO },
         MountOption::NoSuid,
         MountOption::NoDev,
         MountOption::NoAtime,
@@ -135,10 +169,25 @@ fn config(options: &MountOptions) -> Config {
     config
 }
 
-fn start_sender(notifier: Notifier, queue: Arc<Queue>) -> std::io::Result<JoinHandle<()>> {
+/// What the sender needs to tell watchers.
+struct Replay {
+    replayer: Arc<Replayer>,
+    dir: PathBuf,
+    device: u64,
+}
+
+fn start_sender(notifier: Notifier, queue: Arc<Queue>, replay: Option<Replay>) -> std::io::Result<JoinHandle<()>> {
     let send_all = move || {
-        while let Some(batch) = queue.take() {
+        while let Some((batch, events)) = queue.take() {
+            let wanted = replay.as_ref().filter(|_| !events.is_empty());
+            let stage = wanted.map(|replay| Stage::open(&replay.replayer, &replay.dir, replay.device));
+            // Without it watchers are told nothing, and the view is as fresh as ever.
+            let stage =
+                stage.and_then(|stage| stage.inspect_err(|error| tracing::debug!("tell watchers: {error}")).ok());
+            stage.iter().for_each(|stage| stage.before(&events));
             send(&notifier, &batch);
+            stage.iter().for_each(|stage| stage.after(&events));
+            drop(stage);
             queue.sent();
         }
     };
@@ -177,7 +226,21 @@ impl Mounted {
     /// Call it with no lock held that the catalog needs: it waits while very much is pending, and the kernel may in turn be waiting for
     /// an answer of the catalog.
     pub fn notify(&self, invalidations: Vec<Invalidation>) {
-        self.queue.add(invalidations);
+        self.queue.add(invalidations, Vec::new());
+    }
+
+    /// The same for changes that the catalog already shows; and whoever watches a folder with inotify is told of them, where this can
+    /// be done. Errors: nothing was told to anybody.
+    pub fn changed<C: Catalog>(&self, view: &View<C>, changes: &[Change]) -> Result<(), ViewError> {
+        let invalidations = view.refresh(changes)?;
+        let events = if self.tells_watchers { view.events(changes)? } else { Vec::new() };
+        self.queue.add(invalidations, events);
+        Ok(())
+    }
+
+    /// True if changes from elsewhere reach inotify.
+    pub fn tells_watchers(&self) -> bool {
+        self.tells_watchers
     }
 
     /// Waits until everything given to [`Mounted::notify`] so far has been sent; false when `timeout` came first.

@@ -20,10 +20,13 @@ pub struct MountArgs {
     /// Tell who wrote each file by extended attributes (`ls -l` becomes slow)
     #[arg(long)]
     pub xattrs: bool,
+    /// Tell programs that watch folders of changes from elsewhere (root only; the first look at each file costs more)
+    #[arg(long)]
+    pub inotify: bool,
     /// Return once it is mounted, and go on in the background
     #[arg(long, short = 'd')]
     pub background: bool,
-    /// Options as in fstab: allow_other, xattrs; what is so anyway (ro, nosuid, nodev, noatime) and what is meant for others is accepted
+    /// Options as in fstab: allow_other, xattrs, inotify; what is so anyway (ro, nosuid, nodev, noatime) and what is meant for others is accepted
     #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',')]
     pub options: Vec<String>,
     /// This is the process in the background
@@ -59,12 +62,13 @@ impl MountArgs {
             match option {
                 "allow_other" => args.allow_other = true,
                 "xattrs" => args.xattrs = true,
+                "inotify" => args.inotify = true,
                 "rw" => return Err(NodeError::user("a view is read-only", "leave `rw` out")),
                 other
                     if WITHOUT_EFFECT.contains(&other) || other.starts_with("x-") || other.starts_with("comment=") => {}
                 other => {
                     let message = format!("the mount option {} is unknown", larder_patterns::shown(other));
-                    return Err(NodeError::user(message, "there are allow_other and xattrs"));
+                    return Err(NodeError::user(message, "there are allow_other, xattrs and inotify"));
                 }
             }
         }
@@ -158,6 +162,7 @@ mod linux {
         let options = MountOptions {
             allow_other: args.allow_other,
             xattrs: args.xattrs,
+            inotify: args.inotify,
             project_roots: vec![glance.settings.root_dir.clone()],
             ..MountOptions::default()
         };
@@ -183,6 +188,7 @@ mod linux {
         let mut command = Command::new(program);
         command.args(context.retyped()).args(["mount", "--detached"]);
         command.args(args.allow_other.then_some("--allow-other")).args(args.xattrs.then_some("--xattrs"));
+        command.args(args.inotify.then_some("--inotify"));
         // The folder as it was typed: the other process stands in the same place.
         command.arg("--").arg(&args.dir);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -248,8 +254,7 @@ mod linux {
                 continue;
             }
             looks.rang();
-            if let Ok(invalidations) = view.refresh(&changes) {
-                mounted.notify(invalidations);
+            if mounted.changed(view, &changes).is_ok() {
                 shown_row = row;
             }
         }
