@@ -299,14 +299,15 @@ impl Engine {
         self.sweep(space, tip, &dropped)
     }
 
-    /// Removes what is below floors wherever it holds anything purged, without the grace of ordinary garbage.
+    /// Removes what is below floors and holds anything purged, without the grace of ordinary garbage; the rest of that keeps it.
     fn remove_purged(&mut self, report: &mut Report) -> Result<()> {
         let holding: BTreeSet<ArtifactName> = self.index.holding()?.into_iter().collect();
         let mut rescued = false;
         for chain in holding.iter().map(ArtifactName::chain).collect::<BTreeSet<_>>() {
             let floor = self.index.floor(chain)?.seq;
-            let garbage = self.ledger.garbage(chain, floor)?;
-            if !garbage.iter().any(|name| holding.contains(name)) || !self.ledger.stands_alone(chain, floor)? {
+            let mut garbage = self.ledger.garbage(chain, floor)?;
+            garbage.retain(|name| holding.contains(name));
+            if garbage.is_empty() || !self.ledger.stands_alone(chain, floor)? {
                 continue;
             }
             if !rescued {
@@ -316,8 +317,7 @@ impl Engine {
             }
             self.expect_stores(chain, floor)?;
             self.ledger.remove_garbage(&garbage)?;
-            let gone = garbage.iter().filter(|name| holding.contains(name)).map(ArtifactName::to_string);
-            report.purge.get_or_insert_default().artifacts.extend(gone);
+            report.purge.get_or_insert_default().artifacts.extend(garbage.iter().map(ArtifactName::to_string));
         }
         Ok(())
     }
