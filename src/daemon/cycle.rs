@@ -28,6 +28,8 @@ const LARGE_ITEMS: u64 = 200;
 const LARGE_BYTES: u64 = 4 << 20;
 /// .. and one that took this long read much, whatever came of it: the rows that it wrote itself, as a rule.
 const LONG: Duration = Duration::from_millis(100);
+/// Sentences of the view that `status` repeats.
+const MAX_NOT_SHOWN: usize = 10;
 
 /// The loop's state.
 pub(super) struct Cycle {
@@ -57,6 +59,8 @@ pub(super) struct Cycle {
     /// Opened between runs, for the thread that keeps the words of `search` up to date.
     gate: Arc<FillGate>,
     filler: Option<Filler>,
+    /// What the view could not show lately, and why.
+    not_shown: Vec<String>,
 }
 
 impl Cycle {
@@ -69,6 +73,7 @@ impl Cycle {
         Cycle {
             gate,
             filler,
+            not_shown: Vec::new(),
             node,
             progress,
             watcher,
@@ -361,6 +366,15 @@ impl Cycle {
         self.stopped.clone_from(&report.stopped);
     }
 
+    /// The view could not show something: said, and kept for `status`.
+    pub fn not_shown(&mut self, sentence: String, say: &dyn Fn(&str)) {
+        say(&format!("the view could not {sentence}"));
+        if self.not_shown.len() >= MAX_NOT_SHOWN {
+            self.not_shown.remove(0);
+        }
+        self.not_shown.push(sentence);
+    }
+
     /// Tells the kernel which names of the mounted view changed.
     fn refresh_view(&mut self) {
         let Some(mounted) = &self.mounted else { return };
@@ -388,6 +402,7 @@ impl Cycle {
         let mute = self.waiters.iter().flat_map(Waiters::mute);
         let seconds = self.node.settings.interval_secs.value;
         lines.extend(mute.map(|name| format!("the peer {name} cannot tell of news: it is asked every {seconds} s")));
+        lines.extend(self.not_shown.iter().map(|sentence| format!("the view could not {sentence}")));
         lines.extend(self.stopped.iter().map(|why| format!("nothing is recorded or written here: {why}")));
         lines.extend(self.last_error.iter().map(|error| format!("the last run failed: {error}")));
         lines

@@ -1,8 +1,8 @@
 //! Starting, the loop of notes, and ending.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use larder_adapters::{Cursor, Query, Subscription};
@@ -13,7 +13,7 @@ use super::socket::{Asked, listen};
 use super::{Reply, Request, Served, UpOptions};
 use crate::env::Env;
 use crate::model::RelPath;
-use crate::mount::{IndexCatalog, MountOptions, Mounted, View};
+use crate::mount::{IndexCatalog, MountOptions, Mounted, Teller, View};
 use crate::node::{Kind, Node, NodeError};
 use crate::server::{OnArrival, Server};
 use crate::sync::Progress;
@@ -31,6 +31,8 @@ pub(super) enum Note {
     Inbox,
     /// Somebody asks over the socket.
     Asked(Asked),
+    /// The view could not show something.
+    View(String),
     /// A signal: end.
     Stop,
 }
@@ -50,7 +52,7 @@ pub fn up(env: &Env, options: &UpOptions, progress: Arc<dyn Progress>, say: &dyn
         say(&line);
     }
     let mounted = match &options.mount {
-        Some(dir) => Some(mount_view(&node, dir)?),
+        Some(dir) => Some(mount_view(&node, dir, &notes)?),
         None => None,
     };
     let asked = notes.clone();
@@ -86,6 +88,7 @@ fn serve(cycle: &mut Cycle, inbox: &Receiver<Note>, say: &dyn Fn(&str)) -> Resul
                 Note::Peer(name) => cycle.peer_changed(name),
                 Note::Inbox => cycle.inbox_filled(),
                 Note::Asked(ask) => asked.push(ask),
+                Note::View(sentence) => cycle.not_shown(sentence, say),
                 Note::Stop => return Ok(()),
             }
         }
@@ -183,10 +186,17 @@ pub(super) fn config_path(node: &Node) -> Option<RelPath> {
     RelPath::parse(below.to_str()?).ok()
 }
 
-fn mount_view(node: &Node, dir: &Path) -> Result<MountedView, NodeError> {
+fn mount_view(node: &Node, dir: &Path, notes: &Sender<Note>) -> Result<MountedView, NodeError> {
     let catalog = IndexCatalog::new(node.dirs.index(), node.engine.contents());
     let view = Arc::new(View::new(catalog).with_clock(node.env.clock.clone()));
-    let options = MountOptions { project_roots: vec![node.settings.root_dir.clone()], ..MountOptions::default() };
+    // The channel does not wait, and a loop that ended has nobody to say it to.
+    let notes = Mutex::new(notes.clone());
+    let teller = Teller::by(move |sentence| {
+        let notes = notes.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(notes.send(Note::View(larder_patterns::shown(sentence))));
+    });
+    let project_roots = vec![node.settings.root_dir.clone()];
+    let options = MountOptions { teller, project_roots, ..MountOptions::default() };
     let mounted = crate::mount::mount(view.clone(), dir, &options)
         .map_err(|error| NodeError::new(Kind::User, error.to_string()))?;
     Ok(MountedView { view, mounted })

@@ -4,10 +4,11 @@
 //! lifetimes are a day; freshness comes from notifications alone, and never from a thread that answers requests: the kernel may
 //! hold a lock that the notification needs until that very thread has answered.
 
+use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
@@ -22,12 +23,15 @@ use super::counters::{Counters, count};
 use super::listing::Entry;
 use super::node::NodeId;
 use super::replay::{Doing, Replayer};
+use super::session::Teller;
 use super::view::{Attr, Node, NodeKind, View, ViewError};
 
 /// How long the kernel may keep an answer; whatever changes earlier is notified.
 const LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// The same for a name that means something else as time goes by.
 const MOMENT: Duration = Duration::from_secs(1);
+/// Sentences that are not said again while they are among the last that were.
+const MAX_TOLD: usize = 64;
 /// A number that the view never makes.
 const GONE_NODE: u64 = 1 << 63;
 /// Block size told to `df` and `stat`.
@@ -55,6 +59,9 @@ pub(super) struct ViewFs<C> {
     pub(super) xattrs: bool,
     /// The one thread that may ask for changes, none of which changes anything.
     pub(super) replayer: Arc<Replayer>,
+    pub(super) teller: Teller,
+    /// What was told lately.
+    pub(super) told: Mutex<VecDeque<String>>,
     /// Called once, when the kernel has let go of the mount.
     pub(super) on_end: Box<dyn Fn() + Send + Sync>,
 }
@@ -72,12 +79,36 @@ fn errno(error: &ViewError) -> Errno {
     }
 }
 
-/// The error number for an answer that failed; what is more than a wrong question goes to the log, for the asker learns only "EIO".
-fn refuse(error: &ViewError) -> Errno {
-    if matches!(error, ViewError::Catalog(_) | ViewError::LinkOutside { .. }) {
-        tracing::warn!("answer the mount: {error}");
+impl<C> ViewFs<C> {
+    /// The error number for an answer that failed. Why is told to who can be told: the asker learns only "input/output error".
+    fn refuse(&self, error: &ViewError) -> Errno {
+        if matches!(error, ViewError::Catalog(_) | ViewError::LinkOutside { .. }) {
+            let sentence = with_causes(error);
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_new = !told.contains(&sentence);
+            if is_new {
+                if told.len() >= MAX_TOLD {
+                    told.pop_front();
+                }
+                told.push_back(sentence.clone());
+            }
+            drop(told);
+            if is_new {
+                self.teller.tell(&sentence);
+            }
+        }
+        errno(error)
     }
-    errno(error)
+}
+
+fn with_causes(error: &ViewError) -> String {
+    let mut sentence = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        sentence.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    sentence
 }
 
 impl<C: Catalog> ViewFs<C> {
@@ -217,7 +248,7 @@ impl<C: Catalog + 'static> Filesystem for ViewFs<C> {
         match self.view.lookup(NodeId(parent.0), name) {
             Ok(node) => reply.entry(&self.lifetime(node), &self.file_attr(node), Generation(0)),
             Err(ViewError::NotFound { is_lasting: true, .. }) => reply.entry(&LIFETIME, &absent(), Generation(0)),
-            Err(error) => reply.error(refuse(&error)),
+            Err(error) => reply.error(self.refuse(&error)),
         }
     }
 
@@ -230,7 +261,7 @@ impl<C: Catalog + 'static> Filesystem for ViewFs<C> {
         let id = NodeId(node.0);
         match self.view.attr(id) {
             Ok(attr) => reply.attr(&LIFETIME, &self.file_attr(Node { id, attr })),
-            Err(error) => reply.error(refuse(&error)),
+            Err(error) => reply.error(self.refuse(&error)),
         }
     }
 
@@ -344,7 +375,7 @@ impl<C: Catalog + 'static> Filesystem for ViewFs<C> {
         count(&self.counters.readlink);
         match self.view.read_link(NodeId(node.0)) {
             Ok(target) => reply.data(&target),
-            Err(error) => reply.error(refuse(&error)),
+            Err(error) => reply.error(self.refuse(&error)),
         }
     }
 
@@ -367,7 +398,7 @@ impl<C: Catalog + 'static> Filesystem for ViewFs<C> {
         count(&self.counters.read);
         match self.view.read(NodeId(node.0), offset, size as usize) {
             Ok(bytes) => reply.data(&bytes),
-            Err(error) => reply.error(refuse(&error)),
+            Err(error) => reply.error(self.refuse(&error)),
         }
     }
 
@@ -389,7 +420,7 @@ impl<C: Catalog + 'static> Filesystem for ViewFs<C> {
         });
         match filled {
             Ok(()) => reply.ok(),
-            Err(error) => reply.error(refuse(&error)),
+            Err(error) => reply.error(self.refuse(&error)),
         }
     }
 
@@ -408,7 +439,7 @@ impl<C: Catalog + 'static> Filesystem for ViewFs<C> {
         });
         match filled {
             Ok(()) => reply.ok(),
-            Err(error) => reply.error(refuse(&error)),
+            Err(error) => reply.error(self.refuse(&error)),
         }
     }
 
@@ -420,7 +451,7 @@ impl<C: Catalog + 'static> Filesystem for ViewFs<C> {
                 let blocks = sums.bytes.div_ceil(u64::from(BLOCK_BYTES)).max(1);
                 reply.statfs(blocks, 0, 0, sums.files, 0, BLOCK_BYTES, sums.max_name_bytes, BLOCK_BYTES);
             }
-            Err(error) => reply.error(refuse(&error)),
+            Err(error) => reply.error(self.refuse(&error)),
         }
     }
 
@@ -434,7 +465,7 @@ impl<C: Catalog + 'static> Filesystem for ViewFs<C> {
                 Some((_, value)) => answer_xattr(value.as_bytes(), size, reply),
                 None => reply.error(Errno::NO_XATTR),
             },
-            Err(error) => reply.error(refuse(&error)),
+            Err(error) => reply.error(self.refuse(&error)),
         }
     }
 
@@ -448,7 +479,7 @@ impl<C: Catalog + 'static> Filesystem for ViewFs<C> {
                 let names: Vec<u8> = attributes.iter().flat_map(|(name, _)| name.bytes().chain([0])).collect();
                 answer_xattr(&names, size, reply);
             }
-            Err(error) => reply.error(refuse(&error)),
+            Err(error) => reply.error(self.refuse(&error)),
         }
     }
 

@@ -53,7 +53,7 @@ pub use place::{PlaceError, Standing, is_stale, stale_views, standing, unmount_p
 pub use queue::Ended;
 pub use refresh::Invalidation;
 #[cfg(target_os = "linux")]
-pub use session::{MountError, MountOptions, Mounted, StopSignals, mount};
+pub use session::{MountError, MountOptions, Mounted, StopSignals, Teller, mount};
 pub use view::{Attr, Node, NodeKind, Statfs, View, ViewError};
 pub use walk::Top;
 

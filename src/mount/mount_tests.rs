@@ -631,6 +631,32 @@ fn attributes_tell_who_wrote_a_file_if_they_are_asked_for() {
 }
 
 #[test]
+fn why_something_could_not_be_shown_is_told_once() {
+    if !can_mount() {
+        return;
+    }
+    let mut fixture = Fixture::new(&[MemoryPut::file("laptop-abc234", "away.md", b"away", WALL_MS)]);
+    fixture.view.catalog().lose_content(b"away");
+    fixture.view.catalog().let_go_before(crate::model::Hlc::new(WALL_MS, 0));
+    let (tell, told) = std::sync::mpsc::channel();
+    let tell = std::sync::Mutex::new(tell);
+    let teller = Teller::by(move |sentence| {
+        tell.lock().expect("nobody panics with it").send(sentence.to_owned()).unwrap_or_default();
+    });
+    fixture.mount_with(&MountOptions { teller, ..MountOptions::default() });
+
+    for _ in 0..3 {
+        assert_eq!(error_of(fs::read(fixture.path("merged/away.md"))), Some(Errno::IO));
+        assert_eq!(error_of(fs::metadata(fixture.path("at/2020-01-01"))), Some(Errno::IO));
+    }
+    fixture.mounted.take().expect("it is mounted").unmount().expect("unmounted");
+
+    let sentences: Vec<String> = told.try_iter().collect();
+    assert_eq!(sentences.len(), 2, "{sentences:?}");
+    assert!(sentences[0].contains("not here yet") && sentences[1].contains("let go since"), "{sentences:?}");
+}
+
+#[test]
 fn numbers_are_the_same_after_a_remount() {
     if !can_mount() {
         return;

@@ -5,8 +5,9 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
+use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -32,9 +33,36 @@ const NO_NAME: &str = ".";
 /// Threads that answer requests; more gain nothing that was measured.
 const DEFAULT_THREADS: usize = 2;
 
+/// Who is told, in a sentence, why the view answered "input/output error"; each sentence once in a while, from any thread.
+#[derive(Clone, Default)]
+pub struct Teller(Option<Arc<Tell>>);
+
+type Tell = dyn Fn(&str) + Send + Sync;
+
+impl Teller {
+    /// Tells by this; it must not wait for the view.
+    pub fn by(tell: impl Fn(&str) + Send + Sync + 'static) -> Teller {
+        Teller(Some(Arc::new(tell)))
+    }
+
+    pub(super) fn tell(&self, sentence: &str) {
+        if let Some(tell) = &self.0 {
+            tell(sentence);
+        }
+    }
+}
+
+impl fmt::Debug for Teller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Teller").field(&self.0.is_some()).finish()
+    }
+}
+
 /// How to mount.
 #[derive(Clone, Debug, Default)]
 pub struct MountOptions {
+    /// Who is told why something could not be shown.
+    pub teller: Teller,
     /// Other users may look, too; a user other than root needs `user_allow_other` in `/etc/fuse.conf` for that.
     pub allow_other: bool,
     /// Extended attributes tell who wrote each file. They cost `ls -l` its speed: it asks for some of every file.
@@ -126,6 +154,8 @@ pub fn mount<C: Catalog + 'static>(
         owner,
         xattrs: options.xattrs,
         replayer: Arc::clone(&replayer),
+        teller: options.teller.clone(),
+        told: Mutex::default(),
         on_end: Box::new({
             let end = Arc::clone(&end);
             move || end.set(Ended::Unmounted)

@@ -137,7 +137,10 @@ mod linux {
     use signal_hook::iterator::Signals;
 
     use super::{Answer, Context, MountArgs, NodeError, UmountArgs};
-    use crate::mount::{IndexCatalog, MountError, MountOptions, Mounted, PlaceError, View, mount, unmount_path};
+    use crate::cli::out::complain;
+    use crate::mount::{
+        IndexCatalog, MountError, MountOptions, Mounted, PlaceError, Teller, View, mount, unmount_path,
+    };
     use crate::node::Kind;
     use crate::watch::{FileBell, Looks};
 
@@ -160,6 +163,8 @@ mod linux {
         let catalog = IndexCatalog::new(glance.dirs.index(), contents);
         let view = Arc::new(View::new(catalog).with_clock(context.env.clock.clone()));
         let options = MountOptions {
+            // Nobody may listen any more: then it is lost, and `status` still names what is damaged.
+            teller: Teller::by(|sentence| complain(&format!("! {}", larder_patterns::shown(sentence)))),
             allow_other: args.allow_other,
             xattrs: args.xattrs,
             inotify: args.inotify,
