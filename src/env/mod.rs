@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-pub use memory::{give_memory_back, let_go_of_the_program, share_one_heap};
+pub use memory::{give_memory_back, share_one_heap};
 
 /// Tells the time.
 pub trait Clock: Send + Sync {

@@ -37,7 +37,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Empties all caches, and gives free memory and the pages of the program that nobody needs at rest back to the system.
+    /// Empties all caches, and gives free memory back to the system.
     pub fn give_memory_back(&self) {
         self.state.shrink();
         self.index.shrink();
@@ -46,7 +46,6 @@ impl Engine {
             adapter.shrink();
         }
         crate::env::give_memory_back();
-        crate::env::let_go_of_the_program();
     }
 
     /// Another connection to the index, for another thread.

@@ -29,6 +29,8 @@ const STORES: &str = "purged in stores ";
 const LOOKED: &str = "purged";
 /// Who tells of it in `status`.
 const SOURCE: &str = "purge";
+/// The same of the full text.
+const WORDS: &str = "purged words";
 
 /// A version that a purge names.
 #[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
@@ -399,8 +401,15 @@ impl Engine {
         }
         self.ledger.remove_quarantined(&self.ledger.quarantined(&self.chains_with(&contents)?)?)?;
         // While somebody fills it, it is locked: the next run tries again, and all of this once more, which removes nothing then.
-        if let Err(error) = crate::search::forget(&self.words, &self.index, &versions) {
-            tracing::warn!("words of what was purged may still stand in the full text: {error}");
+        let forgotten = crate::search::forget(&self.words, &self.index, &versions);
+        let what = forgotten.as_ref().err().map(|error| {
+            let what = format!(
+                "words of what was purged may still stand there; the next `larder sync` takes them out ({error})"
+            );
+            Problem { path: ".larder/fts.db".to_owned(), what }
+        });
+        self.state.set_problems(WORDS, what.as_slice(), self.now_ms() as i64)?;
+        if forgotten.is_err() {
             return Ok(());
         }
         Ok(self.state.set_meta(LOOKED, Some(looked.as_bytes()))?)
