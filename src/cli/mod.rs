@@ -8,6 +8,7 @@ mod act;
 mod args;
 mod commands;
 mod context;
+mod log;
 mod look;
 mod out;
 mod progress;
@@ -35,6 +36,7 @@ pub use out::Answer;
 pub fn main() -> ExitCode {
     crate::env::share_one_heap();
     install_panic_hook();
+    log::begin(std::env::var("LARDER_LOG").ok().filter(|asked| !asked.is_empty()).as_deref());
     let typed: Vec<OsString> = std::env::args_os().collect();
     let outcome = std::panic::catch_unwind(|| run(&Env::system(), &typed));
     ExitCode::from(outcome.unwrap_or(Kind::Internal.exit_code()))

@@ -768,3 +768,24 @@ fn random_edits_on_three_machines_converge() {
     assert_same(&a, &c);
     close(&lab, &[&a, &b, &c]);
 }
+
+#[test]
+fn what_goes_on_inside_is_told_on_stderr_if_somebody_asks_and_never_on_stdout() {
+    let lab = Lab::new();
+    let (a, b) = lab.fresh_pair();
+    a.write("shared/one.md", "one\n");
+    let run = |level: &str| a.command(["sync", "--json"]).env("LARDER_LOG", level).output().expect("runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+
+    let (usual, asked, wrong) = (run(""), run("debug"), run("hyper=trace"));
+
+    for output in [&usual, &asked, &wrong] {
+        assert!(output.status.success(), "{output:?}");
+        assert!(serde_json::from_slice::<serde_json::Value>(&output.stdout).is_ok(), "{}", text(&output.stdout));
+    }
+    assert_eq!(text(&usual.stderr), "");
+    assert!(text(&asked.stderr).contains("record"), "{}", text(&asked.stderr));
+    assert!(text(&wrong.stderr).starts_with("warning: LARDER_LOG is none of"), "{}", text(&wrong.stderr));
+    b.sync();
+    close(&lab, &[&a, &b]);
+}
