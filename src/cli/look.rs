@@ -121,6 +121,9 @@ pub fn view_error(error: ViewError) -> NodeError {
         ViewError::Catalog(CatalogError::LetGo { .. }) => {
             NodeError::user(message, "`retention` says how long what was replaced is kept")
         }
+        ViewError::Catalog(CatalogError::Gone { .. }) => {
+            NodeError::user(message, "`larder log PATH` lists its versions")
+        }
         ViewError::Catalog(CatalogError::Absent { .. }) => NodeError {
             kind: Kind::Unavailable,
             message,

@@ -172,6 +172,12 @@ pub enum CatalogError {
         /// Which content.
         content: String,
     },
+    /// The bytes are nowhere any more, because somebody said so.
+    #[error("its content was {how}")]
+    Gone {
+        /// Purged or dropped, by whom and when.
+        how: String,
+    },
     /// The tree as of a moment, of which something was let go since.
     #[error("show {at}: some of what stood then was let go since; the oldest that can be shown whole is {since}")]
     LetGo {
@@ -264,7 +270,8 @@ pub trait Catalog: Send + Sync {
         while offset < shorter.content.size {
             let len = usize::try_from(BLOCK_BYTES.min(shorter.content.size - offset)).unwrap_or(usize::MAX);
             let (a, b) = match (self.read(shorter, offset, len), self.read(longer, offset, len)) {
-                (Err(CatalogError::Absent { .. }), _) | (_, Err(CatalogError::Absent { .. })) => return Ok(false),
+                (Err(CatalogError::Absent { .. } | CatalogError::Gone { .. }), _)
+                | (_, Err(CatalogError::Absent { .. } | CatalogError::Gone { .. })) => return Ok(false),
                 (a, b) => (a?, b?),
             };
             if a != b {

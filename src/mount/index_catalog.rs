@@ -410,7 +410,11 @@ impl IndexCatalog {
     fn content_bytes(&self, content: &Content, offset: u64, len: u64) -> Answer<Vec<u8>> {
         self.contents.read(content, offset, len).map_err(|error| match error {
             ContentError::Missing { .. } | ContentError::MissingManifest { .. } => {
-                CatalogError::Absent { content: content.hash.to_string() }
+                // Without an answer nothing is said to be gone.
+                match self.ask(|reader| Ok(reader.dropped(&content.hash)?)) {
+                    Ok(Some(dropped)) => CatalogError::Gone { how: dropped.sentence() },
+                    _ => CatalogError::Absent { content: content.hash.to_string() },
+                }
             }
             other => CatalogError::Broken { what: format!("read {}", content.hash), source: Some(Box::new(other)) },
         })

@@ -129,6 +129,23 @@ fn words_are_found_by_the_program_beside_a_daemon_and_after_damage() {
     assert_eq!(hits(&["apple"]), 3);
 }
 
+#[test]
+fn a_tree_without_what_was_purged_says_why_and_has_the_rest() {
+    let lab = Lab::new();
+    let (a, _) = lab.fresh_pair();
+    a.write("shared/secret.md", "a password that slipped in\n");
+    a.write("shared/other.md", "stays\n");
+    a.sync();
+    a.run(["purge", "shared/secret.md", "--yes"]).expect(0);
+    let out = lab.path("out");
+
+    let written = a.run(["export", "--tree", out.to_str().expect("UTF-8")]).expect(1);
+
+    assert!(written.out.contains("shared/secret.md: its content was purged on "), "{written:#?}");
+    assert_eq!(fs::read_to_string(out.join("shared/other.md")).expect("written"), "stays\n");
+    assert!(!out.join("shared/secret.md").exists());
+}
+
 /// True if this machine can mount; says aloud if not.
 fn can_mount(test: &str) -> bool {
     if !Path::new("/dev/fuse").exists() {
