@@ -173,44 +173,30 @@ impl Writer {
 
     /// Has a new backend take all rows in one go; false, and nothing done, if it is not new.
     fn fill(&mut self, batch: &Batch) -> bool {
-        let (mut left, mut slots, mut bytes) = (Vec::new(), Vec::with_capacity(batch.fresh.len()), 0);
+        let (adapter, mut slots) = (self.adapter.clone(), Vec::with_capacity(batch.fresh.len()));
         let mut rest = batch.fresh.iter();
         let mut writes = std::iter::from_fn(|| {
-            loop {
-                let fresh = rest.next()?;
-                let slot = self.slot_of(fresh);
-                let Some((content, text)) = self.text_of(fresh, &batch.artifacts) else {
-                    left.push(slot);
-                    continue;
-                };
-                bytes += text.len() as u64;
-                slots.push(slot);
-                return Some(self.write_of(fresh, &content, text));
-            }
+            let (slot, write) = rest.find_map(|fresh| self.row_of(fresh, &batch.artifacts))?;
+            slots.push(slot);
+            Some(write)
         });
-        let Some(answers) = self.adapter.fill(&mut writes) else { return false };
-        left.extend(rest.map(|fresh| self.slot_of(fresh)));
-        self.done.left.append(&mut left);
-        self.done.bytes += bytes;
+        let Some(answers) = adapter.fill(&mut writes) else { return false };
+        let untaken: Vec<Slot> = rest.map(|fresh| self.slot_of(fresh)).collect();
+        self.done.left.extend(untaken);
         self.take_answers(slots, answers);
         true
     }
 
     fn send_all(&mut self, batch: &Batch) {
-        let (mut slots, mut writes, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let (mut slots, mut writes, mut sent_bytes) = (Vec::new(), Vec::new(), self.done.bytes);
         for fresh in &batch.fresh {
-            let slot = self.slot_of(fresh);
-            let Some((content, text)) = self.text_of(fresh, &batch.artifacts) else {
-                self.done.left.push(slot);
-                continue;
-            };
-            bytes += text.len();
-            self.done.bytes += text.len() as u64;
+            let Some((slot, write)) = self.row_of(fresh, &batch.artifacts) else { continue };
             slots.push(slot);
-            writes.push(self.write_of(fresh, &content, text));
-            if bytes >= BATCH_BYTES || writes.len() >= self.adapter.capabilities().batch_rows.max(1) {
+            writes.push(write);
+            let is_large = self.done.bytes - sent_bytes >= BATCH_BYTES as u64;
+            if is_large || writes.len() >= self.adapter.capabilities().batch_rows.max(1) {
                 self.send(std::mem::take(&mut slots), std::mem::take(&mut writes));
-                bytes = 0;
+                sent_bytes = self.done.bytes;
             }
             if self.done.is_down {
                 return;
@@ -218,6 +204,17 @@ impl Writer {
         }
         self.send(slots, writes);
         self.settle();
+    }
+
+    /// The row of a path's first version, counted; `None` if that is for the mirror to say, to which it is left then.
+    fn row_of(&mut self, fresh: &Fresh, artifacts: &[ArtifactName]) -> Option<(Slot, Write)> {
+        let slot = self.slot_of(fresh);
+        let Some((content, text)) = self.text_of(fresh, artifacts) else {
+            self.done.left.push(slot);
+            return None;
+        };
+        self.done.bytes += text.len() as u64;
+        Some((slot, self.write_of(fresh, &content, text)))
     }
 
     fn slot_of(&self, fresh: &Fresh) -> Slot {

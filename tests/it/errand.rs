@@ -4,21 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::support::{CONFIG, DAEMON_DEADLINE, Daemon, Lab, Project, restore, until};
-
-/// A lab with a folder to share, and a project that meets others there.
-fn lab() -> (Lab, Project) {
-    let lab = Lab::new();
-    fs::create_dir(lab.path("share")).expect("make the folder");
-    let a = member(&lab, "a");
-    (lab, a)
-}
-
-fn member(lab: &Lab, name: &str) -> Project {
-    let project = lab.project(name, CONFIG);
-    project.run(["peers", "add", "share", &lab.path("share").to_string_lossy()]).expect(0);
-    project
-}
+use crate::origin::{lab, member};
+use crate::support::{DAEMON_DEADLINE, Daemon, Lab, Project, restore, until};
 
 fn origin(project: &Project) -> serde_json::Value {
     project.run(["origin", "show", "--json"]).expect(0).json()

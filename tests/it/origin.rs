@@ -7,14 +7,15 @@ use std::fs;
 use crate::support::{CONFIG, Lab, Outcome, Project, restore};
 
 /// A lab with a folder to share, and a project that meets others there.
-fn lab() -> (Lab, Project) {
+pub fn lab() -> (Lab, Project) {
     let lab = Lab::new();
     fs::create_dir(lab.path("share")).expect("make the folder");
     let a = member(&lab, "a");
     (lab, a)
 }
 
-fn member(lab: &Lab, name: &str) -> Project {
+/// One more that meets them there.
+pub fn member(lab: &Lab, name: &str) -> Project {
     let project = lab.project(name, CONFIG);
     add(&project, lab);
     project

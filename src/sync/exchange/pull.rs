@@ -237,7 +237,7 @@ impl Run<'_> {
         }
     }
 
-    /// Keeps what was proven: two signatures are dearer than all else about a small checkpoint.
+    /// Keeps what was proven: to read, hash and parse it again is dearer than all else about a small checkpoint.
     fn remember(&mut self, name: &ArtifactName, facts: CheckpointFacts) -> Arc<CheckpointFacts> {
         if self.known.len() >= MAX_KNOWN {
             self.known.clear();
