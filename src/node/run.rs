@@ -113,6 +113,7 @@ impl Node {
             self.engine.take_apart(&mut report)?;
         }
         steps.done("exchange in");
+        self.engine.look_again_at_own_ends()?;
         report.stopped = self.engine.stopped().map(|stop| stop.to_string());
         if report.stopped.is_some() {
             // Whatever was recorded now would stand on one number with what another machine wrote.

@@ -20,6 +20,8 @@ const IDENTITY: &str = "identity";
 const STOP: &str = "stopped by ";
 /// The line of what no single store tells: a later generation of our own.
 const LATER: &str = "a later generation";
+/// The line of what this machine's own ledger tells: the end of a chain that cannot be read.
+const UNREAD: &str = "an end that cannot be read";
 /// Who tells of it in `status`.
 const SOURCE: &str = "origin";
 
@@ -100,7 +102,32 @@ impl Engine {
             let line = key.strip_prefix(STOP).unwrap_or_default().to_owned();
             self.publishing_stopped.insert(line, Stop::of_text(&why));
         }
+        self.look_at_own_ends()?;
         self.look_for_later_generation()
+    }
+
+    /// Damage in an own chain may have been healed since it stopped this machine.
+    pub fn look_again_at_own_ends(&mut self) -> Result<()> {
+        if !self.publishing_stopped.contains_key(UNREAD) {
+            return Ok(());
+        }
+        self.replay()?;
+        self.look_at_own_ends()
+    }
+
+    /// An own chain of which more stands here than the index could read is not written on: its numbers are taken.
+    fn look_at_own_ends(&mut self) -> Result<()> {
+        for space in [Space::shared(), self.private_space.clone()] {
+            let chain = self.identity.chain(space);
+            let read = self.index.applied(&chain)?.map_or(0, |(seq, _)| seq);
+            let Some(next) = self.ledger.checkpoint_names(&chain, read)?.into_iter().next() else { continue };
+            let why =
+                format!("what this folder wrote last cannot be read: {next} is damaged, or something that it needs");
+            let way_on =
+                format!("`larder sync` asks every store for good bytes; if none holds them, {}", way_on(&chain.origin));
+            return self.stop(UNREAD, Stop { why, way_on });
+        }
+        self.forget_stop(UNREAD)
     }
 
     /// Notes what an exchange tells of our own chains; only one that saw everything can take it back.

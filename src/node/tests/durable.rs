@@ -60,3 +60,37 @@ fn a_disk_that_fails_while_the_next_batch_is_recorded_loses_and_doubles_nothing(
     }
     assert!(batches >= 4, "{batches} batches");
 }
+
+#[test]
+fn an_own_chain_that_cannot_be_read_to_its_end_is_not_written_on_until_it_is_healed() {
+    let mut a = Machine::new("a", &backend());
+    a.write("a.md", "one\n");
+    a.run();
+    let ledger = a.node().engine.ledger.clone();
+    let [chain] = &ledger.chains().expect("lists")[..] else { panic!("one chain") };
+    let name = ledger.checkpoint_names(chain, 0).expect("lists").pop().expect("a checkpoint");
+    let whole = std::fs::read(ledger.path(&name)).expect("reads");
+    a.restart();
+    std::fs::remove_file(ledger.path(&name)).expect("removes");
+    std::fs::write(ledger.path(&name), &whole[..whole.len() / 2]).expect("writes");
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(a.path(&format!(".larder/index.db{suffix}")));
+    }
+    a.write("a.md", "two\n");
+
+    for _ in 0..2 {
+        let stopped = a.run().stopped.expect("nothing is recorded");
+        assert!(stopped.contains("cannot be read") && stopped.contains("larder origin new"), "{stopped}");
+        a.restart();
+    }
+    assert_eq!(ledger.checkpoint_names(chain, 0).expect("lists"), [name.clone()]);
+    assert_eq!(a.read("a.md").as_deref(), Some("two\n"));
+
+    assert!(a.run().stopped.is_some());
+    std::fs::write(ledger.path(&name), &whole).expect("puts back");
+    let report = a.run();
+    assert_eq!((report.stopped, report.recorded.len()), (None, 1));
+    assert_eq!(ledger.checkpoint_names(chain, 0).expect("lists").len(), 2);
+    assert_eq!(a.verify(Depth::Bytes).findings, []);
+    assert!(a.run().is_empty());
+}
