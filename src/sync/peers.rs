@@ -264,6 +264,13 @@ impl Engine {
         self.exchange_store(&*place, terms, report)
     }
 
+    /// From here on a peer's place misbehaves as `wrap` makes it, until it is opened anew.
+    #[cfg(test)]
+    pub fn wrap_place(&mut self, peer: &Peer, wrap: impl FnOnce(Arc<dyn Transport>) -> Arc<dyn Transport>) {
+        let place = wrap(self.peer_place(peer).expect("opens"));
+        self.open_peers.insert(peer.name.clone(), OpenPeer { address: peer.address.clone(), place });
+    }
+
     pub(super) fn peer_place(&mut self, peer: &Peer) -> Result<Arc<dyn Transport>> {
         if let Some(open) = self.open_peers.get(&peer.name).filter(|open| open.address == peer.address) {
             return Ok(open.place.clone());

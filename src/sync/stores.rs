@@ -46,6 +46,13 @@ pub(super) enum Marks {
 /// The exchange's journal, kept in `state.db`.
 struct StateJournal<'a>(&'a State, Marks);
 
+/// Something was asked for in vain that may be had, or taken, the next time.
+fn has_broken_off(done: &exchange::Report) -> bool {
+    done.problems
+        .iter()
+        .any(|problem| matches!(problem, exchange::Problem::Remote(error) if error.is_about_the_place()))
+}
+
 fn journal_error(error: state::StateError) -> JournalError {
     JournalError(Box::new(error))
 }
@@ -205,6 +212,10 @@ impl Engine {
             let (done, failure) = match outcome {
                 // Everything else was done, but what is here did not get there.
                 Ok(done) => {
+                    let whole = config.thoroughness == Thoroughness::Whole && !done.unheard && !has_broken_off(&done);
+                    if whole && terms.marks == Marks::Kept {
+                        self.whole_exchanges_ms.insert(place.label().to_owned(), self.now_ms());
+                    }
                     let refused = done.refused.clone();
                     (done, refused)
                 }
@@ -231,7 +242,7 @@ impl Engine {
         self.keep_apart(place, &done)?;
         self.note_exchange(&terms, &done, failure.as_deref())?;
         // Later rounds ask for news only.
-        let heard_all = rounds == 1 && thoroughness == Thoroughness::Whole;
+        let heard_all = rounds == 1 && thoroughness == Thoroughness::Whole && !done.unheard;
         self.note_stops(&terms.line, &done, failure.is_none() && heard_all)?;
         if pulled > 0 {
             self.replay()?;
@@ -267,15 +278,12 @@ impl Engine {
     }
 
     /// Everything is listed once a run of the program, once a day, and while somebody else was seen there to go on as we;
-    /// else only news.
+    /// else only news. One in which a request broke off does not count.
     fn thoroughness(&mut self, store: &str, line: &str) -> Thoroughness {
         let now = self.now_ms();
         let last = self.whole_exchanges_ms.get(store);
         let due = last.is_none_or(|&last| now.saturating_sub(last) > DAY_MS || now < last)
             || self.publishing_stopped.contains_key(line);
-        if due {
-            self.whole_exchanges_ms.insert(store.to_owned(), now);
-        }
         if due { Thoroughness::Whole } else { Thoroughness::News }
     }
 

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::node::{Glance, Kind, RunOptions};
 use crate::sync::{Asked, open_peer, projects};
-use crate::transport::Marker;
+use crate::transport::faulty::{FaultPlan, FaultyTransport, Moment};
 use crate::transport::marker::ProjectId;
+use crate::transport::{FolderTransport, Marker, Transport};
 
 /// A machine with a backend of its own and these peers, as the config's text.
 fn machine(host: &'static str, peers: &str) -> Machine {
@@ -71,6 +72,40 @@ fn machines_that_share_only_a_folder_converge_on_shared_files() {
     assert_eq!(log.lines().collect::<BTreeSet<_>>().len(), 3);
     assert_eq!(b.read("log.jsonl"), Some(log));
     assert_eq!(row(&a.adapter, "from-b.md").as_deref(), Some("b\n"));
+}
+
+#[test]
+fn a_whole_listing_that_was_cut_off_is_made_again_at_the_next_exchange() {
+    let store = folder();
+    let mut a = machine("a", &at(store.path()));
+    for text in ["one\n", "two\n"] {
+        a.write("a.md", text);
+        a.run();
+    }
+    let held = names(store.path());
+    let first = held.iter().find(|name| name.contains("/cp-")).expect("it was put").clone();
+
+    // The first exchange of a run of the program lists everything: it is cut at each of its calls in turn.
+    for call in 0.. {
+        let _ = std::fs::remove_file(store.path().join(&first));
+        a.restart();
+        let peer = a.node().engine.policy.peers[0].clone();
+        let plan = FaultPlan::DieAt { call, moment: Moment::Before };
+        a.node().engine.wrap_place(&peer, |place| Arc::new(FaultyTransport::new(place, plan)));
+        let was_cut = complaint(&a.run()).is_some() || names(store.path()) != held;
+
+        let healthy = |place: Arc<dyn Transport>| -> Arc<dyn Transport> {
+            Arc::new(FolderTransport::open(store.path(), place.label()).expect("opens"))
+        };
+        a.node().engine.wrap_place(&peer, healthy);
+        a.run();
+
+        assert_eq!(names(store.path()), held, "{first} is put back after a cut at call {call}");
+        if !was_cut {
+            assert!(call > 2, "it asks, lists and puts in more than {call} calls");
+            return;
+        }
+    }
 }
 
 #[test]

@@ -221,6 +221,8 @@ pub struct Report {
     pub requests: Requests,
     /// The budget ran out: the rest comes at the next exchange.
     pub budget_spent: bool,
+    /// A listing was cut off: nothing says what else the store holds, or lacks.
+    pub unheard: bool,
     /// Why the place takes nothing from us, if it refused something: a person has to act.
     pub refused: Option<String>,
 }

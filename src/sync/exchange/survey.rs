@@ -31,7 +31,10 @@ impl Run<'_> {
     }
 
     fn survey_space(&mut self, space: &Space, views: &mut Vec<View>) -> Result<(), Stop> {
-        let Some(there) = self.ask_space(space)? else { return Ok(()) };
+        let Some(there) = self.ask_space(space)? else {
+            self.report.unheard = true;
+            return Ok(());
+        };
         let here = self.local.chains(space)?;
         let all: BTreeSet<Chain> = here.into_iter().chain(there.chains().cloned()).collect();
         let meant = |chain: &Chain| self.config.only.as_ref().is_none_or(|only| only.contains(chain));
@@ -154,6 +157,7 @@ impl Run<'_> {
         let mut pages = 0;
         while pages * MAX_PAGE_NAMES < MAX_CHAINS {
             let Some(listing) = self.list(&request)? else {
+                self.report.unheard = true;
                 return Ok(Some(chains).filter(|_| pages > 0));
             };
             for name in listing.names.iter().take(MAX_PAGE_NAMES) {
@@ -238,6 +242,7 @@ impl Run<'_> {
         while pages * MAX_PAGE_NAMES < MAX_NAMES_PER_CHAIN {
             let Some(listing) = self.list(&request)? else {
                 // What came before may be used, but nothing may be concluded.
+                self.report.unheard = true;
                 view.closed |= pages == 0;
                 return Ok(false);
             };
