@@ -8,9 +8,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::open::OpenOptions;
-use super::{Adopted, Adoption, NodeError, Repaired, adopt_origin, new_origin, repair, retire_origin};
+use super::{Adopted, Adoption, NodeError, Repaired, adopt_origin, collect, new_origin, repair, retire_origin};
 use crate::env::Env;
-use crate::sync::Progress;
+use crate::sync::{Collected, Progress};
 
 /// What can be asked of a project as a whole.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -18,6 +18,11 @@ use crate::sync::Progress;
 pub enum Errand {
     /// What is damaged here and in the stores is put right.
     Repair {
+        /// Only look.
+        dry_run: bool,
+    },
+    /// What nothing needs any more is let go.
+    Collect {
         /// Only look.
         dry_run: bool,
     },
@@ -48,6 +53,8 @@ pub enum Errand {
 pub enum Errands {
     /// What was repaired, and what could not be.
     Repaired(Repaired),
+    /// What was let go, or would be.
+    Collected(Collected),
     /// This folder is a new machine.
     Renewed,
     /// Who this folder is now, or would be.
@@ -60,7 +67,7 @@ impl Errand {
     /// True if nothing is to be changed.
     pub fn is_dry_run(&self) -> bool {
         match self {
-            Errand::Repair { dry_run } | Errand::RetireOrigin { dry_run, .. } => *dry_run,
+            Errand::Repair { dry_run } | Errand::Collect { dry_run } | Errand::RetireOrigin { dry_run, .. } => *dry_run,
             Errand::AdoptOrigin { adoption, .. } => adoption.dry_run,
             Errand::NewOrigin { .. } => false,
         }
@@ -72,6 +79,7 @@ impl Errand {
     pub fn run(&self, env: &Env, options: &OpenOptions, progress: Arc<dyn Progress>) -> Result<Errands, NodeError> {
         match self {
             Errand::Repair { dry_run } => repair(env, options, *dry_run, progress).map(Errands::Repaired),
+            Errand::Collect { dry_run } => collect(env, options, *dry_run, progress).map(Errands::Collected),
             Errand::NewOrigin { trust } => {
                 new_origin(env, &trusting(options, *trust), progress).map(|()| Errands::Renewed)
             }

@@ -40,7 +40,7 @@ pub(super) const CANNOT: &str = "nothing can be taken away there from here; a ma
 const SOURCE: &str = "members";
 
 /// A content that a collection lets go.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub struct DroppedContent {
     /// Where a version had it.
     pub path: String,
@@ -77,7 +77,7 @@ impl StoreGarbage {
 }
 
 /// What a collection did, or would do.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Collected {
     /// Contents that are gone for good from now on.
     pub dropped: Vec<DroppedContent>,

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::origin::{lab, member};
-use crate::support::{DAEMON_DEADLINE, Daemon, Lab, Project, restore, until};
+use crate::support::{CONFIG, DAEMON_DEADLINE, Daemon, Lab, Project, restore, until};
 
 fn origin(project: &Project) -> serde_json::Value {
     project.run(["origin", "show", "--json"]).expect(0).json()
@@ -107,4 +107,34 @@ fn a_daemon_repairs_and_goes_on() {
     });
     daemon.stop();
     a.verify();
+}
+
+#[test]
+fn a_daemon_lets_go_what_is_garbage_when_it_is_told() {
+    const DAY_MS: u64 = 24 * 3600 * 1000;
+    let (lab, _) = lab();
+    let alone = lab.project("alone", CONFIG).with_var("LARDER_RETENTION", "30d");
+    for text in ["one\n", "two\n"] {
+        alone.write("shared/old.md", text);
+        alone.sync_ago(90 * DAY_MS);
+    }
+    alone.write("shared/new.md", "heard\n");
+    alone.sync_ago(50 * DAY_MS);
+    let daemon = alone.up();
+
+    let would = alone.run(["gc", "--dry-run", "--json"]).expect(0).json();
+    let did = alone.run(["gc", "--json"]).expect(0).json();
+    let again = alone.run(["gc", "--json"]).expect(0).json();
+
+    assert_eq!(did["dropped"].as_array().map(Vec::len), Some(1), "{did}");
+    assert_eq!(
+        (&would["dropped"], would["removed"].as_array().map(Vec::len)),
+        (&did["dropped"], did["removed"].as_array().map(Vec::len))
+    );
+    assert_eq!(again["dropped"].as_array().map(Vec::len), Some(0), "{again}");
+    alone.write("shared/after.md", "after\n");
+    until("the daemon goes on", DAEMON_DEADLINE, || alone.run(["cat", "shared/after.md"]).code == Some(0));
+    daemon.stop();
+    alone.verify();
+    assert_eq!(alone.read("shared/old.md").as_deref(), Some("two\n".as_bytes()));
 }

@@ -2,11 +2,12 @@
 
 use serde_json::json;
 
+use crate::cli::act::{errand, strange};
 use crate::cli::args::Dry;
 use crate::cli::context::Context;
 use crate::cli::out::Answer;
 use crate::cli::text::{count, size};
-use crate::node::{NodeError, collect};
+use crate::node::{Errand, Errands, NodeError};
 use crate::sync::Collected;
 
 /// Lines of each kind that people are shown.
@@ -14,7 +15,9 @@ const MAX_LINES: usize = 50;
 
 /// Collects garbage.
 pub fn run(context: &Context, args: &Dry) -> Result<Answer, NodeError> {
-    let done = collect(&context.env, &context.open, args.dry_run, context.progress())?;
+    let Errands::Collected(done) = errand(context, Errand::Collect { dry_run: args.dry_run })? else {
+        return Err(strange());
+    };
     let dropped: Vec<_> = done
         .dropped
         .iter()
