@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use larder_adapters::Subscription;
 
-use super::up::{LONGEST_SLEEP, MountedView, Note, config_path, subscribe};
+use super::up::{LONGEST_SLEEP, MountedView, Note, config_path, mount_view, subscribe};
 use super::wait::Waiters;
 use crate::chunk::is_line_file;
 use crate::model::RelPath;
@@ -331,6 +331,7 @@ impl Cycle {
             self.subscribe(&notes);
         }
         (self.whole, self.backend, self.not_before) = (true, true, None);
+        self.renew_view(say);
         if let Err(error) = self.run_due(true, say) {
             self.failed(&error, say)?;
         }
@@ -373,6 +374,22 @@ impl Cycle {
             self.not_shown.remove(0);
         }
         self.not_shown.push(sentence);
+    }
+
+    /// Mounts the view anew if the index was made anew: its numbers mean something else now.
+    fn renew_view(&mut self, say: &dyn Fn(&str)) {
+        let Some(old) = self.mounted.take_if(|mounted| mounted.view.catalog().is_outdated()) else { return };
+        let Some(notes) = &self.notes else { return };
+        let dir = old.mounted.dir().to_owned();
+        // Whoever uses it keeps what is open; the name is free.
+        let renewed = old.mounted.unmount().map_err(|error| error.to_string());
+        match renewed.and_then(|()| mount_view(&self.node, &dir, notes).map_err(|error| error.to_string())) {
+            Ok(mounted) => {
+                self.shown_row = mounted.view.catalog().last_row().unwrap_or(0);
+                self.mounted = Some(mounted);
+            }
+            Err(why) => say(&format!("the view is gone: {why}; `larder mount {}` shows it again", dir.display())),
+        }
     }
 
     /// Tells the kernel which names of the mounted view changed.

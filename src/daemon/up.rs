@@ -186,7 +186,7 @@ pub(super) fn config_path(node: &Node) -> Option<RelPath> {
     RelPath::parse(below.to_str()?).ok()
 }
 
-fn mount_view(node: &Node, dir: &Path, notes: &Sender<Note>) -> Result<MountedView, NodeError> {
+pub(super) fn mount_view(node: &Node, dir: &Path, notes: &Sender<Note>) -> Result<MountedView, NodeError> {
     let catalog = IndexCatalog::new(node.dirs.index(), node.engine.contents());
     let view = Arc::new(View::new(catalog).with_clock(node.env.clock.clone()));
     // The channel does not wait, and a loop that ended has nobody to say it to.

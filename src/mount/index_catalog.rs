@@ -2,11 +2,12 @@
 //!
 //! Invariant: read-only; each answer is one state of the index; numbers are the index's row numbers, so nothing is remembered but a
 //! few listings that somebody is in the middle of, and which versions make up the merges that were shown.
-//! Which head wins is `sync::resolve`'s business. When the index is made anew its numbers change: the mount must be renewed.
+//! Which head wins is `sync::resolve`'s business. When the index is made anew its numbers change: nothing of the new one is shown under
+//! the old one's numbers, and the mount must be renewed.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::catalog::{
@@ -44,6 +45,8 @@ const CHANGE_ROWS: usize = 4096;
 /// The catalog of an open project.
 pub struct IndexCatalog {
     path: PathBuf,
+    /// Of the index that was met first; its numbers are no other's.
+    epoch: OnceLock<u64>,
     readers: Mutex<Vec<Reader>>,
     contents: Arc<ContentReader>,
     listings: Kept<ListingKey, Vec<Child>>,
@@ -133,6 +136,7 @@ impl IndexCatalog {
         contents.keep_more();
         IndexCatalog {
             path,
+            epoch: OnceLock::new(),
             readers: Mutex::default(),
             contents,
             listings: Mutex::default(),
@@ -196,9 +200,25 @@ impl IndexCatalog {
         })
     }
 
+    /// True once the index was made anew: this catalog goes on with what the old one held, and a new catalog is needed.
+    pub fn is_outdated(&self) -> bool {
+        let Some(known) = self.epoch.get() else { return false };
+        // While the new one is made it cannot be opened yet.
+        Reader::open(&self.path).is_ok_and(|reader| reader.epoch() != *known)
+    }
+
+    fn open_reader(&self) -> Answer<Reader> {
+        let reader = Reader::open(&self.path)?;
+        if *self.epoch.get_or_init(|| reader.epoch()) != reader.epoch() {
+            let what = "show this while the view is renewed: the index was made anew".to_owned();
+            return Err(CatalogError::Broken { what, source: None });
+        }
+        Ok(reader)
+    }
+
     fn ask<T>(&self, answer: impl FnOnce(&Reader) -> Answer<T>) -> Answer<T> {
         let kept = lock(&self.readers).pop();
-        let reader = kept.map_or_else(|| Reader::open(&self.path), Ok)?;
+        let reader = kept.map_or_else(|| self.open_reader(), Ok)?;
         let outcome = reader.consistently(answer);
         let mut readers = lock(&self.readers);
         if readers.len() < KEPT_READERS {

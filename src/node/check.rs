@@ -12,7 +12,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::error::{Kind, NodeError};
 use super::heads::Heads;
 use super::history::content_error;
-use super::open::{Glance, OpenOptions, ProjectDirs, backend_of, take_lock};
+use super::open::{Glance, OpenOptions, ProjectDirs, backend_of};
 use super::prove::differences;
 use crate::config::Settings;
 use crate::env::Env;
@@ -380,7 +380,7 @@ pub fn rebuild(env: &Env, options: &OpenOptions, dry_run: bool) -> Result<Rebuil
         return Err(NodeError::user("nothing was recorded here yet", "run `larder sync` first"));
     }
     let ledger = Ledger::open(&dirs.larder)?;
-    let _lock = take_lock(&dirs)?;
+    let _lock = options.lock_of(&dirs)?;
     let mut epoch = [0u8; 8];
     env.random.fill(&mut epoch);
     let epoch = u64::from_le_bytes(epoch) >> 1;

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::open::OpenOptions;
-use super::{Adopted, Adoption, NodeError, Repaired, adopt_origin, collect, new_origin, repair, retire_origin};
+use super::{
+    Adopted, Adoption, NodeError, Rebuilt, Repaired, adopt_origin, collect, new_origin, rebuild, repair, retire_origin,
+};
 use crate::env::Env;
 use crate::sync::{Collected, Progress};
 
@@ -23,6 +25,11 @@ pub enum Errand {
     },
     /// What nothing needs any more is let go.
     Collect {
+        /// Only look.
+        dry_run: bool,
+    },
+    /// The index is made anew from the ledger.
+    Rebuild {
         /// Only look.
         dry_run: bool,
     },
@@ -55,6 +62,8 @@ pub enum Errands {
     Repaired(Repaired),
     /// What was let go, or would be.
     Collected(Collected),
+    /// What the index holds now, or would.
+    Remade(Remade),
     /// This folder is a new machine.
     Renewed,
     /// Who this folder is now, or would be.
@@ -63,11 +72,45 @@ pub enum Errands {
     Retired(String),
 }
 
+/// An index made anew, as it is told.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Remade {
+    /// Checkpoints that were read.
+    pub checkpoints: usize,
+    /// Paths that have content now.
+    pub files: u64,
+    /// Versions of all paths.
+    pub versions: u64,
+    /// Versions that were left out.
+    pub rejected: usize,
+    /// Records of kinds that a newer release wrote.
+    pub unknown: usize,
+    /// Chains that could not be followed to their end or whose packs are not here, and why.
+    pub problems: Vec<(String, String)>,
+}
+
+impl From<Rebuilt> for Remade {
+    fn from(Rebuilt { replayed, counts }: Rebuilt) -> Remade {
+        let problems = replayed.problems.iter().map(|problem| (problem.chain.to_string(), problem.error.to_string()));
+        Remade {
+            checkpoints: replayed.checkpoints,
+            files: counts.live_files,
+            versions: counts.versions,
+            rejected: replayed.rejected.len(),
+            unknown: replayed.unknown,
+            problems: problems.collect(),
+        }
+    }
+}
+
 impl Errand {
     /// True if nothing is to be changed.
     pub fn is_dry_run(&self) -> bool {
         match self {
-            Errand::Repair { dry_run } | Errand::Collect { dry_run } | Errand::RetireOrigin { dry_run, .. } => *dry_run,
+            Errand::Repair { dry_run }
+            | Errand::Collect { dry_run }
+            | Errand::Rebuild { dry_run }
+            | Errand::RetireOrigin { dry_run, .. } => *dry_run,
             Errand::AdoptOrigin { adoption, .. } => adoption.dry_run,
             Errand::NewOrigin { .. } => false,
         }
@@ -80,6 +123,9 @@ impl Errand {
         match self {
             Errand::Repair { dry_run } => repair(env, options, *dry_run, progress).map(Errands::Repaired),
             Errand::Collect { dry_run } => collect(env, options, *dry_run, progress).map(Errands::Collected),
+            Errand::Rebuild { dry_run } => {
+                rebuild(env, options, *dry_run).map(|rebuilt| Errands::Remade(rebuilt.into()))
+            }
             Errand::NewOrigin { trust } => {
                 new_origin(env, &trusting(options, *trust), progress).map(|()| Errands::Renewed)
             }

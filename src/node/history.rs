@@ -42,6 +42,13 @@ impl Glance {
         self.contents.as_ref().ok_or_else(none)
     }
 
+    /// The same, for whoever reads on when this look is over.
+    pub fn take_contents(&mut self) -> Result<ContentReader, NodeError> {
+        self.contents()?;
+        let gone = || NodeError::new(Kind::Internal, "the contents were taken by somebody else");
+        self.contents.take().ok_or_else(gone)
+    }
+
     /// The slots of a path: one, unless spaces share it or several origins archive it.
     pub fn slots_of(&self, path: &RelPath) -> Result<Vec<Slot>, NodeError> {
         let found = self.index()?.lookup(&Tree::History, path.parent().unwrap_or_default(), path.file_name())?;

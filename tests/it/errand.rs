@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::origin::{lab, member};
 use crate::support::{CONFIG, DAEMON_DEADLINE, Daemon, Lab, Project, restore, until};
+use crate::view::can_mount;
 
 fn origin(project: &Project) -> serde_json::Value {
     project.run(["origin", "show", "--json"]).expect(0).json()
@@ -137,4 +138,27 @@ fn a_daemon_lets_go_what_is_garbage_when_it_is_told() {
     daemon.stop();
     alone.verify();
     assert_eq!(alone.read("shared/old.md").as_deref(), Some("two\n".as_bytes()));
+}
+
+#[test]
+fn a_daemon_makes_its_index_anew_and_its_view_with_it() {
+    const TEST: &str = "a_daemon_makes_its_index_anew_and_its_view_with_it";
+    if !can_mount(TEST) {
+        return;
+    }
+    let (lab, a) = lab();
+    let view = lab.path("view");
+    let shown = |name: &str| fs::read_to_string(view.join("merged/shared").join(name)).ok();
+    a.write("shared/one.md", "one\n");
+    let daemon = a.up_with(["--mount", view.to_str().expect("UTF-8")]);
+    assert_eq!(shown("one.md").as_deref(), Some("one\n"));
+
+    a.run(["rebuild", "--dry-run"]).expect(0).says("would rebuild");
+    a.run(["rebuild"]).expect(0).says("rebuilt from");
+    a.write("shared/two.md", "two\n");
+
+    until("the view goes on", DAEMON_DEADLINE, || shown("two.md").as_deref() == Some("two\n"));
+    assert_eq!(shown("one.md").as_deref(), Some("one\n"));
+    daemon.stop();
+    a.verify();
 }

@@ -147,7 +147,7 @@ fn a_tree_without_what_was_purged_says_why_and_has_the_rest() {
 }
 
 /// True if this machine can mount; says aloud if not.
-fn can_mount(test: &str) -> bool {
+pub fn can_mount(test: &str) -> bool {
     if !Path::new("/dev/fuse").exists() {
         skip(test, "no /dev/fuse");
         return false;
@@ -191,6 +191,42 @@ fn a_view_in_the_background_stays_until_it_is_taken_down_and_a_dead_one_is_clear
     a.run(["doctor", "--fix"]).expect(0).says("was taken down");
     assert!(fs::read_dir(&view).is_ok_and(|mut entries| entries.next().is_none()), "nothing is mounted");
     assert!(!a.run(["doctor"]).expect(0).said().contains(dir));
+}
+
+#[test]
+fn a_view_is_mounted_anew_when_the_index_was_made_anew() {
+    const TEST: &str = "a_view_is_mounted_anew_when_the_index_was_made_anew";
+    if !can_mount(TEST) {
+        return;
+    }
+    let lab = Lab::new();
+    let (a, b) = lab.pair();
+    let view = lab.path("view");
+    let dir = view.to_str().expect("UTF-8");
+    let shown = |name: &str| fs::read_to_string(view.join("merged/shared").join(name)).ok();
+    // Made anew, the index numbers what came in turns one machine after the other.
+    for number in 0..4 {
+        a.write(&format!("shared/a{number}.md"), format!("a{number}\n"));
+        b.write(&format!("shared/b{number}.md"), format!("b{number}\n"));
+        [&a, &b, &a].into_iter().for_each(|project| drop(project.sync()));
+    }
+    let names: Vec<String> =
+        ["a", "b"].iter().flat_map(|by| (0..4).map(move |number| format!("{by}{number}"))).collect();
+    let is_right = |name: &String| shown(&format!("{name}.md")).is_some_and(|text| text == format!("{name}\n"));
+    let is_wrong = |name: &String| shown(&format!("{name}.md")).is_some_and(|text| text != format!("{name}\n"));
+    a.run(["mount", "-d", dir]).expect(0);
+    assert!(names.iter().all(is_right));
+
+    a.run(["rebuild"]).expect(0);
+    a.write("shared/late.md", "late\n");
+    a.sync();
+
+    until("what came after is shown", DAEMON_DEADLINE, || {
+        assert!(!names.iter().any(is_wrong), "no file shows the bytes of another");
+        shown("late.md").as_deref() == Some("late\n")
+    });
+    assert!(names.iter().all(is_right));
+    a.run(["umount", dir]).expect(0);
 }
 
 #[test]

@@ -142,7 +142,7 @@ mod linux {
         IndexCatalog, MountError, MountOptions, Mounted, PlaceError, Teller, View, mount, unmount_path,
     };
     use crate::node::Kind;
-    use crate::watch::{FileBell, Looks};
+    use crate::watch::FileBell;
 
     /// Mounts until it is unmounted or a signal comes. Beside a daemon or without one: it only reads.
     pub fn run(context: &Context, args: &MountArgs) -> Result<(), NodeError> {
@@ -154,36 +154,24 @@ mod linux {
             // Away from the terminal; refused only to who leads a session already.
             let _ = rustix::process::setsid();
         }
-        let mut glance = context.glance()?;
-        glance.index()?;
-        let contents = glance.contents.take().map(Arc::new);
-        let Some(contents) = contents else { return glance.contents().map(drop) };
         let (wake, woken) = channel();
         catch_signals(&wake)?;
-        let catalog = IndexCatalog::new(glance.dirs.index(), contents);
-        let view = Arc::new(View::new(catalog).with_clock(context.env.clock.clone()));
-        let options = MountOptions {
-            // Nobody may listen any more: then it is lost, and `status` still names what is damaged.
-            teller: Teller::by(|sentence| complain(&format!("! {}", larder_patterns::shown(sentence)))),
-            allow_other: args.allow_other,
-            xattrs: args.xattrs,
-            inotify: args.inotify,
-            project_roots: vec![glance.settings.root_dir.clone()],
-            ..MountOptions::default()
-        };
-        let mounted = mount(view.clone(), &args.dir, &options).map_err(refused)?;
-        let dir = larder_patterns::shown(&mounted.dir().to_string_lossy());
+        let mut shown = Shown::mount(context, args, 0, &wake)?;
+        let dir = larder_patterns::shown(&shown.mounted.dir().to_string_lossy());
         if context.out.is_json() {
             context.out.line(&json!({ "mounted": dir }).to_string());
         } else {
             context.out.line(&format!("mounted at {dir}; `larder umount {dir}` or Ctrl-C takes it down"));
         }
-        let (ended, written) = (wake.clone(), wake);
-        let told = mounted.when_ended(move || drop(ended.send(Wake::End)));
-        told.map_err(|error| NodeError::new(Kind::Internal, format!("wait for the view's end: {error}")))?;
-        let bell = FileBell::of_database(&glance.dirs.index(), move || drop(written.send(Wake::Index)));
-        serve(&view, &mounted, bell.looks(), &woken);
-        mounted.unmount().map_err(refused)
+        for number in 1.. {
+            let end = shown.serve(&woken);
+            shown.mounted.unmount().map_err(refused)?;
+            if end == End::Wanted {
+                break;
+            }
+            shown = Shown::mount(context, args, number, &wake)?;
+        }
+        Ok(())
     }
 
     /// Starts the same command anew and waits until it has mounted, or says why not.
@@ -230,37 +218,91 @@ mod linux {
     enum Wake {
         /// The index may hold something new.
         Index,
-        /// A signal, or somebody unmounted it.
-        End,
+        /// A signal.
+        Signal,
+        /// This mount was taken down, by anybody.
+        Gone(u64),
+    }
+
+    /// Why a view is shown no longer.
+    #[derive(PartialEq, Eq)]
+    enum End {
+        /// Somebody ended it.
+        Wanted,
+        /// The index was made anew.
+        Outdated,
     }
 
     fn catch_signals(wake: &Sender<Wake>) -> Result<(), NodeError> {
         let internal = |error: std::io::Error| NodeError::new(Kind::Internal, format!("catch signals: {error}"));
         let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(internal)?;
         let wake = wake.clone();
-        let body = move || signals.forever().for_each(|_| drop(wake.send(Wake::End)));
+        let body = move || signals.forever().for_each(|_| drop(wake.send(Wake::Signal)));
         std::thread::Builder::new().name("larder-signals".to_owned()).spawn(body).map(drop).map_err(internal)
     }
 
-    /// Shows what another process recorded. What cannot be read now is told again at the next look.
-    fn serve(view: &View<IndexCatalog>, mounted: &Mounted, mut looks: Looks, woken: &Receiver<Wake>) {
-        let mut shown_row = view.catalog().last_row().unwrap_or(0);
-        loop {
-            match woken.recv_timeout(looks.wait()) {
-                Ok(Wake::Index) => looks.rang(),
-                Err(RecvTimeoutError::Timeout) => looks.in_vain(),
-                Ok(Wake::End) | Err(RecvTimeoutError::Disconnected) => return,
-            }
-            if woken.try_iter().any(|wake| matches!(wake, Wake::End)) {
-                return;
-            }
-            let Ok((changes, row)) = view.catalog().changes_since(shown_row) else { continue };
-            if changes.is_empty() {
-                continue;
-            }
-            looks.rang();
-            if mounted.changed(view, &changes).is_ok() {
-                shown_row = row;
+    /// A view as long as one index lasts.
+    struct Shown {
+        number: u64,
+        view: Arc<View<IndexCatalog>>,
+        mounted: Mounted,
+        bell: FileBell,
+    }
+
+    impl Shown {
+        fn mount(context: &Context, args: &MountArgs, number: u64, wake: &Sender<Wake>) -> Result<Shown, NodeError> {
+            let mut glance = context.glance()?;
+            glance.index()?;
+            let contents = Arc::new(glance.take_contents()?);
+            let catalog = IndexCatalog::new(glance.dirs.index(), contents);
+            let view = Arc::new(View::new(catalog).with_clock(context.env.clock.clone()));
+            let options = MountOptions {
+                // Nobody may listen any more: then it is lost, and `status` still names what is damaged.
+                teller: Teller::by(|sentence| complain(&format!("! {}", larder_patterns::shown(sentence)))),
+                allow_other: args.allow_other,
+                xattrs: args.xattrs,
+                inotify: args.inotify,
+                project_roots: vec![glance.settings.root_dir.clone()],
+                ..MountOptions::default()
+            };
+            let mounted = mount(view.clone(), &args.dir, &options).map_err(refused)?;
+            let (ended, written) = (wake.clone(), wake.clone());
+            let told = mounted.when_ended(move || drop(ended.send(Wake::Gone(number))));
+            told.map_err(|error| NodeError::new(Kind::Internal, format!("wait for the view's end: {error}")))?;
+            let bell = FileBell::of_database(&glance.dirs.index(), move || drop(written.send(Wake::Index)));
+            Ok(Shown { number, view, mounted, bell })
+        }
+
+        /// Shows what another process recorded. What cannot be read now is told again at the next look.
+        fn serve(&self, woken: &Receiver<Wake>) -> End {
+            let (mut looks, catalog) = (self.bell.looks(), self.view.catalog());
+            let mut shown_row = catalog.last_row().unwrap_or(0);
+            let ends = |wake: &Wake| match wake {
+                Wake::Index => false,
+                Wake::Signal => true,
+                Wake::Gone(number) => *number == self.number,
+            };
+            loop {
+                match woken.recv_timeout(looks.wait()) {
+                    Ok(wake) if ends(&wake) => return End::Wanted,
+                    Ok(_) => looks.rang(),
+                    Err(RecvTimeoutError::Timeout) => looks.in_vain(),
+                    Err(RecvTimeoutError::Disconnected) => return End::Wanted,
+                }
+                if woken.try_iter().any(|wake| ends(&wake)) {
+                    return End::Wanted;
+                }
+                if catalog.is_outdated() {
+                    return End::Outdated;
+                }
+                let Ok((changes, row)) = catalog.changes_since(shown_row) else { continue };
+                if changes.is_empty() {
+                    continue;
+                }
+                looks.rang();
+                if self.mounted.changed(&self.view, &changes).is_ok() {
+                    shown_row = row;
+                }
             }
         }
     }
