@@ -206,8 +206,8 @@ fn a_view_is_mounted_anew_when_the_index_was_made_anew() {
     let shown = |name: &str| fs::read_to_string(view.join("merged/shared").join(name)).ok();
     // Made anew, the index numbers what came in turns one machine after the other.
     for number in 0..4 {
-        a.write(&format!("shared/a{number}.md"), format!("a{number}\n"));
-        b.write(&format!("shared/b{number}.md"), format!("b{number}\n"));
+        a.write(format!("shared/a{number}.md"), format!("a{number}\n"));
+        b.write(format!("shared/b{number}.md"), format!("b{number}\n"));
         [&a, &b, &a].into_iter().for_each(|project| drop(project.sync()));
     }
     let names: Vec<String> =

@@ -83,7 +83,7 @@ fn an_own_chain_that_cannot_be_read_to_its_end_is_not_written_on_until_it_is_hea
         assert!(stopped.contains("cannot be read") && stopped.contains("larder origin new"), "{stopped}");
         a.restart();
     }
-    assert_eq!(ledger.checkpoint_names(chain, 0).expect("lists"), [name.clone()]);
+    assert_eq!(ledger.checkpoint_names(chain, 0).expect("lists"), std::slice::from_ref(&name));
     assert_eq!(a.read("a.md").as_deref(), Some("two\n"));
 
     assert!(a.run().stopped.is_some());
