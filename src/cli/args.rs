@@ -149,6 +149,8 @@ pub enum Command {
     Gc(Dry),
     /// Let the contents of a file's versions go from everywhere, at once and for good
     Purge(commands::purge::PurgeArgs),
+    /// Mark a file, so that it is at hand in `starred/` on every machine; or list what is marked
+    Star(commands::star::StarArgs),
     /// Show all machines' files as a read-only folder
     Mount(commands::mount::MountArgs),
     /// Take a mounted view down

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::context::Context;
 use crate::index::{ContentReader, Reader};
@@ -13,6 +13,39 @@ use crate::ledger::Ledger;
 use crate::model::RelPath;
 use crate::mount::{CatalogError, IndexCatalog, Node, Top, View, ViewError};
 use crate::node::{Glance, Kind, NodeError};
+
+/// A folder of the view.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// What all machines converge on
+    Merged,
+    /// Of it, what has a star
+    Starred,
+    /// Each machine as it published
+    Origins,
+    /// Every version of every file
+    History,
+    /// Each side of the open conflicts
+    Conflicts,
+    /// The last content of what is deleted
+    Trash,
+    /// All of these, each in a folder of its own
+    All,
+}
+
+impl What {
+    fn top(self) -> Top {
+        match self {
+            What::Merged => Top::Merged,
+            What::Starred => Top::Folder("starred"),
+            What::Origins => Top::Folder("origins"),
+            What::History => Top::Folder("history"),
+            What::Conflicts => Top::Folder("conflicts"),
+            What::Trash => Top::Folder("trash"),
+            What::All => Top::All,
+        }
+    }
+}
 
 /// Which tree to look at.
 #[derive(Args, Debug, Clone, Default)]
@@ -23,6 +56,9 @@ pub struct WhichTree {
     /// As this machine published it
     #[arg(long, value_name = "ORIGIN", conflicts_with = "at")]
     pub origin: Option<String>,
+    /// Which folder of a mounted view; merged if nothing is said
+    #[arg(long, value_enum, conflicts_with_all = ["at", "origin"])]
+    pub what: Option<What>,
 }
 
 /// An open view and the folder in it that stands for the project.
@@ -49,7 +85,7 @@ impl Look {
                 Top::At(view.moment(text).ok_or_else(unknown)?)
             }
             (None, Some(origin)) => Top::Origin(origin.clone()),
-            (None, None) => Top::Merged,
+            (None, None) => which.what.unwrap_or(What::Merged).top(),
         };
         let top = view.top(&top).map_err(|error| match (&error, &which.origin) {
             (ViewError::NotFound { .. } | ViewError::NameTooLong { .. }, Some(origin)) => {
@@ -77,6 +113,13 @@ impl Look {
     /// Why nothing stands at a path, and where to look instead.
     fn absent(&self, path: &RelPath) -> NodeError {
         let shown = path.shown();
+        if let Some(what) = self.which.what.filter(|what| *what != What::Merged)
+            && let Some(name) = what.to_possible_value()
+        {
+            let name = name.get_name().to_owned();
+            let message = format!("{shown} is not in what `--what {name}` shows");
+            return NodeError::user(message, format!("`larder ls --what {name}` lists what is"));
+        }
         let folder = self.view.find(self.top.id, path.parent().unwrap_or_default());
         let beside = folder.and_then(|folder| self.view.beside(folder.id, path.file_name())).unwrap_or_default();
         if !beside.is_empty() {

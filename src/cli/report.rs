@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 
 use super::text::{ID_DIGITS, count, size};
-use crate::sync::{Change, PurgeReport, PurgedVersion, Report};
+use crate::sync::{Change, PurgeReport, PurgedVersion, Report, StarChange};
 
 /// Lines of one kind after which the rest is counted; `--json` has all.
 const MAX_LINES: usize = 1_000;
@@ -22,6 +22,7 @@ pub fn lines(report: &Report, dry_run: bool) -> Vec<String> {
     if let Some(purge) = &report.purge {
         push_purge(&mut lines, purge, dry_run);
     }
+    push_all(&mut lines, &report.stars, |star| starred(star, dry_run));
     push_all(&mut lines, &report.healed, |name| format!("< healed {name}"));
     push_all(&mut lines, &report.mended, |name| format!("> mended {name}"));
     push_all(&mut lines, &report.waiting, |(path, why)| format!("~ waits: {path}: {why}"));
@@ -34,6 +35,19 @@ pub fn lines(report: &Report, dry_run: bool) -> Vec<String> {
     }
     lines.push(summary(report, dry_run));
     lines
+}
+
+fn starred(star: &StarChange, dry_run: bool) -> String {
+    let of = star.origin.as_ref().map_or(String::new(), |origin| format!(" of {origin}"));
+    let named = format!("{}{of}", star.path);
+    match (star.on, star.changed, dry_run) {
+        (true, true, false) => format!("* starred {named}"),
+        (true, true, true) => format!("* would star {named}"),
+        (true, false, _) => format!("{named} has a star already"),
+        (false, true, false) => format!("* took the star of {named} away"),
+        (false, true, true) => format!("* would take the star of {named} away"),
+        (false, false, _) => format!("{named} has no star"),
+    }
 }
 
 fn push_purge(lines: &mut Vec<String>, purge: &PurgeReport, dry_run: bool) {
@@ -167,6 +181,9 @@ pub fn object(report: &Report, dry_run: bool) -> Value {
     }
     if let Some(purge) = &report.purge {
         object["purge"] = json!(purge);
+    }
+    if !report.stars.is_empty() {
+        object["stars"] = json!(report.stars);
     }
     if let Some(bundle) = &report.bundle {
         object["bundle"] = json!({

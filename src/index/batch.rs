@@ -129,7 +129,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Tells followers of `slots_since` of a slot that changed without a new version of its own.
-    fn touch(&mut self, sid: i64) -> Result<(), IndexError> {
+    pub(super) fn touch(&mut self, sid: i64) -> Result<(), IndexError> {
         if self.touched.insert(sid) {
             self.applied.touched.push(self.reader.slot(sid)?);
         }

@@ -28,6 +28,7 @@ mod reader;
 mod rebuild;
 mod row;
 mod schema;
+mod star;
 mod stats;
 mod tree;
 mod waiting;
@@ -57,6 +58,7 @@ pub use rebuild::{ReplayError, ReplayProblem, Replayed, replay};
 pub(crate) use row::LOADED;
 pub use row::{Slot, Stored};
 pub use schema::{FreshReason, Opened};
+pub use star::Star;
 pub use stats::{Conflict, Counts, MissingBytes, MissingParents, OriginCounts};
 pub use tree::{DirEntry, Entry, EntryKind, Tree};
 

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::IndexError;
 
 /// Raised with every change of a table or of what a blob in it holds.
-pub(super) const SCHEMA: i64 = 4;
+pub(super) const SCHEMA: i64 = 5;
 /// "LIDX": tells an index from any other SQLite file.
 const APPLICATION_ID: i64 = 0x4c49_4458;
 const BUSY_TIMEOUT_MS: u64 = 10_000;
@@ -70,6 +70,8 @@ CREATE TABLE purges(id BLOB, cid INTEGER, hlc INTEGER, PRIMARY KEY(id, cid, hlc)
 CREATE TABLE purged(hash BLOB PRIMARY KEY, cid INTEGER NOT NULL, hlc INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE purged_segments(hash BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE holding(name TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE stars(path TEXT, spid INTEGER, origin TEXT, hash BLOB, cid INTEGER, hlc INTEGER NOT NULL,
+  is_on INTEGER NOT NULL, prev BLOB NOT NULL, PRIMARY KEY(path, spid, origin, hash, cid)) WITHOUT ROWID;
 CREATE TABLE lacks(vid INTEGER PRIMARY KEY, hash BLOB NOT NULL);
 CREATE INDEX lacks_hash ON lacks(hash);
 INSERT INTO dirs VALUES(1, 0, '');

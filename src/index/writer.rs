@@ -88,6 +88,7 @@ impl<'b, 'a> Writer<'b, 'a> {
             self.batch.conn.prepare_cached(insert)?.execute(row)?;
         }
         self.batch.note_purge(chain.cid, event)?;
+        self.batch.note_star(chain, event)?;
         self.approve(&event.approved_deletes())?;
         self.retire(event)
     }

@@ -18,7 +18,7 @@ pub use hash::{ArtifactHash, ContentHash, Hash, HashError, SegmentHash, VersionI
 pub use hlc::{Hlc, HlcClock, HlcError};
 pub use larder_patterns::{Channel, RelPath};
 pub use manifest::{MAX_DELTA_DEPTH, Manifest, ManifestDelta, ManifestError, SegmentRef};
-pub use record::{Membership, MetaEvent, Record, RecordError, RecordLine, Uses};
+pub use record::{Membership, MetaEvent, Record, RecordError, RecordLine, StarWord, Uses};
 pub use vector::Vector;
 pub use version::{Content, ContentKind, Reason, State, Version, VersionError};
 

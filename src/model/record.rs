@@ -6,8 +6,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Hash, Hlc, ManifestDelta, ManifestError, OriginName, SegmentHash, Version, VersionError, VersionId, canonical,
-    require_canonical,
+    Hash, Hlc, ManifestDelta, ManifestError, OriginName, RelPath, SegmentHash, Version, VersionError, VersionId,
+    canonical, require_canonical,
 };
 
 /// Longest line accepted, in bytes.
@@ -60,7 +60,7 @@ impl Uses {
 /// A fact about versions that is no version: an event that supersedes those in its `prev`.
 ///
 /// `deletes` names tombstones that a person approved in its value, a list of version ids; `members` says of an owner's key that
-/// its devices may write, or may not any more; `purge` names versions whose contents go. Fields of other kinds are kept.
+/// its devices may write, or may not any more; `purge` names versions whose contents go; `star` marks a path. Fields of other kinds are kept.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct MetaEvent {
     /// What is set.
@@ -91,6 +91,8 @@ pub const RETIRED: &str = "retire";
 pub const MEMBERS: &str = "members";
 /// The field of an event that lets the contents of versions go at once.
 pub const PURGED: &str = "purge";
+/// The field of an event that marks a path, or takes the mark away.
+pub const STARRED: &str = "star";
 /// Longest name of an owner that is kept, in bytes.
 pub const MAX_OWNER_BYTES: usize = 200;
 
@@ -105,6 +107,19 @@ pub struct Membership {
     pub admits: bool,
 }
 
+/// What an event says about the star of a path.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StarWord {
+    /// Which path of the event's space.
+    pub path: RelPath,
+    /// Whose archive file alone is meant; `None` for all that stands there.
+    pub origin: Option<OriginName>,
+    /// True if it has the star from now on.
+    pub is_on: bool,
+}
+
+/// Most events that one about a star may supersede.
+pub const MAX_STAR_PREV: usize = 1_000;
 /// Most deletions one event may approve.
 pub const MAX_APPROVED: usize = 1_000_000;
 /// Most versions one event may purge.
@@ -168,6 +183,31 @@ impl MetaEvent {
         let owner = value.get("owner").and_then(serde_json::Value::as_str).unwrap_or_default();
         let owner = if owner.len() <= MAX_OWNER_BYTES { owner.to_owned() } else { String::new() };
         Some(Membership { key: self.target.parse().ok()?, owner, admits })
+    }
+
+    /// Marks a path, or takes the mark away; `prev` are the events about the same star that it supersedes.
+    pub fn star(word: &StarWord, hlc: Hlc, mut prev: Vec<Hash>) -> MetaEvent {
+        let mut value = serde_json::json!({ "on": word.is_on });
+        if let Some(origin) = &word.origin {
+            value["origin"] = origin.as_str().into();
+        }
+        prev.sort_unstable();
+        prev.truncate(MAX_STAR_PREV);
+        let (field, kind) = (STARRED.to_owned(), MetaKind::Meta);
+        MetaEvent { field, hlc, kind, prev, target: word.path.as_str().to_owned(), v: 1, value }
+    }
+
+    /// What it says about a star; `None` for every other event, and for what names no path or no machine.
+    pub fn as_star(&self) -> Option<StarWord> {
+        let value = self.value.as_object().filter(|_| self.field == STARRED)?;
+        let is_on = value.get("on")?.as_bool()?;
+        let origin = match value.get("origin") {
+            None => None,
+            Some(origin) => Some(origin.as_str()?.parse().ok()?),
+        };
+        let is_bounded = self.prev.len() <= MAX_STAR_PREV;
+        let path = RelPath::parse(&self.target).ok().filter(|path| is_bounded && path.as_str() == self.target)?;
+        Some(StarWord { path, origin, is_on })
     }
 
     /// Its canonical line, without a line end.

@@ -63,6 +63,8 @@ pub enum Tree {
     At(TimeId),
     /// Of the merged tree, what holds some words.
     Found(FindId),
+    /// Of the merged tree, what a person marked.
+    Starred,
     /// The open heads of paths in conflict.
     Conflicts,
     /// The last contents of what is deleted.
@@ -137,7 +139,7 @@ pub struct Child {
     /// `Merged` and `At`: what `sync::resolve` shows of each space, private before shared, then each origin's archive file.
     /// `Origin`: the newest version that this origin made, unless it is a tombstone. `Trash`: the last content before each tombstone.
     pub files: Vec<FileRow>,
-    /// Candidates that take part in the naming and are not shown: of `Found`, files without the words.
+    /// Candidates that take part in the naming and are not shown: of `Found`, files without the words; of `Starred`, those without a star.
     pub hidden: Vec<FileId>,
     /// The same of the folder.
     pub is_dir_hidden: bool,
@@ -220,6 +222,9 @@ pub trait Catalog: Send + Sync {
 
     /// What was found lately.
     fn finds(&self) -> Vec<FindId>;
+
+    /// False only if nobody ever gave a star: then `Starred` shows nothing and no change makes it show anything.
+    fn has_stars(&self) -> Result<bool, CatalogError>;
 
     /// What is known of a folder; `None` if the number was never handed out.
     fn dir(&self, dir: DirId) -> Result<Option<DirFacts>, CatalogError>;

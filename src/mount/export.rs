@@ -2,13 +2,15 @@
 //!
 //! Invariant: only an empty or absent folder is written to, every step through handles of folders that were opened without following
 //! links, and nothing that exists is opened for writing. Links that lead out of the tree, denied paths, names that the disk cannot
-//! hold and contents that are not here are named and left out; the rest goes on. Everything is on the disk when it returns.
+//! hold and contents that are not here are named and left out; the rest goes on. Everything is on the disk when it returns. What shares
+//! its bytes with another file was proven to hold them after it began to share them.
 //! Deliberately not here: keeping the folder up to date; it is a copy, and nothing remembers it.
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,16 +18,18 @@ use larder_patterns::{RelPath, denied};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
-use super::catalog::{Catalog, CatalogError};
+use super::catalog::{Catalog, CatalogError, FileRow};
 use super::listing::Entry;
 use super::node::NodeId;
-use super::view::{NodeKind, View, ViewError};
-use crate::model::{ContentHash, ContentKind};
+use super::view::{NodeKind, README_NAME, View, ViewError};
+use crate::model::{Content, ContentHash, ContentKind};
 use crate::scan::check_link_target;
 
 /// Bytes written at once.
 const PIECE_BYTES: usize = 1 << 20;
-/// Contents that are remembered by a file that holds them, to be cloned from.
+/// Folders and files of the view's root that are no part of a copy: what changes with the clock, what is looked for, and what they are.
+const NOT_COPIED: [&str; 3] = ["at", "search", README_NAME];
+/// Contents that are remembered by a written file that holds them, to be cloned from.
 const MAX_REMEMBERED: usize = 100_000;
 /// Paths that are named as left out; beyond, they are counted.
 const MAX_NAMED: usize = 1_000;
@@ -81,9 +85,10 @@ pub struct Exported {
     pub left_out_count: u64,
 }
 
-/// Writes everything below `top` to `dir`; with `is_dry` only says what it would write.
+/// Writes everything below `top` to `dir`, of the view's root all that is no question; with `is_dry` only says what it would write.
 ///
-/// `source` is where the project's own files stand: one that holds the very bytes is cloned, where the file system can.
+/// `source` is where the project's own files stand: one that holds the very bytes is cloned, where the file system can, and so is
+/// what was written already.
 pub fn export_tree<C: Catalog>(
     view: &View<C>,
     top: NodeId,
@@ -101,8 +106,8 @@ pub fn export_tree<C: Catalog>(
     let mut writer = Writer {
         view,
         done: Exported::default(),
-        can_clone: true,
-        clones: HashMap::new(),
+        written: HashMap::new(),
+        here: None,
         project: source.and_then(|root| open_folder(CWD, root).ok()),
     };
     if is_dry {
@@ -117,6 +122,7 @@ pub fn export_tree<C: Catalog>(
     if is_filled {
         return Err(filled());
     }
+    writer.here = rustix::io::dup(&handle).ok();
     writer.folder(Some(&handle), top, "")?;
     // One wait for everything, instead of one for each file.
     rustix::fs::syncfs(&handle).map_err(|errno| disk(errno.into()))?;
@@ -167,9 +173,11 @@ impl From<ViewError> for Skip {
 struct Writer<'a, C> {
     view: &'a View<C>,
     done: Exported,
-    can_clone: bool,
-    /// A written file for each content.
-    clones: HashMap<ContentHash, String>,
+    /// A file for each content that was written.
+    written: HashMap<ContentHash, String>,
+    /// Where written files stand; `None` once the file system has said that it cannot share bytes.
+    here: Option<OwnedFd>,
+    /// The same of the project's own files.
     project: Option<OwnedFd>,
 }
 
@@ -177,6 +185,9 @@ impl<C: Catalog> Writer<'_, C> {
     /// Recursion is bounded by the depth of a path.
     fn folder(&mut self, into: Option<&OwnedFd>, node: NodeId, below: &str) -> Result<(), ExportError> {
         for entry in self.view.entries(node)? {
+            if node == NodeId::ROOT && NOT_COPIED.contains(&entry.name.as_str()) {
+                continue;
+            }
             let path = if below.is_empty() { entry.name.clone() } else { format!("{below}/{}", entry.name) };
             match self.entry(into, &entry, &path) {
                 Ok(()) => {}
@@ -228,8 +239,8 @@ impl<C: Catalog> Writer<'_, C> {
             let mode = if row.content.kind == (ContentKind::File { exec: true }) { 0o777 } else { 0o666 };
             let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let handle = rustix::fs::openat(into, entry.name.as_str(), flags, Mode::from_raw_mode(mode))?;
-            let mut file = File::from(handle);
-            let filled = self.fill(&mut file, entry, path, row.content.hash);
+            let file = File::from(handle);
+            let filled = self.fill(&file, entry, &row);
             if let Err(skip) = filled {
                 // Half a file is no file.
                 rustix::fs::unlinkat(into, entry.name.as_str(), AtFlags::empty())?;
@@ -239,6 +250,9 @@ impl<C: Catalog> Writer<'_, C> {
             let time =
                 Timespec { tv_sec: time.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: time.subsec_nanos().into() };
             rustix::fs::futimens(&file, &Timestamps { last_access: time, last_modification: time })?;
+            if self.here.is_some() && self.written.len() < MAX_REMEMBERED {
+                self.written.entry(row.content.hash).or_insert_with(|| path.to_owned());
+            }
         } else if row.content.size > 0 {
             // What is not here at all would be left out.
             self.view.read(entry.node.id, 0, 1)?;
@@ -248,50 +262,57 @@ impl<C: Catalog> Writer<'_, C> {
         Ok(())
     }
 
-    fn fill(&mut self, file: &mut File, entry: &Entry, path: &str, content: ContentHash) -> Result<(), Skip> {
+    fn fill(&mut self, file: &File, entry: &Entry, row: &FileRow) -> Result<(), Skip> {
         let size = entry.node.attr.size;
-        if size > 0 && self.clone_into(file, path, content, size) {
+        if size > 0 && self.clone_into(file, row) {
             self.done.cloned += 1;
             return Ok(());
         }
         let mut offset = 0;
         while offset < size {
             let piece = self.view.read(entry.node.id, offset, PIECE_BYTES)?;
-            file.write_all(&piece)?;
+            // Not where the handle stands: a clone that was no good was read to its end.
+            file.write_all_at(&piece, offset)?;
             offset += piece.len() as u64;
         }
         Ok(())
     }
 
-    /// True if the file holds the bytes now, shared with one of the project's own that was proven to hold them.
-    fn clone_into(&mut self, file: &mut File, path: &str, content: ContentHash, size: u64) -> bool {
-        if !self.can_clone || size == 0 {
-            return false;
-        }
-        let known = self.clones.get(&content).cloned();
-        let from = known.as_deref().unwrap_or(path);
-        let Some(source) = self.project.as_ref().and_then(|root| open_below(root, from)) else { return false };
-        if source.metadata().map_or(true, |facts| facts.len() != size) {
-            return false;
-        }
-        match rustix::fs::ioctl_ficlone(&*file, &source) {
-            Ok(()) => {}
-            Err(Errno::INVAL) => return false,
-            Err(_) => {
-                self.can_clone = false;
-                return false;
-            }
-        }
-        // What was cloned is what is proven: somebody may be writing to the other one.
-        if hash_of(file).is_ok_and(|hash| hash == content) {
-            if self.clones.len() < MAX_REMEMBERED {
-                self.clones.insert(content, from.to_owned());
-            }
+    /// True if the file holds the bytes now, shared with a file that was written before or with one of the project's own.
+    fn clone_into(&mut self, file: &File, row: &FileRow) -> bool {
+        if let Some(path) = self.written.get(&row.content.hash)
+            && share(file, &mut self.here, path, &row.content)
+        {
             return true;
         }
-        let _ = file.set_len(0);
-        false
+        if self.project.is_none() {
+            return false;
+        }
+        let recorded = self.view.catalog().path_of(row.id).ok().flatten();
+        recorded.is_some_and(|path| share(file, &mut self.project, path.as_str(), &row.content))
     }
+}
+
+/// True if the file shares its bytes with the one at `path` now, and they are the content's. A folder of which none can is given up.
+fn share(file: &File, from: &mut Option<OwnedFd>, path: &str, content: &Content) -> bool {
+    let Some(source) = from.as_ref().and_then(|root| open_below(root, path)) else { return false };
+    if source.metadata().map_or(true, |facts| facts.len() != content.size) {
+        return false;
+    }
+    match rustix::fs::ioctl_ficlone(file, &source) {
+        Ok(()) => {}
+        Err(Errno::INVAL) => return false,
+        Err(_) => {
+            *from = None;
+            return false;
+        }
+    }
+    // What was cloned is what is proven: somebody may be writing to the other one.
+    if hash_of(file).is_ok_and(|hash| hash == content.hash) {
+        return true;
+    }
+    let _ = file.set_len(0);
+    false
 }
 
 /// Recreated by name only if it is not there: the tree is new.
@@ -371,6 +392,36 @@ mod tests {
         assert_eq!((metadata.mtime(), metadata.mtime_nsec()), (1_784_034_732, 45_000_000));
         assert_eq!(metadata.permissions().mode() & 0o111, 0);
         assert_ne!(std::fs::metadata(dir.join("run.sh")).expect("metadata").permissions().mode() & 0o100, 0);
+    }
+
+    #[test]
+    fn a_copy_of_the_whole_view_has_every_tree_but_those_that_move() {
+        let view = view(&[
+            put("a.md", b"old", ContentKind::File { exec: false }),
+            put("gone.md", b"gone", ContentKind::File { exec: false }),
+        ]);
+        view.catalog().put(&MemoryPut::file("desk-xyz234", "a.md", b"new", WALL_MS + 1));
+        view.catalog().put(&MemoryPut::tombstone("desk-xyz234", "gone.md", crate::model::Reason::User, WALL_MS + 2));
+        view.catalog().star("a.md", true);
+        let temp = tempfile::tempdir().expect("a folder");
+        let top = view.top(&Top::All).expect("a folder");
+
+        let done = export_tree(&view, top.id, temp.path(), None, false).expect("written");
+
+        let read = |path: &str| String::from_utf8(std::fs::read(temp.path().join(path)).expect(path)).expect("text");
+        assert_eq!(
+            (read("merged/a.md"), read("starred/a.md"), read("trash/gone.md")),
+            ("new".into(), "new".into(), "gone".into())
+        );
+        assert_eq!(read("origins/laptop-abc234/a.md"), "old");
+        assert_eq!(read("history/a.md/2026-07-14T13-12-12.045Z-laptop-abc234"), "old");
+        let mut names: Vec<_> = std::fs::read_dir(temp.path())
+            .expect("a folder")
+            .map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"))
+            .collect();
+        names.sort();
+        assert_eq!(names, ["conflicts", "history", "merged", "origins", "starred", "trash"]);
+        assert_eq!((done.files, done.left_out_count), (9, 0));
     }
 
     #[test]

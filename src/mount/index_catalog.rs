@@ -59,9 +59,11 @@ pub struct IndexCatalog {
     /// With what stood for the state of all that was let go when it was found out.
     horizon: Mutex<Option<(u64, Option<Hlc>)>>,
     finds: Mutex<Finds<Found>>,
+    /// What has a star, with the index's last row when it was so: a star that came or went counts as a change.
+    starred: Mutex<Option<(i64, Arc<Found>)>>,
 }
 
-/// What holds some words: slots, and the directories above them.
+/// What holds some words, or has a star: slots, and the directories above them.
 struct Found {
     slots: BTreeSet<i64>,
     dirs: BTreeSet<i64>,
@@ -147,6 +149,7 @@ impl IndexCatalog {
             lived: Mutex::default(),
             horizon: Mutex::default(),
             finds: Mutex::default(),
+            starred: Mutex::default(),
         }
     }
 
@@ -231,7 +234,7 @@ impl IndexCatalog {
         Ok(Some(match tree {
             // What stood at a moment is asked of all that ever was.
             Tree::At(_) => IndexTree::History,
-            Tree::Merged | Tree::Found(_) => IndexTree::Merged,
+            Tree::Merged | Tree::Found(_) | Tree::Starred => IndexTree::Merged,
             Tree::History => IndexTree::History,
             Tree::Conflicts => IndexTree::Conflicts,
             Tree::Trash => IndexTree::Trash,
@@ -257,6 +260,7 @@ impl IndexCatalog {
                 Some(found) => Some(found),
                 None => return Ok(Vec::new()),
             },
+            Tree::Starred => Some(self.starred(reader)?),
             _ => None,
         };
         let mut children = Vec::with_capacity(names.len());
@@ -267,6 +271,19 @@ impl IndexCatalog {
         }
         children.sort_by_key(|child| child.cursor);
         Ok(children)
+    }
+
+    fn starred(&self, reader: &Reader) -> Answer<Arc<Found>> {
+        let row = reader.max_row()?;
+        let mut known = lock(&self.starred);
+        if let Some((at, found)) = &*known
+            && *at == row
+        {
+            return Ok(Arc::clone(found));
+        }
+        let found = Arc::new(Found::of(reader, reader.starred_slots()?)?);
+        *known = Some((row, Arc::clone(&found)));
+        Ok(found)
     }
 
     /// The moment of a tree that has one.
@@ -327,7 +344,7 @@ impl IndexCatalog {
         for slot in slots {
             match tree {
                 Tree::Merged | Tree::At(_) => files.extend(self.current(reader, slot, self.moment_of(tree)?)?),
-                Tree::Found(_) => {
+                Tree::Found(_) | Tree::Starred => {
                     let file = self.current(reader, slot, None)?;
                     let is_found = found.is_some_and(|found| found.slots.contains(&slot.number));
                     hidden.extend(file.as_ref().filter(|_| !is_found).map(|file| file.id));
@@ -547,6 +564,10 @@ impl Catalog for IndexCatalog {
 
     fn finds(&self) -> Vec<FindId> {
         lock(&self.finds).all()
+    }
+
+    fn has_stars(&self) -> Answer<bool> {
+        self.ask(|reader| Ok(reader.has_stars()?))
     }
 
     fn dir(&self, dir: DirId) -> Answer<Option<DirFacts>> {

@@ -9,8 +9,8 @@ use crate::env::Env;
 use crate::index::{ContentReader, Index, Slot, replay};
 use crate::ledger::{Batch, Identity, Ledger, Tip, Writer};
 use crate::model::{
-    Channel, Content, ContentHash, ContentKind, Dot, Hlc, Lane, Reason, RelPath, SegmentHash, Space, State, Vector,
-    Version, VersionId,
+    Channel, Content, ContentHash, ContentKind, Dot, Hlc, Lane, MetaEvent, Reason, RecordLine, RelPath, SegmentHash,
+    Space, StarWord, State, Vector, Version, VersionId,
 };
 
 const WALL_MS: u64 = 1_784_034_732_045;
@@ -110,6 +110,24 @@ impl World {
         self.writers[writer].1 = Some(published.tip);
         let replayed = replay(&mut self.index, &self.ledger).expect("replayed");
         assert!(replayed.problems.is_empty() && replayed.rejected.is_empty(), "{replayed:?}");
+    }
+
+    /// Says something about a star.
+    fn star(&mut self, writer: usize, path: &str, origin: Option<&str>, is_on: bool) {
+        let (identity, tip) = &self.writers[writer];
+        let place = Writer { app: "app", identity, space: &Space::shared() };
+        let mut batch = Batch::new(&self.ledger, place, *tip).expect("a batch");
+        self.ticks += 1;
+        let hlc = Hlc::new(WALL_MS + self.ticks, 0);
+        let path = RelPath::parse(path).expect("a path");
+        let origin = origin.map(|origin| origin.parse().expect("an origin"));
+        let known = self.index.stars_of(&path).expect("stars").into_iter().find(|star| star.origin == origin);
+        let prev = known.map(|star| star.heads).unwrap_or_default();
+        let event = MetaEvent::star(&StarWord { path, origin, is_on }, hlc, prev);
+        batch.record(RecordLine::Meta(event)).expect("a record");
+        let published = batch.finish(hlc, BTreeMap::new()).expect("published").expect("something");
+        self.writers[writer].1 = Some(published.tip);
+        replay(&mut self.index, &self.ledger).expect("replayed");
     }
 
     fn share(&mut self, writer: usize, path: &str, text: &str) {
@@ -310,6 +328,73 @@ fn words_show_what_holds_them_under_the_names_of_merged() {
     for name in [".git", "---", "apple since:1h"] {
         assert!(matches!(view.lookup(searches, OsStr::new(name)), Err(ViewError::NotFound { .. })), "{name}");
     }
+}
+
+#[test]
+fn starred_shows_what_has_a_star_under_the_names_of_merged() {
+    let mut world = World::new();
+    let (desk, laptop) = (world.origin(0), world.origin(1));
+    world.share(0, "docs/a.md", "a");
+    world.share(0, "docs/b.md", "b");
+    world.put(0, "runs/log.txt", Some("x"), Channel::Archive, false);
+    world.put(1, "runs/log.txt", Some("y"), Channel::Archive, false);
+    let view = world.view();
+    let shown = |world: &World| tree_below(&world.view(), &["starred"]).into_keys().collect::<Vec<_>>();
+    assert!(shown(&world).is_empty());
+    assert!(tree_below(&view, &["starred"]).is_empty());
+    let row = view.catalog().last_row().expect("a row");
+
+    world.star(1, "docs/a.md", None, true);
+    world.star(0, "runs/log.txt", Some(&laptop), true);
+    world.star(0, "nowhere.md", None, true);
+
+    assert_eq!(shown(&world), ["docs/a.md".to_owned(), format!("runs/log.{laptop}.txt")]);
+    let (changes, _) = view.catalog().changes_since(row).expect("changes");
+    let stale = view.refresh(&changes).expect("known paths");
+    let starred = view.lookup(NodeId::ROOT, OsStr::new("starred")).expect("a folder").id;
+    for name in ["docs", "runs"] {
+        assert!(stale.contains(&Invalidation { parent: starred, name: Some(name.to_owned()) }), "{name}: {stale:?}");
+    }
+    assert!(view.events(&changes).expect("events").iter().all(|event| event.happened != Happened::Created));
+    world.star(0, "runs/log.txt", None, true);
+    world.star(0, "docs/a.md", None, false);
+    world.share(1, "nowhere.md", "somewhere now");
+    let both = [format!("runs/log.{desk}.txt"), format!("runs/log.{laptop}.txt")];
+    assert_eq!(shown(&world), ["nowhere.md".to_owned(), both[0].clone(), both[1].clone()]);
+}
+
+#[test]
+fn a_starred_file_is_shown_also_where_another_machines_stands_for_it() {
+    let mut world = World::new();
+    let laptop = world.origin(1);
+    for (path, longer) in [("runs/equal.txt", "same"), ("runs/prefix.txt", "same and more")] {
+        world.put(0, path, Some(longer), Channel::Archive, false);
+        world.put(1, path, Some("same"), Channel::Archive, false);
+        world.star(0, path, Some(&laptop), true);
+    }
+
+    let shown = tree_below(&world.view(), &["starred"]);
+
+    assert_eq!(shown, tree_below(&world.view(), &["merged"]));
+    assert_eq!(shown.len(), 2);
+}
+
+#[test]
+fn a_deleted_file_leaves_starred_and_is_back_with_its_star() {
+    let mut world = World::new();
+    world.share(0, "docs/a.md", "a");
+    world.share(0, "docs/b.md", "b");
+    world.star(0, "docs/a.md", None, true);
+    let shown = |world: &World| tree_below(&world.view(), &["starred"]).into_keys().collect::<Vec<_>>();
+
+    world.put(1, "docs/a.md", None, Channel::Shared, false);
+    let gone = shown(&world);
+    let starred = world.view().lookup(NodeId::ROOT, OsStr::new("starred")).expect("a folder").id;
+    let folders = world.view().read_dir(starred, 2, 10).expect("a folder").len();
+    world.share(1, "docs/a.md", "again");
+
+    assert_eq!((gone, folders), (Vec::<String>::new(), 0), "no empty folder stays");
+    assert_eq!(shown(&world), ["docs/a.md"]);
 }
 
 #[test]

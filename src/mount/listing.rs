@@ -150,10 +150,12 @@ impl<C: Catalog> View<C> {
     }
 
     /// False for a name beside its child that another child has as its own.
-    fn is_its_own(&self, tree: Tree, dir: DirId, child: &Child, name: &str) -> Result<bool, ViewError> {
+    pub(super) fn is_its_own(&self, tree: Tree, dir: DirId, child: &Child, name: &str) -> Result<bool, ViewError> {
         if name == child.name {
             return Ok(true);
         }
+        // A part of `merged/` has its names, also those of files that it does not show.
+        let tree = if matches!(tree, Tree::Found(_) | Tree::Starred) { Tree::Merged } else { tree };
         let Some(other) = self.catalog.child(tree, dir, name)? else { return Ok(true) };
         Ok(self.name_child(tree, &other)?.iter().all(|(taken, _)| taken != name))
     }

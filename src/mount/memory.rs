@@ -60,6 +60,7 @@ struct State {
     moments: Moments,
     horizon: Hlc,
     finds: Finds<BTreeSet<PathId>>,
+    starred: BTreeSet<PathId>,
 }
 
 #[derive(Clone)]
@@ -97,6 +98,19 @@ impl MemoryCatalog {
         }
         state.versions.push(new);
         change
+    }
+
+    /// Gives the star to a path, or takes it away. A path that never had a version changes nothing.
+    pub fn star(&self, path: &str, is_on: bool) -> Vec<Change> {
+        let mut state = self.write();
+        let Some(id) = state.path_id(path) else { return Vec::new() };
+        if is_on {
+            state.starred.insert(id)
+        } else {
+            state.starred.remove(&id)
+        };
+        let origins = (0..).zip(&state.origins);
+        origins.map(|(origin, _)| Change { path: id, origin: OriginId(origin), hlc: Hlc::from_u64(0) }).collect()
     }
 
     /// Drops the bytes of a content, as if they had not arrived yet.
@@ -194,6 +208,8 @@ impl State {
                 let is_found = self.finds.get(find).is_some_and(|found| found.contains(&path));
                 return if is_found { self.shown(Tree::Merged, path) } else { (false, Vec::new()) };
             }
+            Tree::Starred if !self.starred.contains(&path) => return (false, Vec::new()),
+            Tree::Starred => return self.shown(Tree::Merged, path),
             Tree::Trash => {
                 let gone = self
                     .winners(path, None)
@@ -250,6 +266,33 @@ impl State {
     }
 
     fn list(&self, tree: Tree, dir: DirId) -> Vec<Child> {
+        match tree {
+            Tree::Found(_) | Tree::Starred => self.part(tree, self.list_whole(Tree::Merged, dir)),
+            _ => self.list_whole(tree, dir),
+        }
+    }
+
+    /// Of the children of `merged/` those that a tree shows, under their names there.
+    fn part(&self, tree: Tree, merged: Vec<Child>) -> Vec<Child> {
+        let is_below = |path: &str, dir: DirId| {
+            self.dir_text(dir).is_some_and(|dir| path.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/')))
+        };
+        let has_below = |dir: DirId| {
+            let below = (1..).map(PathId).zip(&self.paths).filter(|(_, path)| is_below(path, dir));
+            below.into_iter().any(|(id, _)| self.shown(tree, id).0)
+        };
+        let hide = |mut child: Child| {
+            child.is_dir_hidden = child.dir.is_some_and(|dir| !has_below(dir));
+            if child.path.is_some_and(|path| !self.shown(tree, path).0) {
+                child.hidden = child.files.iter().map(|file| file.id).collect();
+            }
+            let shows = (child.dir.is_some() && !child.is_dir_hidden) || child.hidden.len() < child.files.len();
+            shows.then_some(child)
+        };
+        merged.into_iter().filter_map(hide).collect()
+    }
+
+    fn list_whole(&self, tree: Tree, dir: DirId) -> Vec<Child> {
         let Some(text) = self.dir_text(dir) else { return Vec::new() };
         let mut names: BTreeMap<String, Child> = BTreeMap::new();
         for (at, path) in self.paths.iter().enumerate() {
@@ -343,6 +386,11 @@ impl Catalog for MemoryCatalog {
 
     fn finds(&self) -> Vec<FindId> {
         self.read_state().finds.all()
+    }
+
+    fn has_stars(&self) -> Result<bool, CatalogError> {
+        // That somebody gave one and it was taken away again is not remembered here.
+        Ok(true)
     }
 
     fn dir(&self, dir: DirId) -> Result<Option<DirFacts>, CatalogError> {

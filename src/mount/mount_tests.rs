@@ -199,7 +199,8 @@ fn the_mount_shows_names_metadata_and_bytes_as_recorded() {
     ]);
     let merged = |name: &str| fixture.path("merged").join(name);
 
-    assert_eq!(fixture.names(""), ["README.txt", "at", "conflicts", "history", "merged", "origins", "search", "trash"]);
+    let trees = ["README.txt", "at", "conflicts", "history", "merged", "origins", "search", "starred", "trash"];
+    assert_eq!(fixture.names(""), trees);
     assert_eq!(fs::read(merged("docs/two\nlines.md")).expect("bytes"), b"text");
     assert_eq!(fs::read(merged(&long)).expect("bytes"), b"long");
     assert_eq!(fs::read(merged("gr\u{fc}n \u{1b}[31m.md")).expect("bytes"), b"green");

@@ -50,6 +50,8 @@ const ORIGIN_SHIFT: u32 = 40;
 const HEADS_BIT: u64 = 1 << 59;
 /// Among the numbers of kind 1.
 const PROVENANCE_BIT: u64 = 1 << 50;
+/// Among the numbers of kind 5.
+const STARRED_BIT: u64 = 1 << 50;
 /// Among the numbers of kind 0.
 const TIME_BIT: u64 = 1 << 59;
 const TIME_SHIFT: u32 = 40;
@@ -79,6 +81,7 @@ impl Place {
             Place::Dir(Tree::History, dir) => (3, dir.0),
             Place::Dir(Tree::Conflicts, dir) => (4, dir.0),
             Place::Dir(Tree::Trash, dir) => (5, dir.0),
+            Place::Dir(Tree::Starred, dir) => (5, STARRED_BIT | dir.0),
             Place::Versions(path) => (6, path.0),
             Place::Heads(path) => (6, path.0 | HEADS_BIT),
             Place::File(file) => (7, file.0),
@@ -119,6 +122,9 @@ impl Place {
             (3, ..=MAX_DIR_ID) => Place::Dir(Tree::History, dir),
             (4, ..=MAX_DIR_ID) => Place::Dir(Tree::Conflicts, dir),
             (5, ..=MAX_DIR_ID) => Place::Dir(Tree::Trash, dir),
+            (5, _) if payload & STARRED_BIT != 0 && payload & !STARRED_BIT <= MAX_DIR_ID => {
+                Place::Dir(Tree::Starred, DirId(payload & !STARRED_BIT))
+            }
             (6, ..=MAX_PATH_ID) => Place::Versions(PathId(payload)),
             (6, _) if payload & HEADS_BIT != 0 && payload & !HEADS_BIT <= MAX_PATH_ID => {
                 Place::Heads(PathId(payload & !HEADS_BIT))
@@ -143,6 +149,7 @@ mod tests {
             Just(Tree::History),
             (0..=MAX_TIME_ID).prop_map(|id| Tree::At(TimeId(id))),
             (0..=MAX_FIND_ID).prop_map(|id| Tree::Found(FindId(id))),
+            Just(Tree::Starred),
             Just(Tree::Conflicts),
             Just(Tree::Trash),
         ];

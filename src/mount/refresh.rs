@@ -50,7 +50,8 @@ impl<C: Catalog> View<C> {
         }
         let origins = self.catalog.origins()?;
         let mut sweep = Sweep { view: self, origins: &origins, depths: BTreeMap::new(), stale: BTreeSet::new() };
-        for tree in [Tree::Merged, Tree::Trash, Tree::Conflicts] {
+        let starred = self.catalog.has_stars()?.then_some(Tree::Starred);
+        for tree in [Tree::Merged, Tree::Trash, Tree::Conflicts].into_iter().chain(starred) {
             sweep.run(tree, paths.values().map(|touched| &touched.facts))?;
         }
         for origin in &origins {
@@ -98,7 +99,8 @@ impl<C: Catalog> View<C> {
         }
         let mut counts: BTreeMap<PathId, usize> = BTreeMap::new();
         for change in changes {
-            *counts.entry(change.path).or_default() += 1;
+            // What changed without a version of its own was there before.
+            *counts.entry(change.path).or_default() += usize::from(change.hlc != Hlc::from_u64(0));
         }
         let mut new = BTreeSet::new();
         for (path, count) in &counts {

@@ -25,12 +25,13 @@ const MAX_PREFIXES: usize = 4096;
 const README: &str = include_str!("README.txt");
 
 /// The top-level folders, in the order of the listing.
-pub(super) const TREES: [(&str, Place); 7] = [
+pub(super) const TREES: [(&str, Place); 8] = [
     ("merged", Place::Dir(Tree::Merged, DirId::ROOT)),
     ("origins", Place::Origins),
     ("history", Place::Dir(Tree::History, DirId::ROOT)),
     ("at", Place::Times),
     ("conflicts", Place::Dir(Tree::Conflicts, DirId::ROOT)),
+    ("starred", Place::Dir(Tree::Starred, DirId::ROOT)),
     ("trash", Place::Dir(Tree::Trash, DirId::ROOT)),
     ("search", Place::Searches),
 ];
@@ -330,7 +331,9 @@ impl<C: Catalog> View<C> {
         for own in std::iter::once(name).chain(bases.iter().map(String::as_str)) {
             let Some(child) = self.catalog.child(tree, dir, own)? else { continue };
             let names = self.name_child(tree, &child)?;
-            if let Some((_, node)) = names.into_iter().find(|(found, _)| found == name) {
+            if let Some((_, node)) = names.into_iter().find(|(found, _)| found == name)
+                && self.is_its_own(tree, dir, &child, name)?
+            {
                 return Ok(Some(node));
             }
         }
@@ -373,10 +376,28 @@ impl<C: Catalog> View<C> {
         }
         if path_folder.is_none() {
             let files = name_files(child, |shorter, longer| self.is_prefix(shorter, longer));
-            let shown = files.into_iter().filter(|named| !child.hidden.contains(&named.file.id));
-            names.extend(shown.map(|named| (named.name, row_node(&named.file))));
+            let united = self.united(child, &files);
+            let is_shown = |named: &Named| {
+                !child.hidden.contains(&named.file.id) || united.iter().any(|file| self.holds(&named.file, file))
+            };
+            names.extend(
+                files.iter().filter(|named| is_shown(named)).map(|named| (named.name.clone(), row_node(&named.file))),
+            );
         }
         Ok(names)
+    }
+
+    /// The files that are to be shown and have no name, because another one of the same bytes or more stands for them.
+    fn united<'c>(&self, child: &'c Child, named: &[Named]) -> Vec<&'c FileRow> {
+        if child.hidden.is_empty() {
+            return Vec::new();
+        }
+        let is_named = |file: &FileRow| named.iter().any(|named| named.file.id == file.id);
+        child.files.iter().filter(|file| !child.hidden.contains(&file.id) && !is_named(file)).collect()
+    }
+
+    fn holds(&self, longer: &FileRow, file: &FileRow) -> bool {
+        longer.content == file.content || (file.content.size < longer.content.size && self.is_prefix(file, longer))
     }
 
     /// Bytes that cannot be read make no listing fail: such a file is no prefix, and its own read will say what is wrong with it.

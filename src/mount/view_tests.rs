@@ -443,6 +443,46 @@ proptest! {
     }
 
     #[test]
+    fn starred_is_what_merged_shows_of_the_paths_with_a_star(steps in steps(40), marked in proptest::collection::btree_set(0..PATHS.len(), 0..5)) {
+        let view = view_of(&steps);
+        let view = &view;
+        marked.iter().for_each(|path| drop(view.catalog().star(PATHS[*path], true)));
+
+        let (merged, starred) = (files_below(view, "merged"), files_below(view, "starred"));
+        let bases = |name: &str| std::iter::once(name.to_owned()).chain(naming::before_beside(name)).collect::<Vec<_>>();
+        let is_marked = |path: &String| {
+            let (folder, name) = path.rsplit_once('/').map_or((String::new(), path.as_str()), |(folder, name)| (format!("{folder}/"), name));
+            marked.iter().any(|at| bases(name).iter().any(|base| *PATHS[*at] == format!("{folder}{base}")))
+        };
+
+        prop_assert!(starred.iter().all(|(path, bytes)| merged.get(path) == Some(bytes) && is_marked(path)), "{:?}", starred);
+        // Of names that might be beside a marked one, only those without another reading are sure to be shown.
+        let is_sure = |path: &&String| naming::before_beside(path).is_empty() && marked.iter().any(|at| PATHS[*at] == path.as_str());
+        prop_assert!(merged.keys().filter(is_sure).all(|path| starred.contains_key(path)));
+    }
+
+    #[test]
+    fn refresh_names_what_a_star_changed(steps in steps(25), marked in proptest::collection::vec((0..PATHS.len(), any::<bool>()), 0..4), then in (0..PATHS.len(), any::<bool>())) {
+        let views = [view_of(&steps), view_of(&steps)];
+        for view in &views {
+            marked.iter().for_each(|(path, on)| drop(view.catalog().star(PATHS[*path], *on)));
+        }
+        let [earlier, view] = views;
+        let before = walk(&earlier);
+
+        let changes = view.catalog().star(PATHS[then.0], then.1);
+        let stale: BTreeSet<Invalidation> = view.refresh(&changes).expect("known paths").into_iter().collect();
+
+        let after = walk(&view);
+        for (parent, name) in before.keys().chain(after.keys()) {
+            let meaning = |view: &View<MemoryCatalog>| view.lookup(*parent, OsStr::new(name)).ok().map(|node| node.id);
+            let (old, new) = (meaning(&earlier), meaning(&view));
+            let named = Invalidation { parent: *parent, name: Some(name.clone()) };
+            prop_assert!(old == new || stale.contains(&named), "{name:?}: {old:?} {new:?}");
+        }
+    }
+
+    #[test]
     fn refresh_leaves_alone_what_did_not_change(steps in steps(40)) {
         let view = view_of(&steps);
         view.catalog().put(&MemoryPut::file(ORIGINS[0], "logs/old/x", b"x", 90));

@@ -22,6 +22,10 @@ pub enum Top {
     At(Hlc),
     /// One origin as it published.
     Origin(String),
+    /// A folder of the view by its name there, such as `starred`.
+    Folder(&'static str),
+    /// The whole view.
+    All,
 }
 
 impl<C: Catalog> View<C> {
@@ -29,6 +33,8 @@ impl<C: Catalog> View<C> {
     pub fn top(&self, top: &Top) -> Result<Node, ViewError> {
         match top {
             Top::Merged => self.find(NodeId::ROOT, "merged"),
+            Top::Folder(name) => self.find(NodeId::ROOT, name),
+            Top::All => self.find(NodeId::ROOT, ""),
             Top::Origin(origin) => self.lookup(self.find(NodeId::ROOT, "origins")?.id, OsStr::new(origin)),
             Top::At(at) => {
                 let tree = Tree::At(self.catalog.time_id(*at)?);

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::peers::named_peer;
 use super::{ExportRequest, ImportRequest, Node, NodeError, Places, RunOptions, Verdict, Way};
-use crate::model::{RelPath, VersionId};
+use crate::model::{OriginName, RelPath, VersionId};
 use crate::sync::Report;
 
 /// What can be asked of an open project, by a command or, over the socket, by a command beside the daemon.
@@ -68,6 +68,17 @@ pub enum ChangeRequest {
         /// Only list it.
         dry_run: bool,
     },
+    /// A path gets a star, or loses it.
+    Star {
+        /// Which path.
+        path: RelPath,
+        /// Whose archive file alone; all that stands there if there is none.
+        origin: Option<OriginName>,
+        /// True to give it.
+        on: bool,
+        /// Only say what would change.
+        dry_run: bool,
+    },
     /// Held deletions happen.
     ApproveDeletions,
     /// Held deletions are taken back.
@@ -92,6 +103,7 @@ impl ChangeRequest {
             | ChangeRequest::ResolveConflict { dry_run, .. }
             | ChangeRequest::JudgeOwner { dry_run, .. }
             | ChangeRequest::Purge { dry_run, .. }
+            | ChangeRequest::Star { dry_run, .. }
             | ChangeRequest::Export(ExportRequest { dry_run, .. })
             | ChangeRequest::Import(ImportRequest { dry_run, .. }) => *dry_run,
             ChangeRequest::ApproveDeletions | ChangeRequest::RestoreDeletions => false,
@@ -124,6 +136,7 @@ impl Node {
             ChangeRequest::Import(request) => self.import(request),
             ChangeRequest::JudgeOwner { verdict, who, dry_run } => self.judge_owner(*verdict, who, *dry_run),
             ChangeRequest::Purge { path, version, dry_run } => self.purge(path, version.as_ref(), *dry_run),
+            ChangeRequest::Star { path, origin, on, dry_run } => self.star(path, origin.as_ref(), *on, *dry_run),
             ChangeRequest::ApproveDeletions => Ok(self.approve_deletions()?.1),
             ChangeRequest::RestoreDeletions => self.restore_deletions(),
         }

@@ -20,6 +20,7 @@ mod prove;
 mod purge;
 mod repair;
 mod run;
+mod star;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -38,6 +39,7 @@ pub use origins::{Adopted, Adoption, OriginLine, adopt_origin, new_origin};
 pub use peers::{Probe, add_peer, is_address, join_peer, name_for, pair_peer, probe_peer, remove_peer};
 pub use repair::{Missing, Repaired, repair};
 pub use run::{Places, RunOptions, Way};
+pub use star::Behind;
 pub use status::{
     BackendStatus, ContactStatus, CountStatus, OpenConflict, OriginStatus, OutboxStatus, PeerStatus, PendingStatus,
     ProblemStatus, RevivedStatus, Status, StopStatus, VerifiedFrom,

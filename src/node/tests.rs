@@ -23,6 +23,7 @@ mod peers;
 mod purge;
 mod search;
 mod skew;
+mod star;
 mod weather;
 
 const CONFIG: &str = r#"{ "appId": "demo", "syncFilePatterns": ["**/*.md", "**/*.json", "**/*.jsonl", "**/*.txt"], "archiveFilePatterns": ["runs/**"] }"#;

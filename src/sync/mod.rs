@@ -35,6 +35,7 @@ pub(crate) mod record;
 pub mod resolve;
 mod seen;
 mod settle;
+mod star;
 mod stores;
 
 use std::collections::BTreeMap;
@@ -63,6 +64,7 @@ pub use observe::{Observation, Scope};
 pub use own::{Stop, stops};
 pub use peers::{Asked, PEER_LINE, Peer, claimed, held_there, open_peer, projects};
 pub use purge::{KeptVersion, PurgeReport, PurgedVersion};
+pub use star::StarChange;
 pub use stores::DAMAGE_THERE;
 
 /// Quiet time after which a file that did not change is taken as stable, in milliseconds.
@@ -225,6 +227,8 @@ pub struct Report {
     pub bundle: Option<BundleReport>,
     /// What was purged, by this command or because this machine heard of it.
     pub purge: Option<PurgeReport>,
+    /// Stars that a person gave or took away by this command.
+    pub stars: Vec<StarChange>,
 }
 
 impl Report {

@@ -169,7 +169,7 @@ impl Engine {
         Ok(())
     }
 
-    fn slots_at(&self, path: &RelPath) -> Result<Vec<Slot>> {
+    pub(super) fn slots_at(&self, path: &RelPath) -> Result<Vec<Slot>> {
         let found = self.index.lookup(&Tree::History, path.parent().unwrap_or_default(), path.file_name())?;
         let slots = found.into_iter().flat_map(|entry| match entry.kind {
             crate::index::EntryKind::Slots(entries) => entries.into_iter().map(|entry| entry.slot).collect(),

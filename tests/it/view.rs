@@ -97,6 +97,48 @@ fn the_tree_is_written_as_plain_files_and_never_over_anything() {
 }
 
 #[test]
+fn stars_are_given_beside_a_daemon_and_shown_on_the_other_machine() {
+    let lab = Lab::new();
+    let (a, b) = lab.pair();
+    a.write("shared/docs/a.md", "a\n");
+    a.write("shared/docs/b.md", "b\n");
+    a.write("logs/run.txt", "of a\n");
+    b.write("logs/run.txt", "of b\n");
+    for project in [&a, &b, &a] {
+        project.sync();
+    }
+    let of_b = b.run(["origin", "--json"]).expect(0).json()["origin"].as_str().expect("a name").to_owned();
+    a.run(["star"]).expect(0).says("nothing has a star");
+    a.run(["star", "nowhere.md"]).expect(1).says("has no versions");
+    a.run(["star", "shared/docs"]).expect(1).says("has no versions");
+    a.run(["star", "--remove"]).expect(1);
+
+    a.run(["star", "shared/docs/a.md", "--dry-run"]).expect(0).says("would star shared/docs/a.md");
+    let daemon = a.up();
+    a.run(["star", "shared/docs/a.md"]).expect(0).says("starred shared/docs/a.md");
+    let given = a.run(["star", "logs/run.txt", "--origin", &of_b, "--json"]).expect(0).json();
+    assert_eq!((&given["by"], &given["stars"][0]["changed"]), (&"daemon".into(), &true.into()));
+    a.run(["star", "shared/docs/a.md"]).expect(0).says("has a star already");
+    daemon.stop();
+    b.sync();
+
+    let listed = b.run(["star", "--json"]).expect(0).json();
+    let paths: Vec<&str> =
+        listed["stars"].as_array().expect("a list").iter().filter_map(|star| star["path"].as_str()).collect();
+    assert_eq!(paths, ["logs/run.txt", "shared/docs/a.md"]);
+    let starred = b.run(["ls", "-R", "--what", "starred"]).expect(0).out;
+    assert_eq!(starred, format!("logs/run.{of_b}.txt\nshared/docs/a.md\n"));
+    assert_eq!(b.run(["cat", "--what", "starred", "shared/docs/a.md"]).expect(0).out, "a\n");
+    b.run(["cat", "--what", "starred", "shared/docs/b.md"]).expect(1).says("is not in what `--what starred` shows");
+    let copy = lab.path("copy");
+    b.run(["export", "--tree", copy.to_str().expect("UTF-8"), "--what", "all"]).expect(0);
+    assert_eq!(fs::read(copy.join("starred/shared/docs/a.md")).expect("bytes"), b"a\n");
+    assert_eq!(fs::read(copy.join(format!("origins/{of_b}/logs/run.txt"))).expect("bytes"), b"of b\n");
+    b.run(["star", "shared/docs/a.md", "--remove"]).expect(0).says("took the star of shared/docs/a.md away");
+    b.run(["star"]).expect(0).says(&format!("logs/run.txt of {of_b}  (by "));
+}
+
+#[test]
 fn words_are_found_by_the_program_beside_a_daemon_and_after_damage() {
     let lab = Lab::new();
     let (a, b) = lab.pair();

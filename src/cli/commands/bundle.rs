@@ -56,8 +56,9 @@ pub fn export(context: &Context, args: &ExportArgs) -> Result<Answer, NodeError>
     if let Some(dir) = &args.tree {
         return export_files(context, args, dir);
     }
-    let (Some(file), None, None) = (&args.file, &args.which.at, &args.which.origin) else {
-        return Err(NodeError::user("a file holds the whole past", "`--at` and `--origin` go with `--tree DIR`"));
+    let (Some(file), WhichTree { at: None, origin: None, what: None }) = (&args.file, &args.which) else {
+        let hint = "`--at`, `--origin` and `--what` go with `--tree DIR`";
+        return Err(NodeError::user("a file holds the whole past", hint));
     };
     let (private, replace, dry_run) = (args.private, args.replace, args.dry.dry_run);
     let request = ExportRequest { file: context.outside_file(file)?, private, replace, dry_run };

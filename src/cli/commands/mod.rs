@@ -27,6 +27,7 @@ pub mod repair;
 pub mod restore;
 pub mod search;
 pub mod serve;
+pub mod star;
 pub mod status;
 pub mod sync;
 pub mod undo;
@@ -61,6 +62,7 @@ pub fn dispatch(context: &Context, command: &Command) -> Result<Option<Answer>, 
         Command::Rebuild(args) => rebuild::run(context, args).map(Some),
         Command::Gc(args) => gc::run(context, args).map(Some),
         Command::Purge(args) => purge::run(context, args).map(Some),
+        Command::Star(args) => star::run(context, args).map(Some),
         Command::Repair(args) => repair::run(context, args).map(Some),
         Command::Mount(args) => mount::run(context, args).map(|()| None),
         Command::Umount(args) => mount::take_down(context, args).map(Some),

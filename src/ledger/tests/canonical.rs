@@ -108,3 +108,32 @@ fn a_purge_reads_and_is_written_as_every_release_of_this_version_writes_it() {
     assert_eq!(event.purged_versions(), [one, two]);
     assert_eq!((event.approved_deletes(), event.retired_origin(), event.as_membership()), (Vec::new(), None, None));
 }
+
+#[test]
+fn a_star_reads_and_is_written_as_every_release_of_this_version_writes_it() {
+    const WHOLE: &str = r#"{"field":"star","hlc":"0000018bcfe56800","kind":"meta","prev":["0101010101010101010101010101010101010101010101010101010101010101"],"target":"docs/a.md","v":1,"value":{"on":true}}"#;
+    const OF_ONE: &str = r#"{"field":"star","hlc":"0000018bcfe56800","kind":"meta","prev":[],"target":"run.log","v":1,"value":{"on":false,"origin":"desk-abc234"}}"#;
+    let hlc = Hlc::from_u64(0x18b_cfe5_6800);
+    let word = |path: &str, origin: Option<&str>, is_on| StarWord {
+        path: RelPath::parse(path).expect("a path"),
+        origin: origin.map(|origin| origin.parse().expect("an origin")),
+        is_on,
+    };
+    let whole = (word("docs/a.md", None, true), vec![Hash::from_bytes([1; 32])]);
+    let of_one = (word("run.log", Some("desk-abc234"), false), Vec::new());
+
+    for (line, (word, prev)) in [(WHOLE, whole), (OF_ONE, of_one)] {
+        let event = MetaEvent::star(&word, hlc, prev);
+
+        assert_eq!(String::from_utf8(event.to_line()).expect("text"), line);
+        assert_eq!(Record::parse(line.as_bytes()).expect("parses"), Record::Meta(event.clone()));
+        assert_eq!(event.as_star(), Some(word));
+        assert_eq!((event.purged_versions(), event.retired_origin(), event.as_membership()), (Vec::new(), None, None));
+    }
+    for line in
+        [WHOLE.replace("docs/a.md", "../a.md"), OF_ONE.replace("desk-abc234", "no machine"), WHOLE.replace("true", "1")]
+    {
+        let Ok(Record::Meta(event)) = Record::parse(line.as_bytes()) else { panic!("kept: {line}") };
+        assert_eq!(event.as_star(), None, "{line}");
+    }
+}
