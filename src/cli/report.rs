@@ -33,7 +33,8 @@ pub fn lines(report: &Report, dry_run: bool) -> Vec<String> {
         let artifacts = count(bundle.artifacts, "artifact");
         lines.push(format!("bundle {}: {artifacts}, {} bytes", bundle.file, bundle.bytes));
     }
-    lines.push(summary(report, dry_run));
+    let is_said = !report.stars.is_empty() && report.is_empty();
+    lines.extend((!is_said).then(|| summary(report, dry_run)));
     lines
 }
 

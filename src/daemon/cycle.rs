@@ -53,7 +53,6 @@ pub(super) struct Cycle {
     last_error: Option<String>,
     /// Why the last run recorded and wrote nothing.
     stopped: Option<String>,
-    shown_row: i64,
     notes: Option<Sender<Note>>,
     served_at: Option<String>,
     /// Opened between runs, for the thread that keeps the words of `search` up to date.
@@ -66,7 +65,6 @@ pub(super) struct Cycle {
 impl Cycle {
     pub fn new(node: Node, watcher: Watcher, mounted: Option<MountedView>, progress: Arc<dyn Progress>) -> Cycle {
         let now = Instant::now();
-        let shown_row = mounted.as_ref().and_then(|mounted| mounted.view.catalog().last_row().ok()).unwrap_or(0);
         let gate = Arc::new(FillGate::default());
         // Without it, whoever searches takes in what is new.
         let filler = Filler::start(node.dirs.larder.clone(), Arc::clone(&gate)).ok();
@@ -92,7 +90,6 @@ impl Cycle {
             not_before: None,
             last_error: None,
             stopped: None,
-            shown_row,
             notes: None,
             served_at: None,
         }
@@ -382,23 +379,17 @@ impl Cycle {
         let Some(notes) = &self.notes else { return };
         let dir = old.mounted.dir().to_owned();
         // Whoever uses it keeps what is open; the name is free.
-        let renewed = old.mounted.unmount().map_err(|error| error.to_string());
-        match renewed.and_then(|()| mount_view(&self.node, &dir, notes).map_err(|error| error.to_string())) {
-            Ok(mounted) => {
-                self.shown_row = mounted.view.catalog().last_row().unwrap_or(0);
-                self.mounted = Some(mounted);
-            }
+        old.unmount();
+        match mount_view(&self.node, &dir, notes) {
+            Ok(mounted) => self.mounted = Some(mounted),
             Err(why) => say(&format!("the view is gone: {why}; `larder mount {}` shows it again", dir.display())),
         }
     }
 
-    /// Tells the kernel which names of the mounted view changed.
-    fn refresh_view(&mut self) {
-        let Some(mounted) = &self.mounted else { return };
-        // What could not be read now is told again after the next run.
-        let Ok((changes, row)) = mounted.view.catalog().changes_since(self.shown_row) else { return };
-        if mounted.mounted.changed(&mounted.view, &changes).is_ok() {
-            self.shown_row = row;
+    /// Waits until the kernel was told which names of the mounted view changed; most of it was told meanwhile.
+    fn refresh_view(&self) {
+        if let Some(mounted) = &self.mounted {
+            mounted.follower.catch_up();
         }
     }
 
@@ -444,8 +435,7 @@ impl Cycle {
         self.waiters = None;
         self.filler = None;
         if let Some(mounted) = self.mounted.take() {
-            // A mount that is busy stays; `larder umount` and the next start clear it.
-            let _ = mounted.mounted.unmount();
+            mounted.unmount();
         }
         drop(self.watcher);
     }

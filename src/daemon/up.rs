@@ -13,7 +13,7 @@ use super::socket::{Asked, listen};
 use super::{Reply, Request, Served, UpOptions};
 use crate::env::Env;
 use crate::model::RelPath;
-use crate::mount::{IndexCatalog, MountOptions, Mounted, Teller, View};
+use crate::mount::{Follower, IndexCatalog, MountOptions, Mounted, News, Teller, View};
 use crate::node::{Kind, Node, NodeError};
 use crate::server::{OnArrival, Server};
 use crate::sync::Progress;
@@ -197,15 +197,37 @@ pub(super) fn mount_view(node: &Node, dir: &Path, notes: &Sender<Note>) -> Resul
     });
     let project_roots = vec![node.settings.root_dir.clone()];
     let options = MountOptions { teller, project_roots, ..MountOptions::default() };
+    let row = view.catalog().last_row().unwrap_or(0);
     let mounted = crate::mount::mount(view.clone(), dir, &options)
         .map_err(|error| NodeError::new(Kind::User, error.to_string()))?;
-    Ok(MountedView { view, mounted })
+    let mounted = Arc::new(mounted);
+    let (shown, told) = (view.clone(), mounted.clone());
+    let tell = move |news: News<'_>| match news {
+        News::Changes(changes) => told.changed(&shown, changes).is_ok(),
+        // Whoever makes an index anew beside its daemon is the daemon.
+        News::Outdated => true,
+    };
+    let follower = Follower::start(view.clone(), &node.dirs.index(), row, tell);
+    let internal = |error: std::io::Error| NodeError::new(Kind::Internal, format!("follow the index: {error}"));
+    Ok(MountedView { follower: follower.map_err(internal)?, view, mounted })
 }
 
 /// A mounted view and what it shows.
 pub(super) struct MountedView {
+    /// Dropped first: it tells the other one.
+    pub follower: Follower,
     pub view: Arc<View<IndexCatalog>>,
-    pub mounted: Mounted,
+    pub mounted: Arc<Mounted>,
+}
+
+impl MountedView {
+    /// Takes it down. A mount that is busy stays; `larder umount` and the next start clear it.
+    pub fn unmount(self) {
+        drop(self.follower);
+        if let Some(mounted) = Arc::into_inner(self.mounted) {
+            let _ = mounted.unmount();
+        }
+    }
 }
 
 /// Subscribes to rows and artifacts of the backend.

@@ -425,6 +425,22 @@ mod tests {
     }
 
     #[test]
+    fn a_file_is_whole_wherever_its_handle_stood_when_a_clone_was_no_good() {
+        let view = view(&[put("a.md", b"the right bytes", ContentKind::File { exec: false })]);
+        let top = view.top(&Top::Merged).expect("a folder");
+        let entry = view.entries(top.id).expect("lists").remove(0);
+        let row = view.file(entry.node.id).expect("a file");
+        let file = tempfile::tempfile().expect("a file");
+        std::io::Seek::seek(&mut &file, io::SeekFrom::Start(15)).expect("as after reading it all");
+        let mut writer =
+            Writer { view: &view, done: Exported::default(), written: HashMap::new(), here: None, project: None };
+
+        assert!(writer.fill(&file, &entry, &row).is_ok());
+
+        assert_eq!(hash_of(&file).expect("reads"), row.content.hash);
+    }
+
+    #[test]
     fn a_filled_folder_is_left_alone_and_a_dry_run_makes_nothing() {
         let view = view(&[put("a.md", b"a", ContentKind::File { exec: false })]);
         let temp = tempfile::tempdir().expect("a folder");

@@ -47,6 +47,8 @@ pub struct IndexCatalog {
     path: PathBuf,
     /// Of the index that was met first; its numbers are no other's.
     epoch: OnceLock<u64>,
+    /// The file that was last seen to be that one.
+    file: Mutex<Option<(u64, u64)>>,
     readers: Mutex<Vec<Reader>>,
     contents: Arc<ContentReader>,
     listings: Kept<ListingKey, Vec<Child>>,
@@ -139,6 +141,7 @@ impl IndexCatalog {
         IndexCatalog {
             path,
             epoch: OnceLock::new(),
+            file: Mutex::default(),
             readers: Mutex::default(),
             contents,
             listings: Mutex::default(),
@@ -205,9 +208,19 @@ impl IndexCatalog {
 
     /// True once the index was made anew: this catalog goes on with what the old one held, and a new catalog is needed.
     pub fn is_outdated(&self) -> bool {
-        let Some(known) = self.epoch.get() else { return false };
+        let (Some(known), Ok(facts)) = (self.epoch.get(), rustix::fs::stat(&self.path)) else { return false };
+        // As long as it is open its number is nobody else's.
+        let file = Some((facts.st_dev, facts.st_ino));
+        if *lock(&self.file) == file {
+            return false;
+        }
         // While the new one is made it cannot be opened yet.
-        Reader::open(&self.path).is_ok_and(|reader| reader.epoch() != *known)
+        let Ok(reader) = Reader::open(&self.path) else { return false };
+        let is_other = reader.epoch() != *known;
+        if !is_other {
+            *lock(&self.file) = file;
+        }
+        is_other
     }
 
     fn open_reader(&self) -> Answer<Reader> {

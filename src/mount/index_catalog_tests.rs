@@ -397,6 +397,56 @@ fn a_deleted_file_leaves_starred_and_is_back_with_its_star() {
     assert_eq!(shown(&world), ["docs/a.md"]);
 }
 
+/// Longer than any machine is busy, and shorter than the look of once a minute.
+const NOTICE: std::time::Duration = std::time::Duration::from_secs(50);
+
+#[test]
+fn what_is_committed_is_told_by_itself_while_its_writer_goes_on() {
+    let mut world = World::new();
+    world.share(0, "docs/a.md", "one");
+    let view = Arc::new(world.view());
+    let row = view.catalog().last_row().expect("a row");
+    let (shown, (said, told)) = (view.clone(), std::sync::mpsc::channel());
+    // What the view shows at the moment of telling is what a reader sees after the kernel forgot.
+    let tell = move |news: News<'_>| {
+        let News::Changes(changes) = news else { return false };
+        let texts = tree_below(&shown, &["merged"]).into_values().collect::<Vec<_>>();
+        said.send((changes.len(), texts)).is_ok()
+    };
+    let follower = Follower::start(view, &world.temp.path().join("index.db"), row, tell).expect("a thread");
+
+    world.share(1, "docs/a.md", "two");
+    assert_eq!(told.recv_timeout(NOTICE), Ok((1, vec!["two".to_owned()])));
+    // Nothing but the commit itself told of it: whoever wrote it called nobody.
+    world.share(1, "docs/b.md", "three");
+    assert_eq!(told.recv_timeout(NOTICE), Ok((1, vec!["two".to_owned(), "three".to_owned()])));
+
+    drop(follower);
+    assert!(told.recv().is_err(), "nothing is told twice, and the thread ended");
+}
+
+#[test]
+fn what_could_not_be_told_is_told_again_and_who_waits_is_told_when_all_is() {
+    let mut world = World::new();
+    let view = Arc::new(world.view());
+    let row = view.catalog().last_row().expect("a row");
+    let (said, told) = std::sync::mpsc::channel();
+    let mut tries = 0;
+    let tell = move |news: News<'_>| {
+        let News::Changes(changes) = news else { return false };
+        tries += 1;
+        said.send(changes.len()).is_ok() && tries > 1
+    };
+    world.share(0, "a.md", "a");
+    let follower = Follower::start(view, &world.temp.path().join("index.db"), row, tell).expect("a thread");
+
+    assert_eq!((told.recv_timeout(NOTICE), told.recv_timeout(NOTICE)), (Ok(1), Ok(1)));
+    world.share(0, "b.md", "b");
+    follower.catch_up();
+
+    assert_eq!(told.try_iter().sum::<usize>(), 1, "it was told before the call returned");
+}
+
 #[test]
 fn what_arrives_late_changes_the_moments_after_it_and_no_other() {
     let mut world = World::new();

@@ -11,6 +11,7 @@ mod counters;
 mod event;
 mod export;
 mod find;
+mod follow;
 #[cfg(target_os = "linux")]
 mod fuse;
 mod index_catalog;
@@ -42,6 +43,7 @@ pub use catalog::{
 pub use counters::{Counters, RequestCounts};
 pub use event::{Event, Happened};
 pub use export::{ExportError, Exported, LeftOut, export_tree};
+pub use follow::{Follower, News};
 pub use index_catalog::{IndexCatalog, Recorded};
 pub use listing::Entry;
 pub use memory::{MemoryCatalog, MemoryPut};

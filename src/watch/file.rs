@@ -111,6 +111,11 @@ mod tests {
         }
 
         assert_eq!((waited.len(), waited[0]), (11, FIRST_LOOK));
+        let soon = waited.iter().scan(Duration::ZERO, |at, wait| {
+            *at += *wait;
+            Some(*at)
+        });
+        assert_eq!(soon.take_while(|at| *at < Duration::from_millis(100)).count(), 6, "of what a view shows of it");
         assert!(waited.iter().sum::<Duration>() > Duration::from_secs(2));
     }
 }

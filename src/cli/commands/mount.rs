@@ -130,7 +130,7 @@ mod linux {
     use std::io::{BufRead, BufReader, Read};
     use std::process::{Command, Stdio};
     use std::sync::Arc;
-    use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+    use std::sync::mpsc::{Receiver, Sender, channel};
 
     use serde_json::json;
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -139,10 +139,9 @@ mod linux {
     use super::{Answer, Context, MountArgs, NodeError, UmountArgs};
     use crate::cli::out::complain;
     use crate::mount::{
-        IndexCatalog, MountError, MountOptions, Mounted, PlaceError, Teller, View, mount, unmount_path,
+        Follower, IndexCatalog, MountError, MountOptions, Mounted, News, PlaceError, Teller, View, mount, unmount_path,
     };
     use crate::node::Kind;
-    use crate::watch::FileBell;
 
     /// Mounts until it is unmounted or a signal comes. Beside a daemon or without one: it only reads.
     pub fn run(context: &Context, args: &MountArgs) -> Result<(), NodeError> {
@@ -164,8 +163,8 @@ mod linux {
             context.out.line(&format!("mounted at {dir}; `larder umount {dir}` or Ctrl-C takes it down"));
         }
         for number in 1.. {
-            let end = shown.serve(&woken);
-            shown.mounted.unmount().map_err(refused)?;
+            let end = shown.wait(&woken);
+            shown.unmount()?;
             if end == End::Wanted {
                 break;
             }
@@ -216,12 +215,12 @@ mod linux {
 
     /// What ends the waiting.
     enum Wake {
-        /// The index may hold something new.
-        Index,
         /// A signal.
         Signal,
         /// This mount was taken down, by anybody.
         Gone(u64),
+        /// What this mount shows was made anew.
+        Outdated(u64),
     }
 
     /// Why a view is shown no longer.
@@ -244,17 +243,16 @@ mod linux {
     /// A view as long as one index lasts.
     struct Shown {
         number: u64,
-        view: Arc<View<IndexCatalog>>,
-        mounted: Mounted,
-        bell: FileBell,
+        /// Dropped first: it tells the mount.
+        follower: Follower,
+        mounted: Arc<Mounted>,
     }
 
     impl Shown {
         fn mount(context: &Context, args: &MountArgs, number: u64, wake: &Sender<Wake>) -> Result<Shown, NodeError> {
             let mut glance = context.glance()?;
             glance.index()?;
-            let contents = Arc::new(glance.take_contents()?);
-            let catalog = IndexCatalog::new(glance.dirs.index(), contents);
+            let catalog = IndexCatalog::new(glance.dirs.index(), Arc::new(glance.take_contents()?));
             let view = Arc::new(View::new(catalog).with_clock(context.env.clock.clone()));
             let options = MountOptions {
                 // Nobody may listen any more: then it is lost, and `status` still names what is damaged.
@@ -265,45 +263,35 @@ mod linux {
                 project_roots: vec![glance.settings.root_dir.clone()],
                 ..MountOptions::default()
             };
-            let mounted = mount(view.clone(), &args.dir, &options).map_err(refused)?;
-            let (ended, written) = (wake.clone(), wake.clone());
-            let told = mounted.when_ended(move || drop(ended.send(Wake::Gone(number))));
-            told.map_err(|error| NodeError::new(Kind::Internal, format!("wait for the view's end: {error}")))?;
-            let bell = FileBell::of_database(&glance.dirs.index(), move || drop(written.send(Wake::Index)));
-            Ok(Shown { number, view, mounted, bell })
+            let row = view.catalog().last_row().unwrap_or(0);
+            let mounted = Arc::new(mount(view.clone(), &args.dir, &options).map_err(refused)?);
+            let internal = |error: std::io::Error| NodeError::new(Kind::Internal, format!("follow the view: {error}"));
+            let (ended, outdated) = (wake.clone(), wake.clone());
+            mounted.when_ended(move || drop(ended.send(Wake::Gone(number)))).map_err(internal)?;
+            let (shown, told) = (view.clone(), mounted.clone());
+            let tell = move |news: News<'_>| match news {
+                News::Changes(changes) => told.changed(&shown, changes).is_ok(),
+                News::Outdated => outdated.send(Wake::Outdated(number)).is_ok(),
+            };
+            let follower = Follower::start(view, &glance.dirs.index(), row, tell).map_err(internal)?;
+            Ok(Shown { number, follower, mounted })
         }
 
-        /// Shows what another process recorded. What cannot be read now is told again at the next look.
-        fn serve(&self, woken: &Receiver<Wake>) -> End {
-            let (mut looks, catalog) = (self.bell.looks(), self.view.catalog());
-            let mut shown_row = catalog.last_row().unwrap_or(0);
-            let ends = |wake: &Wake| match wake {
-                Wake::Index => false,
-                Wake::Signal => true,
-                Wake::Gone(number) => *number == self.number,
-            };
+        fn wait(&self, woken: &Receiver<Wake>) -> End {
             loop {
-                match woken.recv_timeout(looks.wait()) {
-                    Ok(wake) if ends(&wake) => return End::Wanted,
-                    Ok(_) => looks.rang(),
-                    Err(RecvTimeoutError::Timeout) => looks.in_vain(),
-                    Err(RecvTimeoutError::Disconnected) => return End::Wanted,
-                }
-                if woken.try_iter().any(|wake| ends(&wake)) {
-                    return End::Wanted;
-                }
-                if catalog.is_outdated() {
-                    return End::Outdated;
-                }
-                let Ok((changes, row)) = catalog.changes_since(shown_row) else { continue };
-                if changes.is_empty() {
-                    continue;
-                }
-                looks.rang();
-                if self.mounted.changed(&self.view, &changes).is_ok() {
-                    shown_row = row;
+                match woken.recv() {
+                    Ok(Wake::Outdated(number)) if number == self.number => return End::Outdated,
+                    Ok(Wake::Gone(number)) if number == self.number => return End::Wanted,
+                    Ok(Wake::Signal) | Err(_) => return End::Wanted,
+                    // Of a mount before this one.
+                    Ok(Wake::Outdated(_) | Wake::Gone(_)) => {}
                 }
             }
+        }
+
+        fn unmount(self) -> Result<(), NodeError> {
+            drop(self.follower);
+            Arc::into_inner(self.mounted).map_or(Ok(()), |mounted| mounted.unmount().map_err(refused))
         }
     }
 
