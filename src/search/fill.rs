@@ -65,6 +65,11 @@ impl Fts {
         Ok(rows.last().is_some_and(|(last, _)| mark < *last) || rows.len() == BATCH_ROWS)
     }
 
+    /// Up to which row of the index everything current was taken in.
+    pub(super) fn filled(&self) -> Result<u64, SearchError> {
+        Ok(self.number(MARK)?.cast_unsigned())
+    }
+
     /// Takes in one batch of the past of what was there when the file was made, newest first. True if there is more.
     pub fn fill_past(&mut self, index: &Reader, contents: &ContentReader) -> Result<bool, SearchError> {
         let from = self.number(PAST_MARK)?;

@@ -57,10 +57,22 @@ pub struct Hits {
 }
 
 /// Takes in what is new, then searches. `path` is where `fts.db` is or will be.
-pub fn search(path: &Path, index: &Reader, contents: &ContentReader, query: &Query) -> Result<Hits, SearchError> {
+///
+/// `told` hears how far taking in what is new has come, before it begins and after each batch: rows of the index that were looked at, of all.
+pub fn search(
+    path: &Path,
+    index: &Reader,
+    contents: &ContentReader,
+    query: &Query,
+    told: &dyn Fn(u64, u64),
+) -> Result<Hits, SearchError> {
     healing(path, || {
         let mut fts = Fts::open(path, index.epoch())?;
-        while fts.fill(index, contents)? {}
+        let all = index.max_row()?.cast_unsigned();
+        told(fts.filled()?, all);
+        while fts.fill(index, contents)? {
+            told(fts.filled()?, all);
+        }
         while query.history && fts.fill_past(index, contents)? {}
         find(&fts, index, contents, query)
     })

@@ -12,7 +12,7 @@ use super::exchange::Direction;
 use super::{Engine, Result, SyncError};
 use crate::index::{Succession, Superseded};
 use crate::ledger::{ArtifactName, LedgerError, Sweep, Tip, Writer};
-use crate::model::{Chain, ContentHash, MetaEvent, OriginName, SegmentHash, Space};
+use crate::model::{Chain, ContentHash, MetaEvent, OriginName, SegmentHash, Space, VersionId};
 use crate::state::Problem;
 use crate::transport::{Depth, ListRequest, Transport, TransportError};
 
@@ -135,8 +135,38 @@ impl Engine {
             let told: Vec<Problem> = done.silent.iter().map(|origin| silent_problem(origin)).collect();
             self.state.set_problems(SOURCE, &told, self.now_ms() as i64)?;
             self.note_floors()?;
+            self.forget_dropped_words()?;
         }
         Ok(done)
+    }
+
+    /// Takes words of what cannot be read any more out of the full text. While somebody fills it, it is locked: the next collection does it.
+    fn forget_dropped_words(&self) -> Result<()> {
+        if !self.words.exists() {
+            return Ok(());
+        }
+        let mut gone = Vec::new();
+        for space in [Space::shared(), self.private_space.clone()] {
+            for chain in self.index.chains_of(&space)? {
+                for content in self.index.dropped_by(&chain)? {
+                    gone.extend(self.unreadable_versions(&content)?);
+                }
+            }
+        }
+        if let Err(error) = crate::search::forget(&self.words, &self.index, &gone) {
+            tracing::info!(%error, "words of dropped contents stay until the next collection");
+        }
+        Ok(())
+    }
+
+    /// The versions of a content; none while its bytes are here, because another chain keeps them.
+    fn unreadable_versions(&self, content: &ContentHash) -> Result<Vec<VersionId>> {
+        let versions = self.index.versions_of_content(content)?;
+        let Some(newest) = versions.first() else { return Ok(Vec::new()) };
+        let size =
+            self.index.version(newest)?.and_then(|stored| stored.version.content()).map_or(0, |content| content.size);
+        let is_here = self.index.missing_segments(content, size, 1)?.is_empty();
+        Ok(if is_here { Vec::new() } else { versions })
     }
 
     fn sweep_space(&mut self, space: &Space, retention_ms: u64, dry_run: bool, done: &mut Collected) -> Result<()> {

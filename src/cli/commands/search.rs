@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::cli::context::Context;
-use crate::cli::out::Answer;
+use crate::cli::out::{Answer, complain};
 use crate::cli::text::{rfc3339, time};
 use crate::mount::parse_beginning;
 use crate::node::NodeError;
@@ -12,6 +12,9 @@ use crate::search::{Hit, Hits, PlaceOfHit, Query, search};
 
 /// Most hits that can be asked for.
 const MAX_HITS: usize = 1_000;
+
+/// Rows of the index from which on the first search is slow enough to say why.
+const MANY_ROWS: u64 = 10_000;
 
 /// What `larder search` takes.
 #[derive(Args, Debug)]
@@ -35,7 +38,16 @@ pub fn run(context: &Context, args: &SearchArgs) -> Result<Answer, NodeError> {
     let query = query.map_err(|error| NodeError::user(error.to_string(), hint))?;
     let query = query.in_history(args.history).up_to(args.limit.clamp(1, MAX_HITS));
     let glance = context.glance()?;
-    let found = search(&glance.dirs.fts(), glance.index()?, glance.contents()?, &query)?;
+    let progress = context.progress();
+    let told = |done: u64, all: u64| {
+        if done == 0 && all >= MANY_ROWS && !context.out.shows_progress() {
+            complain(&format!("the first search takes in the text of {all} versions; later ones only what is new"));
+        }
+        progress.at("taking in text", done, all);
+    };
+    let found = search(&glance.dirs.fts(), glance.index()?, glance.contents()?, &query, &told)?;
+    // Its last owner clears a bar before the answer is printed.
+    drop(progress);
     let objects: Vec<Value> = found.hits.iter().map(object).collect();
     Ok(Answer::new(lines(&found), json!({ "hits": objects, "more": found.is_more })))
 }

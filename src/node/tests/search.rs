@@ -74,7 +74,7 @@ impl Project {
         let query = Query::parse(text, &|_| Some(Hlc::new(START_MS + 60_000, 0))).expect("understood");
         let query = query.in_history(history);
         let (index, contents) = (glance.index().expect("an index"), glance.contents().expect("contents"));
-        search(&self.fts(), index, contents, &query).expect("searches").hits
+        search(&self.fts(), index, contents, &query, &|_, _| ()).expect("searches").hits
     }
 
     /// The paths of the hits, sorted.
@@ -287,6 +287,58 @@ fn what_a_person_purged_is_found_by_no_search_and_its_words_are_in_no_file() {
     assert!(project.paths("xylophonist").is_empty() && project.past_paths("xylophonist").is_empty());
     assert!(!holds(&project.fts(), b"xylophonist"), "nor does it come back");
     assert_eq!(project.paths("business"), ["b.md"]);
+}
+
+#[test]
+fn words_of_what_was_dropped_leave_the_file_with_the_collection() {
+    let project = Project::new();
+    project.write("a.md", "the watchword is xylophonist\n");
+    project.run();
+    assert_eq!(project.paths("xylophonist"), ["a.md"]);
+    project.write("a.md", "another watchword\n");
+    project.run();
+    assert_eq!(project.past_paths("xylophonist"), ["a.md"]);
+    project.clock.advance(100 * 86_400_000);
+    project.write("b.md", "nobody's business\n");
+    project.run();
+    assert!(holds(&project.fts(), b"xylophonist"));
+
+    let mut node = Node::open(&project.env(), &project.options(), Arc::new(NoProgress)).expect("opens");
+    let done = node.collect(false).expect("collects");
+    drop(node);
+
+    assert_eq!(done.dropped.len(), 1);
+    assert!(!holds(&project.fts(), b"xylophonist"));
+    assert!(project.past_paths("xylophonist").is_empty());
+    assert_eq!(
+        (project.paths("watchword"), project.paths("business")),
+        (vec!["a.md".to_owned()], vec!["b.md".to_owned()])
+    );
+}
+
+#[test]
+fn who_searches_first_is_told_how_far_it_has_come() {
+    let project = Project::new();
+    for number in 0..2_500 {
+        project.write(&format!("{number}.md"), format!("word{number}\n"));
+    }
+    project.run();
+    let told = std::cell::RefCell::new(Vec::new());
+    let ask = || {
+        let glance = project.glance();
+        let (index, contents) = (glance.index().expect("an index"), glance.contents().expect("contents"));
+        let query = Query::parse("word7", &|_| None).expect("understood");
+        search(&project.fts(), index, contents, &query, &|done, all| told.borrow_mut().push((done, all)))
+            .expect("searches")
+    };
+
+    assert_eq!(ask().hits.len(), 1);
+    let first = told.take();
+    assert_eq!(ask().hits.len(), 1);
+
+    assert_eq!(first.iter().map(|(done, _)| *done).collect::<Vec<_>>(), [0, 2_048]);
+    assert!(first.iter().all(|(_, all)| *all >= 2_500));
+    assert_eq!(told.take().len(), 1, "nothing is left to take in, and that is said once");
 }
 
 fn holds(path: &std::path::Path, word: &[u8]) -> bool {
