@@ -1,5 +1,7 @@
 //! Laws of a real mount, over the catalog in memory. Skipped, aloud, where the system cannot mount.
 
+mod resemble;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};

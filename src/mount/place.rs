@@ -363,6 +363,20 @@ mod tests {
     }
 
     #[test]
+    fn what_mounting_lacks_is_said_in_one_sentence() {
+        let dir = || PathBuf::from("/mnt/view");
+        let lacks = [
+            (PlaceError::NoDevice { dir: dir() }, "larder restore"),
+            (PlaceError::DeviceDenied { dir: dir() }, "rights"),
+            (PlaceError::NoHelper { dir: dir() }, "install the package `fuse3`"),
+        ];
+        for (error, way_out) in lacks {
+            let said = error.to_string();
+            assert!(said.contains("/mnt/view") && said.contains(way_out) && !said.contains('\n'), "{said}");
+        }
+    }
+
+    #[test]
     fn a_folder_with_something_in_it_is_not_covered() {
         let temp = tempfile::tempdir().expect("a folder");
         fs::write(temp.path().join("kept.md"), b"mine").expect("a file");

@@ -292,6 +292,39 @@ fn words_are_a_folder_of_what_holds_them_and_follow_what_is_written() {
 }
 
 #[test]
+fn what_can_have_no_name_in_merged_is_in_origins() {
+    let [desk, laptop, _] = ORIGINS;
+    let long = format!("{}.md", "n".repeat(250));
+    let view = view_of(&[]);
+    for (origin, text) in [(desk, "of desk"), (laptop, "of laptop")] {
+        view.catalog().put(&archived(origin, &long, text));
+        view.catalog().put(&archived(origin, "notes.md", text));
+    }
+    // Somebody's own file has the name that one of them would have had.
+    view.catalog().put(&MemoryPut::file(laptop, "notes.desk-aaaaaa.md", b"its own", 9));
+
+    let merged = files_below(&view, "merged");
+    assert_eq!(merged, texts(&[("notes.desk-aaaaaa.md", "its own"), ("notes.laptop-bbbbbb.md", "of laptop")]));
+    let of_desk = files_below(&view, &format!("origins/{desk}"));
+    assert_eq!(of_desk, texts(&[(&long, "of desk"), ("notes.md", "of desk")]));
+}
+
+#[test]
+fn a_folder_of_a_moment_is_never_younger_than_it() {
+    let view = view_of(&[]);
+    let wall_ms = 1_784_034_732_045;
+    view.catalog().put(&MemoryPut::file(ORIGINS[0], "docs/a.md", b"old", wall_ms));
+    view.catalog().put(&MemoryPut::file(ORIGINS[0], "docs/a.md", b"new", wall_ms + 50));
+
+    let moment = moment_folder(&view, 20);
+
+    let docs = view.lookup(moment.id, OsStr::new("docs")).expect("a folder");
+    assert_eq!(docs.attr.mtime_ms, wall_ms + 20);
+    let late = view.lookup(moment_folder(&view, 70).id, OsStr::new("docs")).expect("a folder");
+    assert_eq!(late.attr.mtime_ms, wall_ms + 50);
+}
+
+#[test]
 fn names_that_no_file_can_have_are_refused_and_others_are_absent() {
     let view = view_of(&[]);
 

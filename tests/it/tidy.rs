@@ -276,3 +276,36 @@ fn links_between_documents_lead_somewhere() {
     }
     assert_none("a link that leads nowhere", &broken);
 }
+
+#[test]
+fn every_line_of_the_promises_names_its_tests_and_they_are_there() {
+    let page = read(&root().join("docs/semantics.md"));
+    let lines: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("- ")).collect();
+    let rows: Vec<(&str, &str)> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |")?.split_once(" | "))
+        .filter(|(first, _)| !["line", "---"].contains(first))
+        .collect();
+    let sources: String = files(&["rs"]).iter().map(|path| read(path)).collect();
+    let mut wrong = Vec::new();
+
+    for line in &lines {
+        let count = rows.iter().filter(|(first, _)| line.starts_with(first)).count();
+        if count != 1 {
+            wrong.push(format!("{count} rows for: {line}"));
+        }
+    }
+    for (first, tests) in &rows {
+        if !lines.iter().any(|line| line.starts_with(first)) {
+            wrong.push(format!("no line begins with: {first}"));
+        }
+        let named: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
+        if named.is_empty() && !tests.starts_with("none: ") {
+            wrong.push(format!("no test for: {first}"));
+        }
+        let gone = named.iter().filter(|test| !sources.contains(&format!("fn {test}(")));
+        wrong.extend(gone.map(|test| format!("no test of this name: {test}")));
+    }
+    assert!(lines.len() > 50, "the page was not understood");
+    assert_none("the page of promises", &wrong);
+}

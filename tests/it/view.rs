@@ -295,3 +295,31 @@ fn fstabs_helper_mounts_in_the_background() {
     assert_eq!(fs::read_to_string(view.join("merged/shared/one.md")).expect("shown"), "one\n");
     a.run(["umount", view.to_str().expect("UTF-8")]).expect(0);
 }
+
+/// The units as they ship, with the program of this build; only where systemd can be asked what it makes of them.
+#[test]
+fn what_ships_for_systemd_is_as_systemd_reads_it() {
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/systemd");
+    let read = |name: &str| fs::read_to_string(shipped.join(name)).expect("it ships");
+    let (service, mount) = (read("larder@.service"), read("mnt-project.mount"));
+    assert!(service.contains("ExecStart=/usr/local/bin/larder --project %f up"));
+    assert!(mount.contains("Type=larder") && mount.contains("Where=/mnt/project"));
+    if !has_program("systemd-analyze") {
+        println!("skipped: systemd-analyze is not installed");
+        return;
+    }
+    let temp = tempfile::tempdir().expect("a folder");
+    let service = service.replace("/usr/local/bin/larder", env!("CARGO_BIN_EXE_larder"));
+    fs::write(temp.path().join("larder@home-anna-project.service"), service).expect("written");
+    fs::write(temp.path().join("mnt-project.mount"), mount).expect("written");
+
+    for (unit, scope) in [("larder@home-anna-project.service", "--user"), ("mnt-project.mount", "--system")] {
+        let mut command = Command::new("systemd-analyze");
+        command.args([scope, "--man=no", "verify"]).arg(temp.path().join(unit));
+        command.env("XDG_RUNTIME_DIR", temp.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let said = finish(command).expect(0);
+        let about_us: Vec<&str> =
+            said.err.lines().filter(|line| line.contains("larder") || line.contains(unit)).collect();
+        assert!(about_us.is_empty(), "{unit}: {about_us:?}");
+    }
+}
