@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use rusqlite::OptionalExtension;
 
 use crate::measure::{Cost, median, percentile, run, usage};
-use crate::place::{Place, fill, size_bytes, until};
+use crate::place::{Place, fill, has, size_bytes, until};
 use crate::table::{Goal, Table};
-use crate::{Options, backends, exchange};
+use crate::{Options, backends, exchange, million, peers, view, words};
 
 const SMALL_COUNT: usize = 10_000;
 const LARGE_COUNT: usize = 100_000;
@@ -55,9 +55,16 @@ pub fn compare(options: &Options) {
     if wants("supabase") {
         backends::supabase(options);
     }
+    if wants("view") {
+        view::view(options);
+    }
     // Minutes of making: only when asked for.
-    if options.only.as_deref() == Some("origins") {
-        exchange::many_origins(options);
+    match options.only.as_deref() {
+        Some("origins") => exchange::many_origins(options),
+        Some("peers") => peers::beside_others(options),
+        Some("million") => million::million(options),
+        Some("search") => words::search(options),
+        _ => {}
     }
     if wants("syncthing") {
         exchange::beside_syncthing(options);
@@ -68,11 +75,6 @@ fn describe_machine() {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     println!("{cores} cores, Linux {}; medians; ratios are larder / other, less is better", kernel.trim());
-}
-
-fn has(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
 fn command(program: &str, args: &[&str]) -> Command {

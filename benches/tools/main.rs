@@ -8,12 +8,17 @@ mod bare;
 mod cases;
 mod exchange;
 mod measure;
+mod million;
+mod peers;
 mod place;
 #[path = "../../adapters/tests/servers/postgres.rs"]
 mod postgres_server;
 #[path = "../../adapters/tests/servers/supabase.rs"]
 mod supabase_server;
 mod table;
+mod tree;
+mod view;
+mod words;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

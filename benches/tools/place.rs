@@ -82,6 +82,20 @@ impl Place {
         running
     }
 
+    /// Mounts the view of a project and waits until it is there.
+    pub fn mount(&self, project: &Path, dir: &Path) -> Running {
+        let running = self.begin_mount(project, dir);
+        until("the view is there", || fs::read_dir(dir.join("merged")).is_ok());
+        running
+    }
+
+    /// Mounts and does not wait.
+    pub fn begin_mount(&self, project: &Path, dir: &Path) -> Running {
+        let mut command = self.larder(project, None, &["mount"]);
+        command.arg(dir);
+        Place::start(command, project)
+    }
+
     fn start(mut command: Command, project: &Path) -> Running {
         let said = fs::File::create(project.join("up.log")).expect("make the log");
         command.stdin(Stdio::null()).stdout(said.try_clone().expect("share")).stderr(said);
@@ -105,6 +119,12 @@ impl Drop for Running {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         let _ = self.0.wait();
     }
+}
+
+/// True if a program can be found.
+pub fn has(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
 /// Waits, looking twice a millisecond.

@@ -1,11 +1,24 @@
 //! The table that is printed: a line per figure, with what was wanted and whether it was met.
 
+use crate::measure::percentile;
+
 /// How a figure relates to its goal.
 pub enum Goal {
     /// At most this.
     AtMost(f64),
+    /// At least this.
+    AtLeast(f64),
     /// Only for comparison.
     None,
+}
+
+/// The same work done twice, one right after the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Pair {
+    /// By the other, in milliseconds.
+    pub theirs: f64,
+    /// By larder.
+    pub ours: f64,
 }
 
 /// A Markdown table, printed line by line as figures come in.
@@ -18,6 +31,24 @@ impl Table {
         println!("| what | larder | other | ratio or figure | goal | met |");
         println!("|---|---|---|---|---|---|");
         Table
+    }
+
+    /// Prints the head of a table in which larder stands beside one other and more is better.
+    pub fn beside(title: &str, other: &str) -> Table {
+        println!("\n### {title}\n");
+        println!("| what | larder | {other} | {other} / larder | goal | met |");
+        println!("|---|---|---|---|---|---|");
+        Table
+    }
+
+    /// How many times as fast larder is: the median over pairs, and from which to which.
+    pub fn faster(&self, what: &str, pairs: &[Pair], goal: Option<f64>) {
+        let ratios: Vec<f64> = pairs.iter().map(|pair| pair.theirs / pair.ours).collect();
+        let of = |share| percentile(ratios.clone(), share);
+        let middle = |figure: fn(&Pair) -> f64| percentile(pairs.iter().map(figure).collect(), 0.5);
+        let ratio = format!("{:.2} x ({:.2} to {:.2})", of(0.5), of(0.0), of(1.0));
+        let shown = [shown(middle(|pair| pair.ours), "ms"), shown(middle(|pair| pair.theirs), "ms"), ratio];
+        self.line(what, &shown, of(0.5), &goal.map_or(Goal::None, Goal::AtLeast), " x");
     }
 
     /// A ratio of two measured figures of one unit.
@@ -41,6 +72,7 @@ impl Table {
     fn line(&self, what: &str, shown: &[String; 3], value: f64, goal: &Goal, unit: &str) {
         let (goal, met) = match goal {
             Goal::AtMost(limit) => (format!("<= {limit}{unit}"), if value <= *limit { "yes" } else { "**no**" }),
+            Goal::AtLeast(limit) => (format!(">= {limit}{unit}"), if value >= *limit { "yes" } else { "**no**" }),
             Goal::None => ("-".to_owned(), "-"),
         };
         println!("| {what} | {} | {} | {} | {goal} | {met} |", shown[0], shown[1], shown[2]);
