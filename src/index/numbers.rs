@@ -61,6 +61,15 @@ pub struct NumberedName {
     pub slots: Vec<NumberedSlot>,
 }
 
+/// Which names of a directory are wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Names<'a> {
+    /// This one.
+    One(&'a str),
+    /// Those after a name (all of them, after an empty one), up to so many: fewer only at the end.
+    After(&'a str, usize),
+}
+
 impl Reader {
     /// Runs `answer` on one state of the index, however many questions it asks.
     pub fn consistently<T, E: From<IndexError>>(&self, answer: impl FnOnce(&Reader) -> Result<T, E>) -> Result<T, E> {
@@ -200,8 +209,9 @@ impl Reader {
         heads.iter().map(|head| self.numbered(head)).collect()
     }
 
-    /// The names of a directory in a tree, all or only one, in order of name. Costs the directory, never what lies below it.
-    pub fn names_numbered(&self, tree: &Tree, dir: i64, only: Option<&str>) -> Result<Vec<NumberedName>, IndexError> {
+    /// Names of a directory in a tree, in order of name. Costs what is handed out and what stands between and is not in the tree, never
+    /// the rest of the directory or what lies below it.
+    pub fn names_numbered(&self, tree: &Tree, dir: i64, wanted: Names<'_>) -> Result<Vec<NumberedName>, IndexError> {
         let origin = match tree {
             Tree::Origin(origin) => match self.names.origin_id(&self.conn, origin)? {
                 Some(oid) => Some(oid),
@@ -209,50 +219,75 @@ impl Reader {
             },
             _ => None,
         };
-        let mut names = self.slot_names(tree, origin, dir, only)?;
-        for (name, did) in self.dir_names(tree, origin, dir, only)? {
-            match names.binary_search_by(|known| known.name.as_str().cmp(&name)) {
-                Ok(at) => names[at].dir = Some(did),
-                Err(at) => names.insert(at, NumberedName { name, dir: Some(did), path: None, slots: Vec::new() }),
+        // Of both kinds the first so many are enough: what comes after them in one cannot be among the first of both.
+        let mut dirs = self.dir_names(tree, origin, dir, wanted)?.into_iter().peekable();
+        let limit = match wanted {
+            Names::One(_) => 1,
+            Names::After(_, limit) => limit,
+        };
+        let mut names = Vec::new();
+        let mut add = |mut found: NumberedName| {
+            while let Some((name, did)) = dirs.next_if(|(name, _)| *name <= found.name) {
+                if name == found.name {
+                    found.dir = Some(did);
+                } else if names.len() < limit {
+                    names.push(NumberedName { name, dir: Some(did), path: None, slots: Vec::new() });
+                }
             }
-        }
-        names.retain(|name| name.dir.is_some() || !name.slots.is_empty());
+            if names.len() < limit && (found.dir.is_some() || !found.slots.is_empty()) {
+                names.push(found);
+            }
+            names.len() < limit
+        };
+        self.each_slot_name(tree, origin, dir, wanted, &mut add)?;
+        let rest = dirs.map(|(name, did)| NumberedName { name, dir: Some(did), path: None, slots: Vec::new() });
+        names.extend(rest);
+        names.truncate(limit);
         Ok(names)
     }
 
-    fn slot_names(
+    /// Hands on the names that slots of a directory ever had, shown or not, in order, until told to stop.
+    fn each_slot_name(
         &self,
         tree: &Tree,
         origin: Option<i64>,
         dir: i64,
-        only: Option<&str>,
-    ) -> Result<Vec<NumberedName>, IndexError> {
+        wanted: Names<'_>,
+        visit: &mut dyn FnMut(NumberedName) -> bool,
+    ) -> Result<(), IndexError> {
         let filter = match tree {
             Tree::Merged => state::LIVE,
             Tree::Conflicts => state::CONFLICT,
             Tree::Trash => state::TRASH,
             Tree::History | Tree::Origin(_) => -1,
         };
-        let sql = match only {
-            None => {
-                "SELECT sid, did, spid, oid, last, heads, state, author, own, name FROM slots WHERE did = ?1
-                 AND ?2 IS NULL ORDER BY name"
-            }
-            Some(_) => {
-                "SELECT sid, did, spid, oid, last, heads, state, author, own, name FROM slots WHERE did = ?1 AND name = ?2"
-            }
+        let (sql, bound) = match wanted {
+            Names::One(name) => (
+                "SELECT sid, did, spid, oid, last, heads, state, author, own, name FROM slots WHERE did = ?1 AND name = ?2",
+                name,
+            ),
+            Names::After(name, _) => (
+                "SELECT sid, did, spid, oid, last, heads, state, author, own, name FROM slots WHERE did = ?1 AND name > ?2
+                 ORDER BY name",
+                name,
+            ),
         };
         let mut statement = self.conn.prepare_cached(sql)?;
-        let mut rows = statement.query((dir, only))?;
-        let mut names: Vec<NumberedName> = Vec::new();
+        let mut rows = statement.query((dir, bound))?;
+        let mut current: Option<NumberedName> = None;
         while let Some(row) = rows.next()? {
             let name = row.get_ref(9)?.as_str()?;
-            if names.last().is_none_or(|last| last.name != name) {
-                names.push(NumberedName { name: name.to_owned(), dir: None, path: None, slots: Vec::new() });
+            if current.as_ref().is_none_or(|current| current.name != name) {
+                let begun = NumberedName { name: name.to_owned(), dir: None, path: None, slots: Vec::new() };
+                if let Some(whole) = current.replace(begun)
+                    && !visit(in_order(whole))
+                {
+                    return Ok(());
+                }
             }
             let slot = SlotRow::read(row)?;
             let shown = if filter == -1 || slot.state & filter != 0 { self.shown(&slot, origin)? } else { None };
-            let Some(entry) = names.last_mut() else { continue };
+            let Some(entry) = current.as_mut() else { continue };
             entry.path = Some(entry.path.map_or(slot.sid, |lowest| lowest.min(slot.sid)));
             if let Some(shown) = shown {
                 let heads = slot.heads.iter().filter(|head| !head.shadowed).count();
@@ -260,10 +295,8 @@ impl Reader {
                 entry.slots.push(NumberedSlot { number: slot.sid, slot: of, shown, heads });
             }
         }
-        for name in &mut names {
-            name.slots.sort_by(|a, b| a.slot.cmp(&b.slot));
-        }
-        Ok(names)
+        current.map(|last| visit(in_order(last)));
+        Ok(())
     }
 
     fn shown(&self, slot: &SlotRow, origin: Option<i64>) -> Result<Option<NumberedVersion>, IndexError> {
@@ -279,7 +312,7 @@ impl Reader {
         tree: &Tree,
         origin: Option<i64>,
         dir: i64,
-        only: Option<&str>,
+        wanted: Names<'_>,
     ) -> Result<Vec<(String, i64)>, IndexError> {
         let counted = match (tree, origin) {
             (_, Some(oid)) => Some(origin_tree(oid)),
@@ -290,10 +323,15 @@ impl Reader {
         };
         const PRESENT: &str = "(?2 IS NULL OR EXISTS
             (SELECT 1 FROM presence p WHERE p.did = d.did AND p.tree = ?2 AND p.entries > 0))";
-        let chosen = if only.is_some() { "name = ?3" } else { "?3 IS NULL" };
-        let sql = format!("SELECT name, did FROM dirs d WHERE parent = ?1 AND {chosen} AND {PRESENT} ORDER BY name");
+        let (chosen, bound, limit) = match wanted {
+            Names::One(name) => ("name = ?3", name, 1),
+            Names::After(name, limit) => ("name > ?3", name, limit),
+        };
+        let sql =
+            format!("SELECT name, did FROM dirs d WHERE parent = ?1 AND {chosen} AND {PRESENT} ORDER BY name LIMIT ?4");
         let mut statement = self.conn.prepare_cached(&sql)?;
-        let rows = statement.query_map((dir, counted, only), |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows = statement.query_map((dir, counted, bound, limit), |row| Ok((row.get(0)?, row.get(1)?)))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
@@ -309,4 +347,9 @@ impl Reader {
             archive: row.flags.channel() == Some(crate::model::Channel::Archive),
         })
     }
+}
+
+fn in_order(mut name: NumberedName) -> NumberedName {
+    name.slots.sort_by(|a, b| a.slot.cmp(&b.slot));
+    name
 }

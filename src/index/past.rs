@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use super::crowd::Crowd;
 use super::lineage::{Descendant, Forks, load_forks};
 use super::row::{SlotRow, VersionRow};
-use super::{IndexError, NumberedName, NumberedSlot, NumberedVersion, Reader, Stored, Tree};
+use super::{IndexError, NumberedName, NumberedSlot, NumberedVersion, Reader, Stored, Tree, WantedNames};
 use crate::model::Hlc;
 
 /// Mixes the numbers of `floor_state`: FNV's prime.
@@ -19,18 +19,39 @@ const FOLD: u64 = 0x0100_0000_01b3;
 pub type Lived = HashMap<(Hlc, i64), bool>;
 
 impl Reader {
-    /// The names of a directory as of a moment, all or only one, in order of name: paths that had a content, and directories above such.
+    /// Names of a directory as of a moment, in order of name: paths that had a content, and directories above such.
     ///
     /// `shown` is the head that sorted highest then, `heads` how many there were.
     pub fn names_at(
         &self,
         dir: i64,
-        only: Option<&str>,
+        wanted: WantedNames<'_>,
         at: Hlc,
         lived: &mut Lived,
     ) -> Result<Vec<NumberedName>, IndexError> {
+        let WantedNames::After(after, limit) = wanted else {
+            return self.as_of(self.names_numbered(&Tree::History, dir, wanted)?, at, lived);
+        };
+        let (mut names, mut after) = (Vec::new(), after.to_owned());
+        while names.len() < limit {
+            let page = WantedNames::After(&after, limit);
+            let ever = self.names_numbered(&Tree::History, dir, page)?;
+            let Some(last) = ever.last().map(|last| last.name.clone()) else { break };
+            let is_end = ever.len() < limit;
+            names.extend(self.as_of(ever, at, lived)?);
+            if is_end {
+                break;
+            }
+            after = last;
+        }
+        names.truncate(limit);
+        Ok(names)
+    }
+
+    /// Of names that ever were, those of a moment.
+    fn as_of(&self, ever: Vec<NumberedName>, at: Hlc, lived: &mut Lived) -> Result<Vec<NumberedName>, IndexError> {
         let mut names = Vec::new();
-        for mut name in self.names_numbered(&Tree::History, dir, only)? {
+        for mut name in ever {
             let mut slots = Vec::with_capacity(name.slots.len());
             for slot in std::mem::take(&mut name.slots) {
                 slots.extend(self.slot_at_moment(slot, at)?);

@@ -126,7 +126,8 @@ pub struct FileRow {
 /// One name in a folder of one tree: a folder, a path, or both.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Child {
-    /// Where it stands in the listing: 1..=[`MAX_PATH_ID`], strictly rising, not moved by what comes or goes elsewhere.
+    /// Stands for the name in this folder, so that a listing goes on after it: 1..=[`MAX_PATH_ID`], and for no other name, whatever comes
+    /// or goes. A name may get another one; the earlier one still stands for it.
     pub cursor: u64,
     /// The last component.
     pub name: String,
@@ -232,8 +233,12 @@ pub trait Catalog: Send + Sync {
     /// What is known of a path; `None` if the number was never handed out.
     fn path(&self, path: PathId) -> Result<Option<PathFacts>, CatalogError>;
 
-    /// Up to `limit` names of a folder with a cursor above `after`, in the order of cursors.
+    /// Up to `limit` names of a folder in the order of names, from the first after the one that the cursor `after` stands for; 0 stands
+    /// before all. Fewer only at the end. Costs what is handed out, however many names the folder has.
     fn children(&self, tree: Tree, dir: DirId, after: u64, limit: usize) -> Result<Vec<Child>, CatalogError>;
+
+    /// The name that a cursor stands for in a folder, whether a tree shows it or not; `None` if it never stood for one there.
+    fn name_at(&self, dir: DirId, cursor: u64) -> Result<Option<String>, CatalogError>;
 
     /// One name of a folder.
     fn child(&self, tree: Tree, dir: DirId, name: &str) -> Result<Option<Child>, CatalogError>;

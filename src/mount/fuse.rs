@@ -41,7 +41,7 @@ const MAX_REQUEST_BYTES: u32 = 1 << 20;
 /// Requests the kernel may have under way in the background.
 const MAX_BACKGROUND: u16 = 64;
 /// Lines asked of the view at once; a reply that has room for more asks again.
-const LISTING_LINES: usize = 256;
+const LISTING_LINES: usize = 96;
 
 /// Who owns what is shown.
 #[derive(Clone, Copy, Debug)]

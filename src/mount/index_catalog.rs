@@ -1,7 +1,7 @@
 //! The catalog over the real index and ledger.
 //!
 //! Invariant: read-only; each answer is one state of the index; numbers are the index's row numbers, so nothing is remembered but a
-//! few listings that somebody is in the middle of, and which versions make up the merges that were shown.
+//! few answers that are asked for again, and which versions make up the merges that were shown.
 //! Which head wins is `sync::resolve`'s business. When the index is made anew its numbers change: nothing of the new one is shown under
 //! the old one's numbers, and the mount must be renewed.
 
@@ -18,7 +18,7 @@ use super::find::{Finds, is_no_search};
 use super::moment::{Moments, moment_name};
 use crate::index::{
     ContentError, ContentReader, IndexError, Lived, NumberedName, NumberedSlot, NumberedVersion, ROOT_DIR_NUMBER,
-    Reader, Slot, Tree as IndexTree,
+    Reader, Slot, Tree as IndexTree, WantedNames,
 };
 use crate::model::{Content, ContentHash, Hash, Hlc, RelPath, VersionId};
 use crate::search::{Query, SearchError, found_slots};
@@ -27,8 +27,10 @@ use crate::sync::resolve::{Appended, Outcome, Resolution, resolve};
 
 /// Connections kept; further ones are opened for a moment.
 const KEPT_READERS: usize = 8;
-/// Listings kept for those in the middle of them.
-const KEPT_LISTINGS: usize = 4;
+/// Histories kept for those in the middle of them.
+const KEPT_HISTORIES: usize = 4;
+/// Folders of which is remembered when something changed in them.
+const KEPT_CHANGED: usize = 1 << 16;
 /// Merges whose numbers are remembered; beyond them the numbers of long gone merges stop working.
 const KEPT_MERGES: usize = 1 << 16;
 /// Merged tails kept in memory for reading.
@@ -51,7 +53,7 @@ pub struct IndexCatalog {
     file: Mutex<Option<(u64, u64)>>,
     readers: Mutex<Vec<Reader>>,
     contents: Arc<ContentReader>,
-    listings: Kept<ListingKey, Vec<Child>>,
+    changed: Mutex<Changed>,
     histories: Kept<HistoryKey, Vec<FileRow>>,
     merges: Mutex<HashMap<FileId, (FileRow, Vec<VersionId>)>>,
     tails: Mutex<Vec<(FileId, Arc<Appended>)>>,
@@ -71,8 +73,8 @@ struct Found {
     dirs: BTreeSet<i64>,
 }
 
-/// Tree, directory, and the index's last row when it was read.
-type ListingKey = (Tree, DirId, i64);
+/// When something changed in folders, and the index's last row when that was true.
+type Changed = (i64, HashMap<i64, Hlc>);
 /// Path, and the index's last row when it was read.
 type HistoryKey = (PathId, i64);
 /// A few answers, the oldest first.
@@ -92,6 +94,8 @@ pub struct Recorded {
 }
 
 type Answer<T> = Result<T, CatalogError>;
+/// A name, and what a tree shows under it.
+type Named = (String, Option<Child>);
 
 fn broken(error: IndexError) -> CatalogError {
     CatalogError::Broken { what: "ask the index".to_owned(), source: Some(Box::new(error)) }
@@ -144,7 +148,7 @@ impl IndexCatalog {
             file: Mutex::default(),
             readers: Mutex::default(),
             contents,
-            listings: Mutex::default(),
+            changed: Mutex::default(),
             histories: Mutex::default(),
             merges: Mutex::default(),
             tails: Mutex::default(),
@@ -261,12 +265,13 @@ impl IndexCatalog {
         }))
     }
 
-    fn names(&self, reader: &Reader, tree: Tree, dir: DirId, only: Option<&str>) -> Answer<Vec<Child>> {
+    /// The names of a folder that are wanted; `None` in place of those that the index knows of and the tree does not show.
+    fn names(&self, reader: &Reader, tree: Tree, dir: DirId, wanted: WantedNames<'_>) -> Answer<Vec<Named>> {
         let Some(index_tree) = self.index_tree(reader, tree)? else { return Ok(Vec::new()) };
         let at = self.moment_of(tree)?;
         let names = match at {
-            Some(at) => self.names_then(reader, dir, only, at)?,
-            None => reader.names_numbered(&index_tree, dir_number(dir), only)?,
+            Some(at) => self.names_then(reader, dir, wanted, at)?,
+            None => reader.names_numbered(&index_tree, dir_number(dir), wanted)?,
         };
         let found = match tree {
             Tree::Found(find) => match lock(&self.finds).get(find) {
@@ -278,11 +283,11 @@ impl IndexCatalog {
         };
         let mut children = Vec::with_capacity(names.len());
         for name in names {
-            if found.as_ref().is_none_or(|found| found.has(&name)) {
-                children.extend(self.child_of(reader, tree, name, found.as_deref())?);
-            }
+            let text = name.name.clone();
+            let is_wanted = found.as_ref().is_none_or(|found| found.has(&name));
+            let child = if is_wanted { self.child_of(reader, tree, name, found.as_deref())? } else { None };
+            children.push((text, child));
         }
-        children.sort_by_key(|child| child.cursor);
         Ok(children)
     }
 
@@ -307,14 +312,34 @@ impl IndexCatalog {
         self.time(time).ok_or_else(forgotten).map(Some)
     }
 
-    fn names_then(&self, reader: &Reader, dir: DirId, only: Option<&str>, at: Hlc) -> Answer<Vec<NumberedName>> {
+    /// When something changed in a folder last. Costs the folder's paths, once between two changes of the index.
+    fn changed_in(&self, reader: &Reader, dir: i64) -> Answer<Hlc> {
+        let row = reader.max_row()?;
+        let is_kept = |changed: &Changed| changed.0 == row && changed.1.len() < KEPT_CHANGED;
+        {
+            let mut changed = lock(&self.changed);
+            if !is_kept(&changed) {
+                *changed = (row, HashMap::new());
+            } else if let Some(at) = changed.1.get(&dir) {
+                return Ok(*at);
+            }
+        }
+        let at = reader.dir_changed(dir)?;
+        let mut changed = lock(&self.changed);
+        if is_kept(&changed) {
+            changed.1.insert(dir, at);
+        }
+        Ok(at)
+    }
+
+    fn names_then(&self, reader: &Reader, dir: DirId, wanted: WantedNames<'_>, at: Hlc) -> Answer<Vec<NumberedName>> {
         self.check_whole(reader, at)?;
         let row = reader.max_row()?;
         let mut lived = lock(&self.lived);
         if lived.0 != row || lived.1.len() > KEPT_LIVED {
             *lived = (row, Lived::default());
         }
-        Ok(reader.names_at(dir_number(dir), only, at, &mut lived.1)?)
+        Ok(reader.names_at(dir_number(dir), wanted, at, &mut lived.1)?)
     }
 
     /// Refuses a moment of which something was let go: no half of a tree is shown.
@@ -512,10 +537,17 @@ impl Found {
 }
 
 fn keep<K, T>(kept: &mut Vec<(K, Arc<T>)>, key: K, value: &Arc<T>) {
-    if kept.len() >= KEPT_LISTINGS {
+    if kept.len() >= KEPT_HISTORIES {
         kept.remove(0);
     }
     kept.push((key, Arc::clone(value)));
+}
+
+/// The name that a cursor stands for: an even one is a path's number twice, an odd one a folder's.
+fn cursor_name(reader: &Reader, dir: DirId, cursor: u64) -> Answer<Option<String>> {
+    let number = (cursor / 2).cast_signed();
+    let found = if cursor.is_multiple_of(2) { reader.slot_numbered(number)? } else { reader.dir_numbered(number)? };
+    Ok(found.filter(|(parent, _)| *parent == dir_number(dir)).map(|(_, name)| name))
 }
 
 fn slots_of(reader: &Reader, path: PathId) -> Answer<Vec<i64>> {
@@ -589,7 +621,7 @@ impl Catalog for IndexCatalog {
             let Some((parent, name)) = reader.dir_numbered(number)? else { return Ok(None) };
             let path = if dir == DirId::ROOT { None } else { reader.path_number_in(parent, &name)? };
             let path = path.map(|number| PathId(number.cast_unsigned()));
-            Ok(Some(DirFacts { parent: dir_id(parent), name, path, changed: reader.dir_changed(number)? }))
+            Ok(Some(DirFacts { parent: dir_id(parent), name, path, changed: self.changed_in(reader, number)? }))
         })
     }
 
@@ -604,24 +636,35 @@ impl Catalog for IndexCatalog {
     }
 
     fn children(&self, tree: Tree, dir: DirId, after: u64, limit: usize) -> Answer<Vec<Child>> {
-        let children = self.ask(|reader| {
-            let key = (tree, dir, reader.max_row()?);
-            if let Some((_, children)) = lock(&self.listings).iter().find(|(known, _)| *known == key) {
-                return Ok(Arc::clone(children));
-            }
-            let children = Arc::new(self.names(reader, tree, dir, None)?);
-            // Only who reads on asks again.
-            if children.len() >= limit {
-                keep(&mut lock(&self.listings), key, &children);
+        self.ask(|reader| {
+            let mut after = match after {
+                0 => String::new(),
+                cursor => match cursor_name(reader, dir, cursor)? {
+                    Some(name) => name,
+                    None => return Ok(Vec::new()),
+                },
+            };
+            let mut children = Vec::new();
+            while children.len() < limit {
+                let names = self.names(reader, tree, dir, WantedNames::After(&after, limit - children.len()))?;
+                let is_end = names.len() < limit - children.len();
+                let Some((last, _)) = names.last() else { break };
+                after.clone_from(last);
+                children.extend(names.into_iter().filter_map(|(_, child)| child));
+                if is_end {
+                    break;
+                }
             }
             Ok(children)
-        })?;
-        let first = children.partition_point(|child| child.cursor <= after);
-        Ok(children[first..].iter().take(limit).cloned().collect())
+        })
+    }
+
+    fn name_at(&self, dir: DirId, cursor: u64) -> Answer<Option<String>> {
+        self.ask(|reader| cursor_name(reader, dir, cursor))
     }
 
     fn child(&self, tree: Tree, dir: DirId, name: &str) -> Answer<Option<Child>> {
-        self.ask(|reader| Ok(self.names(reader, tree, dir, Some(name))?.pop()))
+        self.ask(|reader| Ok(self.names(reader, tree, dir, WantedNames::One(name))?.pop().and_then(|(_, child)| child)))
     }
 
     fn versions(&self, path: PathId, after: Option<FileId>, limit: usize) -> Answer<Vec<FileRow>> {
@@ -652,7 +695,7 @@ impl Catalog for IndexCatalog {
     fn heads(&self, path: PathId) -> Answer<Vec<FileRow>> {
         self.ask(|reader| {
             let Some((dir, name)) = reader.slot_numbered(path.0.cast_signed())? else { return Ok(Vec::new()) };
-            let names = reader.names_numbered(&IndexTree::Conflicts, dir, Some(&name))?;
+            let names = reader.names_numbered(&IndexTree::Conflicts, dir, WantedNames::One(&name))?;
             let mut rows = Vec::new();
             for slot in names.iter().flat_map(|name| &name.slots) {
                 if self.is_conflict(reader, slot)? {

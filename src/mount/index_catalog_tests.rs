@@ -448,6 +448,19 @@ fn what_could_not_be_told_is_told_again_and_who_waits_is_told_when_all_is() {
 }
 
 #[test]
+fn a_word_of_more_contents_than_are_ranked_finds_each_of_them_once() {
+    let mut world = World::new();
+    let names: Vec<String> = (0..11).map(|n| format!("{n:02}.md")).collect();
+    for name in &names {
+        world.share(0, name, &format!("an apple in {name}"));
+    }
+    let view = world.view();
+
+    assert_eq!(tree_below(&view, &["search", "apple"]).into_keys().collect::<Vec<_>>(), names);
+    assert_eq!(tree_below(&view, &["search", "apple path:00"]).into_keys().collect::<Vec<_>>(), ["00.md"]);
+}
+
+#[test]
 fn what_arrives_late_changes_the_moments_after_it_and_no_other() {
     let mut world = World::new();
     world.share(0, "docs/a.md", "one");
@@ -541,4 +554,112 @@ fn a_content_that_is_not_here_is_absent_and_a_listing_survives_it() {
     let node = view.lookup(merged, OsStr::new("a.md")).expect("it is listed");
     assert!(matches!(view.read(node.id, 0, 10), Err(ViewError::Catalog(_))));
     assert_eq!(view.read_dir(merged, 2, 10).expect("a listing").len(), 1);
+}
+
+/// The names of a folder of `merged/`, so many at a time, and how many version rows were read for them.
+fn pages(view: &View<IndexCatalog>, folder: NodeId, limit: usize) -> (Vec<String>, u64) {
+    crate::index::LOADED.with(|count| count.set(0));
+    let (mut names, mut offset) = (Vec::new(), 2);
+    loop {
+        let page = view.read_dir(folder, offset, limit).expect("a folder");
+        let Some(last) = page.last() else { break };
+        offset = last.offset;
+        names.extend(page.into_iter().map(|entry| entry.name));
+    }
+    (names, crate::index::LOADED.with(std::cell::Cell::get))
+}
+
+#[test]
+fn a_listing_costs_what_is_asked_of_it_however_many_names_there_are() {
+    const NAMES: u64 = 240;
+    const PAGE: u64 = 6;
+    let mut world = World::new();
+    let expected: Vec<String> = (0..NAMES).map(|n| format!("{n:03}.md")).collect();
+    for name in expected.iter().rev() {
+        world.share(0, name, name);
+    }
+    let view = world.view();
+    let merged = view.lookup(NodeId::ROOT, OsStr::new("merged")).expect("a folder").id;
+
+    let (names, rows) = pages(&view, merged, PAGE as usize);
+    assert_eq!(names, expected);
+    // Each page asks once more for the name at which the one before it ended.
+    assert!(rows <= NAMES + NAMES / PAGE + 1, "{rows} rows");
+
+    crate::index::LOADED.with(|count| count.set(0));
+    assert_eq!(view.read_dir(merged, 2, PAGE as usize).expect("a folder").len(), PAGE as usize);
+    let rows = crate::index::LOADED.with(std::cell::Cell::get);
+    assert!(rows <= PAGE, "{rows} rows");
+}
+
+#[test]
+fn what_comes_while_somebody_lists_neither_repeats_nor_hides_a_name() {
+    let mut world = World::new();
+    for name in ["b.md", "d", "f.md", "h.md"] {
+        world.share(0, name, name);
+    }
+    let view = world.view();
+    let merged = view.lookup(NodeId::ROOT, OsStr::new("merged")).expect("a folder").id;
+    let first = view.read_dir(merged, 2, 2).expect("a folder");
+    assert_eq!(first.iter().map(|entry| entry.name.as_str()).collect::<Vec<_>>(), ["b.md", "d"]);
+
+    // One before, one after, and the name at which the listing stopped becomes a folder; its number is another from now on.
+    world.share(1, "a.md", "a");
+    world.share(1, "g.md", "g");
+    world.put(0, "d", None, Channel::Shared, false);
+    world.share(1, "d/below.md", "below");
+    let rest = view.read_dir(merged, first[1].offset, 10).expect("a folder");
+
+    assert_eq!(rest.iter().map(|entry| entry.name.as_str()).collect::<Vec<_>>(), ["f.md", "g.md", "h.md"]);
+}
+
+#[test]
+fn a_folder_is_as_new_as_what_changed_in_it_last() {
+    let mut world = World::new();
+    world.share(0, "docs/a.md", "one");
+    world.share(0, "other/b.md", "one");
+    let view = world.view();
+    let time = |name: &str| {
+        let merged = view.lookup(NodeId::ROOT, OsStr::new("merged")).expect("a folder").id;
+        view.lookup(merged, OsStr::new(name)).expect("a folder").attr.mtime_ms
+    };
+    let before = (time("docs"), time("other"));
+
+    world.share(1, "docs/a.md", "two");
+
+    assert!(before.0 < time("docs"));
+    assert_eq!(time("other"), before.1);
+}
+
+#[test]
+fn a_damaged_pack_fails_for_what_it_holds_alone_and_is_noted() {
+    let mut world = World::new();
+    // Letters without an order, so that they fill a pack of their own.
+    let mut state = 1u64;
+    let mut letters = || {
+        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        char::from(b'a' + (state >> 40) as u8 % 26)
+    };
+    let long: String = (0..700_000).map(|_| letters()).collect();
+    world.share(0, "long.md", &long);
+    world.share(0, "short.md", "short");
+    let chains = world.ledger.chains().expect("chains");
+    let names = chains.iter().flat_map(|chain| world.ledger.artifact_names(chain).expect("names"));
+    let pack = names.into_iter().find(|name| name.kind() == crate::ledger::ArtifactKind::Pack).expect("a pack");
+    let view = world.view();
+    let merged = view.lookup(NodeId::ROOT, OsStr::new("merged")).expect("a folder").id;
+    let node = |name: &str| view.lookup(merged, OsStr::new(name)).expect("a file").id;
+
+    let path = world.ledger.path(&pack);
+    let mut bytes = std::fs::read(&path).expect("the pack");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x55;
+    std::fs::remove_file(&path).expect("removed");
+    std::fs::write(&path, bytes).expect("written");
+
+    assert!(matches!(view.read(node("long.md"), 0, 100), Err(ViewError::Catalog(CatalogError::Broken { .. }))));
+    assert_eq!(view.read(node("short.md"), 0, 100).expect("bytes"), b"short");
+    let noted = world.ledger.noted_damage().expect("what was noted");
+    assert_eq!(noted.iter().map(|noted| &noted.name).collect::<Vec<_>>(), [&pack]);
+    assert_eq!(view.read_dir(merged, 2, 10).expect("a listing").len(), 2);
 }

@@ -2,6 +2,7 @@
 //!
 //! Invariant: an offset says by itself where the listing goes on: lines that come or go meanwhile neither repeat nor hide another.
 //! `.` and `..` have 1 and 2; a name has its child's cursor and its number among that child's names; versions and heads stand last.
+//! Children come in the order of their names, so that a folder of any size costs what is asked of it.
 
 use super::catalog::{Catalog, CatalogError, Child, DirId, FileId, PathId, Tree};
 use super::moment::LISTED;
@@ -127,19 +128,26 @@ impl<C: Catalog> View<C> {
     }
 
     fn list_children(&self, tree: Tree, dir: DirId, offset: u64, listing: &mut Listing) -> Result<(), ViewError> {
-        // The child at the offset may have further names, so it is asked for again.
-        let mut after = (offset >> NAME_BITS).saturating_sub(1);
+        let mut after = offset >> NAME_BITS;
+        if after != 0 {
+            // The name at the offset may stand for further ones beside it.
+            let Some(name) = self.catalog.name_at(dir, after)? else { return Ok(()) };
+            let told = (offset & ((1 << NAME_BITS) - 1)) + 1;
+            if let Some(child) = self.catalog.child(tree, dir, &name)?
+                && !self.list_child(tree, dir, &child, told as usize, listing)?
+            {
+                return Ok(());
+            }
+        }
         while listing.has_room() {
-            let rows = PAGE_ROWS.min(listing.room() + 1);
+            let rows = PAGE_ROWS.min(listing.room());
             let children = self.catalog.children(tree, dir, after, rows)?;
             let Some(last) = children.last() else { break };
             after = last.cursor;
             let is_last_page = children.len() < rows;
             for child in &children {
-                for (at, (name, node)) in (child.cursor << NAME_BITS..).zip(self.name_child(tree, child)?) {
-                    if at > offset && self.is_its_own(tree, dir, child, &name)? && !listing.push(name, node, at) {
-                        return Ok(());
-                    }
+                if !self.list_child(tree, dir, child, 0, listing)? {
+                    return Ok(());
                 }
             }
             if is_last_page {
@@ -147,6 +155,24 @@ impl<C: Catalog> View<C> {
             }
         }
         Ok(())
+    }
+
+    /// Lists the names of one child but the first `told`; false once the listing is full.
+    fn list_child(
+        &self,
+        tree: Tree,
+        dir: DirId,
+        child: &Child,
+        told: usize,
+        listing: &mut Listing,
+    ) -> Result<bool, ViewError> {
+        let names = (child.cursor << NAME_BITS..).zip(self.name_child(tree, child)?);
+        for (at, (name, node)) in names.skip(told) {
+            if self.is_its_own(tree, dir, child, &name)? && !listing.push(name, node, at) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// False for a name beside its child that another child has as its own.

@@ -320,9 +320,7 @@ impl State {
                 None => (child.path, child.files) = (Some(id), files),
             }
         }
-        let mut children: Vec<Child> = names.into_values().collect();
-        children.sort_by_key(|child| child.cursor);
-        children
+        names.into_values().collect()
     }
 
     /// Odd for folders, even for what is only a path: a name that becomes a folder moves, nothing else does.
@@ -419,8 +417,22 @@ impl Catalog for MemoryCatalog {
     }
 
     fn children(&self, tree: Tree, dir: DirId, after: u64, limit: usize) -> Result<Vec<Child>, CatalogError> {
+        let before = if after == 0 { Some(String::new()) } else { self.name_at(dir, after)? };
+        let Some(before) = before else { return Ok(Vec::new()) };
         let children = self.read_state().list(tree, dir);
-        Ok(children.into_iter().filter(|child| child.cursor > after).take(limit).collect())
+        Ok(children.into_iter().filter(|child| child.name > before).take(limit).collect())
+    }
+
+    fn name_at(&self, dir: DirId, cursor: u64) -> Result<Option<String>, CatalogError> {
+        let state = self.read_state();
+        let full = if cursor.is_multiple_of(2) {
+            usize::try_from(cursor / 2).ok().and_then(|at| state.paths.get(at.checked_sub(1)?)).cloned()
+        } else {
+            state.dir_text(DirId(cursor / 2)).map(str::to_owned)
+        };
+        let Some(full) = full else { return Ok(None) };
+        let (parent, name) = full.rsplit_once('/').unwrap_or(("", full.as_str()));
+        Ok((state.dir_id(parent) == Some(dir)).then(|| name.to_owned()))
     }
 
     fn child(&self, tree: Tree, dir: DirId, name: &str) -> Result<Option<Child>, CatalogError> {

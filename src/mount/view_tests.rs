@@ -249,6 +249,26 @@ fn a_moment_has_one_folder_and_every_other_spelling_is_a_link_to_it() {
 }
 
 #[test]
+fn a_clock_that_steps_back_moves_the_spellings_and_nothing_that_was_recorded() {
+    const NOW: u64 = 1_784_034_732_045;
+    let clock = |wall_ms| std::sync::Arc::new(crate::env::ManualClock::new(wall_ms));
+    let view = view_of(&[]).with_clock(clock(NOW));
+    view.catalog().put(&MemoryPut::file(ORIGINS[0], "a.md", b"one", NOW));
+    let named = |view: &View<MemoryCatalog>, path: &[&str]| {
+        path.iter().fold(NodeId::ROOT, |node, name| view.lookup(node, OsStr::new(name)).expect("a name").id)
+    };
+    let (merged, then) = (named(&view, &["merged", "a.md"]), named(&view, &["at", "2026-07-14T13-12-12.045Z", "a.md"]));
+    let spelled = view.read_link(named(&view, &["at", "1h"])).expect("a link");
+
+    let view = view.with_clock(clock(NOW - 7_200_000));
+
+    assert_eq!(named(&view, &["merged", "a.md"]), merged);
+    assert_eq!(named(&view, &["at", "2026-07-14T13-12-12.045Z", "a.md"]), then);
+    assert_eq!(view.attr(merged).expect("a file").mtime_ms, NOW);
+    assert!(view.read_link(named(&view, &["at", "1h"])).expect("a link") < spelled);
+}
+
+#[test]
 fn a_moment_of_which_something_was_let_go_shows_nothing_and_says_why() {
     let view = View::new(MemoryCatalog::new());
     view.catalog().put(&MemoryPut::file(ORIGINS[0], "a.md", b"one", 1_784_034_732_045));
