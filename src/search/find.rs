@@ -2,7 +2,7 @@
 //!
 //! Invariant: an answer is as new as the index was when it began. A file that is damaged is made anew once, within the same question.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 
 use super::fill::text_of;
@@ -12,6 +12,8 @@ use super::{Query, SearchError};
 use crate::index::{ContentReader, Reader};
 use crate::model::{Content, Hlc, OriginName, RelPath, VersionId};
 
+/// Contents that are ranked before all others: ranking costs every content that has the words, and nearly all may have a common one.
+const MAX_RANKED: i64 = if cfg!(test) { 4 } else { 4_096 };
 /// Versions with one content that are looked at.
 const MAX_PLACES: i64 = 1_000;
 /// Of these named in one hit.
@@ -136,26 +138,28 @@ fn find(fts: &Fts, index: &Reader, contents: &ContentReader, query: &Query) -> R
     Ok(Hits { hits, is_more })
 }
 
-/// Hands on the contents that have the words, the best first, until told to stop.
+/// Hands on the contents that have the words until told to stop: the best of the newest first, then all others, the best first.
 fn each_doc(
     fts: &Fts,
     query: &Query,
     mut visit: impl FnMut(i64) -> Result<bool, SearchError>,
 ) -> Result<(), SearchError> {
-    // Ranking sorts everything that is found, so who wants few is answered from the first few.
-    let first = if query.is_unfiltered() { query.limit.saturating_mul(4).saturating_add(64) as i64 } else { i64::MAX };
-    let mut statement =
-        fts.conn.prepare_cached("SELECT rowid FROM text WHERE text MATCH ?1 ORDER BY rank LIMIT ?2 OFFSET ?3")?;
-    for (limit, offset) in [(first, 0), (i64::MAX, first)] {
-        let mut rows = statement.query((query.to_match(), limit, offset))?;
+    let words = query.to_match();
+    let mut statement = fts.conn.prepare_cached(
+        "SELECT rowid FROM (SELECT rowid, rank FROM text WHERE text MATCH ?1 ORDER BY rowid DESC LIMIT ?2) ORDER BY rank",
+    )?;
+    let mut seen = HashSet::new();
+    for newest in [MAX_RANKED, i64::MAX] {
+        let mut rows = statement.query((&words, newest))?;
         let mut count = 0;
         while let Some(row) = rows.next()? {
             count += 1;
-            if !visit(row.get(0)?)? {
+            let doc = row.get(0)?;
+            if seen.insert(doc) && !visit(doc)? {
                 return Ok(());
             }
         }
-        if count < limit {
+        if count < newest {
             break;
         }
     }

@@ -128,11 +128,6 @@ impl Query {
             && (self.origins.is_empty() || self.origins.iter().any(is_of))
             && self.since.is_none_or(|since| since.wall_ms() <= hlc.wall_ms())
     }
-
-    /// True if `admits` says no to nothing.
-    pub(super) fn is_unfiltered(&self) -> bool {
-        self.paths.is_empty() && self.origins.is_empty() && self.since.is_none()
-    }
 }
 
 /// At white space outside of quotes.
