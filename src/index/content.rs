@@ -8,13 +8,17 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{IndexError, Reader};
-use crate::ledger::{ArtifactKind, ArtifactName, Damage, Inline, Ledger, LedgerError, Place, slice_segment};
+use crate::ledger::{ArtifactKind, ArtifactName, Damage, Inline, Ledger, LedgerError, Place, slice_segment, span_of};
 use crate::model::{Content, ContentHash, Manifest, SegmentHash, SegmentRef};
 
 /// Decoded blocks kept, in bytes.
 const CACHE_BYTES: usize = 64 << 20;
 /// The same where contents are read once, in the order in which they were recorded.
 pub const ONCE_CACHE_BYTES: usize = 1 << 20;
+/// A segment from this length on is read in parts, and proven once for all of them.
+const PARTED_BYTES: u32 = 32 << 10;
+/// What the kernel is told to read behind a block, in bytes, once somebody goes on from block to block.
+const AHEAD_BYTES: u64 = 1 << 20;
 /// Segments of the manifests kept; 44 bytes each.
 const CACHED_SEGMENTS: usize = 200_000;
 /// Most bytes handed out at once; longer contents are read in ranges.
@@ -71,6 +75,8 @@ pub struct ContentReader {
     reader: Mutex<Reader>,
     blocks: Mutex<Blocks>,
     layouts: Mutex<Layouts>,
+    /// Where the block that was read last ended.
+    last_end: Mutex<Option<(ArtifactName, u64)>>,
     /// What the checkpoint that was read last carries: its blocks are read one after another, and proving it costs all of them.
     inline: Mutex<Option<(ArtifactName, Arc<Inline>)>>,
 }
@@ -89,6 +95,7 @@ impl ContentReader {
             reader: Mutex::new(reader),
             blocks,
             layouts: Mutex::default(),
+            last_end: Mutex::default(),
             inline: Mutex::default(),
         }
     }
@@ -172,7 +179,13 @@ impl ContentReader {
         take: impl FnOnce(&[u8]) -> T,
     ) -> Result<T, ContentError> {
         let block = self.block(place)?;
-        slice_segment(&block, segment, place).map(take).map_err(|damage| self.damaged(place, damage).into())
+        let is_proven = place.len >= PARTED_BYTES && lock(&block.proven).contains(&segment);
+        let span = if is_proven { span_of(&block.bytes, place) } else { slice_segment(&block.bytes, segment, place) };
+        let span = span.map_err(|damage| self.damaged(place, damage))?;
+        if place.len >= PARTED_BYTES && !is_proven {
+            lock(&block.proven).push(segment);
+        }
+        Ok(take(span))
     }
 
     /// The whole content, checked against its own hash too.
@@ -214,7 +227,7 @@ impl ContentReader {
         self.take_segment(segment, &place, |bytes| out.extend_from_slice(&bytes[range]))
     }
 
-    fn block(&self, place: &Place) -> Result<Arc<[u8]>, ContentError> {
+    fn block(&self, place: &Place) -> Result<Arc<Block>, ContentError> {
         let key = (place.artifact.clone(), place.block.offset);
         if let Some(block) = lock(&self.blocks).get(&key) {
             return Ok(block);
@@ -222,11 +235,25 @@ impl ContentReader {
         // The index placed it there once, so that a missing artifact is lost, not late.
         let block = match place.artifact.kind() {
             ArtifactKind::Checkpoint => self.inline_block(place),
-            _ => self.ledger.read_block(place),
+            _ => {
+                if self.goes_on(place) {
+                    self.ledger.read_ahead(place, AHEAD_BYTES);
+                }
+                self.ledger.read_block(place)
+            }
         };
-        let block = block.inspect_err(|error| self.ledger.note_error(error))?;
+        let bytes = block.inspect_err(|error| self.ledger.note_error(error))?;
+        let block = Arc::new(Block { bytes, proven: Mutex::default() });
         lock(&self.blocks).put(key, block.clone());
         Ok(block)
+    }
+
+    /// True if a block stands right behind, or little behind, the one that was read before.
+    fn goes_on(&self, place: &Place) -> bool {
+        let begin = place.block.offset;
+        let end = (place.artifact.clone(), begin + u64::from(place.block.stored_len));
+        let before = lock(&self.last_end).replace(end);
+        before.is_some_and(|(artifact, end)| artifact == place.artifact && end <= begin && begin - end < AHEAD_BYTES)
     }
 
     fn inline_block(&self, place: &Place) -> Result<Arc<[u8]>, LedgerError> {
@@ -302,18 +329,24 @@ impl Layouts {
 
 type BlockKey = (ArtifactName, u64);
 
+/// A decoded block, and which of its long segments were found to be what they are called.
+struct Block {
+    bytes: Arc<[u8]>,
+    proven: Mutex<Vec<SegmentHash>>,
+}
+
 /// Decoded blocks; the one unused for longest goes first.
 #[derive(Default)]
 struct Blocks {
     limit: usize,
     bytes: usize,
     ticks: u64,
-    blocks: HashMap<BlockKey, (Arc<[u8]>, u64)>,
+    blocks: HashMap<BlockKey, (Arc<Block>, u64)>,
     by_use: BTreeMap<u64, BlockKey>,
 }
 
 impl Blocks {
-    fn get(&mut self, key: &BlockKey) -> Option<Arc<[u8]>> {
+    fn get(&mut self, key: &BlockKey) -> Option<Arc<Block>> {
         self.ticks += 1;
         let (block, tick) = self.blocks.get_mut(key)?;
         self.by_use.remove(tick);
@@ -325,22 +358,22 @@ impl Blocks {
     fn remove(&mut self, key: &BlockKey) {
         if let Some((block, tick)) = self.blocks.remove(key) {
             self.by_use.remove(&tick);
-            self.bytes -= block.len();
+            self.bytes -= block.bytes.len();
         }
     }
 
-    fn put(&mut self, key: BlockKey, block: Arc<[u8]>) {
-        if block.len() > self.limit || self.blocks.contains_key(&key) {
+    fn put(&mut self, key: BlockKey, block: Arc<Block>) {
+        if block.bytes.len() > self.limit || self.blocks.contains_key(&key) {
             return;
         }
         self.ticks += 1;
-        self.bytes += block.len();
+        self.bytes += block.bytes.len();
         self.by_use.insert(self.ticks, key.clone());
         self.blocks.insert(key, (block, self.ticks));
         while self.bytes > self.limit
             && let Some((_, oldest)) = self.by_use.pop_first()
         {
-            self.bytes -= self.blocks.remove(&oldest).map_or(0, |(block, _)| block.len());
+            self.bytes -= self.blocks.remove(&oldest).map_or(0, |(block, _)| block.bytes.len());
         }
     }
 }

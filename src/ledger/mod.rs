@@ -47,5 +47,6 @@ pub use pack::{MAX_PACK_BYTES, PACK_BYTES, PACK_SEGMENTS, PackIndex};
 pub use passing::{ArrivingPack, PassingPack};
 pub use records::{MAX_RECORDS_BYTES, MAX_RECORDS_RAW_BYTES, RECORDS_RAW_BYTES};
 pub use snapshot::{Gathered, Sweep, Swept};
+pub(crate) use store::span_of;
 pub use store::{Ledger, max_artifact_bytes, proves_wrong, slice_segment, verify_bytes};
 pub use verify::{Depth, Finding, Problem};

@@ -5,6 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -314,6 +315,16 @@ impl Ledger {
         self.read_raw_block(place).map(Into::into)
     }
 
+    /// Has the kernel read what stands behind a block of a pack, for whoever goes on there. Only a hint: nothing is said of what fails.
+    pub fn read_ahead(&self, place: &Place, len_bytes: u64) {
+        let end = place.block.offset + u64::from(place.block.stored_len);
+        if place.artifact.kind() == ArtifactKind::Pack
+            && let Ok((_, file)) = self.open_file(&place.artifact)
+        {
+            let _ = rustix::fs::fadvise(&file, end, NonZeroU64::new(len_bytes), rustix::fs::Advice::WillNeed);
+        }
+    }
+
     /// What a checkpoint carries in itself, proven; for readers that want several of its blocks.
     pub fn read_inline(&self, name: &ArtifactName) -> Result<Inline, LedgerError> {
         let checkpoint = Checkpoint::parse(name, &self.read_whole(name)?);
@@ -364,11 +375,16 @@ impl Ledger {
 
 /// The span of a segment in its decompressed block, verified by its hash.
 pub fn slice_segment<'a>(block: &'a [u8], segment: SegmentHash, place: &Place) -> Result<&'a [u8], Damage> {
-    let (start, len) = (place.start as usize, place.len as usize);
-    let span = block.get(start..).and_then(|rest| rest.get(..len));
-    let span = span.ok_or(Damage::Form("the segment passes its block"))?;
+    let span = span_of(block, place)?;
     let actual = Hash::of(span);
     if actual == segment.0 { Ok(span) } else { Err(Damage::Segment { segment, actual }) }
+}
+
+/// The same, unverified: for bytes that stayed in memory since they were.
+pub(crate) fn span_of<'a>(block: &'a [u8], place: &Place) -> Result<&'a [u8], Damage> {
+    let (start, len) = (place.start as usize, place.len as usize);
+    let span = block.get(start..).and_then(|rest| rest.get(..len));
+    span.ok_or(Damage::Form("the segment passes its block"))
 }
 
 /// The largest artifact of a kind.

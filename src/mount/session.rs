@@ -30,6 +30,8 @@ const GOODBYE: Duration = Duration::from_millis(200);
 const LONG: Duration = Duration::from_secs(24 * 3600);
 /// Stands for "no name in particular": a name that is never shown.
 const NO_NAME: &str = ".";
+/// What the kernel reads ahead of who reads on, in KiB, where it lets itself be told: its own 128 make eight times as many requests.
+const READ_AHEAD_KIB: u32 = 1024;
 /// Threads that answer requests; more gain nothing that was measured.
 const DEFAULT_THREADS: usize = 2;
 
@@ -166,6 +168,7 @@ pub fn mount<C: Catalog + 'static>(
     // Only root can show one mount read-only in one place and writable in another.
     let can_replay = options.inotify;
     let session = start(can_replay).map_err(refused)?;
+    read_far_ahead(&dir);
     let device = match can_replay.then(|| show_read_only(&dir)) {
         Some(Err(source)) => {
             // Nothing is left mounted that the kernel lets anybody write to.
@@ -181,6 +184,18 @@ pub fn mount<C: Catalog + 'static>(
     let sender = sender.map_err(|source| MountError::System { what: "start a thread", dir: dir.clone(), source })?;
     let tells_watchers = device.is_some();
     Ok(Mounted { dir, session: Some(session), counters, queue, sender: Some(sender), end, tells_watchers })
+}
+
+/// Has the kernel ask for more at once. Only root may; everybody else reads as before.
+fn read_far_ahead(dir: &Path) {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    if let Ok(facts) = rustix::fs::stat(dir) {
+        let (major, minor) = (rustix::fs::major(facts.st_dev), rustix::fs::minor(facts.st_dev));
+        let knob = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+        let _ = std::fs::write(knob, READ_AHEAD_KIB.to_string());
+    }
 }
 
 fn config(options: &MountOptions, is_writable: bool) -> Config {
