@@ -93,7 +93,7 @@ pub fn beside_others(options: &Options) {
         for case in
             cases().iter().filter(|case| ["rg", "open, read, close of each", "find", "ls -lR"].contains(&case.what))
         {
-            table.faster(case.what, &in_turn(case, &pair, &files, ROUNDS, false), Some(other.goal));
+            table.faster(case.what, &in_turn(case, &pair, &files, ROUNDS, None), Some(other.goal));
         }
     }
 }
