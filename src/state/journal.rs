@@ -165,6 +165,11 @@ impl State {
         self.run("write outbox", sql, (path.as_str(), channel.as_str(), attempts, next_ms, error)).map(drop)
     }
 
+    /// No row is tried again before `next_ms` (wall milliseconds): the backend itself is away.
+    pub fn hold_outbox(&self, next_ms: i64) -> Result<()> {
+        self.run("hold outbox", "UPDATE outbox SET next_ms = ?1 WHERE next_ms < ?1", [next_ms]).map(drop)
+    }
+
     /// The backend acknowledged the path's row.
     pub fn clear_outbox(&self, path: &RelPath) -> Result<()> {
         self.run("clear outbox", "DELETE FROM outbox WHERE path = ?1", [path.as_str()]).map(drop)

@@ -222,7 +222,13 @@ impl Engine {
         let mirrored: Vec<&Slot> = slots.iter().filter(has_row).filter(|slot| seen.insert(*slot)).collect();
         for group in mirrored.chunks(LOOK_SLOTS) {
             let looks = match self.look(adapter, group) {
-                Err(SyncError::Adapter(error)) if is_down(&error) => return self.backend_down(adapter, &error, report),
+                Err(SyncError::Adapter(error)) if is_down(&error) => {
+                    if !dry_run {
+                        let next_ms = self.postpone_after(group[0], &error)?;
+                        self.state.hold_outbox(next_ms)?;
+                    }
+                    return self.backend_down(adapter, &error, report);
+                }
                 looks => looks?,
             };
             for (slot, (resolution, row)) in group.iter().zip(looks) {
@@ -474,14 +480,15 @@ impl Engine {
                 }
                 Err(error) => {
                     report.rows_written = report.rows_written.saturating_sub(1);
-                    self.postpone_after(slot, &error)?;
+                    let next_ms = self.postpone_after(slot, &error)?;
                     if is_down(&error) {
-                        down = Some(error);
+                        down = Some((error, next_ms));
                     }
                 }
             }
         }
-        if let Some(error) = down {
+        if let Some((error, next_ms)) = down {
+            self.state.hold_outbox(next_ms)?;
             return self.backend_down(adapter, &error, report);
         }
         self.mirrored = mark.unwrap_or(self.mirrored);
@@ -505,7 +512,7 @@ impl Engine {
                     report.rows_written += 1;
                     Ok(self.state.clear_outbox(&slot.path)?)
                 }
-                Some(Err(error)) => self.postpone_after(slot, &error),
+                Some(Err(error)) => self.postpone_after(slot, &error).map(drop),
                 None => self.postpone(slot, "the backend gave no answer"),
             },
         }
@@ -518,11 +525,11 @@ impl Engine {
     }
 
     fn postpone(&mut self, slot: &Slot, why: &str) -> Result<()> {
-        self.postpone_by(slot, 0, why)
+        self.postpone_by(slot, 0, why).map(drop)
     }
 
-    /// Who says how long to wait is not asked sooner.
-    fn postpone_after(&mut self, slot: &Slot, error: &AdapterError) -> Result<()> {
+    /// Who says how long to wait is not asked sooner. Returns when the row is due, in wall milliseconds.
+    fn postpone_after(&mut self, slot: &Slot, error: &AdapterError) -> Result<i64> {
         let least_ms = match error.kind {
             ErrorKind::Throttled { retry_after_ms } => i64::try_from(retry_after_ms).unwrap_or(LONGEST_RETRY_MS),
             _ => 0,
@@ -530,14 +537,16 @@ impl Engine {
         self.postpone_by(slot, least_ms.min(LONGEST_RETRY_MS), &error.to_string())
     }
 
-    fn postpone_by(&mut self, slot: &Slot, least_ms: i64, why: &str) -> Result<()> {
+    fn postpone_by(&mut self, slot: &Slot, least_ms: i64, why: &str) -> Result<i64> {
         let now = self.now_ms() as i64;
         let attempts = self.state.outbox_attempts(&slot.path)?;
         let backoff = FIRST_RETRY_MS.saturating_mul(1 << attempts.min(20)).min(LONGEST_RETRY_MS).max(least_ms);
         let mut jitter = [0u8; 2];
         self.env.random.fill(&mut jitter);
         let jitter = i64::from(u16::from_le_bytes(jitter)) * backoff / (4 * 65_536);
-        Ok(self.state.set_outbox(channel_of(slot), &slot.path, attempts + 1, now + backoff + jitter, why)?)
+        let next_ms = now + backoff + jitter;
+        self.state.set_outbox(channel_of(slot), &slot.path, attempts + 1, next_ms, why)?;
+        Ok(next_ms)
     }
 
     /// The id of a slot's row.

@@ -343,3 +343,41 @@ fn a_throttled_row_is_not_written_before_its_time() {
     let wait_ms = a.node().engine.next_retry_ms();
     assert!(meets.is_some() && wait_ms.is_some_and(|ms| ms >= 60_000), "{meets:?} {wait_ms:?}");
 }
+
+#[test]
+fn whatever_call_is_throttled_no_row_is_tried_before_its_time() {
+    let clock = Arc::new(ManualClock::new(4_000_000_000_000));
+    let line = Arc::new(FaultyAdapter::new(Arc::new(MemoryAdapter::new()), 1, FaultRates::default()));
+    let adapter: Arc<dyn FileSyncAdapter> = line.clone();
+    let mut a = Machine::timed("a", &adapter, &clock);
+    let names = ["x.md", "y.md", "z.md"];
+    names.iter().for_each(|name| a.write(name, "one"));
+    a.run();
+    let quiet = || RunOptions { asked: Asked::Nobody, ..RunOptions::default() };
+
+    let mut refused = BTreeSet::new();
+    for call in 1..60 {
+        names.iter().for_each(|name| a.write(name, &"x".repeat(call as usize + 5)));
+        line.fail_nth(call, Fault::Throttled(60_000));
+        let report = a.node().run(&quiet()).expect("runs");
+        let Some(error) = report.backend_error else { break };
+        // Artifacts are named by their place, and sent by the next exchange.
+        let Some(what) = ["get", "set"].into_iter().find(|what| error.starts_with(what)) else { continue };
+        refused.insert(what);
+        // What is due already is told to wait again: at its look, too.
+        line.set_rates(FaultRates { throttled: 1_000, retry_after_ms: 60_000, ..FaultRates::default() });
+        for _ in 0..2 {
+            let wait_ms = a.node().engine.next_retry_ms();
+            assert!(wait_ms.is_some_and(|ms| ms >= 60_000), "call {call}: {wait_ms:?} {error}");
+            clock.advance(wait_ms.unwrap_or_default());
+            a.node().run(&quiet()).expect("runs");
+        }
+        line.set_rates(FaultRates::default());
+        let wait_ms = a.node().engine.next_retry_ms();
+        clock.advance(wait_ms.expect("it waits"));
+        assert_eq!(a.node().run(&quiet()).expect("runs").backend_error, None);
+        assert_eq!(a.node().engine.next_retry_ms(), None, "call {call}");
+    }
+
+    assert_eq!(refused.len(), 2, "the look and the write: {refused:?}");
+}
