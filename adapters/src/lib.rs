@@ -20,6 +20,7 @@ mod memory;
 mod pieces;
 mod postgres;
 mod record;
+mod socket;
 mod sqlite;
 mod stamp;
 mod supabase;
@@ -31,7 +32,7 @@ pub use backend::{
     resolve_backend,
 };
 pub use check::{Checked, Opener, check};
-pub use convex::ConvexAdapter;
+pub use convex::{ConvexAdapter, ConvexListening};
 pub use error::{AdapterError, ErrorKind};
 pub use faulty::{Fault, FaultRates, FaultyAdapter};
 pub use firestore::FirestoreAdapter;

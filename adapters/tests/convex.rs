@@ -8,16 +8,19 @@ mod convex_server;
 #[path = "servers/skip.rs"]
 mod skip;
 
-use std::io::{Read, Write as _};
+use std::io::{BufRead, BufReader, Read, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
+use std::process::{Child, ChildStdout, Stdio};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
 
 use convex_server::{Deployment, SECRET};
 use larder_adapters::contract::{self, ForeignHand, text_record};
 use larder_adapters::{
-    AdapterError, Body, ConvexAdapter, Cursor, ErrorKind, Expected, FileSyncAdapter, OpenContext, Query, Record,
-    RecordId, RowContent,
+    AdapterError, Body, ConvexAdapter, ConvexListening, Cursor, ErrorKind, Expected, FileSyncAdapter, OpenContext,
+    Query, Record, RecordId, RowContent, Subscription, Wake,
 };
 use skip::skip;
 
@@ -25,6 +28,9 @@ use skip::skip;
 fn start(test: &str) -> Option<Deployment> {
     Deployment::start(Path::new(env!("CARGO_MANIFEST_DIR"))).map_err(|reason| skip(test, reason)).ok()
 }
+
+/// However loaded the machine is, what is waited for comes within this.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 impl Deployment {
     fn open(&self) -> ConvexAdapter {
@@ -36,6 +42,23 @@ impl Deployment {
         open_with(&self.url, &[("CONVEX_LARDER_SECRET", SECRET), ("CONVEX_SWEEP_SECS", "0")]).expect("it opens")
     }
 
+    /// A handle that listens so.
+    fn open_listening(&self, listening: ConvexListening) -> ConvexAdapter {
+        let env = [("CONVEX_LARDER_SECRET", SECRET), ("CONVEX_SWEEP_SECS", "never")];
+        open_listening(&self.url, &env, listening).expect("it opens")
+    }
+
+    /// Makes the socket misbehave; how many questions stand.
+    fn socket(&self, act: &str) -> u64 {
+        self.client(&["socket", act]).parse().expect("a number")
+    }
+
+    /// Calls, and documents that functions read, since the last look.
+    fn counts(&self) -> (u64, u64) {
+        let counts: serde_json::Value = serde_json::from_str(&self.client(&["counts"])).expect("counts");
+        (counts["calls"].as_u64().expect("a number"), counts["documents"].as_u64().expect("a number"))
+    }
+
     /// Runs the vendor's client; what it printed.
     fn client(&self, words: &[&str]) -> String {
         let done = self.client_command(words).output().expect("node starts");
@@ -45,10 +68,18 @@ impl Deployment {
 }
 
 fn open_with(address: &str, env: &[(&str, &str)]) -> Result<ConvexAdapter, AdapterError> {
+    open_listening(address, env, ConvexListening::Clock { every_ms: 20 })
+}
+
+fn open_listening(
+    address: &str,
+    env: &[(&str, &str)],
+    listening: ConvexListening,
+) -> Result<ConvexAdapter, AdapterError> {
     let lookup = |name: &str| env.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
     let folder = std::env::temp_dir();
     let context = OpenContext { env: &lookup, ..OpenContext::new(&folder) };
-    ConvexAdapter::open_polling(address, &context, 20)
+    ConvexAdapter::open_listening(address, &context, listening)
 }
 
 #[track_caller]
@@ -211,4 +242,152 @@ fn what_answers_and_is_not_convex_is_said_so_and_gets_no_secret_by_a_redirect() 
     refused(open(cut), ErrorKind::Unavailable, "ended too early");
     let away = "HTTP/1.1 503 -\r\nRetry-After: 3\r\nContent-Length: 6\r\n\r\n<html>";
     refused(open(away), ErrorKind::Throttled { retry_after_ms: 3_000 }, "away");
+}
+
+fn listen(adapter: &ConvexAdapter, from: Cursor) -> (Subscription, Receiver<Wake>) {
+    let (tell, heard) = channel();
+    let sink = Box::new(move |wake| {
+        // Nobody may listen any more.
+        let _ = tell.send(wake);
+    });
+    (adapter.subscribe(&Query::changes("app", None, from.clone(), 1), from, sink).expect("it subscribes"), heard)
+}
+
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+/// Waits until an app's row shows this text to whoever is woken.
+fn until_told(adapter: &ConvexAdapter, heard: &Receiver<Wake>, path: &str, text: &str) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        heard.recv_timeout(end.saturating_duration_since(Instant::now())).expect("it is told in time");
+        let row = adapter.get(&RecordId::new("app", "shared", path)).expect("it answers");
+        if row.is_some_and(|row| row.content == RowContent::Text(text.to_owned())) {
+            return;
+        }
+    }
+}
+
+/// The vendor's client that prints a file's text whenever it changes; gone with its handle.
+struct Watcher(Child, BufReader<ChildStdout>);
+
+impl Watcher {
+    fn start(deployment: &Deployment, path: &str) -> Watcher {
+        let mut command = deployment.client_command(&["watch", "app", path]);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("node starts");
+        let out = BufReader::new(child.stdout.take().expect("piped"));
+        Watcher(child, out)
+    }
+
+    fn next(&mut self) -> String {
+        let mut line = String::new();
+        self.1.read_line(&mut line).expect("it prints");
+        line.trim_end().to_owned()
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_contract_of_subscriptions_holds_over_the_socket() {
+    let Some(deployment) = start("the_contract_of_subscriptions_holds_over_the_socket") else { return };
+    let make = || Arc::new(deployment.open_listening(ConvexListening::Socket)) as Arc<dyn FileSyncAdapter>;
+    contract::another_handles_write_wakes_the_subscriber(&make);
+    contract::late_subscriber_is_woken_for_what_it_missed(&make);
+    contract::dropped_subscription_is_never_called_again(&make);
+    contract::closed_handle_refuses_and_leaves_the_others(&make);
+}
+
+#[test]
+fn changes_are_told_over_the_socket_in_both_directions() {
+    let Some(deployment) = start("changes_are_told_over_the_socket_in_both_directions") else { return };
+    let adapter = deployment.open_listening(ConvexListening::Socket);
+    assert_eq!(deployment.client(&["check-live"]), "checked");
+    let (subscription, heard) = listen(&adapter, Cursor::start());
+    let mut watcher = Watcher::start(&deployment, "a.md");
+    assert_eq!(watcher.next(), "null");
+
+    adapter.set(&text_record("app", "a.md", "ours"), &Expected::Absent).expect("it is written");
+    assert_eq!(watcher.next(), "\"ours\"");
+    deployment.client(&["live-put", "app", "a.md", "theirs"]);
+    assert_eq!(watcher.next(), "\"theirs\"");
+    until_told(&adapter, &heard, "a.md", "theirs");
+    deployment.socket(r#"{"chunks":true}"#);
+    deployment.client(&["put", "app", "a.md", "in parts"]);
+    until_told(&adapter, &heard, "a.md", "in parts");
+
+    assert_eq!(adapter.status(), Vec::<String>::new());
+    drop(subscription);
+    drop(watcher);
+    until("no question stands", || deployment.socket("{}") == 0);
+}
+
+#[test]
+fn a_socket_that_fails_is_said_so_and_the_clock_asks_until_it_is_back() {
+    let Some(deployment) = start("a_socket_that_fails_is_said_so_and_the_clock_asks_until_it_is_back") else {
+        return;
+    };
+    let fatal = format!(r#"{{"refuse":true,"say":"{{\"type\":\"FatalError\",\"error\":\"args: {SECRET}\"}}"}}"#);
+    let breaks = [
+        (r#"{"refuse":true,"drop":true}"#, "HTTP 503"),
+        (r#"{"refuse":"redirect","drop":true}"#, "HTTP 302"),
+        (r#"{"refuse":true,"say":"<html>"}"#, "HTTP 503"),
+        (fatal.as_str(), "HTTP 503"),
+    ];
+    for (n, (ill, said)) in breaks.into_iter().enumerate() {
+        let adapter = deployment.open_listening(ConvexListening::Usual);
+        let (_subscription, heard) = listen(&adapter, Cursor::start());
+        until("the question stands", || deployment.socket("{}") == 1);
+
+        deployment.socket(ill);
+        until("it is said", || {
+            let lines = adapter.status().join("\n");
+            assert!(!lines.contains(SECRET), "{lines}");
+            lines.contains(said) && lines.contains("it is asked every 2 to 15 seconds")
+        });
+        deployment.client(&["put", "app", "a.md", &format!("text {n}")]);
+        until_told(&adapter, &heard, "a.md", &format!("text {n}"));
+
+        deployment.socket(r#"{"refuse":false}"#);
+        until("it is told again", || adapter.status().is_empty() && deployment.socket("{}") == 1);
+        adapter.close().expect("it closes");
+        until("it is gone", || deployment.socket("{}") == 0);
+    }
+}
+
+#[test]
+fn one_change_of_100_000_reads_few_documents() {
+    const ROWS: u64 = 100_000;
+    let Some(deployment) = start("one_change_of_100_000_reads_few_documents") else { return };
+    let adapter = deployment.open();
+    deployment.client(&["fill", &ROWS.to_string()]);
+    let page = adapter.query(&Query::changes("app", None, Cursor::start(), 1)).expect("it answers");
+    let instance = page.cursor.as_str().rsplit_once('.').expect("a deployment and a place").0.to_owned();
+    let cursor = Cursor::from_text(format!("{instance}.{ROWS}"));
+    let row = adapter.get(&RecordId::new("app", "shared", "f054321")).expect("it answers").expect("it is there");
+    deployment.counts();
+
+    adapter.set(&text_record("app", "f054321", "edited"), &Expected::Revision(row.revision)).expect("it is written");
+    let (calls, documents) = deployment.counts();
+    assert!(calls <= 2 && documents <= 6, "to write: {calls} calls, {documents} documents");
+
+    let page = adapter.query(&Query::changes("app", None, cursor, 100)).expect("it answers");
+    let (calls, documents) = deployment.counts();
+    assert_eq!(page.rows.iter().map(|row| row.path.as_str()).collect::<Vec<_>>(), ["f054321"]);
+    assert!(calls <= 2 && documents <= 6, "to hear of it: {calls} calls, {documents} documents");
+
+    let page = adapter.query(&Query::changes("app", None, page.cursor, 100)).expect("it answers");
+    let (calls, documents) = deployment.counts();
+    assert!(page.rows.is_empty() && calls <= 2 && documents <= 2, "nothing new: {calls} calls, {documents} documents");
 }

@@ -95,8 +95,29 @@ impl Caller {
         self.call("mutation", function, args).await
     }
 
-    async fn call(&self, kind: &str, function: &str, mut args: Value) -> Result<Value, Failure> {
+    /// Arguments as every function wants them.
+    pub(super) fn with_secret(&self, mut args: Value) -> Value {
         args["secret"] = json!(self.secret);
+        args
+    }
+
+    /// Where the vendor's sync socket is.
+    pub(super) fn socket_address(&self) -> Url {
+        let mut url = self.url.clone();
+        url.set_path("/api/sync");
+        url.set_query(None);
+        url
+    }
+
+    /// What the deployment said, fit for a line: an error may repeat the arguments, the secret among them.
+    pub(super) fn shown(&self, said: &str) -> String {
+        let quoted = json!(self.secret).to_string();
+        let inner = quoted.trim_matches('"');
+        shown(&said.replace(inner, "***").replace(&self.secret, "***"))
+    }
+
+    async fn call(&self, kind: &str, function: &str, args: Value) -> Result<Value, Failure> {
+        let args = self.with_secret(args);
         let body = json!({ "path": format!("larder:{function}"), "args": args, "format": "json" }).to_string();
         let mut url = self.url.clone();
         url.set_path(&format!("/api/{kind}"));
@@ -104,57 +125,64 @@ impl Caller {
         let answer = sent.map_err(|error| Broken::of(&error))?;
         let head = Head::of(&answer);
         let body = body_of(answer, MAX_ANSWER_BYTES).await?;
-        understood(&head, &body)
+        self.understood(&head, &body)
     }
-}
 
-fn understood(head: &Head, body: &[u8]) -> Result<Value, Failure> {
-    if let Some(host) = &head.redirect {
-        let said =
-            format!("the address redirects to {}, and the secret is not taken there; set the right one", shown(host));
-        return Err(Failure::new(ErrorKind::Denied, said));
-    }
-    let parsed = serde_json::from_slice::<Value>(body);
-    let answer = match parsed {
-        Ok(answer) if answer.is_object() => answer,
-        Err(error) if error.is_eof() && !body.is_empty() && head.code == 200 => return Err(Broken::early().into()),
-        _ if head.code == 200 || head.kind() == ErrorKind::Corrupt => {
-            return Err(Failure::new(ErrorKind::Corrupt, "what answers is not Convex; check CONVEX_URL"));
+    fn understood(&self, head: &Head, body: &[u8]) -> Result<Value, Failure> {
+        if let Some(host) = &head.redirect {
+            let said = format!(
+                "the address redirects to {}, and the secret is not taken there; set the right one",
+                shown(host)
+            );
+            return Err(Failure::new(ErrorKind::Denied, said));
         }
-        _ => return Err(Failure::new(head.kind(), format!("the deployment is away (HTTP {})", head.code))),
-    };
-    match answer.get("status").and_then(Value::as_str) {
-        Some("success") => Ok(answer.get("value").cloned().unwrap_or_default()),
-        Some("error") => Err(refusal(&answer)),
-        _ if head.kind() == ErrorKind::Corrupt => {
-            Err(Failure::new(ErrorKind::Corrupt, "what answers is not Convex; check CONVEX_URL"))
+        let parsed = serde_json::from_slice::<Value>(body);
+        let answer = match parsed {
+            Ok(answer) if answer.is_object() => answer,
+            Err(error) if error.is_eof() && !body.is_empty() && head.code == 200 => return Err(Broken::early().into()),
+            _ if head.code == 200 || head.kind() == ErrorKind::Corrupt => {
+                return Err(Failure::new(ErrorKind::Corrupt, "what answers is not Convex; check CONVEX_URL"));
+            }
+            _ => return Err(Failure::new(head.kind(), format!("the deployment is away (HTTP {})", head.code))),
+        };
+        match answer.get("status").and_then(Value::as_str) {
+            Some("success") => Ok(answer.get("value").cloned().unwrap_or_default()),
+            Some("error") => Err(self.refusal(&answer)),
+            _ if head.kind() == ErrorKind::Corrupt => {
+                Err(Failure::new(ErrorKind::Corrupt, "what answers is not Convex; check CONVEX_URL"))
+            }
+            _ => Err(Failure::new(head.kind(), format!("the deployment is away (HTTP {})", head.code))),
         }
-        _ => Err(Failure::new(head.kind(), format!("the deployment is away (HTTP {})", head.code))),
     }
-}
 
-fn refusal(answer: &Value) -> Failure {
-    let message = answer.get("errorMessage").and_then(Value::as_str).unwrap_or("");
-    let code = answer.get("errorData").and_then(|data| data.get("code")).and_then(Value::as_str);
-    let (kind, said) = match code {
-        Some("DENIED") => (ErrorKind::Denied, "CONVEX_LARDER_SECRET is not the deployment's LARDER_SECRET".to_owned()),
-        Some("NO_SECRET") => (
-            ErrorKind::Denied,
-            "the deployment has no secret: run `npx convex env set LARDER_SECRET ...` there".to_owned(),
-        ),
-        Some("OWNER") => (ErrorKind::Denied, "the deployment's LARDER_OWNERS does not name this owner".to_owned()),
-        Some("NOT_OPEN") => (ErrorKind::Unavailable, "the deployment was emptied; it is opened again".to_owned()),
-        _ if message.contains("Could not find") || message.contains("not find function") => (
-            ErrorKind::Unsupported,
-            "Larder's functions are not deployed there: run `npx convex deploy` with adapters/convex".to_owned(),
-        ),
-        _ if message.contains("ArgumentValidation") || message.contains("Validator error") => {
-            (ErrorKind::Unsupported, "its functions are of another release: deploy those of this one".to_owned())
-        }
-        _ if message.contains("too large") || message.contains("maximum size") => (ErrorKind::TooLarge, shown(message)),
-        _ => (ErrorKind::Unavailable, format!("a function failed ({})", shown(message))),
-    };
-    Failure::new(kind, said)
+    /// What an error of a function means.
+    pub(super) fn refusal(&self, answer: &Value) -> Failure {
+        let message = answer.get("errorMessage").and_then(Value::as_str).unwrap_or("");
+        let code = answer.get("errorData").and_then(|data| data.get("code")).and_then(Value::as_str);
+        let (kind, said) = match code {
+            Some("DENIED") => {
+                (ErrorKind::Denied, "CONVEX_LARDER_SECRET is not the deployment's LARDER_SECRET".to_owned())
+            }
+            Some("NO_SECRET") => (
+                ErrorKind::Denied,
+                "the deployment has no secret: run `npx convex env set LARDER_SECRET ...` there".to_owned(),
+            ),
+            Some("OWNER") => (ErrorKind::Denied, "the deployment's LARDER_OWNERS does not name this owner".to_owned()),
+            Some("NOT_OPEN") => (ErrorKind::Unavailable, "the deployment was emptied; it is opened again".to_owned()),
+            _ if message.contains("Could not find") || message.contains("not find function") => (
+                ErrorKind::Unsupported,
+                "Larder's functions are not deployed there: run `npx convex deploy` with adapters/convex".to_owned(),
+            ),
+            _ if message.contains("ArgumentValidation") || message.contains("Validator error") => {
+                (ErrorKind::Unsupported, "its functions are of another release: deploy those of this one".to_owned())
+            }
+            _ if message.contains("too large") || message.contains("maximum size") => {
+                (ErrorKind::TooLarge, self.shown(message))
+            }
+            _ => (ErrorKind::Unavailable, format!("a function failed ({})", self.shown(message))),
+        };
+        Failure::new(kind, said)
+    }
 }
 
 #[cfg(test)]
@@ -162,7 +190,18 @@ mod tests {
     use super::*;
 
     fn kind(code: u16, body: &str) -> ErrorKind {
-        understood(&Head { code, ..Head::default() }, body.as_bytes()).expect_err("it is refused").kind
+        refused(code, body).kind
+    }
+
+    fn refused(code: u16, body: &str) -> Failure {
+        let env = |name: &str| match name {
+            "CONVEX_URL" => Some("http://127.0.0.1:9".to_owned()),
+            "CONVEX_LARDER_SECRET" => Some("ge\"heim".to_owned()),
+            _ => None,
+        };
+        let folder = std::env::temp_dir();
+        let caller = Caller::of("", &OpenContext { env: &env, ..OpenContext::new(&folder) }).expect("all is set");
+        caller.understood(&Head { code, ..Head::default() }, body.as_bytes()).expect_err("it is refused")
     }
 
     #[test]
@@ -178,5 +217,14 @@ mod tests {
         assert_eq!(kind(200, r#"{"status":"succ"#), ErrorKind::Unavailable);
         let missing = r#"{"status":"error","errorMessage":"Could not find public function for 'larder:open'"}"#;
         assert_eq!(kind(200, missing), ErrorKind::Unsupported);
+    }
+
+    #[test]
+    fn a_failure_that_repeats_the_arguments_shows_no_secret() {
+        for said in ["args: ge\"heim".to_owned(), r#"{"secret":"ge\"heim"}"#.to_owned(), "x".repeat(296) + "ge\"heim"] {
+            let body = json!({ "status": "error", "errorMessage": said }).to_string();
+            let failure = refused(200, &body);
+            assert!(!failure.said.contains("heim") && !failure.said.contains("ge\""), "{}", failure.said);
+        }
     }
 }

@@ -1,10 +1,12 @@
 //! Convex: a deployment that runs the functions Larder ships in `adapters/convex/`, asked over its HTTP interface.
 //!
-//! Each mutation there is one transaction that gives the next change number, so that feed, revisions and cursors are plain numbers.
-//! Invariant: nothing is decided here that the functions decide; a call is one function. Deliberately absent: the vendor's crate and
-//! its socket (it brings a second TLS library and switches on a feature of `serde_json` that changes hashed bytes); changes are polled.
+//! Each mutation there is one transaction that gives the next change number, so that feed, revisions and cursors are plain numbers. That
+//! something changed is heard over the vendor's sync socket, or asked for by the clock where there is none.
+//! Invariant: nothing is decided here that the functions decide; a call is one function, and what changed is what HTTP answers. Deliberately
+//! absent: the vendor's crate (it brings a second TLS library and switches on a feature of `serde_json` that changes hashed bytes).
 
 mod call;
+mod live;
 mod row;
 
 use std::collections::HashMap;
@@ -14,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::adapter::write_one;
 use crate::lock;
@@ -25,6 +27,7 @@ use crate::{
     batch_delete_revision,
 };
 use call::{Caller, Failure};
+use live::Bell;
 use row::{PIECE_BYTES, Piece, Sending, chunks_of, cursor, number, pieces_of, place_of, revision, row_of, strange};
 
 /// This backend's line in the table.
@@ -60,6 +63,41 @@ const TRIES: u32 = 4;
 const POLL_SOON: Duration = Duration::from_secs(2);
 const POLL_RARELY: Duration = Duration::from_secs(15);
 const POLL_BROKEN: Duration = Duration::from_secs(60);
+/// While the socket tells of changes: it promises no delivery.
+const POLL_LIVE: Duration = Duration::from_secs(60);
+/// From one question that a hint set off to the next; hints in between are one.
+const SPACING: Duration = Duration::from_millis(100);
+
+/// How a handle hears of changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConvexListening {
+    /// Over the socket, and by the clock while there is none.
+    Usual,
+    /// By the clock alone, every so many milliseconds, however quiet it is.
+    Clock {
+        /// Between two questions, in milliseconds.
+        every_ms: u64,
+    },
+    /// Over the socket alone.
+    Socket,
+}
+
+impl ConvexListening {
+    /// The shortest and the longest time between two questions.
+    fn pace(self) -> (Duration, Duration) {
+        match self {
+            ConvexListening::Usual => (POLL_SOON, POLL_RARELY),
+            ConvexListening::Clock { every_ms } => (Duration::from_millis(every_ms), Duration::from_millis(every_ms)),
+            ConvexListening::Socket => (NEVER, NEVER),
+        }
+    }
+
+    fn rest_while_live(self) -> Duration {
+        if self == ConvexListening::Usual { POLL_LIVE } else { NEVER }
+    }
+}
+
+const NEVER: Duration = Duration::from_secs(365 * 24 * 3_600);
 
 /// A mirror in a Convex deployment.
 pub struct ConvexAdapter {
@@ -68,11 +106,12 @@ pub struct ConvexAdapter {
 }
 
 struct Shared {
-    caller: Caller,
+    caller: Arc<Caller>,
+    bell: Arc<Bell>,
+    listening: ConvexListening,
     /// Names the deployment's data.
     instance: Mutex<String>,
     next_sweeps: Mutex<HashMap<String, Instant>>,
-    poll: (Duration, Duration),
     degraded: Mutex<Option<String>>,
     closed: AtomicBool,
 }
@@ -90,31 +129,27 @@ impl ConvexAdapter {
     /// Errors: `Denied` for a secret that is missing or wrong, `Unsupported` for settings that make no sense or functions that are not
     /// deployed, `Unavailable` if it cannot be reached.
     pub fn open(address: &str, context: &OpenContext<'_>) -> Result<ConvexAdapter, AdapterError> {
-        ConvexAdapter::open_at(address, context, (POLL_SOON, POLL_RARELY))
+        ConvexAdapter::open_listening(address, context, ConvexListening::Usual)
     }
 
-    /// The same, asking for changes every `poll_ms` milliseconds, however quiet it is.
-    pub fn open_polling(address: &str, context: &OpenContext<'_>, poll_ms: u64) -> Result<ConvexAdapter, AdapterError> {
-        let every = Duration::from_millis(poll_ms);
-        ConvexAdapter::open_at(address, context, (every, every))
-    }
-
-    fn open_at(
+    /// The same, hearing of changes as told. Errors: as of `open`.
+    pub fn open_listening(
         address: &str,
         context: &OpenContext<'_>,
-        poll: (Duration, Duration),
+        listening: ConvexListening,
     ) -> Result<ConvexAdapter, AdapterError> {
         let shared = Shared {
-            caller: Caller::of(address, context)?,
+            caller: Arc::new(Caller::of(address, context)?),
+            bell: Arc::default(),
+            listening,
             instance: Mutex::default(),
             next_sweeps: Mutex::default(),
-            poll,
             degraded: Mutex::default(),
             closed: AtomicBool::new(false),
         };
         let capabilities = Capabilities {
             name: "convex".to_owned(),
-            live: false,
+            live: !matches!(listening, ConvexListening::Clock { .. }),
             foreign_edits: ForeignEdits::Sweep,
             text_limit_bytes: TEXT_LIMIT_BYTES,
             chunk_limit_bytes: PIECE_BYTES as u64,
@@ -376,16 +411,18 @@ impl Shared {
         Ok(())
     }
 
-    /// Asks on until `stop`, and tells `sink`.
-    async fn listen(&self, query: Query, from: Cursor, sink: Sink, stop: &Notify) {
+    /// Asks at each hint, and by the clock, until `stop`, and tells `sink`.
+    async fn listen(&self, query: Query, from: Cursor, sink: Sink, mut hints: watch::Receiver<u64>, stop: &Notify) {
         let (mut place, mut quiet_since, mut failures) = (from, Instant::now(), 0u32);
         loop {
+            // What is told from here on may not be in the answer.
+            hints.mark_unchanged();
             let asked = tokio::select! {
                 asked = self.heard(&query, &place) => asked,
                 // A request under way is dropped: nothing waits for a service that hangs.
                 () = stop.notified() => return,
             };
-            let rest = match asked {
+            let (rest, least) = match asked {
                 Ok((changed, next)) => {
                     (failures, place) = (0, next);
                     *lock(&self.degraded) = None;
@@ -393,25 +430,52 @@ impl Shared {
                         quiet_since = Instant::now();
                         sink(Wake::Changed);
                     }
-                    (quiet_since.elapsed() / 8).clamp(self.poll.0, self.poll.1)
+                    (self.rest(quiet_since), SPACING)
                 }
                 Err(failure) => {
                     failures = failures.saturating_add(1);
-                    let reason = failure.error("ask Convex for changes").to_string();
-                    *lock(&self.degraded) = Some(format!("convex: {reason}; asked again and again"));
+                    let rest = self.rest_after(&failure, failures);
                     if failures == 1 {
-                        sink(Wake::Lost { reason });
+                        sink(Wake::Lost { reason: failure.error("ask Convex for changes").to_string() });
                     }
-                    match failure.kind {
-                        ErrorKind::Throttled { retry_after_ms } => Duration::from_millis(retry_after_ms),
-                        _ => self.poll.0.saturating_mul(1 << failures.min(10)).min(POLL_BROKEN),
-                    }
+                    // A hint is no reason to ask a service sooner than it wants.
+                    (rest, rest)
                 }
             };
             tokio::select! {
-                () = tokio::time::sleep(rest) => {}
+                () = rested(rest, least, &mut hints) => {}
                 () = stop.notified() => return,
             }
+        }
+    }
+
+    /// A listener more, who may never get a hint.
+    fn hints(&self) -> watch::Receiver<u64> {
+        let caller = (!matches!(self.listening, ConvexListening::Clock { .. })).then_some(&self.caller);
+        self.bell.join(caller)
+    }
+
+    fn told_by_nobody(&self) -> Option<String> {
+        let (why, place) = (self.bell.mute()?, self.caller.place());
+        let seconds = [POLL_SOON, POLL_RARELY].map(|pace| pace.as_secs());
+        let [soon, rarely] = seconds;
+        Some(format!("convex at {place} tells of no changes ({why}): it is asked every {soon} to {rarely} seconds"))
+    }
+
+    /// How long nothing is asked after an answer, unless a hint comes.
+    fn rest(&self, quiet_since: Instant) -> Duration {
+        let (soon, rarely) = self.listening.pace();
+        let by_clock = (quiet_since.elapsed() / 8).clamp(soon, rarely);
+        if self.bell.is_live() { self.listening.rest_while_live().max(by_clock) } else { by_clock }
+    }
+
+    /// Notes why there was no answer, for `status`; how long to wait before the next question.
+    fn rest_after(&self, failure: &Failure, failures: u32) -> Duration {
+        let reason = failure.error("ask Convex for changes").to_string();
+        *lock(&self.degraded) = Some(format!("convex: {reason}; asked again and again"));
+        match failure.kind {
+            ErrorKind::Throttled { retry_after_ms } => Duration::from_millis(retry_after_ms),
+            _ => self.listening.pace().0.min(POLL_SOON).saturating_mul(1 << failures.min(10)).min(POLL_BROKEN),
         }
     }
 
@@ -428,6 +492,16 @@ impl Shared {
         let args = json!({ "app": query.app, "owner": query.owner, "after": after, "limit": 1, "withContent": false });
         let page = self.page("changes", args, &instance, false).await?;
         Ok((!page.rows.is_empty(), cursor(&instance, newest)))
+    }
+}
+
+/// Waits for `rest`, or for a hint after `least`.
+async fn rested(rest: Duration, least: Duration, hints: &mut watch::Receiver<u64>) {
+    tokio::time::sleep(least.min(rest)).await;
+    tokio::select! {
+        () = tokio::time::sleep(rest.saturating_sub(least)) => {}
+        // There is a bell as long as there is a handle.
+        _ = hints.changed() => {}
     }
 }
 
@@ -496,13 +570,17 @@ impl FileSyncAdapter for ConvexAdapter {
         self.check_open()?;
         let (shared, stop) = (Arc::clone(&self.shared), Arc::new(Notify::new()));
         let (query, over) = (query.clone(), Arc::clone(&stop));
+        let hints = shared.hints();
         let body = move || {
             // Without a runtime nobody could have subscribed.
-            let _ = crate::drive::block_on(shared.listen(query, from, sink, &over));
+            let _ = crate::drive::block_on(shared.listen(query, from, sink, hints, &over));
         };
         let spawned = std::thread::Builder::new().name("larder-convex".to_owned()).spawn(body);
-        let thread = spawned
-            .map_err(|error| AdapterError::caused(ErrorKind::Unavailable, "subscribe: start a thread", error))?;
+        let shared = Arc::clone(&self.shared);
+        let thread = spawned.map_err(|error| {
+            shared.bell.leave();
+            AdapterError::caused(ErrorKind::Unavailable, "subscribe: start a thread", error)
+        })?;
         let thread = Mutex::new(Some(thread));
         Ok(Subscription::new(move || {
             stop.notify_one();
@@ -510,6 +588,7 @@ impl FileSyncAdapter for ConvexAdapter {
                 // A panic in the sink is the sink's own; it has been reported on its thread.
                 let _ = thread.join();
             }
+            shared.bell.leave();
         }))
     }
 
@@ -521,11 +600,13 @@ impl FileSyncAdapter for ConvexAdapter {
     }
 
     fn status(&self) -> Vec<String> {
-        lock(&self.shared.degraded).iter().cloned().collect()
+        let degraded = lock(&self.shared.degraded).clone();
+        degraded.or_else(|| self.shared.told_by_nobody()).into_iter().collect()
     }
 
     fn close(&self) -> Result<(), AdapterError> {
         self.shared.closed.store(true, Ordering::Release);
+        self.shared.bell.close();
         Ok(())
     }
 }

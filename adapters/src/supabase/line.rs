@@ -98,7 +98,7 @@ impl Line {
         if let Some(token) = token {
             headers.insert(AUTHORIZATION, secret(&format!("Bearer {token}"))?);
         }
-        let tls = tls();
+        let tls = crate::socket::tls();
         let client = Client::builder()
             .tls_backend_preconfigured(tls.clone())
             .redirect(redirect::Policy::none())
@@ -113,17 +113,13 @@ impl Line {
         Ok(Line { client, base, headers, shown: host, key, token, tls: std::sync::Arc::new(tls) })
     }
 
-    /// Where the Realtime socket is: its address with the key in it, host, port, and whether TLS is spoken there.
-    pub fn socket(&self, version: &str) -> Option<(String, String, u16, bool)> {
-        let is_tls = self.base.scheme() == "https";
-        let host = self.base.host_str()?.trim_matches(['[', ']']).to_owned();
-        let port = self.base.port_or_known_default()?;
+    /// Where the Realtime socket is, with the key in it.
+    pub fn socket_address(&self, version: &str) -> Url {
         let mut url = self.base.clone();
         let path = format!("{}/realtime/v1/websocket", url.path().trim_end_matches("/rest/v1/rpc/"));
         url.set_path(&path);
         url.query_pairs_mut().append_pair("apikey", &self.key).append_pair("vsn", version);
-        let rest = url.as_str().split_once("://")?.1;
-        Some((format!("{}://{rest}", if is_tls { "wss" } else { "ws" }), host, port, is_tls))
+        url
     }
 
     /// Whose token goes along, if there is one.
@@ -131,15 +127,9 @@ impl Line {
         self.token.as_deref()
     }
 
-    /// Speaks TLS over a connection to `host`.
-    pub async fn encrypt(
-        &self,
-        host: &str,
-        tcp: tokio::net::TcpStream,
-    ) -> Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>, String> {
-        let name = rustls::pki_types::ServerName::try_from(host.to_owned()).map_err(|_| "its host has no name")?;
-        let connector = tokio_rustls::TlsConnector::from(self.tls.clone());
-        connector.connect(name, tcp).await.map_err(|error| error.to_string())
+    /// What TLS is spoken with.
+    pub fn tls(&self) -> std::sync::Arc<rustls::ClientConfig> {
+        self.tls.clone()
     }
 
     /// Calls a function of the API.
@@ -246,18 +236,6 @@ fn words(error: &reqwest::Error) -> String {
         () => "its answer was cut off",
     };
     last.map_or(kind.to_owned(), |last| format!("{kind} ({last})"))
-}
-
-/// The machine's own roots.
-fn tls() -> rustls::ClientConfig {
-    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("the provider has what its own defaults need")
-        .with_root_certificates(roots)
-        .with_no_client_auth()
 }
 
 #[cfg(test)]

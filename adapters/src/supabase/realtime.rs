@@ -9,17 +9,14 @@ use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use super::line::Line;
 use super::wire::Changed;
 use crate::AdapterError;
 use crate::hub::{Ears, Source};
+use crate::socket;
 
 const TOPIC: &str = "realtime:larder";
 const VERSIONS: [&str; 2] = ["2.0.0", "1.0.0"];
@@ -30,13 +27,9 @@ const HEARTBEAT: Duration = Duration::from_secs(25);
 const PACE: Duration = Duration::from_secs(2);
 /// How long it is asked before the socket is tried again.
 const ASKED_FOR: Duration = Duration::from_secs(300);
-const MAX_MESSAGE_BYTES: usize = 4 << 20;
 
 /// A project that is listened to.
 pub(super) struct Listening(pub Arc<Line>);
-
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 impl Source for Listening {
     async fn hear(&self, ears: &Ears) -> Result<(), AdapterError> {
@@ -55,15 +48,7 @@ impl Source for Listening {
 impl Listening {
     /// Opens the socket and subscribes.
     async fn join(&self, version: &'static str) -> Result<Socket, String> {
-        let (url, host, port, is_tls) = self.0.socket(version).ok_or("its address has no socket")?;
-        let tcp = TcpStream::connect((host.as_str(), port)).await.map_err(|error| error.to_string())?;
-        let stream: Box<dyn Stream> = if is_tls { Box::new(self.0.encrypt(&host, tcp).await?) } else { Box::new(tcp) };
-        let config = WebSocketConfig::default()
-            .max_message_size(Some(MAX_MESSAGE_BYTES))
-            .max_frame_size(Some(MAX_MESSAGE_BYTES));
-        // What is said of a refused handshake may repeat the address, which holds the key.
-        let opened = client_async_with_config(url, stream, Some(config)).await;
-        let (stream, _) = opened.map_err(|_| "the handshake was refused".to_owned())?;
+        let stream = socket::open(&self.0.socket_address(version), || self.0.tls()).await?;
         let mut socket = Socket { stream, is_objects: version == "1.0.0", last_ref: 0 };
         let mut payload = json!({ "config": {
             "broadcast": { "ack": false, "self": false }, "presence": { "key": "" }, "private": false,
@@ -138,7 +123,7 @@ impl Listening {
 }
 
 struct Socket {
-    stream: WebSocketStream<Box<dyn Stream>>,
+    stream: socket::Socket,
     is_objects: bool,
     last_ref: u64,
 }
