@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use larder_adapters::contract::{self, ForeignHand, text_record};
 use larder_adapters::{
-    AdapterError, Cursor, ErrorKind, Expected, FileSyncAdapter, OpenContext, Query, Record, Row, SHARED_OWNER,
-    Subscription, SupabaseAdapter, Wake, Write,
+    AdapterError, Body, Cursor, ErrorKind, Expected, FileSyncAdapter, OpenContext, Query, Record, Revision, Row,
+    SHARED_OWNER, Subscription, SupabaseAdapter, Wake, Write,
 };
 use postgres_server::Postgres;
 use skip::skip;
@@ -205,6 +205,48 @@ fn a_lost_answer_is_found_out_by_the_retry() {
     let error = adapter.set(&record, &Expected::Absent).expect_err("it is there already");
     assert_eq!(error.kind, ErrorKind::Conflict, "{error}");
     assert_eq!(service.server.sql("lab", "SELECT count(*), min(content) FROM files"), "1|mine");
+}
+
+/// A first mirror is written by a few statements a batch; a batch with anything else in it is judged item by item, and nothing is done twice.
+#[test]
+fn new_texts_go_in_at_once_and_what_is_not_new_stops_no_other() {
+    const TEST: &str = "new_texts_go_in_at_once_and_what_is_not_new_stops_no_other";
+    let service = match Service::start_with(&["track_functions=all"]) {
+        Ok(service) => service,
+        Err(why) => return skip(TEST, why),
+    };
+    service.prepare();
+    let adapter = open(&service.url(), None);
+    let set = |record: Record| Write::Set { record, expected: Expected::Absent };
+    let texts = |names: std::ops::Range<u32>| names.map(|n| set(text_record("app", &format!("f{n:03}"), "text")));
+
+    let fresh = adapter.write_batch(&texts(0..200).collect::<Vec<Write>>());
+    let rows = adapter.query(&Query::changes("app", None, Cursor::start(), 1_000)).expect("it answers").rows;
+    let told: Vec<&Revision> = fresh.iter().map(|answer| answer.as_ref().expect("it is new")).collect();
+    assert_eq!(rows.iter().map(|row| &row.revision).collect::<Vec<_>>(), told, "each its own number, in order");
+    assert!(rows.iter().all(|row| !row.is_foreign()));
+
+    let chunks = Record { body: Body::Chunks { keep: 0, add: vec![vec![1; 9]] }, ..text_record("app", "f300", "") };
+    let chunked = adapter.set(&chunks, &Expected::Absent).expect("it is new");
+    let gone = adapter.set(&text_record("app", "f301", "old"), &Expected::Absent).expect("it is new");
+    adapter.delete(&text_record("app", "f301", "").id(), &Expected::Revision(gone)).expect("it is ours");
+    let private = Record { owner: "somebody".to_owned(), ..text_record("app", "f302", "text") };
+    let mixed: Vec<Write> =
+        texts(199..202).chain(texts(300..302)).chain([set(private)]).chain(texts(303..305)).collect();
+    let answers = adapter.write_batch(&mixed);
+    let kinds: Vec<Option<ErrorKind>> =
+        answers.iter().map(|answer| answer.as_ref().err().map(|error| error.kind)).collect();
+    let (conflict, refused) = (Some(ErrorKind::Conflict), Some(ErrorKind::Unsupported));
+    assert_eq!(kinds, [conflict, None, None, conflict, None, refused, None, None]);
+    let row = adapter.get(&chunks.id()).expect("it answers").expect("it stands");
+    assert_eq!(row.revision, chunked, "left as it was");
+    let count = "SELECT count(*) || ' ' || (SELECT count(*) FROM file_mirror) || ' ' || (SELECT count(*) FROM file_chunked) FROM files";
+    assert_eq!(service.server.sql("lab", count), "205 206 1");
+
+    // Judged one by one were those that stood alone, and the mixed ones.
+    service.end_sessions();
+    let calls = "SELECT calls FROM pg_stat_user_functions WHERE funcname = 'larder_write_one'";
+    assert_eq!(settled(&service.server, calls), 3 + mixed.len() as i64);
 }
 
 /// A change costs what it touches, however much there is: the rows that the database reads, and the requests.

@@ -276,12 +276,57 @@ EXCEPTION
         RETURN jsonb_build_object('refused', SQLSTATE, 'why', SQLERRM);
 END $$;
 
+-- Texts of records that never were, all at once: two statements for as many as there are. Null if one of them is none of these, and
+-- then nothing was done.
+CREATE FUNCTION larder_write_new(items jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    touched bigint;
+    answers jsonb;
+BEGIN
+    IF jsonb_path_exists(items, '$[*] ? (@.op != "text" || @.absent != true)') THEN
+        RETURN NULL;
+    END IF;
+    INSERT INTO files (id, path, content, app, owner_id, last_updated, created_at)
+        SELECT id, path, text, app, owner, updated, created FROM jsonb_to_recordset(items)
+            AS item (id text, path text, text text, app text, owner text, updated timestamptz, created timestamptz)
+        ON CONFLICT (id) DO NOTHING;
+    GET DIAGNOSTICS touched = ROW_COUNT;
+    IF touched < jsonb_array_length(items)
+        OR EXISTS (SELECT 1 FROM jsonb_to_recordset(items) AS item (id text) JOIN file_chunked AS k ON k.id = item.id) THEN
+        RAISE EXCEPTION SQLSTATE 'LD001';
+    END IF;
+    WITH line AS (
+        INSERT INTO file_mirror (id, n, xid, revision, version, content_hash)
+        SELECT id, n, pg_current_xact_id(), CASE WHEN version IS NOT NULL THEN n END, version, decode(hash, 'hex')
+            FROM (SELECT nextval('file_changes_n') AS n, item.* FROM jsonb_to_recordset(items) AS item (id text, version text, hash text)) AS numbered
+        ON CONFLICT (id) DO NOTHING RETURNING n)
+    SELECT count(*), jsonb_agg(jsonb_build_object('n', n::text) ORDER BY n) INTO touched, answers FROM line;
+    IF touched < jsonb_array_length(items) THEN
+        RAISE EXCEPTION SQLSTATE 'LD001';
+    END IF;
+    PERFORM pg_notify('larder', app) FROM (
+        SELECT DISTINCT left(split_part(id, ':', 1), 1000) AS app FROM jsonb_to_recordset(items) AS item (id text)) AS told;
+    RETURN answers;
+EXCEPTION
+    -- One of them is at fault, or is not new: each by itself tells which.
+    WHEN SQLSTATE 'LD001' OR insufficient_privilege OR program_limit_exceeded OR data_exception THEN
+        RETURN NULL;
+END $$;
+
 CREATE FUNCTION larder_write(items jsonb, waits boolean) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
     item jsonb;
     answers jsonb[] := '{}';
+    told jsonb;
 BEGIN
     PERFORM set_config('larder.writes', 'on', true), set_config('lock_timeout', '2s', true);
+    IF NOT waits AND jsonb_array_length(items) > 1 THEN
+        told := larder_write_new(items);
+        IF told IS NOT NULL THEN
+            PERFORM set_config('larder.writes', '', true);
+            RETURN told;
+        END IF;
+    END IF;
     FOR item IN SELECT value FROM jsonb_array_elements(items) LOOP
         answers := answers || larder_write_one(item, waits);
     END LOOP;
