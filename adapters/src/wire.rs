@@ -48,6 +48,9 @@ pub(crate) fn is_loopback(url: &Url) -> bool {
 pub(crate) fn safe_url(name: &str, address: &str) -> Result<Url, String> {
     let url = Url::parse(address).ok().filter(Url::has_host);
     let url = url.ok_or_else(|| format!("{name} must be an address that begins with https://"))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(format!("{name} holds a user or a password, which no address of this service has"));
+    }
     if url.scheme() == "https" || (url.scheme() == "http" && is_loopback(&url)) {
         return Ok(url);
     }
@@ -148,4 +151,25 @@ pub(crate) fn shown(said: &str) -> String {
         line = "no reason given".to_owned();
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_goes_to_no_address_that_is_open_or_holds_another() {
+        assert!(safe_url("URL", "https://a.example").is_ok() && safe_url("URL", "http://127.0.0.1:9").is_ok());
+        for wrong in [
+            "http://a.example",
+            "https://geheim@a.example",
+            "https://a:geheim@a.example",
+            "geheim",
+            "mailto:geheim",
+            "",
+        ] {
+            let why = safe_url("URL", wrong).expect_err(wrong);
+            assert!(why.starts_with("URL ") && !why.contains("geheim"), "{why}");
+        }
+    }
 }

@@ -325,7 +325,7 @@ fn what_cannot_work_is_one_sentence_without_a_secret() {
         (refusal(&format!("{url}?sslmode=require")), ErrorKind::Unavailable, "TLS"),
         (refusal(&at("reader", "lab")), ErrorKind::Denied, "may not read and write"),
         (refusal(&server.url("latin1")), ErrorKind::Unsupported, "UTF8"),
-        (refusal(&server.url("newer")), ErrorKind::Unsupported, "upgrade"),
+        (refusal(&server.url("newer")), ErrorKind::Corrupt, "upgrade"),
         (refusal(&server.url("others")), ErrorKind::Unsupported, "another program's table"),
     ] {
         let said = error.to_string();

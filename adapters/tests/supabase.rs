@@ -153,7 +153,7 @@ fn what_cannot_work_is_one_sentence_without_a_secret() {
         (refusal(&gone, KEY, None), ErrorKind::Unavailable, "522"),
         (refusal(&cut, KEY, None), ErrorKind::Unavailable, "cut off"),
         (refusal(&busy, KEY, None), ErrorKind::Throttled { retry_after_ms: 7_000 }, "too many"),
-        (refusal(&moved, KEY, None), ErrorKind::Unsupported, "redirects"),
+        (refusal(&moved, KEY, None), ErrorKind::Denied, "redirects"),
     ] {
         let said = error.to_string();
         assert_eq!(error.kind, kind, "{said}");

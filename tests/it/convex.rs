@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use crate::convex_server::{Deployment, SECRET};
-use crate::support::{CONFIG, Lab, Project, finish, skip};
+use crate::support::{CONFIG, DAEMON_DEADLINE, Lab, Project, finish, skip, until};
 
 /// A deployment, or a reason not to go on.
 fn start(test: &str) -> Option<Deployment> {
@@ -64,4 +64,48 @@ fn two_machines_that_share_only_convex_converge_beside_a_program_of_the_vendors_
 
     let stranger = deployment.machine(&lab, "c").with_var("CONVEX_LARDER_SECRET", "other");
     stranger.run(["sync"]).expect(2).says("is not the deployment's LARDER_SECRET");
+}
+
+#[test]
+fn rows_of_convex_with_hostile_names_land_nowhere_and_stop_no_other() {
+    let Some(deployment) = start("rows_of_convex_with_hostile_names_land_nowhere_and_stop_no_other") else { return };
+    let lab = Lab::new();
+    let a = deployment.machine(&lab, "a");
+    a.write("shared/a.md", "ours\n");
+    a.sync_any();
+
+    let hostile = ["../outside.md", "shared/../../outside.md", "/tmp/larder-outside.md", "shared/.env", ".git/config"];
+    for path in hostile.into_iter().chain(["shared/theirs.md"]) {
+        deployment.client(&["put", "lab", path, "planted\n"]);
+    }
+    a.sync_any();
+    a.sync_any();
+
+    assert_eq!(a.read("shared/theirs.md"), Some(b"planted\n".to_vec()));
+    assert!(!lab.path("outside.md").exists() && !Path::new("/tmp/larder-outside.md").exists());
+    assert_eq!((a.read("shared/.env"), a.read(".git/config")), (None, None));
+    assert_eq!(deployment.client(&["read", "lab", "../outside.md"]), "planted", "another program's row is left alone");
+    a.verify();
+}
+
+#[test]
+fn daemons_tell_each_other_over_the_socket_of_convex_and_go_on_when_it_goes() {
+    let test = "daemons_tell_each_other_over_the_socket_of_convex_and_go_on_when_it_goes";
+    let Some(deployment) = start(test) else { return };
+    let lab = Lab::new();
+    let (a, b) = (deployment.machine(&lab, "a"), deployment.machine(&lab, "b"));
+    let (_first, _second) = (a.up(), b.up());
+    let stands = |count: &str| deployment.client(&["socket", "{}"]) == count;
+    until("both hear", DAEMON_DEADLINE, || stands("2"));
+
+    a.write("shared/a.md", "von a\n");
+    until("it reaches b", DAEMON_DEADLINE, || b.read("shared/a.md").as_deref() == Some(b"von a\n"));
+    deployment.client(&["socket", r#"{"refuse":true,"drop":true}"#]);
+    let told = "tells of no changes";
+    until("status says so", DAEMON_DEADLINE, || b.run(["status"]).said().contains(told));
+    assert!(!b.run(["status"]).said().contains(SECRET));
+    b.remove("shared/a.md");
+    until("its end reaches a", DAEMON_DEADLINE, || a.read("shared/a.md").is_none());
+    deployment.client(&["socket", r#"{"refuse":false}"#]);
+    until("both hear again", DAEMON_DEADLINE, || stands("2") && !b.run(["status"]).said().contains(told));
 }

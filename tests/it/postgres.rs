@@ -223,6 +223,66 @@ fn what_is_wrong_is_one_sentence_and_files_are_kept_all_the_same() {
     nothing.run(["sync"]).expect(1).says("DATABASE_URL");
 }
 
+#[test]
+fn a_database_that_is_not_as_it_was_is_said_so_and_files_are_recorded_until_it_is() {
+    let Some(server) = server("a_database_that_is_not_as_it_was_is_said_so_and_files_are_recorded_until_it_is") else {
+        return;
+    };
+    let lab = Lab::new();
+    let a = machine(&lab, "a", &server.create("lab"));
+    a.write("shared/first.md", "first\n");
+    a.sync();
+    server.sql("lab", "CREATE ROLE reader LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader");
+    let read_only = "ALTER DATABASE lab SET default_transaction_read_only = on";
+    let reader = server.url("lab").replace("postgres@", "reader@");
+
+    for (name, harm, user, code, says) in [
+        ("newer", "UPDATE file_store SET value = '99' WHERE key = 'schema'", &*server.url("lab"), 4, "a newer release"),
+        ("reader", "SELECT 1", &*reader, 2, "may not read and write the table files"),
+        ("read-only", read_only, &*server.url("lab"), 2, "it may only be read"),
+    ] {
+        server.sql("lab", harm);
+        let (project, path) = (a.clone().with_var("DATABASE_URL", user), format!("shared/{name}.md"));
+        project.write(&path, name);
+
+        project.run(["sync"]).expect(code).says(says);
+        project.run(["status"]).expect(2).says(says);
+        project.run(["log", &path]).expect(0);
+        server.sql("postgres", "ALTER DATABASE lab RESET default_transaction_read_only");
+        server.sql("lab", "UPDATE file_store SET value = '1' WHERE key = 'schema'");
+        a.sync();
+        assert_eq!(row(&server, &path), name);
+    }
+}
+
+#[test]
+fn rows_of_postgres_with_hostile_names_and_contents_are_named_and_stop_no_other() {
+    let Some(server) = server("rows_of_postgres_with_hostile_names_and_contents_are_named_and_stop_no_other") else {
+        return;
+    };
+    let lab = Lab::new();
+    let a = machine(&lab, "a", &server.create("lab"));
+    a.write("shared/first.md", "first\n");
+    a.sync();
+
+    server.sql(
+        "lab",
+        "INSERT INTO files (app, path, content) SELECT 'lab', path, 'planted' FROM unnest(ARRAY['shared/../../out.md', '/tmp/larder-out.md',
+            'shared/.env', repeat('shared/d', 300) || '.md', E'shared/\\x1b[2J.md']) AS path;
+        INSERT INTO files (app, path, content) VALUES ('lab', 'shared/huge.md', repeat('x', 40000000)), ('lab', 'shared/fine.md', 'fine')",
+    );
+    a.run(["sync"]).expect(0);
+
+    assert_eq!(text(&a, "shared/fine.md").as_deref(), Some("fine"));
+    assert!(!lab.path("out.md").exists() && !std::path::Path::new("/tmp/larder-out.md").exists());
+    assert_eq!((a.read("shared/.env"), a.read("shared/huge.md")), (None, None));
+    let status = a.run(["status"]).expect(0).says("shared/huge.md: content of 40000000 bytes, the limit is");
+    let status = status.says("shared/.env").says("no file can have");
+    assert!(!status.said().contains('\u{1b}'), "{status:#?}");
+    assert_eq!(row(&server, "shared/../../out.md"), "planted", "another program's row is left alone");
+    a.verify();
+}
+
 /// A mirror is a mirror: what one backend holds the other comes to hold.
 #[test]
 fn two_backends_of_one_project_meet_through_a_folder() {

@@ -143,7 +143,7 @@ impl Caller {
             _ if head.code == 200 || head.kind() == ErrorKind::Corrupt => {
                 return Err(Failure::new(ErrorKind::Corrupt, "what answers is not Convex; check CONVEX_URL"));
             }
-            _ => return Err(Failure::new(head.kind(), format!("the deployment is away (HTTP {})", head.code))),
+            _ => return Err(without_words(head)),
         };
         match answer.get("status").and_then(Value::as_str) {
             Some("success") => Ok(answer.get("value").cloned().unwrap_or_default()),
@@ -151,7 +151,7 @@ impl Caller {
             _ if head.kind() == ErrorKind::Corrupt => {
                 Err(Failure::new(ErrorKind::Corrupt, "what answers is not Convex; check CONVEX_URL"))
             }
-            _ => Err(Failure::new(head.kind(), format!("the deployment is away (HTTP {})", head.code))),
+            _ => Err(without_words(head)),
         }
     }
 
@@ -170,11 +170,11 @@ impl Caller {
             Some("OWNER") => (ErrorKind::Denied, "the deployment's LARDER_OWNERS does not name this owner".to_owned()),
             Some("NOT_OPEN") => (ErrorKind::Unavailable, "the deployment was emptied; it is opened again".to_owned()),
             _ if message.contains("Could not find") || message.contains("not find function") => (
-                ErrorKind::Unsupported,
+                ErrorKind::Corrupt,
                 "Larder's functions are not deployed there: run `npx convex deploy` with adapters/convex".to_owned(),
             ),
             _ if message.contains("ArgumentValidation") || message.contains("Validator error") => {
-                (ErrorKind::Unsupported, "its functions are of another release: deploy those of this one".to_owned())
+                (ErrorKind::Corrupt, "its functions are of another release: deploy those of this one".to_owned())
             }
             _ if message.contains("too large") || message.contains("maximum size") => {
                 (ErrorKind::TooLarge, self.shown(message))
@@ -183,6 +183,17 @@ impl Caller {
         };
         Failure::new(kind, said)
     }
+}
+
+/// What an answer that is none of Convex's own says by its head.
+fn without_words(head: &Head) -> Failure {
+    let code = head.code;
+    let said = match head.kind() {
+        ErrorKind::Denied => format!("something before the deployment refuses access (HTTP {code}); check CONVEX_URL"),
+        ErrorKind::Throttled { .. } if code == 429 => "the service asks for a slower pace".to_owned(),
+        _ => format!("the deployment is away (HTTP {code})"),
+    };
+    Failure::new(head.kind(), said)
 }
 
 #[cfg(test)]
@@ -213,10 +224,12 @@ mod tests {
         assert_eq!(kind(200, "<html>"), ErrorKind::Corrupt);
         assert_eq!(kind(404, "<html>"), ErrorKind::Corrupt);
         assert_eq!(kind(502, "<html>"), ErrorKind::Unavailable);
+        assert_eq!(kind(403, "<html>"), ErrorKind::Denied);
+        assert!(refused(403, "<html>").said.contains("check CONVEX_URL"));
         assert_eq!(kind(429, "{}"), ErrorKind::Throttled { retry_after_ms: 5_000 });
         assert_eq!(kind(200, r#"{"status":"succ"#), ErrorKind::Unavailable);
         let missing = r#"{"status":"error","errorMessage":"Could not find public function for 'larder:open'"}"#;
-        assert_eq!(kind(200, missing), ErrorKind::Unsupported);
+        assert_eq!(kind(200, missing), ErrorKind::Corrupt);
     }
 
     #[test]

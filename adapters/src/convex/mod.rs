@@ -126,8 +126,8 @@ impl fmt::Debug for ConvexAdapter {
 impl ConvexAdapter {
     /// Opens the deployment that `address` or `CONVEX_URL` names.
     ///
-    /// Errors: `Denied` for a secret that is missing or wrong, `Unsupported` for settings that make no sense or functions that are not
-    /// deployed, `Unavailable` if it cannot be reached.
+    /// Errors: `Denied` for a secret that is missing or wrong, `Unsupported` for settings that make no sense, `Corrupt` for functions that are
+    /// not deployed or of another release, `Unavailable` if it cannot be reached.
     pub fn open(address: &str, context: &OpenContext<'_>) -> Result<ConvexAdapter, AdapterError> {
         ConvexAdapter::open_listening(address, context, ConvexListening::Usual)
     }

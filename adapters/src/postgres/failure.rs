@@ -3,6 +3,8 @@
 //! Invariant: nothing that a server or library says is repeated where it might hold a secret or a content: of a database
 //! error only its main sentence is, of everything else only its kind.
 
+use std::io;
+
 use tokio_postgres::Error;
 
 use crate::{AdapterError, ErrorKind};
@@ -63,11 +65,11 @@ fn without_answer(error: &Error) -> String {
         if let Some(rustls) = inner.downcast_ref::<rustls::Error>() {
             return format!("its TLS was not accepted ({rustls})");
         }
-        if let Some(io) = inner.downcast_ref::<std::io::Error>() {
+        if let Some(io) = inner.downcast_ref::<io::Error>() {
             if let Some(rustls) = io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
                 return format!("its TLS was not accepted ({rustls})");
             }
-            return format!("it cannot be reached ({io})");
+            return of_line(io);
         }
         cause = inner.source();
     }
@@ -79,6 +81,19 @@ fn without_answer(error: &Error) -> String {
         return "it does not speak TLS, and `sslmode` demands it".to_owned();
     }
     "the connection ended".to_owned()
+}
+
+/// A line that was refused, or broke, or on which somebody else speaks.
+fn of_line(io: &io::Error) -> String {
+    // The library has no kind for what it cannot read; a server that dies amid an answer looks the same.
+    let is_garbled = matches!(io.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput);
+    match io.kind() {
+        _ if is_garbled || io.to_string() == "bytes remaining on stream" => {
+            "its answer was cut off, or is not PostgreSQL's; are host and port right?".to_owned()
+        }
+        io::ErrorKind::UnexpectedEof => "it hung up without an answer; are host and port right?".to_owned(),
+        _ => format!("it cannot be reached ({io})"),
+    }
 }
 
 fn meaning(code: &str, message: &str) -> (ErrorKind, String) {
@@ -127,5 +142,15 @@ mod tests {
         ] {
             assert_eq!(meaning(code, "said").0, kind, "{code}");
         }
+    }
+
+    #[test]
+    fn who_is_not_there_and_who_is_somebody_else_are_told_apart() {
+        let refused = io::Error::from_raw_os_error(111);
+        let strange = io::Error::other("bytes remaining on stream");
+        let mute = io::Error::new(io::ErrorKind::UnexpectedEof, "early eof");
+        assert!(of_line(&refused).contains("cannot be reached"));
+        assert!(of_line(&strange).contains("not PostgreSQL's"));
+        assert!(of_line(&mute).contains("hung up"));
     }
 }

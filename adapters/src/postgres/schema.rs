@@ -277,7 +277,7 @@ async fn standing(client: &Client) -> Result<Standing, Failure> {
     match version {
         Some(VERSION) => Ok(Standing::Here),
         Some(newer) if VERSION < newer => {
-            Err(Failure::new(ErrorKind::Unsupported, "a newer release made its tables; upgrade this one"))
+            Err(Failure::new(ErrorKind::Corrupt, "a newer release made its tables; upgrade this one"))
         }
         _ => {
             Err(Failure::new(ErrorKind::Corrupt, "its table `file_store` is not as expected; is it another program's?"))

@@ -151,7 +151,8 @@ impl Line {
         let status = response.status();
         if status.is_redirection() {
             let why = "it redirects elsewhere, where the key is not sent; name that address itself in SUPABASE_URL";
-            return Err(error(ErrorKind::Unsupported, why.to_owned()));
+            // A network that wants a sign-in first redirects, too: files are recorded all the same.
+            return Err(error(ErrorKind::Denied, why.to_owned()));
         }
         let wait_ms = retry_after_ms(response.headers());
         let mut bytes = Vec::new();

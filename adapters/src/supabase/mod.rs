@@ -60,14 +60,14 @@ pub struct SupabaseAdapter {
 impl SupabaseAdapter {
     /// Opens the project at `address` (its URL, or empty for `SUPABASE_URL`).
     ///
-    /// Errors: `Unsupported` for settings that mean nothing and a newer schema, `Denied` for the key, `Corrupt` if the schema is
-    /// missing, `Unavailable` if nobody answers.
+    /// Errors: `Unsupported` for settings that mean nothing, `Denied` for the key, `Corrupt` if the schema is missing or newer,
+    /// `Unavailable` if nobody answers.
     pub fn open(address: &str, context: &OpenContext<'_>) -> Result<Self, AdapterError> {
         let line = Arc::new(Line::new(&Keys::read(address, context.env)?)?);
         let hello: Hello = blocking(line.call("larder_hello", &json!({})))?;
         let told = |kind, why: &str| Err(AdapterError::new(kind, format!("use supabase at {}: {why}", line.shown)));
         if ddl::VERSION < hello.api {
-            return told(ErrorKind::Unsupported, "a newer release made its tables; upgrade this one");
+            return told(ErrorKind::Corrupt, "a newer release made its tables; upgrade this one");
         }
         if hello.triggers < 3 {
             let why = "a trigger on files is missing or switched off, so edits of others would be missed; \
