@@ -187,6 +187,15 @@ fn rows_changed_past_the_functions_are_found_by_looking_through_all() {
 }
 
 #[test]
+fn each_deployment_has_a_name_of_its_own() {
+    let test = "each_deployment_has_a_name_of_its_own";
+    let (Some(one), Some(other)) = (start(test), start(test)) else { return };
+    let name = one.open().store_id();
+    assert!(name.as_ref().is_some_and(|name| !name.is_empty()) && one.open().store_id() == name);
+    assert_ne!(other.open().store_id(), name);
+}
+
+#[test]
 fn what_was_replaced_leaves_no_pieces_behind() {
     let Some(deployment) = start("what_was_replaced_leaves_no_pieces_behind") else { return };
     let adapter = deployment.open();

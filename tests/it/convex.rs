@@ -67,6 +67,24 @@ fn two_machines_that_share_only_convex_converge_beside_a_program_of_the_vendors_
 }
 
 #[test]
+fn a_project_that_moves_to_another_deployment_fills_it() {
+    let test = "a_project_that_moves_to_another_deployment_fills_it";
+    let (Some(old), Some(new)) = (start(test), start(test)) else { return };
+    let lab = Lab::new();
+    let a = old.machine(&lab, "a");
+    a.write("shared/first.md", "first\n");
+    a.sync_any();
+
+    let a = a.with_var("CONVEX_URL", &new.url);
+    a.write("shared/second.md", "second\n");
+    a.sync_any();
+
+    assert_eq!(new.client(&["read", "lab", "shared/first.md"]), "first");
+    assert_eq!(new.client(&["read", "lab", "shared/second.md"]), "second");
+    assert_eq!(old.client(&["read", "lab", "shared/second.md"]), "null", "the old one stays as it was");
+}
+
+#[test]
 fn rows_of_convex_with_hostile_names_land_nowhere_and_stop_no_other() {
     let Some(deployment) = start("rows_of_convex_with_hostile_names_land_nowhere_and_stop_no_other") else { return };
     let lab = Lab::new();

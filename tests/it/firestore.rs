@@ -198,6 +198,23 @@ fn what_is_wrong_with_the_settings_is_one_sentence_and_nothing_is_lost() {
 }
 
 #[test]
+fn a_project_that_moves_to_another_database_fills_it() {
+    let lab = Lab::new();
+    let (old, new) = (Firestore::start(), Firestore::start());
+    // Whatever its clock says, a database is known by when it was begun.
+    new.advance_ms(5_000);
+    let a = machine(&lab, "a", &old);
+    a.write("shared/first.md", "first\n");
+    a.sync_any();
+
+    let a = a.with_var("FIRESTORE_EMULATOR_HOST", &new.host());
+    a.write("shared/second.md", "second\n");
+    a.sync_any();
+
+    assert_eq!((new.documents("files").len(), old.documents("files").len()), (2, 1));
+}
+
+#[test]
 fn daemons_tell_each_other_through_firestore_alone() {
     let lab = Lab::new();
     let server = Firestore::start();

@@ -198,6 +198,10 @@ impl FileSyncAdapter for FirestoreAdapter {
         &self.capabilities
     }
 
+    fn store_id(&self) -> Option<String> {
+        Some(lock(&self.shared.instance).clone())
+    }
+
     fn query(&self, query: &Query) -> Result<Page, AdapterError> {
         let limit = query.rows_of_page(PAGE_ROWS)?;
         match &query.select {
