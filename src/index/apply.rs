@@ -206,6 +206,8 @@ impl Index {
         if result.is_err() {
             self.reader.names.forget();
             self.known = Known::load(&self.reader)?;
+        } else if self.wal_bytes() > self.max_log_bytes {
+            self.rest()?;
         }
         result
     }

@@ -67,7 +67,12 @@ pub struct Index {
     reader: Reader,
     path: PathBuf,
     known: apply::Known,
+    /// A log of more bytes is moved into the file after a transaction, which syncs.
+    max_log_bytes: u64,
 }
+
+/// More than a first mirror of 100,000 files writes: only what is far larger waits for the disk here.
+const MAX_LOG_BYTES: u64 = 1 << 30;
 
 impl Deref for Index {
     type Target = Reader;
@@ -82,10 +87,16 @@ impl Index {
     ///
     /// `epoch` is a random number that names the index if it has to be made.
     pub fn open(path: &Path, epoch: u64) -> Result<(Index, Opened), IndexError> {
+        if schema::is_suspect(path) {
+            if let Some(why) = schema::damage_of(path)? {
+                return Index::create(path, epoch, FreshReason::Damaged(why));
+            }
+            schema::acquit(path)?;
+        }
         let (conn, opened) = schema::open_or_create(path, epoch)?;
         let reader = Reader::over(conn)?;
         match apply::Known::load(&reader) {
-            Ok(known) => Ok((Index { reader, path: path.to_owned(), known }, opened)),
+            Ok(known) => Ok((Index { reader, path: path.to_owned(), known, max_log_bytes: MAX_LOG_BYTES }, opened)),
             Err(error) if error.is_damage() => {
                 drop(reader);
                 Index::create(path, epoch, FreshReason::Damaged(error.to_string()))
@@ -104,12 +115,23 @@ impl Index {
         let (conn, _) = schema::open_or_create(path, epoch)?;
         let reader = Reader::over(conn)?;
         let known = apply::Known::load(&reader)?;
-        Ok((Index { reader, path: path.to_owned(), known }, Opened::Fresh { reason }))
+        let index = Index { reader, path: path.to_owned(), known, max_log_bytes: MAX_LOG_BYTES };
+        Ok((index, Opened::Fresh { reason }))
     }
 
     /// False only if the segment certainly has no place: answered from memory while an index fills for the first time.
     pub fn may_have_place(&self, segment: &SegmentHash) -> bool {
         self.known.places.may_contain(segment)
+    }
+
+    /// Notes that somebody met damage in the index at `path`: whoever opens it next looks through all of it, and makes it anew if it is so.
+    pub fn suspect(path: &Path) {
+        schema::suspect(path);
+    }
+
+    /// True if somebody met damage in the index at `path` since it was looked through.
+    pub fn is_suspect(path: &Path) -> bool {
+        schema::is_suspect(path)
     }
 
     /// Opens another connection for another thread.

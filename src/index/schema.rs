@@ -146,9 +146,44 @@ pub(super) fn log_bytes(path: &Path) -> u64 {
     std::fs::metadata(name).map_or(0, |file| file.len())
 }
 
+fn suspicion(path: &Path) -> std::path::PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-suspect");
+    name.into()
+}
+
+/// Notes that damage was met; refused, it is met again.
+pub(super) fn suspect(path: &Path) {
+    let _ = std::fs::File::create(suspicion(path));
+}
+
+pub(super) fn is_suspect(path: &Path) -> bool {
+    suspicion(path).exists()
+}
+
+/// The index was looked through and is sound.
+pub(super) fn acquit(path: &Path) -> Result<(), IndexError> {
+    let path = suspicion(path);
+    std::fs::remove_file(&path).map_err(|source| IndexError::File { path, source })
+}
+
+/// What is damaged, if anything is. Reads the whole file.
+pub(super) fn damage_of(path: &Path) -> Result<Option<String>, IndexError> {
+    let look = || -> Result<String, IndexError> {
+        Ok(connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?
+            .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?)
+    };
+    match look() {
+        Ok(found) if found == "ok" => Ok(None),
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.is_damage() => Ok(Some(error.to_string())),
+        Err(error) => Err(error),
+    }
+}
+
 /// Deletes the index with its write-ahead files.
 pub(super) fn remove(path: &Path) -> Result<(), IndexError> {
-    for suffix in ["-wal", "-shm", "-journal", ""] {
+    for suffix in ["-wal", "-shm", "-journal", "-suspect", ""] {
         let mut name = path.as_os_str().to_owned();
         name.push(suffix);
         let file = PathBuf::from(name);
@@ -186,6 +221,9 @@ fn write_settings(conn: &Connection) -> Result<(), IndexError> {
     let _: String = conn.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
     conn.pragma_update(None, "synchronous", "NORMAL")?;
     let _: i64 = conn.pragma_update_and_check(None, "wal_autocheckpoint", 0, |row| row.get(0))?;
+    // One that was moved into the file is cut when it begins again: its length says what waits in it.
+    let _: i64 =
+        conn.pragma_update_and_check(None, "journal_size_limit", KEPT_LOG_BYTES.cast_signed(), |row| row.get(0))?;
     Ok(())
 }
 

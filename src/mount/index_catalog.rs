@@ -17,8 +17,8 @@ use super::catalog::{
 use super::find::{Finds, is_no_search};
 use super::moment::{Moments, moment_name};
 use crate::index::{
-    ContentError, ContentReader, IndexError, Lived, NumberedName, NumberedSlot, NumberedVersion, ROOT_DIR_NUMBER,
-    Reader, Slot, Tree as IndexTree, WantedNames,
+    ContentError, ContentReader, Index, IndexError, Lived, NumberedName, NumberedSlot, NumberedVersion,
+    ROOT_DIR_NUMBER, Reader, Slot, Tree as IndexTree, WantedNames,
 };
 use crate::model::{Content, ContentHash, Hash, Hlc, RelPath, VersionId};
 use crate::search::{Query, SearchError, found_slots};
@@ -240,6 +240,12 @@ impl IndexCatalog {
         let kept = lock(&self.readers).pop();
         let reader = kept.map_or_else(|| self.open_reader(), Ok)?;
         let outcome = reader.consistently(answer);
+        if let Err(CatalogError::Broken { source: Some(source), .. }) = &outcome
+            && source.downcast_ref::<IndexError>().is_some_and(IndexError::is_damage)
+            && !Index::is_suspect(&self.path)
+        {
+            Index::suspect(&self.path);
+        }
         let mut readers = lock(&self.readers);
         if readers.len() < KEPT_READERS {
             readers.push(reader);

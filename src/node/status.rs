@@ -4,12 +4,14 @@
 //! is what the journal holds. A failure is shown until a later success of the same line.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use serde::Serialize;
 
 use super::error::{Kind, NodeError};
 use super::open::Glance;
 use crate::config::PeerSetting;
+use crate::index::Index;
 use crate::ledger::{ArtifactName, Ledger};
 use crate::state::{PeerLine, State};
 use crate::sync::resolve::resolve;
@@ -273,6 +275,7 @@ impl Glance {
         };
         status.backend.address = settings.backend.value.to_string();
         if let Some(state) = &self.state {
+            status.read_suspicion(&self.dirs.index());
             status.read_journal(state)?;
             status.stopped = stops(state)?.first().map(StopStatus::from);
         }
@@ -387,6 +390,14 @@ impl Status {
             self.problems.push(ProblemStatus { source, path: problem.path, what });
         }
         Ok(())
+    }
+
+    fn read_suspicion(&mut self, index: &Path) {
+        if Index::is_suspect(index) {
+            let what = "damage was met in it; a run without a daemon looks through it and makes it anew, `larder rebuild` does it now";
+            let (source, path) = ("index".to_owned(), "(index)".to_owned());
+            self.problems.push(ProblemStatus { source, path, what: what.to_owned() });
+        }
     }
 
     fn read_damage(&mut self, ledger: &Ledger) -> Result<(), NodeError> {

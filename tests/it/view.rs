@@ -3,7 +3,7 @@
 //! Invariant: times come from runs that are told an earlier clock, never from waiting.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -268,6 +268,44 @@ fn a_view_is_mounted_anew_when_the_index_was_made_anew() {
         shown("late.md").as_deref() == Some("late\n")
     });
     assert!(names.iter().all(is_right));
+    a.run(["umount", dir]).expect(0);
+}
+
+#[test]
+fn a_damaged_index_beneath_a_view_is_said_and_made_anew_by_the_next_run() {
+    const TEST: &str = "a_damaged_index_beneath_a_view_is_said_and_made_anew_by_the_next_run";
+    if !can_mount(TEST) {
+        return;
+    }
+    let lab = Lab::new();
+    let (a, _) = lab.fresh_pair();
+    for number in 0..300 {
+        a.write(format!("shared/{number:03}.md"), format!("{number}\n"));
+    }
+    a.sync();
+    // Made anew, all of it stands in the file; a short log stays all the same, and would heal it.
+    a.run(["rebuild"]).expect(0);
+    let _ = fs::remove_file(a.path(".larder/index.db-wal"));
+    let view = lab.path("view");
+    let dir = view.to_str().expect("UTF-8");
+    let shown = || {
+        fs::read_dir(view.join("merged/shared")).and_then(Iterator::collect::<Result<Vec<_>, _>>).map(|all| all.len())
+    };
+    a.run(["mount", "-d", dir]).expect(0);
+
+    // Every page but the first, which says what tables there are.
+    let index = a.path(".larder/index.db");
+    let file = fs::File::options().write(true).open(&index).expect("the index");
+    let bytes = file.metadata().expect("facts").len();
+    (4096..bytes).step_by(4096).for_each(|page| drop(file.write_at(&[0xaa; 8], page).expect("damaged")));
+    assert!(shown().is_err());
+    let said = a.run(["status"]).said();
+    assert!(said.contains("larder rebuild"), "{said}");
+
+    a.sync();
+
+    until("the view is whole again", DAEMON_DEADLINE, || shown().is_ok_and(|names| names == 300));
+    assert!(!a.run(["status"]).expect(0).said().contains("(index)"));
     a.run(["umount", dir]).expect(0);
 }
 

@@ -120,3 +120,53 @@ fn nothing_is_synced_while_applying() {
     assert_eq!(std::fs::metadata(path_in(&folder)).expect("a file").len(), size);
     assert!(index.wal_bytes() > 0);
 }
+
+#[test]
+fn a_log_that_grows_large_is_moved_into_the_file_as_it_goes() {
+    const MAX_BYTES: u64 = 128 << 10;
+    let fleet = some_history();
+    let (folder, mut index) = fresh();
+    index.rest().expect("at rest");
+    let size = std::fs::metadata(path_in(&folder)).expect("a file").len();
+    index.max_log_bytes = MAX_BYTES;
+    let mut most = 0;
+
+    for item in &fleet.items {
+        index.apply(std::slice::from_ref(item)).expect("applied");
+        most = most.max(index.wal_bytes());
+    }
+
+    assert!(std::fs::metadata(path_in(&folder)).expect("a file").len() > size);
+    // One transaction more, and what begins a log anew keeps a little of it.
+    assert!(most < 16 * MAX_BYTES, "{most}");
+}
+
+#[test]
+fn an_index_in_which_damage_was_met_is_looked_through_and_made_anew_only_if_it_is_so() {
+    let fleet = some_history();
+    let (folder, mut index) = fresh();
+    index.apply(&fleet.items).expect("applied");
+    index.rest().expect("at rest");
+    let root: i64 = index
+        .conn
+        .query_row("SELECT rootpage FROM sqlite_schema WHERE name = 'slots'", [], |row| row.get(0))
+        .expect("a table");
+    let page_bytes: i64 = index.conn.pragma_query_value(None, "page_size", |row| row.get(0)).expect("a size");
+    drop(index);
+    let path = path_in(&folder);
+
+    Index::suspect(&path);
+    assert_eq!(Index::open(&path, 9).expect("opened").1, Opened::Existing);
+    assert!(!Index::is_suspect(&path), "it was sound");
+
+    std::fs::remove_file(folder.path().join("index.db-wal")).expect("there was a log, and it was moved");
+    let mut bytes = std::fs::read(&path).expect("a file");
+    let start = usize::try_from((root - 1) * page_bytes).expect("a place");
+    bytes[start..start + 64].fill(0xAA);
+    std::fs::write(&path, bytes).expect("damaged");
+    Index::suspect(&path);
+    let (index, opened) = Index::open(&path, 9).expect("opened");
+    assert!(matches!(opened, Opened::Fresh { reason: FreshReason::Damaged(_) }), "{opened:?}");
+    assert!(!Index::is_suspect(&path));
+    assert_eq!(index.counts().expect("counts").versions, 0);
+}
