@@ -297,7 +297,7 @@ fn a_damaged_index_beneath_a_view_is_said_and_made_anew_by_the_next_run() {
     let index = a.path(".larder/index.db");
     let file = fs::File::options().write(true).open(&index).expect("the index");
     let bytes = file.metadata().expect("facts").len();
-    (4096..bytes).step_by(4096).for_each(|page| drop(file.write_at(&[0xaa; 8], page).expect("damaged")));
+    (4096..bytes).step_by(4096).for_each(|page| file.write_all_at(&[0xaa; 8], page).expect("damaged"));
     assert!(shown().is_err());
     let said = a.run(["status"]).said();
     assert!(said.contains("larder rebuild"), "{said}");
