@@ -2,7 +2,7 @@
 //!
 //! Invariant: an answer is as new as the index was when it began. A file that is damaged is made anew once, within the same question.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::fill::text_of;
@@ -12,7 +12,7 @@ use super::{Query, SearchError};
 use crate::index::{ContentReader, Reader};
 use crate::model::{Content, Hlc, OriginName, RelPath, VersionId};
 
-/// Contents that are ranked before all others: ranking costs every content that has the words, and nearly all may have a common one.
+/// More contents are not ranked: it costs every one that has the words, and what nearly all have tells none of them apart.
 const MAX_RANKED: i64 = if cfg!(test) { 4 } else { 4_096 };
 /// Versions with one content that are looked at.
 const MAX_PLACES: i64 = 1_000;
@@ -138,28 +138,21 @@ fn find(fts: &Fts, index: &Reader, contents: &ContentReader, query: &Query) -> R
     Ok(Hits { hits, is_more })
 }
 
-/// Hands on the contents that have the words until told to stop: the best of the newest first, then all others, the best first.
+/// Hands on the contents that have the words until told to stop: the best first, or the newest where too many have them.
 fn each_doc(
     fts: &Fts,
     query: &Query,
     mut visit: impl FnMut(i64) -> Result<bool, SearchError>,
 ) -> Result<(), SearchError> {
     let words = query.to_match();
-    let mut statement = fts.conn.prepare_cached(
-        "SELECT rowid FROM (SELECT rowid, rank FROM text WHERE text MATCH ?1 ORDER BY rowid DESC LIMIT ?2) ORDER BY rank",
-    )?;
-    let mut seen = HashSet::new();
-    for newest in [MAX_RANKED, i64::MAX] {
-        let mut rows = statement.query((&words, newest))?;
-        let mut count = 0;
-        while let Some(row) = rows.next()? {
-            count += 1;
-            let doc = row.get(0)?;
-            if seen.insert(doc) && !visit(doc)? {
-                return Ok(());
-            }
-        }
-        if count < newest {
+    let count = "SELECT count(*) FROM (SELECT 1 FROM text WHERE text MATCH ?1 LIMIT ?2)";
+    let count: i64 = fts.conn.prepare_cached(count)?.query_row((&words, MAX_RANKED + 1), |row| row.get(0))?;
+    let order = if count > MAX_RANKED { "rowid DESC" } else { "rank" };
+    let mut statement =
+        fts.conn.prepare_cached(&format!("SELECT rowid FROM text WHERE text MATCH ?1 ORDER BY {order}"))?;
+    let mut rows = statement.query([&words])?;
+    while let Some(row) = rows.next()? {
+        if !visit(row.get(0)?)? {
             break;
         }
     }

@@ -138,6 +138,29 @@ fn a_program_of_the_vendors_client_writes_edits_and_deletes_beside_two_machines(
 }
 
 #[test]
+fn documents_of_firestore_with_hostile_names_land_nowhere_and_stop_no_other() {
+    const TEST: &str = "documents_of_firestore_with_hostile_names_land_nowhere_and_stop_no_other";
+    let Some(packages) = named("LARDER_FIRESTORE_NODE") else {
+        return skip(TEST, "LARDER_FIRESTORE_NODE names no folder with @google-cloud/firestore");
+    };
+    let lab = Lab::new();
+    let server = Firestore::start();
+    let (a, _) = pair(&lab, &server);
+
+    for path in ["shared/../../out.md", "/tmp/larder-out.md", "shared/.env", "shared/\u{1b}[2J.md", "shared/fine.md"] {
+        node(&packages, &server, &["put", "lab", path, "planted\n"]);
+    }
+    a.run(["sync"]).expect(0);
+
+    assert_eq!(a.read("shared/fine.md"), Some(b"planted\n".to_vec()));
+    assert!(!lab.path("out.md").exists() && !Path::new("/tmp/larder-out.md").exists());
+    assert_eq!(a.read("shared/.env"), None);
+    let status = a.run(["status"]).expect(0).says("shared/.env").says("no file can have");
+    assert!(!status.said().contains('\u{1b}'), "{status:#?}");
+    a.verify();
+}
+
+#[test]
 fn a_service_that_goes_away_in_the_middle_loses_and_doubles_nothing() {
     let lab = Lab::new();
     let server = Firestore::start();

@@ -103,3 +103,39 @@ fn daemons_hear_of_rows_and_a_service_that_is_away_is_waited_for() {
     until("the row came later", DAEMON_DEADLINE, || service.server.sql("lab", row) == "mine");
     daemon.stop();
 }
+
+#[test]
+fn rows_of_supabase_with_hostile_names_are_named_and_a_role_that_may_only_read_stops_no_recording() {
+    const TEST: &str = "rows_of_supabase_with_hostile_names_are_named_and_a_role_that_may_only_read_stops_no_recording";
+    let Some(service) = service(TEST) else { return };
+    let lab = Lab::new();
+    let a = machine(&lab, "a", &service);
+    service.prepare();
+    a.write("shared/first.md", "first\n");
+    a.sync();
+
+    service.server.sql(
+        "lab",
+        "SET ROLE anon; INSERT INTO files (app, path, content) SELECT 'lab', path, 'planted' FROM unnest(ARRAY['shared/../../out.md',
+            '/tmp/larder-out.md', 'shared/.env', repeat('shared/d', 300) || '.md', E'shared/\\x1b[2J.md']) AS path;
+        INSERT INTO files (app, path, content) VALUES ('lab', 'shared/huge.md', repeat('x', 40000000)), ('lab', 'shared/fine.md', 'fine')",
+    );
+    a.run(["sync"]).expect(0);
+
+    assert_eq!(text(&a, "shared/fine.md").as_deref(), Some("fine"));
+    assert!(!lab.path("out.md").exists() && !std::path::Path::new("/tmp/larder-out.md").exists());
+    assert_eq!((a.read("shared/.env"), a.read("shared/huge.md")), (None, None));
+    let status = a.run(["status"]).expect(0).says("shared/huge.md").says("shared/.env").says("no file can have");
+    assert!(!status.said().contains('\u{1b}') && !status.said().contains(KEY), "{status:#?}");
+
+    service.server.sql("lab", "REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA public FROM anon, public");
+    a.write("shared/later.md", "later\n");
+    let refused = a.run(["sync"]).expect(2);
+    assert!(!refused.said().contains(KEY), "{refused:#?}");
+    a.run(["log", "shared/later.md"]).expect(0);
+    a.run(["status"]).expect(2);
+    service.server.sql("lab", "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO anon");
+    a.sync();
+    assert_eq!(service.server.sql("lab", "SELECT content FROM files_all WHERE path = 'shared/later.md'"), "later");
+    a.verify();
+}

@@ -154,6 +154,29 @@ fn a_file_made_anew_finds_the_same_past_and_present() {
 }
 
 #[test]
+fn the_best_come_first_and_of_what_too_many_hold_the_newest() {
+    let project = Project::new();
+    let in_order = |project: &Project| -> Vec<String> {
+        let hits = project.hits("apple", false);
+        hits.into_iter().map(|hit| hit.places[0].path.as_str().to_owned()).collect()
+    };
+    project.write("best.md", "apple apple apple\n");
+    project.run();
+    for (name, others) in [("good.md", 20), ("poor.md", 200)] {
+        project.write(name, format!("apple {}\n", "pear ".repeat(others)));
+        project.run();
+    }
+    assert_eq!(in_order(&project), ["best.md", "good.md", "poor.md"]);
+
+    // One content more than are ranked in a test.
+    for name in ["fourth.md", "last.md"] {
+        project.write(name, format!("an apple in {name}\n"));
+        project.run();
+    }
+    assert_eq!(in_order(&project), ["last.md", "fourth.md", "poor.md", "good.md", "best.md"]);
+}
+
+#[test]
 fn what_is_no_text_and_what_is_denied_never_enters() {
     let project = Project::new();
     project.write("binary.bin", b"needle\0needle");
