@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use larder_adapters::Subscription;
 
-use super::up::{LONGEST_SLEEP, MountedView, Note, config_path, mount_view, subscribe};
+use super::up::{LONGEST_SLEEP, Note, config_path, mount_view, subscribe};
 use super::wait::Waiters;
 use crate::chunk::is_line_file;
 use crate::model::RelPath;
+use crate::mount::Followed;
 use crate::node::{ChangeRequest, Errand, Errands, Node, NodeError, RunOptions};
 use crate::scan::{self, EntryKind};
 use crate::search::{FillGate, Filler};
@@ -36,7 +37,7 @@ pub(super) struct Cycle {
     node: Node,
     progress: Arc<dyn Progress>,
     watcher: Watcher,
-    mounted: Option<MountedView>,
+    mounted: Option<Followed>,
     subscriptions: Vec<Subscription>,
     debounce: Debounce,
     trees: BTreeSet<RelPath>,
@@ -63,7 +64,7 @@ pub(super) struct Cycle {
 }
 
 impl Cycle {
-    pub fn new(node: Node, watcher: Watcher, mounted: Option<MountedView>, progress: Arc<dyn Progress>) -> Cycle {
+    pub fn new(node: Node, watcher: Watcher, mounted: Option<Followed>, progress: Arc<dyn Progress>) -> Cycle {
         let now = Instant::now();
         let gate = Arc::new(FillGate::default());
         // Without it, whoever searches takes in what is new.
@@ -375,11 +376,11 @@ impl Cycle {
 
     /// Mounts the view anew if the index was made anew: its numbers mean something else now.
     fn renew_view(&mut self, say: &dyn Fn(&str)) {
-        let Some(old) = self.mounted.take_if(|mounted| mounted.view.catalog().is_outdated()) else { return };
         let Some(notes) = &self.notes else { return };
-        let dir = old.mounted.dir().to_owned();
-        // Whoever uses it keeps what is open; the name is free.
-        old.unmount();
+        let Some(old) = self.mounted.take_if(|mounted| mounted.is_outdated()) else { return };
+        let dir = old.mounted().dir().to_owned();
+        // Whoever uses it keeps what is open; a mount that cannot be taken down is said by who mounts over it.
+        let _ = old.unmount();
         match mount_view(&self.node, &dir, notes) {
             Ok(mounted) => self.mounted = Some(mounted),
             Err(why) => say(&format!("the view is gone: {why}; `larder mount {}` shows it again", dir.display())),
@@ -389,7 +390,7 @@ impl Cycle {
     /// Waits until the kernel was told which names of the mounted view changed; most of it was told meanwhile.
     fn refresh_view(&self) {
         if let Some(mounted) = &self.mounted {
-            mounted.follower.catch_up();
+            mounted.catch_up();
         }
     }
 
@@ -435,7 +436,8 @@ impl Cycle {
         self.waiters = None;
         self.filler = None;
         if let Some(mounted) = self.mounted.take() {
-            mounted.unmount();
+            // A mount that is busy stays; `larder umount` and the next start clear it.
+            let _ = mounted.unmount();
         }
         drop(self.watcher);
     }

@@ -13,7 +13,7 @@ use super::socket::{Asked, listen};
 use super::{Reply, Request, Served, UpOptions};
 use crate::env::Env;
 use crate::model::RelPath;
-use crate::mount::{Follower, IndexCatalog, MountOptions, Mounted, News, Teller, View};
+use crate::mount::{Followed, IndexCatalog, MountOptions, Teller, View};
 use crate::node::{Kind, Node, NodeError};
 use crate::server::{OnArrival, Server};
 use crate::sync::Progress;
@@ -186,9 +186,9 @@ pub(super) fn config_path(node: &Node) -> Option<RelPath> {
     RelPath::parse(below.to_str()?).ok()
 }
 
-pub(super) fn mount_view(node: &Node, dir: &Path, notes: &Sender<Note>) -> Result<MountedView, NodeError> {
+pub(super) fn mount_view(node: &Node, dir: &Path, notes: &Sender<Note>) -> Result<Followed, NodeError> {
     let catalog = IndexCatalog::new(node.dirs.index(), node.engine.contents());
-    let view = Arc::new(View::new(catalog).with_clock(node.env.clock.clone()));
+    let view = View::new(catalog).with_clock(node.env.clock.clone());
     // The channel does not wait, and a loop that ended has nobody to say it to.
     let notes = Mutex::new(notes.clone());
     let teller = Teller::by(move |sentence| {
@@ -197,37 +197,9 @@ pub(super) fn mount_view(node: &Node, dir: &Path, notes: &Sender<Note>) -> Resul
     });
     let project_roots = vec![node.settings.root_dir.clone()];
     let options = MountOptions { teller, project_roots, ..MountOptions::default() };
-    let row = view.catalog().last_row().unwrap_or(0);
-    let mounted = crate::mount::mount(view.clone(), dir, &options)
-        .map_err(|error| NodeError::new(Kind::User, error.to_string()))?;
-    let mounted = Arc::new(mounted);
-    let (shown, told) = (view.clone(), mounted.clone());
-    let tell = move |news: News<'_>| match news {
-        News::Changes(changes) => told.changed(&shown, changes).is_ok(),
-        // Whoever makes an index anew beside its daemon is the daemon.
-        News::Outdated => true,
-    };
-    let follower = Follower::start(view.clone(), &node.dirs.index(), row, tell);
-    let internal = |error: std::io::Error| NodeError::new(Kind::Internal, format!("follow the index: {error}"));
-    Ok(MountedView { follower: follower.map_err(internal)?, view, mounted })
-}
-
-/// A mounted view and what it shows.
-pub(super) struct MountedView {
-    /// Dropped first: it tells the other one.
-    pub follower: Follower,
-    pub view: Arc<View<IndexCatalog>>,
-    pub mounted: Arc<Mounted>,
-}
-
-impl MountedView {
-    /// Takes it down. A mount that is busy stays; `larder umount` and the next start clear it.
-    pub fn unmount(self) {
-        drop(self.follower);
-        if let Some(mounted) = Arc::into_inner(self.mounted) {
-            let _ = mounted.unmount();
-        }
-    }
+    // Whoever makes an index anew beside its daemon is the daemon: it looks by itself.
+    Followed::mount(view, &node.dirs.index(), dir, &options, || {})
+        .map_err(|error| NodeError::new(Kind::User, error.to_string()))
 }
 
 /// Subscribes to rows and artifacts of the backend.

@@ -96,7 +96,7 @@ impl Index {
         let (conn, opened) = schema::open_or_create(path, epoch)?;
         let reader = Reader::over(conn)?;
         match apply::Known::load(&reader) {
-            Ok(known) => Ok((Index { reader, path: path.to_owned(), known, max_log_bytes: MAX_LOG_BYTES }, opened)),
+            Ok(known) => Ok((Index::over(reader, path, known), opened)),
             Err(error) if error.is_damage() => {
                 drop(reader);
                 Index::create(path, epoch, FreshReason::Damaged(error.to_string()))
@@ -115,8 +115,11 @@ impl Index {
         let (conn, _) = schema::open_or_create(path, epoch)?;
         let reader = Reader::over(conn)?;
         let known = apply::Known::load(&reader)?;
-        let index = Index { reader, path: path.to_owned(), known, max_log_bytes: MAX_LOG_BYTES };
-        Ok((index, Opened::Fresh { reason }))
+        Ok((Index::over(reader, path, known), Opened::Fresh { reason }))
+    }
+
+    fn over(reader: Reader, path: &Path, known: apply::Known) -> Index {
+        Index { reader, path: path.to_owned(), known, max_log_bytes: MAX_LOG_BYTES }
     }
 
     /// False only if the segment certainly has no place: answered from memory while an index fills for the first time.

@@ -98,6 +98,16 @@ impl Reader {
         self.dir_entries(tree, dir, Names::Only(name), 1)
     }
 
+    /// The slots of a path: one, unless spaces share it or several origins archive it.
+    pub fn slots_at(&self, path: &RelPath) -> Result<Vec<Slot>, IndexError> {
+        let found = self.lookup(&Tree::History, path.parent().unwrap_or_default(), path.file_name())?;
+        let slots = found.into_iter().flat_map(|entry| match entry.kind {
+            EntryKind::Slots(entries) => entries.into_iter().map(|entry| entry.slot).collect(),
+            EntryKind::Dir => Vec::new(),
+        });
+        Ok(slots.collect())
+    }
+
     /// All slots of a space after the path `after`, in order of path; whole paths, so a little more than `limit`.
     pub fn slots(&self, space: &Space, after: Option<&RelPath>, limit: usize) -> Result<Vec<Slot>, IndexError> {
         let mut slots = Vec::new();

@@ -2,7 +2,8 @@
 //!
 //! Three rooms, each knowing only the one before: [`Catalog`] says what there is, [`View`] turns that into names, attributes and bytes,
 //! `fuse` and `session` carry those to the kernel. Only the last two are bound to Linux and to FUSE.
-//! Invariant: nothing here writes to the project, the ledger or the index; memory does not grow with the archive.
+//! Invariant: nothing here writes to the project, the ledger or the index, but for notes that damage was met in them; memory does not
+//! grow with the archive.
 //! Deliberately not here: which of several heads wins (`sync::resolve`), and what is in the index.
 
 mod catalog;
@@ -12,6 +13,8 @@ mod event;
 mod export;
 mod find;
 mod follow;
+#[cfg(target_os = "linux")]
+mod followed;
 #[cfg(target_os = "linux")]
 mod fuse;
 mod index_catalog;
@@ -44,6 +47,8 @@ pub use counters::{Counters, RequestCounts};
 pub use event::{Event, Happened};
 pub use export::{ExportError, Exported, LeftOut, export_tree};
 pub use follow::{Follower, News};
+#[cfg(target_os = "linux")]
+pub use followed::Followed;
 pub use index_catalog::{IndexCatalog, Recorded};
 pub use listing::Entry;
 pub use memory::{MemoryCatalog, MemoryPut};

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use super::error::{Kind, NodeError};
 use super::open::{Glance, policy_of};
-use crate::index::{ContentError, ContentReader, Dropped, EntryKind, Reader, Slot, Stored, Tree};
+use crate::index::{ContentError, ContentReader, Dropped, Reader, Slot, Stored};
 use crate::model::{Content, ContentHash, ContentKind, RelPath, VersionId};
 use crate::scan::{self, Root, WalkOptions};
 use crate::state::BaseStat;
@@ -51,12 +51,7 @@ impl Glance {
 
     /// The slots of a path: one, unless spaces share it or several origins archive it.
     pub fn slots_of(&self, path: &RelPath) -> Result<Vec<Slot>, NodeError> {
-        let found = self.index()?.lookup(&Tree::History, path.parent().unwrap_or_default(), path.file_name())?;
-        let slots = found.into_iter().flat_map(|entry| match entry.kind {
-            EntryKind::Slots(entries) => entries.into_iter().map(|entry| entry.slot).collect(),
-            EntryKind::Dir => Vec::new(),
-        });
-        Ok(slots.collect())
+        Ok(self.index()?.slots_at(path)?)
     }
 
     /// As `slots_of`; that there is none is an error.

@@ -11,7 +11,7 @@ use super::garbage::{BACKEND, CANNOT, StoreGarbage};
 use super::place::Spot;
 use super::resolve::{Outcome, Resolution};
 use super::{Engine, Report, Result, SyncError};
-use crate::index::{PurgePlan, Slot, Stored, Tree};
+use crate::index::{PurgePlan, Slot, Stored};
 use crate::ledger::{ArtifactName, LedgerError};
 use crate::model::{Chain, Content, ContentHash, Hash, MetaEvent, RelPath, SegmentHash, SegmentRef, Space, VersionId};
 use crate::state::{Displaced, Problem};
@@ -128,7 +128,7 @@ impl Engine {
     fn named_versions(&self, path: &RelPath, only: Option<&VersionId>) -> Result<Named> {
         let mut named = Named::default();
         let mut any = false;
-        for slot in self.slots_at(path)? {
+        for slot in self.index.slots_at(path)? {
             for stored in self.index.history(&slot, MAX_HISTORY)? {
                 let is_meant = only.is_none_or(|id| *id == stored.id);
                 let Some(content) = stored.version.content().filter(|content| is_meant && content.size > 0) else {
@@ -167,15 +167,6 @@ impl Engine {
             named.waits.push(told(stored));
         }
         Ok(())
-    }
-
-    pub(super) fn slots_at(&self, path: &RelPath) -> Result<Vec<Slot>> {
-        let found = self.index.lookup(&Tree::History, path.parent().unwrap_or_default(), path.file_name())?;
-        let slots = found.into_iter().flat_map(|entry| match entry.kind {
-            crate::index::EntryKind::Slots(entries) => entries.into_iter().map(|entry| entry.slot).collect(),
-            crate::index::EntryKind::Dir => Vec::new(),
-        });
-        Ok(slots.collect())
     }
 
     fn planned(&self, path: &RelPath, named: &Named, plan: &PurgePlan) -> Result<PurgeReport> {

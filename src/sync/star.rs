@@ -29,7 +29,7 @@ impl Engine {
     pub fn star(&mut self, path: &RelPath, origin: Option<&OriginName>, dry_run: bool) -> Result<StarChange> {
         let known = self.index.stars_of(path)?;
         let mut spaces = BTreeSet::new();
-        for slot in self.slots_at(path)? {
+        for slot in self.index.slots_at(path)? {
             let is_meant = origin.is_none_or(|origin| slot.origin.as_ref() == Some(origin));
             if is_meant && self.may_mark(&slot.space) {
                 spaces.insert(slot.space);

@@ -138,9 +138,7 @@ mod linux {
 
     use super::{Answer, Context, MountArgs, NodeError, UmountArgs};
     use crate::cli::out::complain;
-    use crate::mount::{
-        Follower, IndexCatalog, MountError, MountOptions, Mounted, News, PlaceError, Teller, View, mount, unmount_path,
-    };
+    use crate::mount::{Followed, IndexCatalog, MountError, MountOptions, PlaceError, Teller, View, unmount_path};
     use crate::node::Kind;
 
     /// Mounts until it is unmounted or a signal comes. Beside a daemon or without one: it only reads.
@@ -155,22 +153,20 @@ mod linux {
         }
         let (wake, woken) = channel();
         catch_signals(&wake)?;
-        let mut shown = Shown::mount(context, args, 0, &wake)?;
-        let dir = larder_patterns::shown(&shown.mounted.dir().to_string_lossy());
+        let mut shown = show(context, args, 0, &wake)?;
+        let dir = larder_patterns::shown(&shown.mounted().dir().to_string_lossy());
         if context.out.is_json() {
             context.out.line(&json!({ "mounted": dir }).to_string());
         } else {
             context.out.line(&format!("mounted at {dir}; `larder umount {dir}` or Ctrl-C takes it down"));
         }
-        for number in 1.. {
-            let end = shown.wait(&woken);
-            shown.unmount()?;
-            if end == End::Wanted {
-                break;
-            }
-            shown = Shown::mount(context, args, number, &wake)?;
+        let mut number = 0;
+        while wait(number, &woken) == End::Outdated {
+            shown.unmount().map_err(refused)?;
+            number += 1;
+            shown = show(context, args, number, &wake)?;
         }
-        Ok(())
+        shown.unmount().map_err(refused)
     }
 
     /// Starts the same command anew and waits until it has mounted, or says why not.
@@ -240,58 +236,41 @@ mod linux {
         std::thread::Builder::new().name("larder-signals".to_owned()).spawn(body).map(drop).map_err(internal)
     }
 
-    /// A view as long as one index lasts.
-    struct Shown {
-        number: u64,
-        /// Dropped first: it tells the mount.
-        follower: Follower,
-        mounted: Arc<Mounted>,
+    /// Mounts what the index holds now; `number` tells its words on the channel from those of another mount.
+    fn show(context: &Context, args: &MountArgs, number: u64, wake: &Sender<Wake>) -> Result<Followed, NodeError> {
+        let mut glance = context.glance()?;
+        glance.index()?;
+        let index = glance.dirs.index();
+        let catalog = IndexCatalog::new(index.clone(), Arc::new(glance.take_contents()?));
+        let view = View::new(catalog).with_clock(context.env.clock.clone());
+        let options = MountOptions {
+            // Nobody may listen any more: then it is lost, and `status` still names what is damaged.
+            teller: Teller::by(|sentence| complain(&format!("! {}", larder_patterns::shown(sentence)))),
+            allow_other: args.allow_other,
+            xattrs: args.xattrs,
+            inotify: args.inotify,
+            project_roots: vec![glance.settings.root_dir.clone()],
+            ..MountOptions::default()
+        };
+        let (ended, outdated) = (wake.clone(), wake.clone());
+        let outdated = move || drop(outdated.send(Wake::Outdated(number)));
+        let shown = Followed::mount(view, &index, &args.dir, &options, outdated).map_err(refused)?;
+        let internal =
+            |error: std::io::Error| NodeError::new(Kind::Internal, format!("wait for the view's end: {error}"));
+        shown.mounted().when_ended(move || drop(ended.send(Wake::Gone(number)))).map_err(internal)?;
+        Ok(shown)
     }
 
-    impl Shown {
-        fn mount(context: &Context, args: &MountArgs, number: u64, wake: &Sender<Wake>) -> Result<Shown, NodeError> {
-            let mut glance = context.glance()?;
-            glance.index()?;
-            let catalog = IndexCatalog::new(glance.dirs.index(), Arc::new(glance.take_contents()?));
-            let view = Arc::new(View::new(catalog).with_clock(context.env.clock.clone()));
-            let options = MountOptions {
-                // Nobody may listen any more: then it is lost, and `status` still names what is damaged.
-                teller: Teller::by(|sentence| complain(&format!("! {}", larder_patterns::shown(sentence)))),
-                allow_other: args.allow_other,
-                xattrs: args.xattrs,
-                inotify: args.inotify,
-                project_roots: vec![glance.settings.root_dir.clone()],
-                ..MountOptions::default()
-            };
-            let row = view.catalog().last_row().unwrap_or(0);
-            let mounted = Arc::new(mount(view.clone(), &args.dir, &options).map_err(refused)?);
-            let internal = |error: std::io::Error| NodeError::new(Kind::Internal, format!("follow the view: {error}"));
-            let (ended, outdated) = (wake.clone(), wake.clone());
-            mounted.when_ended(move || drop(ended.send(Wake::Gone(number)))).map_err(internal)?;
-            let (shown, told) = (view.clone(), mounted.clone());
-            let tell = move |news: News<'_>| match news {
-                News::Changes(changes) => told.changed(&shown, changes).is_ok(),
-                News::Outdated => outdated.send(Wake::Outdated(number)).is_ok(),
-            };
-            let follower = Follower::start(view, &glance.dirs.index(), row, tell).map_err(internal)?;
-            Ok(Shown { number, follower, mounted })
-        }
-
-        fn wait(&self, woken: &Receiver<Wake>) -> End {
-            loop {
-                match woken.recv() {
-                    Ok(Wake::Outdated(number)) if number == self.number => return End::Outdated,
-                    Ok(Wake::Gone(number)) if number == self.number => return End::Wanted,
-                    Ok(Wake::Signal) | Err(_) => return End::Wanted,
-                    // Of a mount before this one.
-                    Ok(Wake::Outdated(_) | Wake::Gone(_)) => {}
-                }
+    /// Waits until a mount is to be shown no longer.
+    fn wait(number: u64, woken: &Receiver<Wake>) -> End {
+        loop {
+            match woken.recv() {
+                Ok(Wake::Outdated(of)) if of == number => return End::Outdated,
+                Ok(Wake::Gone(of)) if of == number => return End::Wanted,
+                Ok(Wake::Signal) | Err(_) => return End::Wanted,
+                // Of a mount before this one.
+                Ok(Wake::Outdated(_) | Wake::Gone(_)) => {}
             }
-        }
-
-        fn unmount(self) -> Result<(), NodeError> {
-            drop(self.follower);
-            Arc::into_inner(self.mounted).map_or(Ok(()), |mounted| mounted.unmount().map_err(refused))
         }
     }
 
