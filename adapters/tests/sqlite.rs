@@ -103,6 +103,46 @@ fn files_holds_seven_columns_and_only_text_rows() {
 }
 
 #[test]
+fn a_reader_waits_for_the_first_fill_of_its_own_handle_however_long_it_takes() {
+    let bench = Bench::new();
+    let adapter = bench.try_open().expect("it opens");
+    assert!(adapter.get(&id("0.md")).expect("it is read").is_none());
+    let (begun, begins) = channel();
+    let (go_on, goes_on) = channel();
+    let (told, tells) = channel();
+    // More than the cache holds: pages reach the file before the commit, and nobody else may read it.
+    let (handle, long) = (&adapter, &"x".repeat(200 << 10));
+    let mut writes = (0..64).map(move |n| {
+        if n == 63 {
+            begun.send(()).expect("somebody waits");
+            goes_on.recv().expect("is told to go on");
+        }
+        let record = text_record("app", &format!("{n}.md"), long);
+        Write::Set { record, expected: Expected::Absent }
+    });
+
+    let (filled, looked) = std::thread::scope(|scope| {
+        let filling = scope.spawn(move || handle.fill(&mut writes));
+        begins.recv().expect("the fill is under way");
+        let looking = scope.spawn(move || {
+            let looked = handle.get(&id("0.md"));
+            // It may be over before anybody listens.
+            let _ = told.send(());
+            looked
+        });
+        // Longer than the handle waits for other programs.
+        let early = tells.recv_timeout(Duration::from_millis(300));
+        go_on.send(()).expect("the fill waits");
+        let looked = looking.join().expect("it looks");
+        assert!(early.is_err(), "{looked:?}");
+        (filling.join().expect("it fills"), looked)
+    });
+
+    assert!(filled.expect("it is new").iter().all(Result::is_ok));
+    assert!(looked.expect("it is read").is_some());
+}
+
+#[test]
 fn insert_without_id_owner_or_times_is_a_row() {
     let bench = Bench::new();
     let adapter = bench.open();

@@ -50,6 +50,8 @@ pub struct SqliteAdapter {
     // Dropped in this order, see `close`.
     reader: Mutex<Option<Session>>,
     writer: Mutex<Option<Session>>,
+    /// Readers and the writer do not keep each other out, as far as is known.
+    has_log: AtomicBool,
     closed: AtomicBool,
     degraded: Arc<Mutex<Option<String>>>,
 }
@@ -77,6 +79,7 @@ impl SqliteAdapter {
             path,
             wait_ms: context.wait_ms,
             capabilities,
+            has_log: AtomicBool::new(writer.has_log),
             reader: Mutex::new(None),
             writer: Mutex::new(Some(writer)),
             closed: AtomicBool::new(false),
@@ -89,10 +92,25 @@ impl SqliteAdapter {
         role: Role,
         act: impl FnOnce(&mut Session) -> Result<T, AdapterError>,
     ) -> Result<T, AdapterError> {
+        let _turn = self.turn(role)?;
         match self.current(role)?.as_mut() {
             Some(session) => act(session),
             None => unreachable!("`current` fills the slot"),
         }
+    }
+
+    /// What a reader holds while it reads a file that has no log yet: a commit there keeps readers out for as long as the disk needs, and
+    /// one of this handle's own is waited for, however long that is.
+    fn turn(&self, role: Role) -> Result<Option<MutexGuard<'_, Option<Session>>>, AdapterError> {
+        let is_open = || lock(&self.reader).as_ref().is_some_and(|session| session.is_current(&self.path));
+        if role == Role::Writer || (self.has_log.load(Ordering::Acquire) && is_open()) {
+            return Ok(None);
+        }
+        // Only a writer makes the schema, also when the file vanished under us.
+        let writer = self.current(Role::Writer)?;
+        let has_log = writer.as_ref().is_some_and(|session| session.has_log);
+        self.has_log.store(has_log, Ordering::Release);
+        Ok((!has_log).then_some(writer))
     }
 
     /// The session of a role, on the file that has the name now; one that was deleted or replaced would take writes into nowhere.
@@ -101,17 +119,13 @@ impl SqliteAdapter {
             Role::Writer => &self.writer,
             Role::Reader => &self.reader,
         };
-        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = lock(slot);
         if self.closed.load(Ordering::Acquire) {
             return Err(AdapterError::new(ErrorKind::Unavailable, "use a closed sqlite backend"));
         }
         if slot.as_ref().is_none_or(|session| !session.is_current(&self.path)) {
             *slot = None;
             session::check_place(&self.path)?;
-            if role == Role::Reader {
-                // Only a writer makes the schema, also when the file vanished under us.
-                drop(self.current(Role::Writer)?);
-            }
             *slot = Some(Session::open(&self.path, role, self.wait_ms)?);
         }
         Ok(slot)
@@ -144,6 +158,10 @@ impl SqliteAdapter {
             None => unreachable!("one change has one answer"),
         }
     }
+}
+
+fn lock(slot: &Mutex<Option<Session>>) -> MutexGuard<'_, Option<Session>> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl FileSyncAdapter for SqliteAdapter {
@@ -228,7 +246,7 @@ impl FileSyncAdapter for SqliteAdapter {
     fn close(&self) -> Result<(), AdapterError> {
         // The writer last: whoever leaves last moves the log into the file, and has already synced the log's folder.
         for slot in [&self.reader, &self.writer] {
-            let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut slot = lock(slot);
             self.closed.store(true, Ordering::Release);
             *slot = None;
         }

@@ -71,8 +71,8 @@ pub(super) struct Session {
     sync: Sync,
     /// Commits were acknowledged that no sync has reached for certain.
     is_behind: bool,
-    /// Only a log can wait for its sync and leave the file whole.
-    has_log: bool,
+    /// Only a log can wait for its sync and leave the file whole, and lets others read meanwhile.
+    pub(super) has_log: bool,
     /// It was made here and is being filled for the first time: without a log, every page is written once.
     is_filling: bool,
     has_written: bool,
