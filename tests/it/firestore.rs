@@ -4,15 +4,10 @@
 //! The stand-in is checked by two clients of the vendor, which `scripts/test` installs (`LARDER_FIRESTORE_NODE`,
 //! `LARDER_FIRESTORE_PYTHON`); each test has a server of its own.
 
-#[path = "../../adapters/tests/firestore_server/mod.rs"]
-#[allow(dead_code, reason = "the adapter's own tests use the rest of it")]
-mod firestore_server;
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use firestore_server::{Fault, Firestore};
-
+use crate::firestore_server::{Fault, Firestore};
 use crate::support::{CONFIG, DAEMON_DEADLINE, Lab, Project, finish, skip, until};
 
 /// A project on a machine of its own that mirrors into the server and looks through its rows at each run.

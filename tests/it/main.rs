@@ -12,6 +12,11 @@ mod convex;
 mod convex_server;
 mod errand;
 mod firestore;
+#[path = "../../adapters/tests/firestore_server/mod.rs"]
+#[allow(dead_code, reason = "the adapter's own tests use the rest of it")]
+mod firestore_server;
+mod gcs;
+mod gcs_server;
 mod http;
 mod kill;
 mod main_job;

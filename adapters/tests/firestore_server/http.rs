@@ -3,7 +3,7 @@
 //! Invariant: one request is answered at a time, so that a test sees one order of things; the server ends with its handle.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::{Value, json};
 
 use super::query::Asked;
+use super::request::{Request, decoded};
 use super::store::{Answer, Refusal, State, Store, invalid, known, shown, time_text};
 use super::token::ServiceAccount;
 
@@ -183,20 +184,11 @@ impl Firestore {
     }
 }
 
-struct Request {
-    method: String,
-    /// Parts of the path, decoded.
-    path: Vec<String>,
-    query: Vec<(String, String)>,
-    bearer: Option<String>,
-    body: Vec<u8>,
-}
-
 fn serve(line: &TcpStream, house: &Mutex<House>, over: &AtomicBool) -> std::io::Result<()> {
     line.set_nodelay(true)?;
     let mut reader = BufReader::new(line.try_clone()?);
     let mut writer = line;
-    while let Some(request) = read_request(&mut reader)? {
+    while let Some(request) = Request::read(&mut reader)? {
         if over.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -223,62 +215,6 @@ fn serve(line: &TcpStream, house: &Mutex<House>, over: &AtomicBool) -> std::io::
         }
     }
     Ok(())
-}
-
-fn read_request(reader: &mut BufReader<TcpStream>) -> std::io::Result<Option<Request>> {
-    let mut first = String::new();
-    if reader.read_line(&mut first)? == 0 {
-        return Ok(None);
-    }
-    let (mut length, mut chunked, mut bearer) = (0usize, false, None);
-    loop {
-        let mut header = String::new();
-        reader.read_line(&mut header)?;
-        let Some((name, value)) = header.trim_end().split_once(':') else { break };
-        match name.to_ascii_lowercase().as_str() {
-            "content-length" => length = value.trim().parse().unwrap_or(0),
-            "transfer-encoding" => chunked = value.contains("chunked"),
-            "authorization" => bearer = value.trim().strip_prefix("Bearer ").map(str::to_owned),
-            _ => {}
-        }
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body)?;
-    while chunked {
-        let mut size = String::new();
-        reader.read_line(&mut size)?;
-        let size = usize::from_str_radix(size.trim(), 16).unwrap_or(0);
-        let mut part = vec![0; size + 2];
-        reader.read_exact(&mut part)?;
-        body.extend_from_slice(&part[..size]);
-        chunked = size > 0;
-    }
-    let mut parts = first.split(' ');
-    let (method, target) = (parts.next().unwrap_or_default().to_owned(), parts.next().unwrap_or_default());
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let path = path.trim_start_matches('/').split('/').map(decoded).collect();
-    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-    let query = pairs.map(|(name, value)| (decoded(name), decoded(&value.replace('+', " ")))).collect();
-    Ok(Some(Request { method, path, query, bearer, body }))
-}
-
-fn decoded(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let (mut out, mut at) = (Vec::new(), 0);
-    while at < bytes.len() {
-        let hex = (bytes[at] == b'%').then(|| text.get(at + 1..at + 3)).flatten();
-        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(byte) => {
-                out.push(byte);
-                at += 3;
-            }
-            None => {
-                out.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
 }
 
 fn verb_of(request: &Request) -> String {
@@ -354,7 +290,7 @@ impl House {
         } else {
             let audience = request_audience(request);
             let assertion = field("assertion").unwrap_or_default();
-            if let Err(why) = account.check(&assertion, &audience, self.clock_ahead_secs) {
+            if let Err(why) = account.check(&assertion, &audience, "/datastore", self.clock_ahead_secs) {
                 return refused(why);
             }
         }
@@ -366,7 +302,7 @@ impl House {
     }
 
     fn route(&mut self, request: &Request, verb: &str) -> Answer<Value> {
-        if self.account.is_some() && !request.bearer.as_ref().is_some_and(|token| self.tokens.contains(token)) {
+        if self.account.is_some() && !request.bearer().is_some_and(|token| self.tokens.contains(token)) {
             let why = "Request had invalid authentication credentials. Expected OAuth 2 access token.";
             return Err(Refusal("UNAUTHENTICATED", why.to_owned()));
         }

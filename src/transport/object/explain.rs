@@ -151,7 +151,8 @@ impl Scene {
             | (_, "AuthorizationHeaderMalformed" | "PermanentRedirect" | "IllegalLocationConstraintException") => {
                 (Denied, format!("the bucket is in another region or at another endpoint: set AWS_REGION ({said})"))
             }
-            (400 | 401 | 403, _) => (Denied, format!("the server refuses it: may these credentials do that? ({said})")),
+            (401, _) => (Denied, format!("these credentials are not accepted there: {keys} ({said})")),
+            (400 | 403, _) => (Denied, format!("the server refuses it: may these credentials do that? ({said})")),
             (413, _) => (TooLarge, format!("it is more than the server takes ({said})")),
             (408 | 500.., _) => (Unavailable, format!("the server failed ({said})")),
             _ => (Denied, format!("the server refuses it ({said})")),
@@ -215,6 +216,12 @@ mod tests {
             ("400 Bad Request", "AuthorizationHeaderMalformed", Denied, "AWS_REGION"),
             ("301 Moved Permanently", "", Denied, "AWS_REGION"),
             ("403 Forbidden", "AccessDenied", Denied, "403 AccessDenied"),
+            (
+                "401 Unauthorized",
+                "AuthenticationRequired",
+                Denied,
+                "these credentials are not accepted there: set AWS_",
+            ),
             ("403 Forbidden", "Access geheim", Denied, "(403)"),
             ("429 Too Many Requests", "", Throttled { retry_after_ms: DEFAULT_RETRY_AFTER_MS }, "fewer requests"),
             ("503 Service Unavailable", "SlowDown", Throttled { retry_after_ms: DEFAULT_RETRY_AFTER_MS }, "fewer"),
