@@ -131,10 +131,21 @@ impl From<StateError> for NodeError {
         let kind = match error {
             StateError::TooNew => Kind::User,
             StateError::Damaged { .. } | StateError::Form { .. } => Kind::Damage,
+            StateError::Sqlite { ref source, .. } if is_other_file(source) => {
+                let hint =
+                    "move .larder/state.db away and run `larder sync`: files are compared afresh, nothing is lost";
+                return NodeError { hint: Some(hint.to_owned()), ..NodeError::new(Kind::Damage, error.to_string()) };
+            }
             StateError::Sqlite { .. } => return NodeError::of_machine(&error),
         };
         NodeError::new(kind, error.to_string())
     }
+}
+
+/// The file is not as this release made it: a table is missing, or pages are damaged.
+fn is_other_file(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, Unknown};
+    matches!(error.sqlite_error_code(), Some(Unknown | DatabaseCorrupt | NotADatabase))
 }
 
 impl From<LedgerError> for NodeError {
@@ -230,5 +241,16 @@ mod tests {
         }
         assert_eq!(of_io(std::io::ErrorKind::PermissionDenied).kind, Kind::User);
         assert_eq!(of_state(rusqlite::ffi::SQLITE_MISUSE).kind, Kind::Internal);
+    }
+
+    #[test]
+    fn a_state_without_its_tables_is_damage_and_the_sentence_says_what_to_do() {
+        let connection = rusqlite::Connection::open_in_memory().expect("opens");
+        let source = connection.prepare("SELECT 1 FROM peers").err().expect("there is no such table");
+
+        let error = NodeError::from(StateError::Sqlite { doing: "list peers", source });
+
+        assert_eq!(error.kind, Kind::Damage);
+        assert!(error.hint.is_some_and(|hint| hint.contains("run `larder sync`")));
     }
 }

@@ -21,6 +21,7 @@ mod members;
 mod origins;
 mod peers;
 mod purge;
+mod race;
 mod search;
 mod skew;
 mod star;

@@ -478,6 +478,11 @@ impl Engine {
                     report.rows_written = report.rows_written.saturating_sub(1);
                     self.write_again(adapter, slot, report)?;
                 }
+                // Only of a row that was to be deleted: somebody else did.
+                Err(error) if error.kind == ErrorKind::NotFound => {
+                    report.rows_deleted = report.rows_deleted.saturating_sub(1);
+                    self.write_again(adapter, slot, report)?;
+                }
                 Err(error) => {
                     report.rows_written = report.rows_written.saturating_sub(1);
                     let next_ms = self.postpone_after(slot, &error)?;
