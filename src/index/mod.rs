@@ -49,7 +49,7 @@ pub use error::IndexError;
 pub use floor::{Dropped, Floor};
 pub use live::{Succession, Superseded};
 pub use manifest::MAX_RESOLVED_SEGMENTS;
-pub use numbers::{Names as WantedNames, NumberedName, NumberedSlot, NumberedVersion, ROOT_DIR_NUMBER};
+pub use numbers::{DirChange, Names as WantedNames, NumberedName, NumberedSlot, NumberedVersion, ROOT_DIR_NUMBER};
 pub use past::Lived;
 pub use purge::{PurgePlan, PurgeWord, Purged, WaitingPurge};
 pub use reader::{OwnVersion, Reader};

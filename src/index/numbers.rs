@@ -8,13 +8,32 @@ use rusqlite::OptionalExtension;
 use super::names::child_dir;
 use super::presence::{CONFLICTS, MERGED, TRASH, origin_tree};
 use super::reader::find_versions;
-use super::row::{SlotRow, VersionRow, state};
+use super::row::{SlotRow, VersionRow, note_loaded, state};
 use super::schema::ROOT_DIR;
 use super::{IndexError, Reader, Slot, Stored, Tree};
-use crate::model::{Content, Hlc, OriginName, RelPath, VersionId};
+use crate::model::{Content, Hlc, OriginName, RelPath, Space, VersionId};
 
 /// The root directory's number.
 pub const ROOT_DIR_NUMBER: i64 = ROOT_DIR;
+
+/// A filter that lets every slot through.
+const ANY_STATE: i64 = -1;
+/// Slots of a directory, each with its only head if it has just one and passes the filter `?3`: one question instead of one a slot.
+macro_rules! slots_with_head {
+    ($chosen:literal) => {
+        concat!(
+            "SELECT s.sid, s.did, s.spid, s.oid, s.last, s.heads, s.state, s.author, s.own, s.name, v.vid, v.id, v.sid, v.prev,
+               v.cid, v.n, v.lag, v.hlc, v.age, v.flags, v.content, v.size, v.ext
+             FROM slots s LEFT JOIN versions v ON v.vid = s.last AND s.heads IS NULL AND (?3 = -1 OR s.state & ?3)
+             WHERE s.did = ?1 AND ",
+            $chosen
+        )
+    };
+}
+const ONE_NAME: &str = slots_with_head!("s.name = ?2");
+const NAMES_AFTER: &str = slots_with_head!("s.name > ?2 ORDER BY s.name");
+/// Where the name stands in them; the version follows.
+const NAME_COLUMN: usize = 9;
 
 /// A version with its numbers.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -35,13 +54,15 @@ pub struct NumberedVersion {
     pub archive: bool,
 }
 
-/// A slot with its number.
+/// A slot with its number, without its path: who lists a folder knows that.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NumberedSlot {
     /// Its own.
     pub number: i64,
-    /// It.
-    pub slot: Slot,
+    /// Its space.
+    pub space: Space,
+    /// Its origin in the archive channel.
+    pub origin: Option<OriginName>,
     /// The version shown: the head that sorts highest; of `Tree::Origin` the origin's own newest.
     pub shown: NumberedVersion,
     /// How many heads it has; above 1, ask the resolver.
@@ -59,6 +80,17 @@ pub struct NumberedName {
     pub path: Option<i64>,
     /// The slots that the tree shows, in order of slot.
     pub slots: Vec<NumberedSlot>,
+}
+
+/// What one version changed in its directory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DirChange {
+    /// The directory.
+    pub dir: i64,
+    /// The version's clock value.
+    pub hlc: Hlc,
+    /// That of the version in whose place it stands; zero if it is the first of its slot.
+    pub replaced: Hlc,
 }
 
 /// Which names of a directory are wanted.
@@ -102,6 +134,15 @@ impl Reader {
         Ok(statement.query_row([dir], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
     }
 
+    /// The parent and the name of a directory, and the number that stands for the path of that name, if anything ever was a file there.
+    pub fn dir_facts_numbered(&self, dir: i64) -> Result<Option<(i64, String, Option<i64>)>, IndexError> {
+        let mut statement = self.conn.prepare_cached(
+            "SELECT d.parent, d.name, (SELECT min(s.sid) FROM slots s WHERE s.did = d.parent AND s.name = d.name)
+             FROM dirs d WHERE d.did = ?1",
+        )?;
+        Ok(statement.query_row([dir], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?)
+    }
+
     /// The number of the directory called `name` in a directory.
     pub fn child_dir_number(&self, dir: i64, name: &str) -> Result<Option<i64>, IndexError> {
         child_dir(&self.conn, dir, name)
@@ -110,10 +151,28 @@ impl Reader {
     /// The newest clock value among the slots directly in a directory.
     pub fn dir_changed(&self, dir: i64) -> Result<Hlc, IndexError> {
         let mut statement = self.conn.prepare_cached(
-            "SELECT max(v.hlc) FROM slots s CROSS JOIN versions v ON v.vid = s.last WHERE s.did = ?1",
+            "SELECT max(v.hlc), count(*) FROM slots s CROSS JOIN versions v ON v.vid = s.last WHERE s.did = ?1",
         )?;
-        let hlc: Option<i64> = statement.query_row([dir], |row| row.get(0))?;
+        let (hlc, rows): (Option<i64>, i64) = statement.query_row([dir], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        note_loaded(rows.cast_unsigned());
         Ok(Hlc::from_u64(hlc.unwrap_or(0).cast_unsigned()))
+    }
+
+    /// For each version applied after `row`, in that order: its slot's directory, its clock value, and that of the version that the slot
+    /// held last before it. At most `limit`; with [`Reader::dir_changed`] of before it tells what that is now.
+    pub fn dir_changes_since(&self, row: i64, limit: usize) -> Result<Vec<DirChange>, IndexError> {
+        let mut statement = self.conn.prepare_cached(
+            "SELECT s.did, v.hlc, p.hlc FROM versions v CROSS JOIN slots s ON s.sid = v.sid LEFT JOIN versions p ON p.vid = v.prev
+             WHERE v.vid > ?1 ORDER BY v.vid LIMIT ?2",
+        )?;
+        let hlc = |value: i64| Hlc::from_u64(value.cast_unsigned());
+        let rows = statement.query_map((row, limit.cast_signed()), |row| {
+            let replaced: Option<i64> = row.get(2)?;
+            Ok(DirChange { dir: row.get(0)?, hlc: hlc(row.get(1)?), replaced: hlc(replaced.unwrap_or(0)) })
+        })?;
+        let changes = rows.collect::<Result<Vec<_>, _>>()?;
+        note_loaded(changes.len() as u64);
+        Ok(changes)
     }
 
     /// The slots at one name of a directory, all spaces and origins, lowest number first.
@@ -202,6 +261,13 @@ impl Reader {
         Ok(find_versions(&self.conn, id)?.into_iter().map(|(vid, _)| vid).collect())
     }
 
+    /// The heads of a slot as the model has them, the one that sorts highest first.
+    pub fn heads_of(&self, slot: i64) -> Result<Vec<Stored>, IndexError> {
+        let mut heads = SlotRow::load(&self.conn, slot)?.open_heads(&self.conn)?;
+        heads.sort_by_key(|head| std::cmp::Reverse(head.rank()));
+        heads.iter().map(|head| self.stored(head, None)).collect()
+    }
+
     /// The heads of a slot, the one that sorts highest first.
     pub fn heads_numbered(&self, slot: i64) -> Result<Vec<NumberedVersion>, IndexError> {
         let mut heads = SlotRow::load(&self.conn, slot)?.open_heads(&self.conn)?;
@@ -259,24 +325,19 @@ impl Reader {
             Tree::Merged => state::LIVE,
             Tree::Conflicts => state::CONFLICT,
             Tree::Trash => state::TRASH,
-            Tree::History | Tree::Origin(_) => -1,
+            Tree::History | Tree::Origin(_) => ANY_STATE,
         };
+        // An origin's own newest need not be the slot's head.
+        let joined = if origin.is_some() { 0 } else { filter };
         let (sql, bound) = match wanted {
-            Names::One(name) => (
-                "SELECT sid, did, spid, oid, last, heads, state, author, own, name FROM slots WHERE did = ?1 AND name = ?2",
-                name,
-            ),
-            Names::After(name, _) => (
-                "SELECT sid, did, spid, oid, last, heads, state, author, own, name FROM slots WHERE did = ?1 AND name > ?2
-                 ORDER BY name",
-                name,
-            ),
+            Names::One(name) => (ONE_NAME, name),
+            Names::After(name, _) => (NAMES_AFTER, name),
         };
         let mut statement = self.conn.prepare_cached(sql)?;
-        let mut rows = statement.query((dir, bound))?;
+        let mut rows = statement.query((dir, bound, joined))?;
         let mut current: Option<NumberedName> = None;
         while let Some(row) = rows.next()? {
-            let name = row.get_ref(9)?.as_str()?;
+            let name = row.get_ref(NAME_COLUMN)?.as_str()?;
             if current.as_ref().is_none_or(|current| current.name != name) {
                 let begun = NumberedName { name: name.to_owned(), dir: None, path: None, slots: Vec::new() };
                 if let Some(whole) = current.replace(begun)
@@ -286,13 +347,20 @@ impl Reader {
                 }
             }
             let slot = SlotRow::read(row)?;
-            let shown = if filter == -1 || slot.state & filter != 0 { self.shown(&slot, origin)? } else { None };
+            let is_wanted = filter == ANY_STATE || slot.state & filter != 0;
+            let only_head = VersionRow::read_joined(row, NAME_COLUMN + 1)?;
+            let shown = match only_head {
+                Some(head) => Some(self.numbered(&head)?),
+                None if is_wanted => self.shown(&slot, origin)?,
+                None => None,
+            };
             let Some(entry) = current.as_mut() else { continue };
             entry.path = Some(entry.path.map_or(slot.sid, |lowest| lowest.min(slot.sid)));
             if let Some(shown) = shown {
                 let heads = slot.heads.iter().filter(|head| !head.shadowed).count();
-                let of = self.slot_at(slot.did, &entry.name, slot.spid, slot.oid)?;
-                entry.slots.push(NumberedSlot { number: slot.sid, slot: of, shown, heads });
+                let origin = (slot.oid != 0).then(|| self.names.origin(&self.conn, slot.oid)).transpose()?;
+                let space = self.names.space(&self.conn, slot.spid)?;
+                entry.slots.push(NumberedSlot { number: slot.sid, space, origin, shown, heads });
             }
         }
         current.map(|last| visit(in_order(last)));
@@ -350,6 +418,6 @@ impl Reader {
 }
 
 fn in_order(mut name: NumberedName) -> NumberedName {
-    name.slots.sort_by(|a, b| a.slot.cmp(&b.slot));
+    name.slots.sort_by(|a, b| (&a.space, &a.origin).cmp(&(&b.space, &b.origin)));
     name
 }

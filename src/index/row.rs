@@ -2,6 +2,7 @@
 //!
 //! Invariant: a row read back gives the version that was applied, field for field; anything else is damage.
 
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::IndexError;
@@ -65,46 +66,64 @@ thread_local! {
     pub(crate) static LOADED: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
+/// Counts version rows that were read, for laws about work.
+pub(super) fn note_loaded(rows: u64) {
+    #[cfg(test)]
+    LOADED.with(|count| count.set(count.get() + rows));
+    #[cfg(not(test))]
+    let _ = rows;
+}
+
 const VERSION_COLUMNS: &str = "vid, id, sid, prev, cid, n, lag, hlc, age, flags, content, size, ext";
 
 impl VersionRow {
     pub fn load(conn: &Connection, vid: i64) -> Result<VersionRow, IndexError> {
-        #[cfg(test)]
-        LOADED.with(|count| count.set(count.get() + 1));
+        note_loaded(1);
         const SQL: &str =
             "SELECT vid, id, sid, prev, cid, n, lag, hlc, age, flags, content, size, ext FROM versions WHERE vid = ?1";
         debug_assert!(SQL.contains(VERSION_COLUMNS));
         let mut statement = conn.prepare_cached(SQL)?;
         let mut rows = statement.query([vid])?;
         match rows.next()? {
-            Some(row) => VersionRow::read(row),
+            Some(row) => VersionRow::read(row, 0),
             None => Err(IndexError::damaged(format!("version row {vid} is missing"))),
         }
     }
 
-    fn read(row: &Row<'_>) -> Result<VersionRow, IndexError> {
+    /// Reads the columns of [`VERSION_COLUMNS`] that begin at `first`.
+    fn read(row: &Row<'_>, first: usize) -> Result<VersionRow, IndexError> {
+        let at = |column: usize| first + column;
         let damaged = || IndexError::damaged("a version row holds a hash that is not 32 bytes");
-        let n = row.get::<_, i64>(5)?.cast_unsigned();
-        let hlc = row.get::<_, i64>(7)?.cast_unsigned();
-        let content = match row.get_ref(10)?.as_blob_or_null()? {
+        let n = row.get::<_, i64>(at(5))?.cast_unsigned();
+        let hlc = row.get::<_, i64>(at(7))?.cast_unsigned();
+        let content = match row.get_ref(at(10))?.as_blob_or_null()? {
             Some(blob) => Some(ContentHash::from_slice(blob).ok_or_else(damaged)?),
             None => None,
         };
         Ok(VersionRow {
-            vid: row.get(0)?,
-            id: VersionId::from_slice(row.get_ref(1)?.as_blob()?).ok_or_else(damaged)?,
-            sid: row.get(2)?,
-            prev: row.get(3)?,
-            cid: row.get(4)?,
-            first: n.wrapping_sub(row.get::<_, i64>(6)?.cast_unsigned()),
+            vid: row.get(at(0))?,
+            id: VersionId::from_slice(row.get_ref(at(1))?.as_blob()?).ok_or_else(damaged)?,
+            sid: row.get(at(2))?,
+            prev: row.get(at(3))?,
+            cid: row.get(at(4))?,
+            first: n.wrapping_sub(row.get::<_, i64>(at(6))?.cast_unsigned()),
             n,
             hlc: Hlc::from_u64(hlc),
-            born: Hlc::from_u64(hlc.wrapping_sub(row.get::<_, i64>(8)?.cast_unsigned())),
-            flags: Flags(row.get(9)?),
+            born: Hlc::from_u64(hlc.wrapping_sub(row.get::<_, i64>(at(8))?.cast_unsigned())),
+            flags: Flags(row.get(at(9))?),
             content,
-            size: row.get::<_, Option<i64>>(11)?.unwrap_or(0).cast_unsigned(),
-            ext: row.get(12)?,
+            size: row.get::<_, Option<i64>>(at(11))?.unwrap_or(0).cast_unsigned(),
+            ext: row.get(at(12))?,
         })
+    }
+
+    /// The version of an outer join whose columns begin at `first`; `None` if there is none.
+    pub fn read_joined(row: &Row<'_>, first: usize) -> Result<Option<VersionRow>, IndexError> {
+        if row.get_ref(first)? == ValueRef::Null {
+            return Ok(None);
+        }
+        note_loaded(1);
+        VersionRow::read(row, first).map(Some)
     }
 
     pub fn ext(&self) -> Result<Ext, IndexError> {

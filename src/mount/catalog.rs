@@ -204,6 +204,11 @@ pub enum CatalogError {
 ///
 /// Every method answers from one consistent state of its own; two calls may see two states, and the view copes with that.
 pub trait Catalog: Send + Sync {
+    /// Asks several questions, which then cost less than one by one; they may all be answered from one state, as of the first.
+    fn together<T>(&self, ask: impl FnOnce() -> T) -> T {
+        ask()
+    }
+
     /// All origins, in the order of their numbers.
     fn origins(&self) -> Result<Vec<OriginRow>, CatalogError>;
 

@@ -5,8 +5,10 @@
 //! Which head wins is `sync::resolve`'s business. When the index is made anew its numbers change: nothing of the new one is shown under
 //! the old one's numbers, and the mount must be renewed.
 
+use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,7 +19,7 @@ use super::catalog::{
 use super::find::{Finds, is_no_search};
 use super::moment::{Moments, moment_name};
 use crate::index::{
-    ContentError, ContentReader, Index, IndexError, Lived, NumberedName, NumberedSlot, NumberedVersion,
+    ContentError, ContentReader, DirChange, Index, IndexError, Lived, NumberedName, NumberedSlot, NumberedVersion,
     ROOT_DIR_NUMBER, Reader, Slot, Tree as IndexTree, WantedNames,
 };
 use crate::model::{Content, ContentHash, Hash, Hlc, RelPath, VersionId};
@@ -67,14 +69,30 @@ pub struct IndexCatalog {
     starred: Mutex<Option<(i64, Arc<Found>)>>,
 }
 
+/// A connection that a thread holds on to while it asks several questions.
+struct Held {
+    /// Tells catalogs apart: no other is at this place as long as somebody asks it.
+    catalog: usize,
+    reader: Rc<Reader>,
+}
+
+thread_local! {
+    static HELD: RefCell<Option<Held>> = const { RefCell::new(None) };
+}
+
 /// What holds some words, or has a star: slots, and the directories above them.
 struct Found {
     slots: BTreeSet<i64>,
     dirs: BTreeSet<i64>,
 }
 
-/// When something changed in folders, and the index's last row when that was true.
-type Changed = (i64, HashMap<i64, Hlc>);
+/// When something changed in folders, as of a row of the index.
+#[derive(Default)]
+struct Changed {
+    row: i64,
+    dirs: HashMap<i64, Hlc>,
+}
+
 /// Path, and the index's last row when it was read.
 type HistoryKey = (PathId, i64);
 /// A few answers, the oldest first.
@@ -236,19 +254,41 @@ impl IndexCatalog {
         Ok(reader)
     }
 
-    fn ask<T>(&self, answer: impl FnOnce(&Reader) -> Answer<T>) -> Answer<T> {
+    fn take_reader(&self) -> Answer<Reader> {
         let kept = lock(&self.readers).pop();
-        let reader = kept.map_or_else(|| self.open_reader(), Ok)?;
-        let outcome = reader.consistently(answer);
+        kept.map_or_else(|| self.open_reader(), Ok)
+    }
+
+    fn give_back(&self, reader: Reader) {
+        let mut readers = lock(&self.readers);
+        if readers.len() < KEPT_READERS {
+            readers.push(reader);
+        }
+    }
+
+    /// The connection that this thread holds on to, if it asks several questions of this catalog.
+    fn held(&self) -> Option<Rc<Reader>> {
+        let own = std::ptr::from_ref(self).addr();
+        HELD.with_borrow(|held| held.as_ref().filter(|held| held.catalog == own).map(|held| Rc::clone(&held.reader)))
+    }
+
+    fn ask<T>(&self, answer: impl FnOnce(&Reader) -> Answer<T>) -> Answer<T> {
+        if let Some(reader) = self.held() {
+            return self.noted(answer(&reader));
+        }
+        let reader = self.take_reader()?;
+        let outcome = self.noted(reader.consistently(answer));
+        self.give_back(reader);
+        outcome
+    }
+
+    /// Notes damage that an answer speaks of.
+    fn noted<T>(&self, outcome: Answer<T>) -> Answer<T> {
         if let Err(CatalogError::Broken { source: Some(source), .. }) = &outcome
             && source.downcast_ref::<IndexError>().is_some_and(IndexError::is_damage)
             && !Index::is_suspect(&self.path)
         {
             Index::suspect(&self.path);
-        }
-        let mut readers = lock(&self.readers);
-        if readers.len() < KEPT_READERS {
-            readers.push(reader);
         }
         outcome
     }
@@ -318,22 +358,24 @@ impl IndexCatalog {
         self.time(time).ok_or_else(forgotten).map(Some)
     }
 
-    /// When something changed in a folder last. Costs the folder's paths, once between two changes of the index.
+    /// When something changed in a folder last. Costs the folder's paths at the first look, and after that what changed.
     fn changed_in(&self, reader: &Reader, dir: i64) -> Answer<Hlc> {
         let row = reader.max_row()?;
-        let is_kept = |changed: &Changed| changed.0 == row && changed.1.len() < KEPT_CHANGED;
         {
             let mut changed = lock(&self.changed);
-            if !is_kept(&changed) {
-                *changed = (row, HashMap::new());
-            } else if let Some(at) = changed.1.get(&dir) {
+            changed.catch_up(reader, row)?;
+            if let Some(at) = changed.dirs.get(&dir).filter(|_| changed.row == row) {
                 return Ok(*at);
             }
         }
         let at = reader.dir_changed(dir)?;
         let mut changed = lock(&self.changed);
-        if is_kept(&changed) {
-            changed.1.insert(dir, at);
+        // Somebody who sees more of the index may have been here meanwhile.
+        if changed.row == row {
+            if changed.dirs.len() >= KEPT_CHANGED {
+                changed.dirs.clear();
+            }
+            changed.dirs.insert(dir, at);
         }
         Ok(at)
     }
@@ -384,7 +426,7 @@ impl IndexCatalog {
         let mut is_here = false;
         // Private before shared before archive.
         let mut slots: Vec<&NumberedSlot> = name.slots.iter().collect();
-        slots.sort_by_key(|slot| (slot.slot.origin.is_some(), slot.slot.space.is_shared()));
+        slots.sort_by_key(|slot| (slot.origin.is_some(), slot.space.is_shared()));
         for slot in slots {
             match tree {
                 Tree::Merged | Tree::At(_) => files.extend(self.current(reader, slot, self.moment_of(tree)?)?),
@@ -417,7 +459,7 @@ impl IndexCatalog {
     fn resolution(&self, reader: &Reader, slot: &NumberedSlot, at: Option<Hlc>) -> Answer<Resolution> {
         let heads = match at {
             Some(at) => reader.heads_at(slot.number, at)?,
-            None => reader.heads(&slot.slot)?,
+            None => reader.heads_of(slot.number)?,
         };
         Ok(resolve(&heads, &IndexGraph::new(reader, &self.contents)))
     }
@@ -523,6 +565,59 @@ impl IndexCatalog {
     }
 }
 
+/// Holds on to a connection and one state of the index until it is dropped.
+struct Holding<'a> {
+    catalog: &'a IndexCatalog,
+}
+
+impl<'a> Holding<'a> {
+    /// `None` if the index cannot be asked.
+    fn begin(catalog: &'a IndexCatalog) -> Option<Holding<'a>> {
+        let reader = catalog.take_reader().ok()?;
+        reader.begin_reading().ok()?;
+        let held = Held { catalog: std::ptr::from_ref(catalog).addr(), reader: Rc::new(reader) };
+        HELD.set(Some(held));
+        Some(Holding { catalog })
+    }
+}
+
+impl Drop for Holding<'_> {
+    fn drop(&mut self) {
+        // A connection that cannot end what it began is closed.
+        if let Some(held) = HELD.take()
+            && let Some(reader) = Rc::into_inner(held.reader)
+            && reader.end_reading().is_ok()
+        {
+            self.catalog.give_back(reader);
+        }
+    }
+}
+
+impl Changed {
+    /// Takes in what came up to `row`; forgets all if that is more than it would cost to ask again.
+    fn catch_up(&mut self, reader: &Reader, row: i64) -> Answer<()> {
+        if row <= self.row {
+            return Ok(());
+        }
+        if !self.dirs.is_empty() {
+            let changes = reader.dir_changes_since(self.row, CHANGE_ROWS)?;
+            if changes.len() == CHANGE_ROWS {
+                self.dirs.clear();
+            }
+            for DirChange { dir, hlc, replaced } in changes {
+                match self.dirs.get_mut(&dir) {
+                    Some(at) if hlc >= *at => *at = hlc,
+                    // What was the newest is replaced by something older that came late: which one is the newest now must be asked.
+                    Some(at) if replaced >= *at => drop(self.dirs.remove(&dir)),
+                    _ => {}
+                }
+            }
+        }
+        self.row = row;
+        Ok(())
+    }
+}
+
 impl Found {
     /// With the directories that lead to the slots.
     fn of(reader: &Reader, slots: BTreeSet<i64>) -> Answer<Found> {
@@ -575,6 +670,15 @@ fn last_content(reader: &Reader, slot: i64) -> Answer<Option<FileRow>> {
 }
 
 impl Catalog for IndexCatalog {
+    fn together<T>(&self, ask: impl FnOnce() -> T) -> T {
+        let is_free = HELD.with_borrow(Option::is_none);
+        // Without a connection each question says for itself what is wrong.
+        let Some(holding) = is_free.then(|| Holding::begin(self)).flatten() else { return ask() };
+        let outcome = ask();
+        drop(holding);
+        outcome
+    }
+
     fn origins(&self) -> Answer<Vec<OriginRow>> {
         let origins = self.ask(|reader| Ok(reader.origins_numbered()?))?;
         let row = |(number, name)| Some(OriginRow { id: OriginId(u32::try_from(number).ok()?), name });
@@ -624,8 +728,7 @@ impl Catalog for IndexCatalog {
     fn dir(&self, dir: DirId) -> Answer<Option<DirFacts>> {
         self.ask(|reader| {
             let number = dir_number(dir);
-            let Some((parent, name)) = reader.dir_numbered(number)? else { return Ok(None) };
-            let path = if dir == DirId::ROOT { None } else { reader.path_number_in(parent, &name)? };
+            let Some((parent, name, path)) = reader.dir_facts_numbered(number)? else { return Ok(None) };
             let path = path.map(|number| PathId(number.cast_unsigned()));
             Ok(Some(DirFacts { parent: dir_id(parent), name, path, changed: self.changed_in(reader, number)? }))
         })

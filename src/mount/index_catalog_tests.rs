@@ -569,6 +569,12 @@ fn pages(view: &View<IndexCatalog>, folder: NodeId, limit: usize) -> (Vec<String
     (names, crate::index::LOADED.with(std::cell::Cell::get))
 }
 
+/// What was asked, and how many version rows this thread read for it.
+fn rows_of<T>(ask: impl FnOnce() -> T) -> (T, u64) {
+    crate::index::LOADED.with(|count| count.set(0));
+    (ask(), crate::index::LOADED.with(std::cell::Cell::get))
+}
+
 #[test]
 fn a_listing_costs_what_is_asked_of_it_however_many_names_there_are() {
     const NAMES: u64 = 240;
@@ -629,6 +635,76 @@ fn a_folder_is_as_new_as_what_changed_in_it_last() {
 
     assert!(before.0 < time("docs"));
     assert_eq!(time("other"), before.1);
+}
+
+#[test]
+fn a_change_in_a_folder_of_many_names_costs_its_time_one_row() {
+    let mut world = World::new();
+    for n in 0..60 {
+        world.share(0, &format!("docs/{n:02}.md"), "one");
+    }
+    let view = world.view();
+    let merged = view.lookup(NodeId::ROOT, OsStr::new("merged")).expect("a folder").id;
+    let docs = view.lookup(merged, OsStr::new("docs")).expect("a folder").id;
+
+    world.share(1, "docs/07.md", "two");
+    let (newest, rows) = rows_of(|| view.attr(docs).expect("a folder").mtime_ms);
+
+    assert_eq!(newest, WALL_MS + 61);
+    assert_eq!(rows, 1);
+}
+
+#[test]
+fn a_view_that_followed_tells_the_same_time_of_a_folder_as_a_new_one() {
+    let mut world = World::new();
+    world.share(0, "docs/a.md", "one");
+    world.share(0, "docs/b.md", "one");
+    let view = world.view();
+    let time = |view: &View<IndexCatalog>| {
+        let merged = view.lookup(NodeId::ROOT, OsStr::new("merged")).expect("a folder").id;
+        view.lookup(merged, OsStr::new("docs")).expect("a folder").attr.mtime_ms
+    };
+    let same = |world: &World| {
+        assert_eq!(time(&view), time(&world.view()));
+        time(&view)
+    };
+    let before = same(&world);
+
+    // Written before both, by a machine that knew neither; it came late, in place of the newest.
+    world.ticks = 0;
+    world.put(2, "docs/b.md", Some("late"), Channel::Shared, true);
+    same(&world);
+    world.ticks = 10;
+    world.share(1, "docs/a.md", "two");
+    assert!(before < same(&world));
+    world.put(1, "docs/a.md", None, Channel::Shared, false);
+    world.share(0, "other/c.md", "one");
+    same(&world);
+}
+
+#[test]
+fn mounting_reads_no_version_and_a_first_look_only_what_it_shows() {
+    let mut world = World::new();
+    for n in 0..40 {
+        world.share(0, &format!("top-{:02}/below-{n:02}.md", n / 20), "one");
+    }
+    let view = world.view();
+
+    let (_, rows) = rows_of(|| {
+        view.catalog().last_row().expect("a row");
+        assert!(!view.catalog().is_outdated());
+        view.statfs().expect("sums");
+        view.attr(NodeId::ROOT).expect("the root");
+        view.lookup(NodeId::ROOT, OsStr::new("merged")).expect("a folder");
+    });
+    assert_eq!(rows, 0);
+
+    let merged = view.lookup(NodeId::ROOT, OsStr::new("merged")).expect("a folder").id;
+    let (top, rows) = rows_of(|| view.lookup(merged, OsStr::new("top-01")).expect("a folder").id);
+    // How new each of them is.
+    assert_eq!(rows, 20);
+    let (lines, rows) = rows_of(|| view.read_dir(top, 0, 100).expect("a listing").len());
+    assert_eq!((lines, rows), (22, 20));
 }
 
 #[test]

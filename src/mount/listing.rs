@@ -35,6 +35,10 @@ impl<C: Catalog> View<C> {
     ///
     /// What comes or goes meanwhile moves no other line. An empty answer is the end.
     pub fn read_dir(&self, node: NodeId, offset: u64, limit: usize) -> Result<Vec<Entry>, ViewError> {
+        self.catalog.together(|| self.read_page(node, offset, limit))
+    }
+
+    fn read_page(&self, node: NodeId, offset: u64, limit: usize) -> Result<Vec<Entry>, ViewError> {
         let place = self.place(node)?;
         let mut listing = Listing { entries: Vec::new(), limit: limit.min(MAX_ENTRIES) };
         if offset < 2 {
