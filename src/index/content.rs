@@ -1,12 +1,15 @@
 //! Reading contents: any range of any version's bytes, from the blocks that hold its segments.
 //!
 //! Invariant: bytes are handed out only after their segments' hashes were checked; a range touches only the blocks it
-//! needs; memory for decoded blocks and manifests is bounded. Usable from several threads at once: no lock is held while
-//! the ledger is read. Bytes that are not here are an error that names what is missing, never zeros.
+//! needs; memory for decoded blocks and manifests is bounded; a block that is asked for whole is kept by nobody. Usable from several
+//! threads at once: no lock is held while the ledger is read. Bytes that are not here are an error that names what is missing, never zeros.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::ahead::Runs;
 use super::{IndexError, Reader};
 use crate::ledger::{ArtifactKind, ArtifactName, Damage, Inline, Ledger, LedgerError, Place, slice_segment, span_of};
 use crate::model::{Content, ContentHash, Manifest, SegmentHash, SegmentRef};
@@ -17,8 +20,10 @@ const CACHE_BYTES: usize = 64 << 20;
 pub const ONCE_CACHE_BYTES: usize = 1 << 20;
 /// A segment from this length on is read in parts, and proven once for all of them.
 const PARTED_BYTES: u32 = 32 << 10;
-/// What the kernel is told to read behind a block, in bytes, once somebody goes on from block to block.
-const AHEAD_BYTES: u64 = 1 << 20;
+/// Segments of one block that are remembered as proven; 36 bytes each.
+const MAX_PROVEN: usize = 512;
+/// Places of prepared contents kept, some 250 bytes each; all are dropped when there are more.
+const PREPARED: usize = 1024;
 /// Segments of the manifests kept; 44 bytes each.
 const CACHED_SEGMENTS: usize = 200_000;
 /// Most bytes handed out at once; longer contents are read in ranges.
@@ -69,14 +74,42 @@ struct Layout {
     starts: Vec<u64>,
 }
 
+/// A part of a content that lies in one segment.
+struct Piece {
+    segment: SegmentHash,
+    /// Of the whole segment.
+    len: u32,
+    /// In it.
+    range: Range<usize>,
+}
+
+impl Layout {
+    /// What makes up the bytes from `offset` to `end`, in order; both lie in the content.
+    fn pieces(&self, offset: u64, end: u64) -> Vec<Piece> {
+        let first = self.starts.partition_point(|start| *start <= offset).saturating_sub(1);
+        let segments = self.manifest.segments.iter().zip(&self.starts).skip(first);
+        let within = segments.take_while(|(_, start)| **start < end);
+        let piece = |(SegmentRef(segment, len), start): (&SegmentRef, &u64)| {
+            let from = offset.saturating_sub(*start) as usize;
+            let to = (end - start).min(u64::from(*len)) as usize;
+            Piece { segment: *segment, len: *len, range: from..to }
+        };
+        within.map(piece).collect()
+    }
+}
+
 /// Reads contents; share it in an `Arc`.
 pub struct ContentReader {
     ledger: Arc<Ledger>,
     reader: Mutex<Reader>,
     blocks: Mutex<Blocks>,
     layouts: Mutex<Layouts>,
-    /// Where the block that was read last ended.
-    last_end: Mutex<Option<(ArtifactName, u64)>>,
+    /// Who goes on from block to block, and how far the kernel was told to read.
+    runs: Mutex<Runs>,
+    /// Where contents stand that were prepared.
+    prepared: Mutex<Prepared>,
+    /// Blocks taken from the ledger so far.
+    blocks_read: AtomicU64,
     /// What the checkpoint that was read last carries: its blocks are read one after another, and proving it costs all of them.
     inline: Mutex<Option<(ArtifactName, Arc<Inline>)>>,
 }
@@ -95,7 +128,9 @@ impl ContentReader {
             reader: Mutex::new(reader),
             blocks,
             layouts: Mutex::default(),
-            last_end: Mutex::default(),
+            runs: Mutex::default(),
+            prepared: Mutex::default(),
+            blocks_read: AtomicU64::default(),
             inline: Mutex::default(),
         }
     }
@@ -111,7 +146,47 @@ impl ContentReader {
         *blocks = Blocks { limit: blocks.limit, ..Blocks::default() };
         *lock(&self.layouts) = Layouts::default();
         *lock(&self.inline) = None;
+        self.forget_prepared();
         lock(&self.reader).shrink();
+    }
+
+    /// What `prepare` wants to be told: take it before the place is looked up.
+    pub fn turn(&self) -> u64 {
+        lock(&self.prepared).turn
+    }
+
+    /// Makes a content of one segment, whose place is known, ready for whoever reads it next: its block decoded, its bytes proven.
+    ///
+    /// A hint: what cannot be read now is met by who reads. Nothing is kept if `turn` is over.
+    pub fn prepare(&self, content: &Content, place: Place, turn: u64) {
+        let segment = SegmentHash(content.hash.0);
+        if u64::from(place.len) != content.size || self.turn() != turn {
+            return;
+        }
+        let Ok(block) = self.block(&place) else { return };
+        if self.prove(&block, segment, &place, MAX_PROVEN).is_err() {
+            return;
+        }
+        let mut prepared = lock(&self.prepared);
+        if prepared.turn != turn {
+            return;
+        }
+        if prepared.places.len() >= PREPARED {
+            prepared.places.clear();
+        }
+        prepared.places.insert(segment, place);
+    }
+
+    /// Places are looked up again from now on: something was let go, or stands elsewhere.
+    pub fn forget_prepared(&self) {
+        let mut prepared = lock(&self.prepared);
+        prepared.turn += 1;
+        prepared.places.clear();
+    }
+
+    /// How many blocks were taken from the ledger so far, each decoded once.
+    pub fn blocks_read(&self) -> u64 {
+        self.blocks_read.load(Ordering::Relaxed)
     }
 
     /// Many small reads that follow share one transaction, until `end_reading`.
@@ -138,16 +213,14 @@ impl ContentReader {
             return Ok(bytes);
         }
         let layout = self.layout(content)?;
-        let mut bytes = Vec::with_capacity(wanted as usize);
-        let first = layout.starts.partition_point(|start| *start <= offset) - 1;
-        for (SegmentRef(segment, segment_len), start) in layout.manifest.segments.iter().zip(&layout.starts).skip(first)
-        {
-            if *start >= end {
-                break;
-            }
-            let from = offset.saturating_sub(*start) as usize;
-            let to = (end - start).min(u64::from(*segment_len)) as usize;
-            self.copy(content, *segment, *segment_len, from..to, &mut bytes)?;
+        let pieces = layout.pieces(offset, end);
+        let places = self.places(content, &pieces)?;
+        let mut bytes = vec![0; wanted as usize];
+        let mut rest = bytes.as_mut_slice();
+        for (piece, place) in pieces.into_iter().zip(places) {
+            let (out, behind) = rest.split_at_mut(piece.range.len());
+            self.fill(piece, &place, out)?;
+            rest = behind;
         }
         Ok(bytes)
     }
@@ -155,10 +228,12 @@ impl ContentReader {
     /// A content of one segment, whose manifest nobody has to look up; `None` if it is none.
     fn read_single(&self, content: &Content, offset: u64, len: u64) -> Result<Option<Vec<u8>>, ContentError> {
         let segment = SegmentHash(content.hash.0);
-        let Some(place) = lock(&self.reader).place(&segment)?.filter(|place| u64::from(place.len) == content.size)
-        else {
-            return Ok(None);
+        let prepared = lock(&self.prepared).places.get(&segment).cloned();
+        let place = match prepared {
+            Some(place) => Some(place),
+            None => lock(&self.reader).place(&segment)?,
         };
+        let Some(place) = place.filter(|place| u64::from(place.len) == content.size) else { return Ok(None) };
         let (from, to) = (offset as usize, (offset + len) as usize);
         self.take_segment(segment, &place, |bytes| bytes.get(from..to).map(<[u8]>::to_vec))
     }
@@ -179,13 +254,30 @@ impl ContentReader {
         take: impl FnOnce(&[u8]) -> T,
     ) -> Result<T, ContentError> {
         let block = self.block(place)?;
-        let is_proven = place.len >= PARTED_BYTES && lock(&block.proven).contains(&segment);
+        // A short one is hashed faster than it is remembered.
+        let most = if place.len >= PARTED_BYTES { usize::MAX } else { 0 };
+        Ok(take(self.prove(&block, segment, place, most)?))
+    }
+
+    /// The bytes of a segment, hashed unless they were before; remembered if the block remembers fewer than `most`.
+    fn prove<'a>(
+        &self,
+        block: &'a Block,
+        segment: SegmentHash,
+        place: &Place,
+        most: usize,
+    ) -> Result<&'a [u8], LedgerError> {
+        let key = (segment, place.start);
+        let is_proven = lock(&block.proven).contains(&key);
         let span = if is_proven { span_of(&block.bytes, place) } else { slice_segment(&block.bytes, segment, place) };
         let span = span.map_err(|damage| self.damaged(place, damage))?;
-        if place.len >= PARTED_BYTES && !is_proven {
-            lock(&block.proven).push(segment);
+        if !is_proven {
+            let mut proven = lock(&block.proven);
+            if proven.len() < most {
+                proven.insert(key);
+            }
         }
-        Ok(take(span))
+        Ok(span)
     }
 
     /// The whole content, checked against its own hash too.
@@ -210,24 +302,42 @@ impl ContentReader {
         Ok(String::from_utf8(self.read_all(content)?).ok())
     }
 
-    fn copy(
-        &self,
-        content: &Content,
-        segment: SegmentHash,
-        len: u32,
-        range: std::ops::Range<usize>,
-        out: &mut Vec<u8>,
-    ) -> Result<(), ContentError> {
-        let place = lock(&self.reader).place(&segment)?;
-        let place = place.ok_or(ContentError::Missing { content: content.hash, segment })?;
-        // The manifest's length and the artifact's must agree, or offsets after this segment would be wrong.
-        if place.len != len {
-            return Err(ContentError::Mismatch { content: content.hash });
-        }
-        self.take_segment(segment, &place, |bytes| out.extend_from_slice(&bytes[range]))
+    /// Where the pieces of a content stand, as of one moment.
+    fn places(&self, content: &Content, pieces: &[Piece]) -> Result<Vec<Place>, ContentError> {
+        let missing = |segment| ContentError::Missing { content: content.hash, segment };
+        lock(&self.reader).consistently(|reader| {
+            let place = |piece: &Piece| {
+                let place = reader.place(&piece.segment)?.ok_or_else(|| missing(piece.segment))?;
+                // The manifest's length and the artifact's must agree, or offsets after this segment would be wrong.
+                if place.len == piece.len { Ok(place) } else { Err(ContentError::Mismatch { content: content.hash }) }
+            };
+            pieces.iter().map(place).collect()
+        })
     }
 
-    fn block(&self, place: &Place) -> Result<Arc<Block>, ContentError> {
+    fn fill(&self, piece: Piece, place: &Place, out: &mut [u8]) -> Result<(), ContentError> {
+        let is_whole_block = place.start == 0 && place.len == place.block.raw_len && out.len() == place.len as usize;
+        if is_whole_block && place.artifact.kind() == ArtifactKind::Pack {
+            return Ok(self.fill_whole(piece.segment, place, out)?);
+        }
+        self.take_segment(piece.segment, place, |bytes| out.copy_from_slice(&bytes[piece.range]))
+    }
+
+    /// A block that somebody wants as a whole will not be asked for again: it goes where it is wanted, and nowhere else.
+    fn fill_whole(&self, segment: SegmentHash, place: &Place, out: &mut [u8]) -> Result<(), LedgerError> {
+        let kept = lock(&self.blocks).get(&(place.artifact.clone(), place.block.offset));
+        if let Some(block) = kept {
+            out.copy_from_slice(self.prove(&block, segment, place, usize::MAX)?);
+            return Ok(());
+        }
+        self.go_on(place);
+        self.blocks_read.fetch_add(1, Ordering::Relaxed);
+        self.ledger.read_block_into(place, out).inspect_err(|error| self.ledger.note_error(error))?;
+        let whole = Place { start: 0, ..place.clone() };
+        slice_segment(out, segment, &whole).map(drop).map_err(|damage| self.damaged(place, damage))
+    }
+
+    fn block(&self, place: &Place) -> Result<Arc<Block>, LedgerError> {
         let key = (place.artifact.clone(), place.block.offset);
         if let Some(block) = lock(&self.blocks).get(&key) {
             return Ok(block);
@@ -236,27 +346,26 @@ impl ContentReader {
         let block = match place.artifact.kind() {
             ArtifactKind::Checkpoint => self.inline_block(place),
             _ => {
-                if self.goes_on(place) {
-                    self.ledger.read_ahead(place, AHEAD_BYTES);
-                }
+                self.go_on(place);
                 self.ledger.read_block(place)
             }
         };
+        self.blocks_read.fetch_add(1, Ordering::Relaxed);
         let bytes = block.inspect_err(|error| self.ledger.note_error(error))?;
         let block = Arc::new(Block { bytes, proven: Mutex::default() });
         lock(&self.blocks).put(key, block.clone());
         Ok(block)
     }
 
-    /// True if a block stands right behind, or little behind, the one that was read before.
-    fn goes_on(&self, place: &Place) -> bool {
-        let begin = place.block.offset;
-        let end = (place.artifact.clone(), begin + u64::from(place.block.stored_len));
-        let before = lock(&self.last_end).replace(end);
-        before.is_some_and(|(artifact, end)| artifact == place.artifact && end <= begin && begin - end < AHEAD_BYTES)
+    /// Has the kernel read ahead of whoever goes on from block to block.
+    fn go_on(&self, place: &Place) {
+        let wanted = lock(&self.runs).step(place);
+        if let Some(bytes) = wanted {
+            self.ledger.read_ahead(&place.artifact, bytes);
+        }
     }
 
-    fn inline_block(&self, place: &Place) -> Result<Arc<[u8]>, LedgerError> {
+    fn inline_block(&self, place: &Place) -> Result<Vec<u8>, LedgerError> {
         let name = &place.artifact;
         let kept = lock(&self.inline).as_ref().filter(|(kept, _)| kept == name).map(|(_, inline)| inline.clone());
         let inline = match kept {
@@ -267,13 +376,14 @@ impl ContentReader {
                 inline
             }
         };
-        inline.block(&place.block).map(Into::into).map_err(|damage| LedgerError::damaged(name, damage))
+        inline.block(&place.block).map_err(|damage| LedgerError::damaged(name, damage))
     }
 
     /// Notes damage for the next exchange, and drops the block: the good one that comes must be read.
     fn damaged(&self, place: &Place, damage: Damage) -> LedgerError {
         lock(&self.blocks).remove(&(place.artifact.clone(), place.block.offset));
         *lock(&self.inline) = None;
+        self.forget_prepared();
         let error = LedgerError::Damaged { name: place.artifact.clone(), damage };
         self.ledger.note_error(&error);
         error
@@ -308,6 +418,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Where contents stand that somebody is about to ask for.
+#[derive(Default)]
+struct Prepared {
+    /// How often all was forgotten.
+    turn: u64,
+    places: HashMap<SegmentHash, Place>,
+}
+
 #[derive(Default)]
 struct Layouts {
     kept: HashMap<(ContentHash, u64), Arc<Layout>>,
@@ -329,10 +447,11 @@ impl Layouts {
 
 type BlockKey = (ArtifactName, u64);
 
-/// A decoded block, and which of its long segments were found to be what they are called.
+/// A decoded block, and which of its segments were found to be what they are called.
 struct Block {
-    bytes: Arc<[u8]>,
-    proven: Mutex<Vec<SegmentHash>>,
+    bytes: Vec<u8>,
+    /// With where they begin.
+    proven: Mutex<HashSet<(SegmentHash, u32)>>,
 }
 
 /// Decoded blocks; the one unused for longest goes first.

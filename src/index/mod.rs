@@ -5,6 +5,7 @@
 //! Deliberately not here: what a path's file should be (that is `sync::resolve`), and anything that only this machine
 //! knows (that is `state`). Nothing here is synced to the disk on the path of an edit; see `Index::rest`.
 
+mod ahead;
 mod apply;
 mod batch;
 mod codec;
@@ -32,6 +33,7 @@ mod star;
 mod stats;
 mod tree;
 mod waiting;
+mod warm;
 mod writer;
 
 #[cfg(test)]
@@ -61,6 +63,7 @@ pub use schema::{FreshReason, Opened};
 pub use star::Star;
 pub use stats::{Conflict, Counts, MissingBytes, MissingParents, OriginCounts};
 pub use tree::{DirEntry, Entry, EntryKind, Tree};
+pub use warm::warm;
 
 /// The index, open for writing by the one process that holds the project's lock.
 pub struct Index {

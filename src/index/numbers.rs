@@ -3,7 +3,9 @@
 //! Invariant: a number names the same thing as long as `Reader::epoch` stays the same. Numbers are the one thing here that depends
 //! on the order in which artifacts came; nothing that is shown may be ordered by them.
 
-use rusqlite::OptionalExtension;
+use std::ops::Range;
+
+use rusqlite::{Connection, OptionalExtension};
 
 use super::names::child_dir;
 use super::presence::{CONFLICTS, MERGED, TRASH, origin_tree};
@@ -102,13 +104,37 @@ pub enum Names<'a> {
     After(&'a str, usize),
 }
 
+/// One state of the index, for as long as it lives.
+struct Moment<'a>(&'a Connection);
+
+impl Moment<'_> {
+    fn begin(conn: &Connection) -> Result<Moment<'_>, IndexError> {
+        // Kept like any other statement: compiling it costs more than a look-up.
+        conn.prepare_cached("BEGIN")?.execute([])?;
+        Ok(Moment(conn))
+    }
+}
+
+impl Drop for Moment<'_> {
+    fn drop(&mut self) {
+        // Nothing was written, so ending it either way is the same; but it must end, or all that follows would be of this moment.
+        let ended = self.0.prepare_cached("COMMIT").and_then(|mut end| end.execute([]));
+        if ended.is_err() && !self.0.is_autocommit() {
+            let _ = self.0.execute_batch("ROLLBACK");
+        }
+    }
+}
+
 impl Reader {
     /// Runs `answer` on one state of the index, however many questions it asks.
     pub fn consistently<T, E: From<IndexError>>(&self, answer: impl FnOnce(&Reader) -> Result<T, E>) -> Result<T, E> {
-        let transaction = self.conn.unchecked_transaction().map_err(IndexError::from)?;
+        // Whoever reads from one moment already goes on in it.
+        if !self.conn.is_autocommit() {
+            return answer(self);
+        }
+        let moment = Moment::begin(&self.conn)?;
         let outcome = answer(self);
-        // Nothing was written, so ending it either way is the same.
-        drop(transaction);
+        drop(moment);
         outcome
     }
 
@@ -219,6 +245,11 @@ impl Reader {
             return Ok(None);
         }
         self.numbered(&VersionRow::load(&self.conn, number)?).map(Some)
+    }
+
+    /// The versions with these numbers that there are, in their order.
+    pub fn versions_numbered(&self, numbers: Range<i64>) -> Result<Vec<NumberedVersion>, IndexError> {
+        VersionRow::load_all(&self.conn, numbers)?.iter().map(|row| self.numbered(row)).collect()
     }
 
     /// The version with this number as the model has it.

@@ -2,6 +2,8 @@
 //!
 //! Invariant: a row read back gives the version that was applied, field for field; anything else is damage.
 
+use std::ops::Range;
+
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row};
 
@@ -88,6 +90,21 @@ impl VersionRow {
             Some(row) => VersionRow::read(row, 0),
             None => Err(IndexError::damaged(format!("version row {vid} is missing"))),
         }
+    }
+
+    /// The rows with these numbers that there are, in their order.
+    pub fn load_all(conn: &Connection, numbers: Range<i64>) -> Result<Vec<VersionRow>, IndexError> {
+        let mut statement = conn.prepare_cached(
+            "SELECT vid, id, sid, prev, cid, n, lag, hlc, age, flags, content, size, ext FROM versions
+             WHERE vid >= ?1 AND vid < ?2 ORDER BY vid",
+        )?;
+        let mut rows = statement.query((numbers.start, numbers.end))?;
+        let mut loaded = Vec::new();
+        while let Some(row) = rows.next()? {
+            note_loaded(1);
+            loaded.push(VersionRow::read(row, 0)?);
+        }
+        Ok(loaded)
     }
 
     /// Reads the columns of [`VERSION_COLUMNS`] that begin at `first`.

@@ -64,6 +64,20 @@ pub(crate) fn decode(stored: Vec<u8>, block: &BlockAddress) -> Result<Vec<u8>, D
     inflate(&stored, block.raw_len as usize)
 }
 
+/// As `decode`, into memory that is there already; `out` has as many bytes as the block.
+pub(crate) fn decode_into(stored: &[u8], block: &BlockAddress, out: &mut [u8]) -> Result<(), Damage> {
+    check_lengths(u64::from(block.stored_len), u64::from(block.raw_len))?;
+    if stored.len() != block.stored_len as usize {
+        return Err(Damage::Form("a block ends too early"));
+    }
+    if block.stored_len == block.raw_len {
+        out.copy_from_slice(stored);
+        return Ok(());
+    }
+    let len = with_decompressor(|decompressor| decompressor.decompress_to_buffer(stored, out))?;
+    if len == out.len() { Ok(()) } else { Err(Damage::Form("a block decompresses to another length")) }
+}
+
 thread_local! {
     /// A context is larger than a block, and making one costs as much as decompressing one.
     static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
@@ -71,13 +85,17 @@ thread_local! {
 
 /// Decompresses to exactly `raw_len` bytes, a length that was checked against a bound.
 pub(crate) fn inflate(stored: &[u8], raw_len: usize) -> Result<Vec<u8>, Damage> {
-    let raw = DECOMPRESSOR.with_borrow_mut(|slot| {
+    let raw = with_decompressor(|decompressor| decompressor.decompress(stored, raw_len))?;
+    if raw.len() == raw_len { Ok(raw) } else { Err(Damage::Form("a block decompresses to another length")) }
+}
+
+fn with_decompressor<T>(work: impl FnOnce(&mut Decompressor<'static>) -> io::Result<T>) -> Result<T, Damage> {
+    let done = DECOMPRESSOR.with_borrow_mut(|slot| {
         let decompressor = match slot {
             Some(decompressor) => decompressor,
             none => none.insert(Decompressor::new()?),
         };
-        decompressor.decompress(stored, raw_len)
+        work(decompressor)
     });
-    let raw = raw.map_err(Damage::Zstd)?;
-    if raw.len() == raw_len { Ok(raw) } else { Err(Damage::Form("a block decompresses to another length")) }
+    done.map_err(Damage::Zstd)
 }

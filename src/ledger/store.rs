@@ -9,7 +9,6 @@ use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use super::block;
 use super::checkpoint::{Checkpoint, Inline, MAX_CHECKPOINT_BYTES};
@@ -311,17 +310,28 @@ impl Ledger {
 
     /// The decompressed block at a place, for readers that want several of its segments; unverified, see
     /// `slice_segment`.
-    pub fn read_block(&self, place: &Place) -> Result<Arc<[u8]>, LedgerError> {
-        self.read_raw_block(place).map(Into::into)
+    pub fn read_block(&self, place: &Place) -> Result<Vec<u8>, LedgerError> {
+        self.read_raw_block(place)
     }
 
-    /// Has the kernel read what stands behind a block of a pack, for whoever goes on there. Only a hint: nothing is said of what fails.
-    pub fn read_ahead(&self, place: &Place, len_bytes: u64) {
-        let end = place.block.offset + u64::from(place.block.stored_len);
-        if place.artifact.kind() == ArtifactKind::Pack
-            && let Ok((_, file)) = self.open_file(&place.artifact)
+    /// The same into `out`, which has as many bytes as the block.
+    pub fn read_block_into(&self, place: &Place, out: &mut [u8]) -> Result<(), LedgerError> {
+        let (name, address) = (&place.artifact, &place.block);
+        let wrong = |damage| LedgerError::damaged(name, damage);
+        if name.kind() == ArtifactKind::Pack && address.stored_len == address.raw_len {
+            block::check_lengths(u64::from(address.stored_len), u64::from(address.raw_len)).map_err(wrong)?;
+            return self.read_pack_at(name, address.offset, out);
+        }
+        block::decode_into(&self.stored_block(place)?, address, out).map_err(wrong)
+    }
+
+    /// Has the kernel read these bytes of a pack, for whoever comes to them. Only a hint: nothing is said of what fails.
+    pub fn read_ahead(&self, name: &ArtifactName, bytes: Range<u64>) {
+        if name.kind() == ArtifactKind::Pack
+            && let Ok((_, file)) = self.open_file(name)
         {
-            let _ = rustix::fs::fadvise(&file, end, NonZeroU64::new(len_bytes), rustix::fs::Advice::WillNeed);
+            let len = NonZeroU64::new(bytes.end.saturating_sub(bytes.start));
+            let _ = rustix::fs::fadvise(&file, bytes.start, len, rustix::fs::Advice::WillNeed);
         }
     }
 
@@ -345,18 +355,23 @@ impl Ledger {
         block::check_lengths(u64::from(address.stored_len), u64::from(address.raw_len)).map_err(wrong)?;
         match name.kind() {
             ArtifactKind::Pack => {
-                let (path, file) = self.open_file(name)?;
                 let mut stored = vec![0; address.stored_len as usize];
-                match file.read_exact_at(&mut stored, address.offset) {
-                    Ok(()) => Ok(stored),
-                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                        Err(wrong(Damage::Form("ends before the block does")))
-                    }
-                    Err(error) => Err(io_error("read", &path)(error)),
-                }
+                self.read_pack_at(name, address.offset, &mut stored)?;
+                Ok(stored)
             }
             ArtifactKind::Checkpoint => self.read_inline(name)?.stored_block(address.offset).map_err(wrong),
             ArtifactKind::Records => Err(wrong(Damage::Form("holds no segments"))),
+        }
+    }
+
+    fn read_pack_at(&self, name: &ArtifactName, offset: u64, out: &mut [u8]) -> Result<(), LedgerError> {
+        let (path, file) = self.open_file(name)?;
+        match file.read_exact_at(out, offset) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(LedgerError::damaged(name, Damage::Form("ends before the block does")))
+            }
+            Err(error) => Err(io_error("read", &path)(error)),
         }
     }
 

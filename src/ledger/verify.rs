@@ -257,10 +257,10 @@ impl Check<'_> {
     }
 
     fn segments(&self, places: impl Iterator<Item = (SegmentHash, Place)>) -> Result<(), LedgerError> {
-        let mut current: Option<(Place, std::sync::Arc<[u8]>)> = None;
+        let mut current: Option<(Place, Vec<u8>)> = None;
         for (segment, place) in places {
-            let block = match &current {
-                Some((other, block)) if other.block == place.block => block.clone(),
+            let block = match current.take() {
+                Some((other, block)) if other.block == place.block => block,
                 _ => self.ledger.read_block(&place)?,
             };
             slice_segment(&block, segment, &place).map_err(|damage| LedgerError::damaged(&place.artifact, damage))?;

@@ -243,6 +243,81 @@ fn an_index_of_another_ledger_is_called_stale() {
     assert_eq!(project.replay().stale, [chain]);
 }
 
+#[test]
+fn a_content_read_in_parts_takes_each_block_once_in_whatever_parts() {
+    let mut project = Project::new();
+    let bytes = noise(2_100_000);
+    let (_, content) = project.publish("big.bin", &bytes, 70_000, None);
+    project.replay();
+
+    for part in [4_096, 128 << 10, 1 << 20, 2_100_000] {
+        let reader = project.reader(1 << 20);
+        for (n, expected) in bytes.chunks(part).enumerate() {
+            assert_eq!(reader.read(&content, (n * part) as u64, part as u64).expect("bytes"), expected);
+        }
+        assert_eq!(reader.blocks_read(), 2_100_000 / 70_000, "in parts of {part}");
+    }
+}
+
+#[test]
+fn contents_that_share_a_block_take_it_once_prepared_or_not() {
+    let mut project = Project::new();
+    let bytes = noise(600_000);
+    project.publish("big.bin", &bytes, 6_000, None);
+    project.replay();
+    let contents: Vec<Content> = bytes.chunks(6_000).map(content_of).collect();
+    let index = project.index.reader().expect("a reader");
+    let blocks: std::collections::BTreeSet<_> =
+        contents.iter().filter_map(|content| Some(index.place(&SegmentHash(content.hash.0)).ok()??.block)).collect();
+    assert!(blocks.len() < contents.len() / 10, "many share one");
+
+    for is_prepared in [false, true] {
+        let reader = project.reader(1 << 20);
+        for (content, expected) in contents.iter().zip(bytes.chunks(6_000)) {
+            if is_prepared {
+                let place = index.place(&SegmentHash(content.hash.0)).expect("asked").expect("here");
+                reader.prepare(content, place, reader.turn());
+            }
+            assert_eq!(reader.read(content, 0, 9_000).expect("bytes"), expected);
+        }
+        assert_eq!(reader.blocks_read(), blocks.len() as u64);
+    }
+}
+
+#[test]
+fn a_damaged_block_is_never_shown_whole_in_parts_or_prepared_and_is_read_again_when_it_is_healed() {
+    let mut project = Project::new();
+    let bytes = noise(600_000);
+    let (_, content) = project.publish("big.bin", &bytes, 60_000, None);
+    project.replay();
+    let pack = project.pack();
+    let good = std::fs::read(&pack).expect("bytes");
+    let mut bad = good.clone();
+    bad[100_000] ^= 1;
+    replace(&pack, &bad);
+    let second = content_of(&bytes[60_000..120_000]);
+    let place = project.index.place(&SegmentHash(second.hash.0)).expect("asked").expect("here");
+    let reader = project.reader(1 << 20);
+
+    reader.prepare(&second, place.clone(), reader.turn());
+
+    assert!(matches!(reader.read(&second, 0, 10), Err(ContentError::Ledger(_))));
+    assert!(matches!(reader.read(&content, 0, 600_000), Err(ContentError::Ledger(_))));
+    assert!(matches!(reader.read(&content, 119_000, 10), Err(ContentError::Ledger(_))));
+    assert_eq!(reader.read(&content, 0, 60_000).expect("beside it"), bytes[..60_000]);
+    assert_eq!(reader.read(&content, 120_000, 480_000).expect("beside it"), bytes[120_000..]);
+
+    replace(&pack, &good);
+
+    reader.prepare(&second, place, reader.turn());
+    assert_eq!(reader.read(&second, 0, 60_000).expect("healed"), bytes[60_000..120_000]);
+    assert_eq!(reader.read(&content, 0, 600_000).expect("healed"), bytes);
+}
+
+fn content_of(bytes: &[u8]) -> Content {
+    Content { hash: ContentHash::of(bytes), size: bytes.len() as u64, kind: ContentKind::File { exec: false } }
+}
+
 fn replace(path: &std::path::Path, bytes: &[u8]) {
     std::fs::remove_file(path).expect("removed");
     std::fs::write(path, bytes).expect("written");
