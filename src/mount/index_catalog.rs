@@ -17,6 +17,7 @@ use super::catalog::{
     PathId, TimeId, Totals, Tree,
 };
 use super::find::{Finds, is_no_search};
+use super::foresight::Foresight;
 use super::moment::{Moments, moment_name};
 use crate::index::{
     ContentError, ContentReader, DirChange, Index, IndexError, Lived, NumberedName, NumberedSlot, NumberedVersion,
@@ -67,6 +68,7 @@ pub struct IndexCatalog {
     finds: Mutex<Finds<Found>>,
     /// What has a star, with the index's last row when it was so: a star that came or went counts as a change.
     starred: Mutex<Option<(i64, Arc<Found>)>>,
+    foresight: Foresight,
 }
 
 /// A connection that a thread holds on to while it asks several questions.
@@ -142,7 +144,7 @@ fn origin_row(version: &NumberedVersion) -> OriginRow {
     OriginRow { id: OriginId(u32::try_from(version.origin_number).unwrap_or(0)), name: version.origin.clone() }
 }
 
-fn file_row(version: &NumberedVersion) -> Option<FileRow> {
+pub(super) fn file_row(version: &NumberedVersion) -> Option<FileRow> {
     let content = version.content?;
     let id = FileId(version.number.cast_unsigned());
     let version_hash = version.id.0;
@@ -161,6 +163,7 @@ impl IndexCatalog {
     pub fn new(path: PathBuf, contents: Arc<ContentReader>) -> IndexCatalog {
         contents.keep_more();
         IndexCatalog {
+            foresight: Foresight::new(&path, &contents),
             path,
             epoch: OnceLock::new(),
             file: Mutex::default(),
@@ -185,6 +188,7 @@ impl IndexCatalog {
 
     /// What became visible after `row`, for [`super::View::refresh`], and the next cursor.
     pub fn changes_since(&self, row: i64) -> Answer<(Vec<Change>, i64)> {
+        self.foresight.forget();
         self.ask(|reader| {
             let (mut changes, mut last) = (Vec::new(), row);
             loop {
@@ -274,16 +278,20 @@ impl IndexCatalog {
 
     fn ask<T>(&self, answer: impl FnOnce(&Reader) -> Answer<T>) -> Answer<T> {
         if let Some(reader) = self.held() {
-            return self.noted(answer(&reader));
+            let begun = Instant::now();
+            let outcome = answer(&reader);
+            return self.noted(begun, outcome);
         }
         let reader = self.take_reader()?;
-        let outcome = self.noted(reader.consistently(answer));
+        let begun = Instant::now();
+        let outcome = self.noted(begun, reader.consistently(answer));
         self.give_back(reader);
         outcome
     }
 
-    /// Notes damage that an answer speaks of.
-    fn noted<T>(&self, outcome: Answer<T>) -> Answer<T> {
+    /// Notes how long an answer took, and damage that it speaks of.
+    fn noted<T>(&self, begun: Instant, outcome: Answer<T>) -> Answer<T> {
+        self.foresight.answered(begun.elapsed());
         if let Err(CatalogError::Broken { source: Some(source), .. }) = &outcome
             && source.downcast_ref::<IndexError>().is_some_and(IndexError::is_damage)
             && !Index::is_suspect(&self.path)
@@ -819,6 +827,9 @@ impl Catalog for IndexCatalog {
         if file.0 & MERGE_BIT != 0 {
             return Ok(lock(&self.merges).get(&file).map(|(row, _)| row.clone()));
         }
+        if let Some(row) = self.foresight.row(file) {
+            return Ok(Some(row));
+        }
         self.ask(|reader| Ok(reader.version_numbered(file.0.cast_signed())?.as_ref().and_then(file_row)))
     }
 
@@ -836,6 +847,9 @@ impl Catalog for IndexCatalog {
     fn read(&self, row: &FileRow, offset: u64, len: usize) -> Answer<Vec<u8>> {
         let len = len as u64;
         if row.id.0 & MERGE_BIT == 0 {
+            if let (0, Some(epoch)) = (offset, self.epoch.get()) {
+                self.foresight.reads(row.id, *epoch);
+            }
             return self.content_bytes(&row.content, offset, len);
         }
         let appended = self.ask(|reader| self.merged_tail(reader, row.id))?;

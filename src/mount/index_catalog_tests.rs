@@ -739,3 +739,34 @@ fn a_damaged_pack_fails_for_what_it_holds_alone_and_is_noted() {
     assert_eq!(noted.iter().map(|noted| &noted.name).collect::<Vec<_>>(), [&pack]);
     assert_eq!(view.read_dir(merged, 2, 10).expect("a listing").len(), 2);
 }
+
+#[test]
+fn what_a_walk_comes_to_is_ready_before_it_is_asked_for_and_forgotten_with_the_next_look_for_changes() {
+    let mut world = World::new();
+    for n in 0..9 {
+        world.share(n % 3, &format!("f{n}"), &format!("text {n}"));
+    }
+    let view = world.view();
+    let merged = view.lookup(NodeId::ROOT, OsStr::new("merged")).expect("merged").id;
+    let nodes: Vec<NodeId> =
+        (0..9).map(|n| view.lookup(merged, OsStr::new(&format!("f{n}"))).expect("a file").id).collect();
+    // The file's text, and how many rows this thread read for it.
+    let read = |n: usize| {
+        crate::index::LOADED.with(|count| count.set(0));
+        let bytes = view.read(nodes[n], 0, 100).expect("bytes");
+        assert_eq!(bytes, format!("text {n}").as_bytes());
+        crate::index::LOADED.with(std::cell::Cell::get)
+    };
+
+    assert_eq!((read(0), read(1)), (1, 1), "nothing is known of where this goes");
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(120);
+    while read(2) > 0 {
+        assert!(std::time::Instant::now() < end, "not ready yet");
+        std::thread::yield_now();
+    }
+    assert_eq!((3..9).map(read).sum::<u64>(), 0);
+
+    view.catalog().changes_since(0).expect("a look");
+
+    assert_eq!(read(8), 1);
+}

@@ -15,6 +15,7 @@ mod find;
 mod follow;
 #[cfg(target_os = "linux")]
 mod followed;
+mod foresight;
 #[cfg(target_os = "linux")]
 mod fuse;
 mod index_catalog;
