@@ -228,14 +228,19 @@ impl ContentReader {
     /// A content of one segment, whose manifest nobody has to look up; `None` if it is none.
     fn read_single(&self, content: &Content, offset: u64, len: u64) -> Result<Option<Vec<u8>>, ContentError> {
         let segment = SegmentHash(content.hash.0);
-        let prepared = lock(&self.prepared).places.get(&segment).cloned();
-        let place = match prepared {
-            Some(place) => Some(place),
-            None => lock(&self.reader).place(&segment)?,
-        };
-        let Some(place) = place.filter(|place| u64::from(place.len) == content.size) else { return Ok(None) };
         let (from, to) = (offset as usize, (offset + len) as usize);
-        self.take_segment(segment, &place, |bytes| bytes.get(from..to).map(<[u8]>::to_vec))
+        let part = |bytes: &[u8]| bytes.get(from..to).map(<[u8]>::to_vec);
+        let prepared = lock(&self.prepared).places.get(&segment).cloned();
+        if let Some(place) = prepared.filter(|place| u64::from(place.len) == content.size) {
+            // Only as long as its block is in memory: what was let go since may have moved it, and nothing lost is looked for there.
+            let kept = lock(&self.blocks).get(&(place.artifact.clone(), place.block.offset));
+            if let Some(block) = kept {
+                return Ok(part(self.prove(&block, segment, &place, 0)?));
+            }
+        }
+        let place = lock(&self.reader).place(&segment)?.filter(|place| u64::from(place.len) == content.size);
+        let Some(place) = place else { return Ok(None) };
+        self.take_segment(segment, &place, part)
     }
 
     /// The whole content of one segment whose place is known already.

@@ -314,6 +314,28 @@ fn a_damaged_block_is_never_shown_whole_in_parts_or_prepared_and_is_read_again_w
     assert_eq!(reader.read(&content, 0, 600_000).expect("healed"), bytes);
 }
 
+#[test]
+fn a_prepared_content_whose_block_is_not_in_memory_any_more_is_looked_up_again() {
+    let mut project = Project::new();
+    let bytes = noise(600_000);
+    project.publish("big.bin", &bytes, 60_000, None);
+    project.replay();
+    let content = content_of(&bytes[..60_000]);
+    let place = project.index.place(&SegmentHash(content.hash.0)).expect("asked").expect("here");
+    let elsewhere = project.pack().with_file_name(format!("{}.pack", "ab".repeat(32)));
+    std::fs::copy(project.pack(), &elsewhere).expect("copied");
+    let text = place.artifact.to_string();
+    let (folder, _) = text.rsplit_once('/').expect("a folder");
+    let name = format!("{folder}/{}.pack", "ab".repeat(32)).parse().expect("a name");
+    // Decoded blocks are not kept at all here.
+    let reader = project.reader(0);
+    reader.prepare(&content, crate::ledger::Place { artifact: name, ..place }, reader.turn());
+    std::fs::remove_file(&elsewhere).expect("let go");
+
+    assert_eq!(reader.read(&content, 0, 60_000).expect("bytes"), bytes[..60_000]);
+    assert_eq!(project.ledger.noted_damage().expect("notes"), []);
+}
+
 fn content_of(bytes: &[u8]) -> Content {
     Content { hash: ContentHash::of(bytes), size: bytes.len() as u64, kind: ContentKind::File { exec: false } }
 }
