@@ -15,8 +15,11 @@ use crate::model::{Chain, Record, SegmentHash};
 
 /// Checkpoints applied in one transaction; their records are in memory meanwhile.
 const BATCH_CHECKPOINTS: usize = 256;
-/// Records and places after which a transaction ends early.
-const BATCH_LINES: usize = 200_000;
+/// Records and places after which a transaction ends early, in an index that holds little ..
+const FIRST_LINES: usize = 6_000;
+/// .. and in any. Between them it is as many as the index has versions: a small first import takes little memory, and a large one
+/// does not touch the same pages again and again.
+const MOST_LINES: usize = 200_000;
 
 /// What a replay did.
 #[derive(Debug, Default)]
@@ -61,8 +64,14 @@ pub enum ReplayError {
 
 /// Brings the index up to the ledger. Idempotent; costs what is new, and one listing of each chain's folder.
 pub fn replay(index: &mut Index, ledger: &Ledger) -> Result<Replayed, ReplayError> {
-    let mut replay =
-        Replay { index, ledger, done: Replayed::default(), batch: Vec::new(), lines: 0, absent: Vec::new() };
+    replay_by(index, ledger, FIRST_LINES)
+}
+
+/// As `replay`, with another size for the first transactions.
+pub(super) fn replay_by(index: &mut Index, ledger: &Ledger, first_lines: usize) -> Result<Replayed, ReplayError> {
+    let most_lines = lines_at_once(index, first_lines)?;
+    let (done, batch, absent) = (Replayed::default(), Vec::new(), Vec::new());
+    let mut replay = Replay { index, ledger, done, batch, lines: 0, first_lines, most_lines, absent };
     replay.come_packs()?;
     for chain in ledger.chains()? {
         replay.chain(&chain)?;
@@ -91,6 +100,9 @@ struct Replay<'a> {
     done: Replayed,
     batch: Vec<Item>,
     lines: usize,
+    /// After how many a transaction ends early in an index that holds little, and in this one now.
+    first_lines: usize,
+    most_lines: usize,
     absent: Vec<ArtifactName>,
 }
 
@@ -319,7 +331,7 @@ impl Replay<'_> {
     fn push(&mut self, item: Item) -> Result<(), ReplayError> {
         self.lines += item.records.len() + item.places.len();
         self.batch.push(item);
-        if self.batch.len() >= BATCH_CHECKPOINTS || self.lines >= BATCH_LINES {
+        if self.batch.len() >= BATCH_CHECKPOINTS || self.lines >= self.most_lines {
             self.flush()?;
         }
         Ok(())
@@ -397,12 +409,19 @@ impl Replay<'_> {
             return Ok(());
         }
         let applied = self.index.apply_lacking(&items, &absent)?;
+        self.most_lines = lines_at_once(self.index, self.first_lines)?;
         self.done.checkpoints += items.len();
         self.done.touched.extend(applied.touched);
         self.done.rejected.extend(applied.rejected);
         self.done.unknown += applied.unknown;
         Ok(())
     }
+}
+
+/// How much of what comes is worth a transaction of its own.
+fn lines_at_once(index: &Index, first_lines: usize) -> Result<usize, IndexError> {
+    let held = usize::try_from(index.max_row()?).unwrap_or(0);
+    Ok(held.clamp(first_lines, MOST_LINES))
 }
 
 /// An item of a checkpoint that says nothing yet.

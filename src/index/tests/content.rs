@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::dump;
 use crate::env::Env;
+use crate::index::rebuild::replay_by;
 use crate::index::{ContentError, ContentReader, Index, Replayed, replay};
 use crate::ledger::{ArtifactName, Batch, Identity, Ledger, Tip, Writer};
 use crate::model::{
@@ -164,6 +165,28 @@ fn rebuild_gives_the_same_answers() {
     assert_eq!(project.dump(), before);
     assert_eq!((replayed.checkpoints, replayed.problems.len()), (4, 0));
     assert_eq!(project.index.epoch(), 2);
+}
+
+#[test]
+fn a_replay_by_small_transactions_gives_the_same_answers() {
+    let mut project = Project::new();
+    let (first, _) = project.publish("a/x", b"one", 9, None);
+    project.replay();
+    project.publish("a/x", b"two", 9, Some(first));
+    for n in 0..20 {
+        project.publish(&format!("b/{n}"), &noise(1_000 + n), 400, None);
+    }
+    project.publish("moved", b"one", 9, Some(first));
+    project.index = Index::recreate(&project.index_path(), 2).expect("a new index");
+    let whole = project.replay();
+    let before = project.dump();
+
+    project.index = Index::recreate(&project.index_path(), 3).expect("a new index");
+    let parts = replay_by(&mut project.index, &project.ledger, 3).expect("replayed");
+
+    assert_eq!(project.dump(), before);
+    assert_eq!((parts.checkpoints, parts.touched.len()), (whole.checkpoints, whole.touched.len()));
+    assert!(parts.problems.is_empty() && parts.rejected.is_empty());
 }
 
 #[test]
