@@ -49,6 +49,9 @@ pub fn compare(options: &Options) {
         exchange::folder_store(options);
         exchange::latency(options);
     }
+    if wants("live") {
+        exchange::live_appends(options);
+    }
     if wants("postgres") {
         backends::postgres(options);
     }

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::Options;
-use crate::measure::{Cost, Usage, median, percentile, run, usage};
+use crate::measure::{Cost, MemoryWatch, Usage, median, percentile, proportional_kib, run, usage};
 use crate::place::{Place, Running, size_bytes, until, until_at_last};
 use crate::table::{Goal, Table};
 
@@ -186,6 +186,92 @@ fn appends(table: &Table, place: &Place, [writer, reader]: [&Path; 2], store: &P
     [percentile(above_writer, 0.5), percentile(above_reader, 0.5)]
 }
 
+/// Appends that each size sees with running daemons.
+const LIVE_APPENDS: usize = 41;
+
+/// One line more with a running daemon on either side, at both sizes in turn.
+pub fn live_appends(options: &Options) {
+    let mut pairs: Vec<LivePair> = Vec::new();
+    for count in [SMALL_COUNT, LARGE_COUNT] {
+        if count == SMALL_COUNT || options.large {
+            pairs.push(LivePair::start(options, count));
+        }
+    }
+    let mut took: Vec<[Vec<f64>; 2]> = pairs.iter().map(|_| [Vec::new(), Vec::new()]).collect();
+    for n in 0..LIVE_APPENDS {
+        for (pair, took) in pairs.iter().zip(&mut took) {
+            for (all, one) in took.iter_mut().zip(pair.append(n)) {
+                all.push(one);
+            }
+        }
+    }
+    let table = Table::begin("One line more, running daemons and a folder store between them");
+    let whats = ["end of the write to the artifact in the store", "artifact in the store to bytes at the reader"];
+    let p50 = |size: usize, side: usize| percentile(took[size][side].clone(), 0.5);
+    for (side, what) in whats.iter().enumerate() {
+        for (size, pair) in pairs.iter().enumerate() {
+            let what = format!("{} files: {what}, p50", pair.count);
+            table.figure(&what, p50(size, side), "ms", Goal::AtMost(150.0));
+        }
+        if pairs.len() == 2 {
+            let what = format!("{what}: {LARGE_COUNT} / {SMALL_COUNT} files");
+            table.ratio(&what, p50(1, side), p50(0, side), "ms", Goal::AtMost(1.2));
+        }
+    }
+}
+
+/// A writer and a reader with daemons, the same files on both, and a store between them.
+struct LivePair {
+    /// Before the place, which their folders go with.
+    _daemons: [Running; 2],
+    count: usize,
+    place: Place,
+    writer: PathBuf,
+    reader: PathBuf,
+    /// The writer's checkpoints in the store.
+    checkpoints: PathBuf,
+}
+
+impl LivePair {
+    fn start(options: &Options, count: usize) -> LivePair {
+        let place = Place::new(&options.larder);
+        let store = place.path("store");
+        fs::create_dir(&store).expect("make the store");
+        let writer = machine(&place, "writer", "files/**", Some(&store));
+        fill_logs(&writer.join("files"), count);
+        sync(&place, &writer, &[]);
+        let chain = fs::read_dir(store.join("bench/shared")).expect("the store has the space").flatten().next();
+        let checkpoints = chain.expect("and one chain").path().join("checkpoints");
+        let reader = machine(&place, "reader", "files/**", Some(&store));
+        for project in [&reader, &writer, &reader] {
+            sync(&place, project, &[]);
+        }
+        let _daemons = [place.up(&writer, None), place.up(&reader, None)];
+        LivePair { _daemons, count, place, writer, reader, checkpoints }
+    }
+
+    /// How long one line took into the store, and from there to the reader, in milliseconds.
+    fn append(&self, n: usize) -> [f64; 2] {
+        let log = Path::new("files/000/000/log-000003.jsonl");
+        let held = || fs::read_dir(&self.checkpoints).map_or(0, Iterator::count);
+        let before = held();
+        let mut file = fs::File::options().append(true).open(self.writer.join(log)).expect("open the log");
+        writeln!(file, "{{\"appended\":{n}}}").expect("append");
+        drop(file);
+        let wanted = fs::metadata(self.writer.join(log)).expect("it is there").len();
+        let start = Instant::now();
+        until("the line is in the store", || held() > before);
+        let stored = start.elapsed();
+        until("the line arrives", || fs::metadata(self.reader.join(log)).is_ok_and(|at| at.len() == wanted));
+        let arrived = start.elapsed();
+        // What both still do of it is not the next one's.
+        for project in [&self.writer, &self.reader] {
+            sync(&self.place, project, &[]);
+        }
+        [stored, arrived - stored].map(|time| time.as_secs_f64() * 1000.0)
+    }
+}
+
 /// From the end of a write in one machine to the bytes in the other, each with a daemon and a backend of its own.
 pub fn latency(options: &Options) {
     let place = Place::new(&options.larder);
@@ -296,6 +382,9 @@ pub fn beside_syncthing(options: &Options) {
     table.ratio("CPU of both daemons", ours.cpu_ms, theirs.cpu_ms, "ms", Goal::AtMost(0.25));
     table.ratio("memory of both daemons, at most", ours.peak_kib, theirs.peak_kib, "KiB", Goal::AtMost(0.25));
     table.ratio("memory of both daemons, at rest", ours.rest_kib, theirs.rest_kib, "KiB", Goal::AtMost(0.25));
+    let (most, at_rest) = ("the same at one moment, what both map counted once, at most", "the same, at rest");
+    table.ratio(most, ours.peak_pss_kib, theirs.peak_pss_kib, "KiB", Goal::None);
+    table.ratio(at_rest, ours.rest_pss_kib, theirs.rest_pss_kib, "KiB", Goal::None);
 }
 
 /// What two daemons took to be the same.
@@ -304,18 +393,28 @@ struct Pair {
     cpu_ms: f64,
     peak_kib: f64,
     rest_kib: f64,
+    /// At one moment, with what both map counted once.
+    peak_pss_kib: f64,
+    rest_pss_kib: f64,
 }
 
 /// After which daemons that have nothing to do are at rest.
 const REST: Duration = Duration::from_secs(10);
 
 /// The sum over daemons that started at `start` and are the same now.
-fn used(start: Instant, pids: [u32; 2]) -> Pair {
+fn used(start: Instant, pids: [u32; 2], memory: MemoryWatch) -> Pair {
     let wall_ms = start.elapsed().as_secs_f64() * 1000.0;
     let sum = |figure: fn(&Usage) -> f64| pids.iter().map(|pid| figure(&usage(*pid))).sum();
     let cpu_ms = sum(|used| used.cpu_ms);
     std::thread::park_timeout(REST);
-    Pair { wall_ms, cpu_ms, peak_kib: sum(|used| used.peak_kib), rest_kib: sum(|used| used.resident_kib) }
+    Pair {
+        wall_ms,
+        cpu_ms,
+        peak_kib: sum(|used| used.peak_kib),
+        rest_kib: sum(|used| used.resident_kib),
+        peak_pss_kib: memory.most_kib(),
+        rest_pss_kib: proportional_kib(&pids),
+    }
 }
 
 fn larder_pair(options: &Options) -> Pair {
@@ -331,8 +430,10 @@ fn larder_pair(options: &Options) -> Pair {
     }
     let start = Instant::now();
     let daemons: [Running; 2] = [place.launch(&b, None, &[]), place.launch(&a, None, &[])];
+    let pids = daemons.each_ref().map(Running::pid);
+    let memory = MemoryWatch::start(pids.to_vec());
     until_at_last("b has what a has", || size_bytes(&b.join("files")) == wanted);
-    used(start, [daemons[0].pid(), daemons[1].pid()])
+    used(start, pids, memory)
 }
 
 /// A child that ends with its owner.
@@ -389,6 +490,8 @@ fn syncthing_pair(options: &Options) -> Pair {
         Ended(serve.spawn().expect("start syncthing"))
     };
     let mut daemons = [serve(&homes[1]), serve(&homes[0])];
+    let pids = daemons.each_ref().map(|daemon| daemon.0.id());
+    let memory = MemoryWatch::start(pids.to_vec());
     let arrived =
         || files_below(&folders[1]).iter().filter(|(path, _)| !is_own(path)).map(|(_, size)| size).sum::<u64>();
     until_at_last("the other has all", || {
@@ -396,7 +499,7 @@ fn syncthing_pair(options: &Options) -> Pair {
         assert!(daemons.iter_mut().all(runs), "syncthing ended by itself");
         arrived() == wanted
     });
-    used(start, [daemons[0].0.id(), daemons[1].0.id()])
+    used(start, pids, memory)
 }
 
 /// What Syncthing keeps for itself in a folder.

@@ -5,7 +5,10 @@
 use std::fs;
 use std::io::{Read, Seek};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// One finished run.
 #[derive(Clone, Copy, Default, Debug)]
@@ -100,5 +103,47 @@ pub fn usage(pid: u32) -> Usage {
         written_bytes: number(&format!("/proc/{pid}/io"), "write_bytes:"),
         resident_kib: number(&format!("/proc/{pid}/status"), "VmRSS:"),
         peak_kib: number(&format!("/proc/{pid}/status"), "VmHWM:"),
+    }
+}
+
+/// The memory of some processes together at this moment, in KiB: what several of them map counts once among them.
+pub fn proportional_kib(pids: &[u32]) -> f64 {
+    let of = |pid: &u32| {
+        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap_or("");
+        line.split_whitespace().next().and_then(|word| word.parse::<f64>().ok()).unwrap_or(0.0)
+    };
+    pids.iter().map(of).sum()
+}
+
+/// How often the memory of running processes is looked at.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Looks at the memory of running processes until it is asked for the most.
+pub struct MemoryWatch {
+    ends: Arc<AtomicBool>,
+    thread: JoinHandle<f64>,
+}
+
+impl MemoryWatch {
+    /// Begins to look at these.
+    pub fn start(pids: Vec<u32>) -> MemoryWatch {
+        let ends = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&ends);
+        let thread = std::thread::spawn(move || {
+            let mut most = 0.0;
+            while !ended.load(Ordering::Acquire) {
+                most = f64::max(most, proportional_kib(&pids));
+                std::thread::park_timeout(LOOK);
+            }
+            most
+        });
+        MemoryWatch { ends, thread }
+    }
+
+    /// The most that all of them held together at one moment, in KiB.
+    pub fn most_kib(self) -> f64 {
+        self.ends.store(true, Ordering::Release);
+        self.thread.join().expect("looking does not fail")
     }
 }
