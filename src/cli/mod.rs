@@ -35,6 +35,7 @@ pub use out::Answer;
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     crate::env::share_one_heap();
+    crate::env::open_many_files();
     install_panic_hook();
     log::begin(std::env::var("LARDER_LOG").ok().filter(|asked| !asked.is_empty()).as_deref());
     let typed: Vec<OsString> = std::env::args_os().collect();

@@ -3,6 +3,7 @@
 //! Invariant: no module above reads the time, randomness or the process environment by itself; a test hands in
 //! `Env::fixed` and gets the same run every time. Files and networks have their own seams (`scan`, `transport`).
 
+mod files;
 mod memory;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+pub use files::open_many_files;
 pub use memory::{give_memory_back, share_one_heap};
 
 /// Tells the time.

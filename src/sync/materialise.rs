@@ -9,10 +9,12 @@ use std::fs::File;
 use std::os::fd::BorrowedFd;
 
 use rustix::fs;
+use rustix::process::{Resource, getrlimit};
 
 use super::content::shape_of;
 use super::place::{
-    BESIDE_PREFIX, PlaceError, Spot, Standing, link_stays_inside, prune_empty_folders, stat_of, write_staged,
+    BESIDE_PREFIX, PlaceError, Spot, Standing, link_stays_inside, prune_empty_folders, stat_of, sync_file_systems,
+    write_staged,
 };
 use super::plan::{Action, BaseFacts, Disk, REFUSED, Sight, WAITS, plan};
 use super::resolve::{Outcome, Resolution};
@@ -29,8 +31,16 @@ const PAGE_SLOTS: usize = 2_000;
 const BATCH_FILES: usize = 2_000;
 /// Bytes staged for one set of intents.
 const BATCH_BYTES: u64 = 256 << 20;
-/// Up to this many staged files are made durable one by one; above, by one `syncfs`.
+/// Whatever a process may have open, in batches smaller than this every file would wait for the disk alone.
+const FEWEST_AT_ONCE: u64 = 16;
+/// Up to this many staged files are made durable one by one; above, by one `syncfs` of each file system they are on.
 const FEW_FILES: usize = 4;
+
+/// How many files are changed at once by a process that may have so many open: half of them are for everything else.
+fn files_at_once(may_open: Option<u64>) -> usize {
+    let half = may_open.map_or(u64::MAX, |files| files / 2).max(FEWEST_AT_ONCE);
+    usize::try_from(half).unwrap_or(BATCH_FILES).min(BATCH_FILES)
+}
 
 /// One path to be changed on disk.
 pub(super) struct Step {
@@ -161,6 +171,8 @@ impl Engine {
         let mut batch = Vec::new();
         let mut bytes = 0;
         let mut notes = Vec::new();
+        // Each holds its folder open until all have their names.
+        let most = files_at_once(getrlimit(Resource::Nofile).current);
         for step in steps {
             match self.decide(&step)? {
                 Action::Nothing => notes.push((step, Noted::Settled)),
@@ -176,7 +188,7 @@ impl Engine {
                     batch.push(step);
                 }
             }
-            if batch.len() >= BATCH_FILES || bytes >= BATCH_BYTES {
+            if batch.len() >= most || bytes >= BATCH_BYTES {
                 self.apply(std::mem::take(&mut batch), dry_run, report)?;
                 bytes = 0;
             }
@@ -431,7 +443,8 @@ impl Engine {
         let contents: Vec<&Staged> =
             staged.iter().filter(|one| one.intent.new_kind != ContentKind::Link && !one.step.remove).collect();
         if contents.len() > FEW_FILES {
-            return fs::syncfs(self.stage.dir()).map_err(|errno| io("make staged files durable")(errno.into()));
+            let places = contents.iter().map(|one| self.staged_place(&one.intent, &one.spot).0);
+            return sync_file_systems(places).map(drop).map_err(io("make staged files durable"));
         }
         for one in contents {
             let (dir, name) = self.staged_place(&one.intent, &one.spot);
@@ -466,7 +479,9 @@ impl Engine {
             folders.insert(one.intent.path.parent().unwrap_or(""), one);
         }
         if folders.len() > FEW_FILES {
-            return fs::syncfs(self.stage.dir()).map_err(|errno| io("make folders durable")(errno.into()));
+            // What was displaced stands in the same folder or, on the same file system, in the staging folder.
+            let places = folders.values().map(|one| one.spot.folder());
+            return sync_file_systems(places).map(drop).map_err(io("make folders durable"));
         }
         for one in folders.values() {
             one.spot.sync().map_err(|source| SyncError::Place { path: one.intent.path.shown(), source })?;
@@ -612,4 +627,16 @@ pub(super) fn open_displaced(dir: BorrowedFd<'_>, name: &str) -> Result<File> {
     // The facts are read so that a pipe or device under this name is refused before a byte is.
     stat_of(&file).map_err(io("look at a displaced file"))?;
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_files_are_changed_at_once_than_half_of_what_may_be_open() {
+        let at_once = [None, Some(1 << 20), Some(1024), Some(200), Some(3)].map(files_at_once);
+
+        assert_eq!(at_once, [BATCH_FILES, BATCH_FILES, 512, 100, 16]);
+    }
 }

@@ -4,6 +4,7 @@
 //! through a symlink, so nothing outside the root can be reached. What a replace takes away is never unlinked here; it
 //! ends up in the staging folder under the intent's id. This module does not decide what is written.
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Write};
@@ -264,6 +265,18 @@ impl Folders {
     }
 }
 
+/// Makes everything on the file systems of these folders durable, each of them once. Returns how many there are.
+pub(super) fn sync_file_systems<'f>(folders: impl IntoIterator<Item = BorrowedFd<'f>>) -> io::Result<usize> {
+    let mut synced = BTreeSet::new();
+    for folder in folders {
+        // A folder's device is its file system's; a file's may be that of a layer below it.
+        if synced.insert(fs::fstat(folder)?.st_dev) {
+            fs::syncfs(folder)?;
+        }
+    }
+    Ok(synced.len())
+}
+
 fn open_folder(folder: BorrowedFd<'_>, name: &str) -> std::result::Result<OwnedFd, Errno> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
     fs::openat(folder, name, flags, Mode::empty())
@@ -403,6 +416,18 @@ mod tests {
 
         assert_eq!(std::fs::read(place.dir.join("a")).expect("reads"), b"new");
         assert_eq!(std::fs::read(place.dir.join("stage/1")).expect("reads"), b"old");
+    }
+
+    #[test]
+    fn folders_of_one_file_system_wait_for_the_disk_once_and_those_of_two_twice() {
+        let place = place();
+        // Every machine has another one.
+        let other = fs::open("/proc", OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty()).expect("opens");
+        let here = [place.root.as_fd(), place.stage.dir(), place.root.as_fd()];
+
+        assert_eq!(sync_file_systems([]).expect("nothing to do"), 0);
+        assert_eq!(sync_file_systems(here).expect("syncs"), 1);
+        assert_eq!(sync_file_systems(here.into_iter().chain([other.as_fd()]).chain(here)).expect("syncs"), 2);
     }
 
     #[test]

@@ -89,6 +89,10 @@ impl Engine {
             (Some(_), None) => staged.is_none(),
             (Some(_), Some(old)) => staged == Some(*old) && staged != intent.new_hash,
         };
+        if renamed {
+            // Whoever was killed got through the rename, maybe not to the disk; nobody looks again once the intent is closed.
+            spot.sync().map_err(place)?;
+        }
         let base = match (&now, intent.new_hash) {
             (Now::Holds(hash, stat), Some(new)) if *hash == new => Some(self.new_base(intent, new, *stat)),
             (Now::Holds(..) | Now::Other, Some(new)) if renamed => {

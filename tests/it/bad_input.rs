@@ -3,7 +3,7 @@
 //! Invariant of every test: the good files beside the bad thing still arrive, and `larder verify` is clean at the end.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,7 +12,7 @@ use crate::support::{
     CONFIG, DAEMON_DEADLINE, Daemon, Lab, NOBODY, Outcome, Project, Rows, finish, has_program, is_root, skip,
     started_by, until,
 };
-use crate::tracer;
+use crate::tracer::{self, Act};
 
 #[track_caller]
 fn arrived(project: &Project, path: &str, content: &str) {
@@ -372,6 +372,68 @@ fn a_full_disk_loses_nothing_and_goes_on_when_there_is_room() {
     b.sync();
     assert_eq!(b.tree("shared"), a.tree("shared"));
     a.verify();
+    b.verify();
+}
+
+#[test]
+fn files_on_another_disk_are_durable_before_they_take_their_places_and_their_places_after() {
+    const TEST: &str = "files_on_another_disk_are_durable_before_they_take_their_places_and_their_places_after";
+    if !is_root() {
+        return skip(TEST, "only root can mount a small disk");
+    }
+    let lab = Lab::new();
+    let (a, b) = lab.pair();
+    let Ok(disk) = SmallDisk::mount(b.path("shared/disk"), "16m") else {
+        return skip(TEST, "mounting is not permitted here");
+    };
+    let device = fs::metadata(&disk.0).expect("look at the disk").dev();
+    // Few of one folder wait for the disk one by one, many of many folders all at once.
+    let few = ["0/0.md", "0/1.md"].map(str::to_owned).to_vec();
+    let many: Vec<String> = (0..12).map(|n| format!("{n}/many.md")).collect();
+    for names in [few, many] {
+        let paths: Vec<String> = names.iter().map(|name| format!("shared/disk/{name}")).collect();
+        for text in [Some("written\n"), Some("edited\n"), None] {
+            for path in &paths {
+                text.map_or_else(|| a.remove(path), |text| a.write(path, text));
+            }
+            a.sync();
+
+            let acts = match tracer::acts_on(b.command(["sync"]), device) {
+                Ok(acts) => acts,
+                Err(error) => return skip(TEST, &format!("ptrace or seccomp is not permitted here ({error})")),
+            };
+
+            let expected: &[Act] = match text {
+                Some(_) => &[Act::Synced, Act::Named, Act::Synced],
+                None => &[Act::Named, Act::Synced],
+            };
+            assert_eq!(acts, expected, "{} files, {text:?}", paths.len());
+            for path in &paths {
+                assert_eq!(b.read(path).as_deref(), text.map(str::as_bytes), "{path}");
+            }
+        }
+    }
+    a.verify();
+    b.verify();
+}
+
+#[test]
+fn many_files_arrive_where_a_process_may_open_few() {
+    let lab = Lab::new();
+    let (a, b) = lab.pair();
+    for n in 0..400 {
+        a.write(format!("shared/{}/{n}.md", n % 40), format!("{n}\n"));
+    }
+    a.sync();
+
+    let sync = b.command(["sync"]);
+    let mut few = Command::new("sh");
+    few.args(["-c", "ulimit -n 200 && exec \"$@\"", "sh"]).arg(sync.get_program()).args(sync.get_args());
+    few.env_clear().envs(sync.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = few.output().expect("it starts");
+
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(b.tree("shared"), a.tree("shared"));
     b.verify();
 }
 

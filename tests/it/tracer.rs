@@ -9,7 +9,7 @@
 
 use std::io;
 use std::mem::offset_of;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -95,6 +95,41 @@ pub fn syncs(command: Command) -> io::Result<u64> {
     }
 }
 
+/// What a program did to a file system.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Act {
+    /// It waited until a file, a folder or all of it was on the disk.
+    Synced,
+    /// It gave a file a name in an open folder.
+    Named,
+}
+
+/// Runs `command` to its end and tells in order what it did to the file system with this device number; what it did several
+/// times running stands once. Errors: ptrace or seccomp is not permitted here.
+pub fn acts_on(command: Command, device: u64) -> io::Result<Vec<Act>> {
+    const CALLS: &[libc::c_long] = &[libc::SYS_fsync, libc::SYS_fdatasync, libc::SYS_syncfs, libc::SYS_renameat2];
+    let mut acts = Vec::new();
+    trace(command, asking(CALLS), &mut |pid| {
+        if let Ok((act, of)) = act_of(pid)
+            && of == device
+        {
+            acts.push(act);
+        }
+        false
+    })?;
+    acts.dedup();
+    Ok(acts)
+}
+
+/// What a stopped call of these is about to do, and the device of the file or folder whose handle it was given.
+fn act_of(pid: i32) -> io::Result<(Act, u64)> {
+    let (number, arguments) = stopped_call(pid)?;
+    let named = u64::try_from(libc::SYS_renameat2).expect("call numbers are small") == number;
+    let (act, handle) = if named { (Act::Named, arguments[2]) } else { (Act::Synced, arguments[0]) };
+    // Where a path stands for itself there is no handle, and so no such file.
+    Ok((act, std::fs::metadata(format!("/proc/{pid}/fd/{handle}"))?.dev()))
+}
+
 /// Runs `command` to its end, and `act` just before its `nth` look (from 1) at a file or folder called `name`.
 ///
 /// Returns the exit code and how many looks there were. Errors: ptrace or seccomp is not permitted here.
@@ -118,17 +153,23 @@ pub fn run_beside(command: Command, name: &str, nth: u64, act: &mut dyn FnMut())
 /// Calls that look at a path, which is the second argument of each.
 const LOOKING: &[libc::c_long] = &[libc::SYS_openat, libc::SYS_openat2, libc::SYS_statx, libc::SYS_newfstatat];
 
-/// The path that a stopped call is about.
-fn looked_at(pid: i32) -> io::Result<Vec<u8>> {
+/// The number and the arguments of a stopped call.
+fn stopped_call(pid: i32) -> io::Result<(u64, [u64; 6])> {
     // SAFETY: plain data, for which zeros are a value.
     let mut info: libc::ptrace_syscall_info = unsafe { std::mem::zeroed() };
     let size = size_of::<libc::ptrace_syscall_info>();
     // SAFETY: `pid` is stopped and ours, and the kernel writes at most `size` bytes.
     check(unsafe { libc::ptrace(libc::PTRACE_GET_SYSCALL_INFO, pid, size, &raw mut info) })?;
     // SAFETY: the stop is a seccomp one, so this is the part of the union that was written.
-    let address = unsafe { info.u.seccomp.args[1] };
+    let call = unsafe { info.u.seccomp };
+    Ok((call.nr, call.args))
+}
+
+/// The path that a stopped call is about.
+fn looked_at(pid: i32) -> io::Result<Vec<u8>> {
+    let (_, arguments) = stopped_call(pid)?;
     let mut path = vec![0; 4096];
-    let read = std::fs::File::open(format!("/proc/{pid}/mem"))?.read_at(&mut path, address)?;
+    let read = std::fs::File::open(format!("/proc/{pid}/mem"))?.read_at(&mut path, arguments[1])?;
     path.truncate(path[..read].iter().position(|byte| *byte == 0).unwrap_or(read));
     Ok(path)
 }
