@@ -22,6 +22,8 @@ pub const ONCE_CACHE_BYTES: usize = 1 << 20;
 const PARTED_BYTES: u32 = 32 << 10;
 /// Segments of one block that are remembered as proven; 36 bytes each.
 const MAX_PROVEN: usize = 512;
+/// Places looked up at one moment; nobody else is answered meanwhile.
+const PIECES: usize = 256;
 /// Places of prepared contents kept, some 250 bytes each; all are dropped when there are more.
 const PREPARED: usize = 1024;
 /// Segments of the manifests kept; 44 bytes each.
@@ -163,10 +165,12 @@ impl ContentReader {
         if u64::from(place.len) != content.size || self.turn() != turn {
             return;
         }
-        let Ok(block) = self.block(&place) else { return };
-        if self.prove(&block, segment, &place, MAX_PROVEN).is_err() {
-            return;
+        // Nothing is said of what is wrong: it may have been let go meanwhile, and who reads it without having been told finds out.
+        let Ok(block) = self.block_quietly(&place) else { return };
+        if slice_segment(&block.bytes, segment, &place).is_err() {
+            return self.forget_block(&place);
         }
+        remember(&block, (segment, place.start), MAX_PROVEN);
         let mut prepared = lock(&self.prepared);
         if prepared.turn != turn {
             return;
@@ -214,13 +218,14 @@ impl ContentReader {
         }
         let layout = self.layout(content)?;
         let pieces = layout.pieces(offset, end);
-        let places = self.places(content, &pieces)?;
         let mut bytes = vec![0; wanted as usize];
         let mut rest = bytes.as_mut_slice();
-        for (piece, place) in pieces.into_iter().zip(places) {
-            let (out, behind) = rest.split_at_mut(piece.range.len());
-            self.fill(piece, &place, out)?;
-            rest = behind;
+        for some in pieces.chunks(PIECES) {
+            for (piece, place) in some.iter().zip(self.places(content, some)?) {
+                let (out, behind) = rest.split_at_mut(piece.range.len());
+                self.fill(piece, &place, out)?;
+                rest = behind;
+            }
         }
         Ok(bytes)
     }
@@ -277,10 +282,7 @@ impl ContentReader {
         let span = if is_proven { span_of(&block.bytes, place) } else { slice_segment(&block.bytes, segment, place) };
         let span = span.map_err(|damage| self.damaged(place, damage))?;
         if !is_proven {
-            let mut proven = lock(&block.proven);
-            if proven.len() < most {
-                proven.insert(key);
-            }
+            remember(block, key, most);
         }
         Ok(span)
     }
@@ -320,12 +322,12 @@ impl ContentReader {
         })
     }
 
-    fn fill(&self, piece: Piece, place: &Place, out: &mut [u8]) -> Result<(), ContentError> {
+    fn fill(&self, piece: &Piece, place: &Place, out: &mut [u8]) -> Result<(), ContentError> {
         let is_whole_block = place.start == 0 && place.len == place.block.raw_len && out.len() == place.len as usize;
         if is_whole_block && place.artifact.kind() == ArtifactKind::Pack {
             return Ok(self.fill_whole(piece.segment, place, out)?);
         }
-        self.take_segment(piece.segment, place, |bytes| out.copy_from_slice(&bytes[piece.range]))
+        self.take_segment(piece.segment, place, |bytes| out.copy_from_slice(&bytes[piece.range.clone()]))
     }
 
     /// A block that somebody wants as a whole will not be asked for again: it goes where it is wanted, and nowhere else.
@@ -343,6 +345,10 @@ impl ContentReader {
     }
 
     fn block(&self, place: &Place) -> Result<Arc<Block>, LedgerError> {
+        self.block_quietly(place).inspect_err(|error| self.ledger.note_error(error))
+    }
+
+    fn block_quietly(&self, place: &Place) -> Result<Arc<Block>, LedgerError> {
         let key = (place.artifact.clone(), place.block.offset);
         if let Some(block) = lock(&self.blocks).get(&key) {
             return Ok(block);
@@ -356,8 +362,7 @@ impl ContentReader {
             }
         };
         self.blocks_read.fetch_add(1, Ordering::Relaxed);
-        let bytes = block.inspect_err(|error| self.ledger.note_error(error))?;
-        let block = Arc::new(Block { bytes, proven: Mutex::default() });
+        let block = Arc::new(Block { bytes: block?, proven: Mutex::default() });
         lock(&self.blocks).put(key, block.clone());
         Ok(block)
     }
@@ -384,10 +389,15 @@ impl ContentReader {
         inline.block(&place.block).map_err(|damage| LedgerError::damaged(name, damage))
     }
 
-    /// Notes damage for the next exchange, and drops the block: the good one that comes must be read.
-    fn damaged(&self, place: &Place, damage: Damage) -> LedgerError {
+    /// Whoever asks next reads it from the disk again.
+    fn forget_block(&self, place: &Place) {
         lock(&self.blocks).remove(&(place.artifact.clone(), place.block.offset));
         *lock(&self.inline) = None;
+    }
+
+    /// Notes damage for the next exchange, and drops the block: the good one that comes must be read.
+    fn damaged(&self, place: &Place, damage: Damage) -> LedgerError {
+        self.forget_block(place);
         self.forget_prepared();
         let error = LedgerError::Damaged { name: place.artifact.clone(), damage };
         self.ledger.note_error(&error);
@@ -415,6 +425,14 @@ impl ContentReader {
             lock(&self.layouts).put((content.hash, content.size), layout.clone());
         }
         Ok(layout)
+    }
+}
+
+/// Notes that a segment of a block was proven, if the block remembers fewer than `most`.
+fn remember(block: &Block, key: (SegmentHash, u32), most: usize) {
+    let mut proven = lock(&block.proven);
+    if proven.len() < most {
+        proven.insert(key);
     }
 }
 

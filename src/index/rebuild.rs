@@ -71,7 +71,7 @@ pub fn replay(index: &mut Index, ledger: &Ledger) -> Result<Replayed, ReplayErro
 pub(super) fn replay_by(index: &mut Index, ledger: &Ledger, first_lines: usize) -> Result<Replayed, ReplayError> {
     let most_lines = lines_at_once(index, first_lines)?;
     let (done, batch, absent) = (Replayed::default(), Vec::new(), Vec::new());
-    let mut replay = Replay { index, ledger, done, batch, lines: 0, first_lines, most_lines, absent };
+    let mut replay = Replay { index, ledger, done, batch, lines: 0, first_lines, most_lines, lines_taken: 0, absent };
     replay.come_packs()?;
     for chain in ledger.chains()? {
         replay.chain(&chain)?;
@@ -103,6 +103,8 @@ struct Replay<'a> {
     /// After how many a transaction ends early in an index that holds little, and in this one now.
     first_lines: usize,
     most_lines: usize,
+    /// Those of transactions that ended: of a few long files there are many more places than versions.
+    lines_taken: usize,
     absent: Vec<ArtifactName>,
 }
 
@@ -331,7 +333,10 @@ impl Replay<'_> {
     fn push(&mut self, item: Item) -> Result<(), ReplayError> {
         self.lines += item.records.len() + item.places.len();
         self.batch.push(item);
-        if self.batch.len() >= BATCH_CHECKPOINTS || self.lines >= self.most_lines {
+        // What a snapshot lists has its places behind its records: they belong into one transaction.
+        let is_part = self.batch.last().is_some_and(|item| item.reach == Reach::Part);
+        let most_lines = if is_part { MOST_LINES } else { self.most_lines };
+        if self.batch.len() >= BATCH_CHECKPOINTS || self.lines >= most_lines {
             self.flush()?;
         }
         Ok(())
@@ -403,13 +408,13 @@ impl Replay<'_> {
     }
 
     fn flush(&mut self) -> Result<(), ReplayError> {
-        self.lines = 0;
+        self.lines_taken += std::mem::take(&mut self.lines);
         let (items, absent) = (std::mem::take(&mut self.batch), std::mem::take(&mut self.absent));
         if items.is_empty() {
             return Ok(());
         }
         let applied = self.index.apply_lacking(&items, &absent)?;
-        self.most_lines = lines_at_once(self.index, self.first_lines)?;
+        self.most_lines = lines_at_once(self.index, self.first_lines)?.max(self.lines_taken.min(MOST_LINES));
         self.done.checkpoints += items.len();
         self.done.touched.extend(applied.touched);
         self.done.rejected.extend(applied.rejected);

@@ -209,6 +209,11 @@ pub trait Catalog: Send + Sync {
         ask()
     }
 
+    /// Within [`Catalog::together`]: what takes long and needs no state, so that none is held meanwhile.
+    fn apart<T>(&self, ask: impl FnOnce() -> T) -> T {
+        ask()
+    }
+
     /// All origins, in the order of their numbers.
     fn origins(&self) -> Result<Vec<OriginRow>, CatalogError>;
 

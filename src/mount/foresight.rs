@@ -8,6 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -32,8 +33,10 @@ const MAX_CONTENT_BYTES: u64 = 128 << 10;
 const WISHES: usize = 8;
 /// An answer of the index that took longer waited for the disk.
 const SLOW: Duration = Duration::from_micros(300);
-/// Between two looks whether the kernel still holds the index.
+/// Between the first two looks whether the kernel still holds the index; twice as long between the next ..
 const WARM_AGAIN: Duration = Duration::from_millis(100);
+/// .. and never longer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// A stretch of version numbers, in the order in which it will be wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -131,6 +134,8 @@ pub(super) struct Foresight {
     course: Mutex<Course>,
     rows: Arc<Mutex<HashMap<FileId, FileRow>>>,
     worker: Mutex<Option<Worker>>,
+    /// What waits is not made ready any more.
+    is_over: Arc<AtomicBool>,
 }
 
 struct Worker {
@@ -151,6 +156,7 @@ impl Foresight {
             course: Mutex::default(),
             rows: Arc::default(),
             worker: Mutex::default(),
+            is_over: Arc::default(),
         }
     }
 
@@ -196,7 +202,9 @@ impl Foresight {
     fn start(&self) -> Option<Worker> {
         let (wishes, wished) = sync_channel(WISHES);
         let (path, contents, rows) = (self.path.clone(), Arc::clone(&self.contents), Arc::clone(&self.rows));
-        let work = move || Seer { path, contents, rows, reader: None, warmed: None }.work(&wished);
+        let is_over = Arc::clone(&self.is_over);
+        let seer = Seer { path, contents, rows, is_over, reader: None, warmed: None, pause: WARM_AGAIN };
+        let work = move || seer.work(&wished);
         let thread = std::thread::Builder::new().name("larder-ahead".to_owned()).spawn(work).ok()?;
         Some(Worker { wishes, thread })
     }
@@ -206,10 +214,12 @@ impl Drop for Foresight {
     fn drop(&mut self) {
         let worker = lock(&self.worker).take();
         if let Some(Worker { wishes, thread }) = worker {
+            self.is_over.store(true, Ordering::Release);
             drop(wishes);
             // It can fail only by a panic, which was told.
             let _ = thread.join();
         }
+        self.contents.forget_prepared();
     }
 }
 
@@ -218,18 +228,23 @@ struct Seer {
     path: PathBuf,
     contents: Arc<ContentReader>,
     rows: Arc<Mutex<HashMap<FileId, FileRow>>>,
+    is_over: Arc<AtomicBool>,
     reader: Option<Reader>,
     warmed: Option<Instant>,
+    /// Until it is looked again: where memory is short, what was read in is soon forgotten, and would be read in for ever.
+    pause: Duration,
 }
 
 impl Seer {
     fn work(mut self, wished: &Receiver<Wish>) {
         while let Ok(wish) = wished.recv() {
             match wish {
+                _ if self.is_over.load(Ordering::Acquire) => return,
                 Wish::Warm => {
-                    if self.warmed.is_none_or(|at| at.elapsed() > WARM_AGAIN) {
+                    if self.warmed.is_none_or(|at| at.elapsed() > self.pause) {
                         warm(&self.path);
                         self.warmed = Some(Instant::now());
+                        self.pause = LONGEST_PAUSE.min(self.pause * 2);
                     }
                 }
                 // What cannot be foreseen is met by who asks for it.
@@ -264,6 +279,9 @@ impl Seer {
         rows.extend(found.iter().map(|(row, _)| (row.id, row.clone())));
         drop(rows);
         for (row, place) in found {
+            if self.is_over.load(Ordering::Acquire) {
+                break;
+            }
             if let Some(place) = place {
                 self.contents.prepare(&row.content, place, turn);
             }

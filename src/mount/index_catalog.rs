@@ -366,12 +366,33 @@ impl IndexCatalog {
         self.time(time).ok_or_else(forgotten).map(Some)
     }
 
+    /// Takes in what came up to `row`; forgets all if that is more than it would cost to ask again. Nobody waits while it is asked for.
+    fn catch_up(&self, reader: &Reader, row: i64) -> Answer<()> {
+        let from = {
+            let mut changed = lock(&self.changed);
+            if changed.dirs.is_empty() {
+                changed.row = changed.row.max(row);
+            }
+            changed.row
+        };
+        if row <= from {
+            return Ok(());
+        }
+        let changes = reader.dir_changes_since(from, CHANGE_ROWS)?;
+        let mut changed = lock(&self.changed);
+        // Somebody else may have been here meanwhile.
+        if changed.row == from {
+            changed.take_in(changes, row);
+        }
+        Ok(())
+    }
+
     /// When something changed in a folder last. Costs the folder's paths at the first look, and after that what changed.
     fn changed_in(&self, reader: &Reader, dir: i64) -> Answer<Hlc> {
         let row = reader.max_row()?;
         {
-            let mut changed = lock(&self.changed);
-            changed.catch_up(reader, row)?;
+            self.catch_up(reader, row)?;
+            let changed = lock(&self.changed);
             if let Some(at) = changed.dirs.get(&dir).filter(|_| changed.row == row) {
                 return Ok(*at);
             }
@@ -602,27 +623,20 @@ impl Drop for Holding<'_> {
 }
 
 impl Changed {
-    /// Takes in what came up to `row`; forgets all if that is more than it would cost to ask again.
-    fn catch_up(&mut self, reader: &Reader, row: i64) -> Answer<()> {
-        if row <= self.row {
-            return Ok(());
+    /// Takes in what came up to `row`, unless it is too much.
+    fn take_in(&mut self, changes: Vec<DirChange>, row: i64) {
+        if changes.len() == CHANGE_ROWS {
+            self.dirs.clear();
         }
-        if !self.dirs.is_empty() {
-            let changes = reader.dir_changes_since(self.row, CHANGE_ROWS)?;
-            if changes.len() == CHANGE_ROWS {
-                self.dirs.clear();
-            }
-            for DirChange { dir, hlc, replaced } in changes {
-                match self.dirs.get_mut(&dir) {
-                    Some(at) if hlc >= *at => *at = hlc,
-                    // What was the newest is replaced by something older that came late: which one is the newest now must be asked.
-                    Some(at) if replaced >= *at => drop(self.dirs.remove(&dir)),
-                    _ => {}
-                }
+        for DirChange { dir, hlc, replaced } in changes {
+            match self.dirs.get_mut(&dir) {
+                Some(at) if hlc >= *at => *at = hlc,
+                // What was the newest is replaced by something older that came late: which one is the newest now must be asked.
+                Some(at) if replaced >= *at => drop(self.dirs.remove(&dir)),
+                _ => {}
             }
         }
         self.row = row;
-        Ok(())
     }
 }
 
@@ -684,6 +698,19 @@ impl Catalog for IndexCatalog {
         let Some(holding) = is_free.then(|| Holding::begin(self)).flatten() else { return ask() };
         let outcome = ask();
         drop(holding);
+        outcome
+    }
+
+    fn apart<T>(&self, ask: impl FnOnce() -> T) -> T {
+        let own = std::ptr::from_ref(self).addr();
+        let held = HELD.with_borrow_mut(|held| held.take_if(|held| held.catalog == own));
+        let Some(held) = held else { return ask() };
+        // Ended either way: a connection that cannot end what it began is closed, and questions are asked one by one from here on.
+        let ended = held.reader.end_reading().is_ok();
+        let outcome = ask();
+        if ended && held.reader.begin_reading().is_ok() {
+            HELD.set(Some(held));
+        }
         outcome
     }
 

@@ -406,7 +406,8 @@ impl<C: Catalog> View<C> {
         if self.prefixes.lock().unwrap_or_else(PoisonError::into_inner).contains(&key) {
             return true;
         }
-        let answer = self.catalog.is_prefix(shorter, longer).unwrap_or(false);
+        // It may read long files to their ends.
+        let answer = self.catalog.apart(|| self.catalog.is_prefix(shorter, longer)).unwrap_or(false);
         // "No" is not remembered: it may only mean that the bytes are not here yet.
         if answer {
             let mut prefixes = self.prefixes.lock().unwrap_or_else(PoisonError::into_inner);

@@ -246,7 +246,7 @@ mod tests {
     #[test]
     fn a_state_without_its_tables_is_damage_and_the_sentence_says_what_to_do() {
         let connection = rusqlite::Connection::open_in_memory().expect("opens");
-        let source = connection.prepare("SELECT 1 FROM peers").err().expect("there is no such table");
+        let Err(source) = connection.prepare("SELECT 1 FROM peers") else { panic!("there is no such table") };
 
         let error = NodeError::from(StateError::Sqlite { doing: "list peers", source });
 

@@ -405,6 +405,8 @@ impl Engine {
             self.seen_told.clear();
         }
         self.rescue_due |= done.floors_rose;
+        // What was purged has no place any more, also for whoever looked it up before.
+        self.contents.forget_prepared();
         self.observe_clocks(&done.touched)?;
         // Tips are read again: an own chain may have come back from a store.
         self.chains.clear();

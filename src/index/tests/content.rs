@@ -1,6 +1,6 @@
 //! Reading contents through the ledger, and replaying it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::dump;
 use crate::env::Env;
 use crate::index::rebuild::replay_by;
 use crate::index::{ContentError, ContentReader, Index, Replayed, replay};
-use crate::ledger::{ArtifactName, Batch, Identity, Ledger, Tip, Writer};
+use crate::ledger::{ArtifactName, Batch, Identity, Ledger, Sweep, Tip, Writer};
 use crate::model::{
     Channel, Content, ContentHash, ContentKind, Dot, Hlc, Lane, Manifest, RecordLine, RelPath, SegmentHash, SegmentRef,
     Space, State, Vector, Version, VersionId,
@@ -187,6 +187,29 @@ fn a_replay_by_small_transactions_gives_the_same_answers() {
     assert_eq!(project.dump(), before);
     assert_eq!((parts.checkpoints, parts.touched.len()), (whole.checkpoints, whole.touched.len()));
     assert!(parts.problems.is_empty() && parts.rejected.is_empty());
+}
+
+#[test]
+fn who_begins_at_a_snapshot_waits_for_no_bytes_however_small_transactions_are() {
+    let mut project = Project::new();
+    for n in 0..20 {
+        project.publish(&format!("b/{n}"), &noise(1_000 + n), 4_000, None);
+    }
+    let (space, nothing) = (Space::shared(), HashSet::new());
+    let writer = Writer { app: "app", identity: &project.identity, space: &space };
+    let sweep = Sweep { dropped: &[], gone: &nothing, purged: &nothing };
+    let tip = project.tip.expect("was published");
+    project.ledger.sweep(writer, tip, Hlc::from_u64(99), BTreeMap::new(), sweep).expect("a snapshot with a floor");
+    project.index = Index::recreate(&project.index_path(), 2).expect("a new index");
+
+    let joined = replay_by(&mut project.index, &project.ledger, 3).expect("replayed");
+
+    assert!(joined.problems.is_empty() && joined.touched.len() == 20, "{joined:?}");
+    let connection = rusqlite::Connection::open(project.index_path()).expect("opens");
+    let count = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).expect("counts");
+    assert_eq!(count("SELECT count(*) FROM versions"), 20);
+    // None was ever without its bytes, and none is told of twice.
+    assert_eq!((count("SELECT count(*) FROM lacks"), count("SELECT count(*) FROM touches")), (0, 0));
 }
 
 #[test]
