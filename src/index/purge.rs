@@ -281,6 +281,15 @@ impl Reader {
         hashes.map(|hash| Ok(ContentHash(Hash::from_bytes(hash?)))).collect()
     }
 
+    /// The numbers of all versions whose content is purged.
+    pub fn purged_numbers(&self) -> Result<Vec<i64>, IndexError> {
+        let mut statement = self
+            .conn
+            .prepare_cached("SELECT v.vid FROM purged p CROSS JOIN versions v ON v.content = p.hash ORDER BY v.vid")?;
+        let numbers = statement.query_map([], |row| row.get(0))?;
+        Ok(numbers.collect::<Result<_, _>>()?)
+    }
+
     /// Every segment that is purged.
     pub fn purged_segments(&self) -> Result<HashSet<SegmentHash>, IndexError> {
         let mut statement = self.conn.prepare_cached("SELECT hash FROM purged_segments")?;

@@ -5,13 +5,14 @@
 //! after a notice ([`Looks`]), six of them within a tenth of a second, because SQLite publishes a commit a moment after it wrote it.
 //! What could not be told is told at the next look. Deliberately not here: what the kernel must forget (`refresh`).
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 
-use super::catalog::Change;
+use super::catalog::{Change, FileId};
 use super::index_catalog::IndexCatalog;
 use super::view::View;
 use crate::watch::{FileBell, Looks};
@@ -29,6 +30,8 @@ enum Wake {
 pub enum News<'a> {
     /// These are visible now, and came together.
     Changes(&'a [Change]),
+    /// A person let the bytes of these files go: the kernel may still hold them.
+    Purged(&'a [FileId]),
     /// The index was made anew: the view shows the old one, and nothing more is told.
     Outdated,
 }
@@ -85,6 +88,8 @@ fn follow(
     woken: &Receiver<Wake>,
     mut tell: impl FnMut(News<'_>) -> bool,
 ) {
+    // What was purged before the mount nobody can have been shown: telling of it once more costs nothing.
+    let mut purged = BTreeSet::new();
     loop {
         let first = match woken.recv_timeout(looks.wait()) {
             Ok(wake) => Some(wake),
@@ -111,6 +116,15 @@ fn follow(
             looks.rang();
             if tell(News::Changes(&changes)) {
                 row = last;
+            }
+        }
+        if let Ok(now) = view.catalog().purged_files() {
+            let mut files: Vec<FileId> = now.difference(&purged).copied().collect();
+            if !files.is_empty() {
+                files.extend(view.catalog().merged_files());
+                if tell(News::Purged(&files)) {
+                    purged = now;
+                }
             }
         }
         for done in waiting {

@@ -34,6 +34,10 @@ impl Followed {
         let (shown, told) = (Arc::clone(&view), Arc::clone(&mounted));
         let tell = move |news: News<'_>| match news {
             News::Changes(changes) => told.changed(&shown, changes).is_ok(),
+            News::Purged(files) => {
+                told.forget(files);
+                true
+            }
             News::Outdated => {
                 outdated();
                 true

@@ -216,6 +216,17 @@ impl IndexCatalog {
         })
     }
 
+    /// The files whose bytes a person let go: nobody is shown them any more.
+    pub fn purged_files(&self) -> Answer<BTreeSet<FileId>> {
+        let numbers = self.ask(|reader| Ok(reader.purged_numbers()?))?;
+        Ok(numbers.into_iter().map(|number| FileId(number.cast_unsigned())).collect())
+    }
+
+    /// Clean merges that were shown, and may have been made of anything.
+    pub fn merged_files(&self) -> Vec<FileId> {
+        lock(&self.merges).keys().copied().collect()
+    }
+
     /// What is recorded of a file that the view shows: where it stands, and the version it is.
     pub fn recorded(&self, row: &FileRow) -> Answer<Option<Recorded>> {
         let merged = lock(&self.merges).get(&row.id).map(|(_, ids)| ids.clone());

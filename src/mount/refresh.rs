@@ -23,7 +23,7 @@ const MAX_DEPTH: usize = 256;
 /// Something the kernel holds and must ask again.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Invalidation {
-    /// The folder whose listing and attributes are out of date.
+    /// The folder whose listing and attributes are out of date, or the file whose bytes are.
     pub parent: NodeId,
     /// The name in it that means something else now; `None` if only the listing is out of date.
     pub name: Option<String>,

@@ -14,10 +14,11 @@ use std::time::Duration;
 use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, Session, SessionACL};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::catalog::{Catalog, Change};
+use super::catalog::{Catalog, Change, FileId};
 use super::counters::{Counters, RequestCounts};
 use super::fuse::{Owner, ViewFs};
 use super::mount_table::MOUNT_NAME;
+use super::node::Place;
 use super::place::{PlaceError, prepare, unmount_path};
 use super::queue::{Ended, Latch, Queue};
 use super::refresh::Invalidation;
@@ -281,6 +282,12 @@ impl Mounted {
         let events = if self.tells_watchers { view.events(changes)? } else { Vec::new() };
         self.queue.add(invalidations, events);
         Ok(())
+    }
+
+    /// Has the kernel forget the bytes of files, wherever they are shown: whoever reads on asks for them again.
+    pub fn forget(&self, files: &[FileId]) {
+        let bytes = |file: &FileId| Invalidation { parent: Place::File(*file).node(), name: None };
+        self.notify(files.iter().map(bytes).collect());
     }
 
     /// True if changes from elsewhere reach inotify.

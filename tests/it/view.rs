@@ -236,6 +236,33 @@ fn a_view_in_the_background_stays_until_it_is_taken_down_and_a_dead_one_is_clear
 }
 
 #[test]
+fn what_was_purged_is_shown_no_more_by_a_view_in_which_it_was_read() {
+    const TEST: &str = "what_was_purged_is_shown_no_more_by_a_view_in_which_it_was_read";
+    if !can_mount(TEST) {
+        return;
+    }
+    let lab = Lab::new();
+    let (a, _) = lab.fresh_pair();
+    a.write("shared/secret.md", "geheim\n");
+    a.write("shared/kept.md", "kept\n");
+    a.sync();
+    let dir = lab.path("view");
+    a.run(["mount", "-d", dir.to_str().expect("UTF-8")]).expect(0);
+    let shown = |path: &str| fs::read(dir.join(path));
+    // The kernel holds them from here on, and asks nobody.
+    assert_eq!(shown("merged/shared/secret.md").expect("is shown"), b"geheim\n");
+    assert_eq!(shown("merged/shared/kept.md").expect("is shown"), b"kept\n");
+    let before = fs::File::open(dir.join("merged/shared/secret.md")).expect("opens");
+
+    a.run(["purge", "shared/secret.md", "--yes"]).expect(0);
+
+    until("the view lets go of it", DAEMON_DEADLINE, || shown("merged/shared/secret.md").is_err());
+    assert!(before.read_at(&mut [0; 7], 0).is_err(), "nor does an open file show it");
+    assert_eq!(shown("merged/shared/kept.md").expect("is shown"), b"kept\n");
+    a.run(["umount", dir.to_str().expect("UTF-8")]).expect(0);
+}
+
+#[test]
 fn a_view_is_mounted_anew_when_the_index_was_made_anew() {
     const TEST: &str = "a_view_is_mounted_anew_when_the_index_was_made_anew";
     if !can_mount(TEST) {
