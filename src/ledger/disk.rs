@@ -125,6 +125,11 @@ impl Disk {
         Ok(())
     }
 
+    /// Whether [`Disk::sync_everything`] can do what it says there.
+    pub fn syncs_whole(&self, folder: &Path) -> bool {
+        File::open(folder).is_ok_and(crate::env::syncs_whole)
+    }
+
     /// Makes everything on the file system of `folder` durable.
     pub fn sync_everything(&self, folder: &Path) -> Result<(), LedgerError> {
         self.step("sync", folder)?;

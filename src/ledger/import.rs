@@ -78,17 +78,17 @@ impl Ledger {
         self.disk().sync_folder(&self.folder(name.chain(), name.folder()))
     }
 
-    /// Makes staged artifacts durable and names them in the order given: at most three syncs.
+    /// Makes staged artifacts durable and names them in the order given: at most three syncs where a whole file system can be synced.
     pub(crate) fn publish_staged(&self, staged: Vec<(ArtifactName, StagedFile)>) -> Result<(), LedgerError> {
         let mut folders: Vec<_> = staged.iter().map(|(name, _)| self.folder(name.chain(), name.folder())).collect();
         folders.dedup();
         match &folders[..] {
             [] => Ok(()),
-            [folder] if staged.len() <= MAX_SINGLE_SYNCS => {
+            few if (few.len() == 1 && staged.len() <= MAX_SINGLE_SYNCS) || !self.disk().syncs_whole(self.root()) => {
                 staged.iter().try_for_each(|(_, file)| self.disk().sync_staged(file))?;
-                self.disk().create_folder(folder)?;
+                few.iter().try_for_each(|folder| self.disk().create_folder(folder))?;
                 self.name_staged(staged)?;
-                self.disk().sync_folder(folder)
+                few.iter().try_for_each(|folder| self.disk().sync_folder(folder))
             }
             _ => {
                 self.disk().sync_everything(self.root())?;

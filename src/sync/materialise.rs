@@ -20,6 +20,7 @@ use super::plan::{Action, BaseFacts, Disk, REFUSED, Sight, WAITS, plan};
 use super::resolve::{Outcome, Resolution};
 use super::{Change, Engine, Report, Result, SyncError, io};
 use crate::chunk::is_line_file;
+use crate::env::syncs_whole;
 use crate::index::Slot;
 use crate::model::{ContentHash, ContentKind, RelPath};
 use crate::scan;
@@ -33,7 +34,8 @@ const BATCH_FILES: usize = 2_000;
 const BATCH_BYTES: u64 = 256 << 20;
 /// Whatever a process may have open, in batches smaller than this every file would wait for the disk alone.
 const FEWEST_AT_ONCE: u64 = 16;
-/// Up to this many staged files are made durable one by one; above, by one `syncfs` of each file system they are on.
+/// Up to this many staged files are made durable one by one; above, by one `syncfs` of each file system they are on, if that is one that
+/// can be synced so.
 const FEW_FILES: usize = 4;
 
 /// How many files are changed at once by a process that may have so many open: half of them are for everything else.
@@ -442,7 +444,8 @@ impl Engine {
     fn make_staged_durable(&self, staged: &[Staged]) -> Result<()> {
         let contents: Vec<&Staged> =
             staged.iter().filter(|one| one.intent.new_kind != ContentKind::Link && !one.step.remove).collect();
-        if contents.len() > FEW_FILES {
+        let is_whole = |one: &&Staged| syncs_whole(self.staged_place(&one.intent, &one.spot).0);
+        if contents.len() > FEW_FILES && contents.iter().all(is_whole) {
             let places = contents.iter().map(|one| self.staged_place(&one.intent, &one.spot).0);
             return sync_file_systems(places).map(drop).map_err(io("make staged files durable"));
         }
@@ -478,7 +481,7 @@ impl Engine {
         for one in done {
             folders.insert(one.intent.path.parent().unwrap_or(""), one);
         }
-        if folders.len() > FEW_FILES {
+        if folders.len() > FEW_FILES && folders.values().all(|one| syncs_whole(one.spot.folder())) {
             // What was displaced stands in the same folder or, on the same file system, in the staging folder.
             let places = folders.values().map(|one| one.spot.folder());
             return sync_file_systems(places).map(drop).map_err(io("make folders durable"));

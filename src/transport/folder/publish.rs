@@ -16,6 +16,7 @@ use rustix::io::Errno;
 
 use super::super::{Body, Put, TransportError, TransportErrorKind, unread};
 use super::{FolderTransport, explain};
+use crate::env::syncs_whole;
 
 /// Where files are written before they get their names.
 const STAGING: &str = ".larder-tmp";
@@ -32,8 +33,6 @@ const COMPARE_BYTES: usize = 64 << 10;
 const COPY_BYTES: usize = 256 << 10;
 /// More folders than this are synced with all else on their file system.
 const SYNCED_ALONE: usize = 2;
-/// File systems of which the kernel does not know what is on the disk: in user space, SMB and 9P. There each file is synced by itself.
-const SYNCS_NO_WHOLE: [u32; 4] = [0x6573_5546, 0xff53_4d42, 0xfe53_4d42, 0x0102_1997];
 
 /// How a name is taken so that no other is replaced.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -453,11 +452,6 @@ fn sweep(staging: BorrowedFd, fresh: &File) {
 
 const READ: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 const NO_FILE: &str = "something that is no file stands there";
-
-/// Whether all that was written to a file system can be synced at one stroke.
-fn syncs_whole(folder: &OwnedFd) -> bool {
-    rustix::fs::fstatfs(folder).is_ok_and(|found| !SYNCS_NO_WHOLE.contains(&(found.f_type as u32)))
-}
 
 fn failed(name: &str) -> impl Fn(Errno) -> TransportError + '_ {
     move |errno| explain("put", name, errno.into())
