@@ -238,8 +238,7 @@ impl ContentReader {
         let prepared = lock(&self.prepared).places.get(&segment).cloned();
         if let Some(place) = prepared.filter(|place| u64::from(place.len) == content.size) {
             // Only as long as its block is in memory: what was let go since may have moved it, and nothing lost is looked for there.
-            let kept = lock(&self.blocks).get(&(place.artifact.clone(), place.block.offset));
-            if let Some(block) = kept {
+            if let Some(block) = self.kept(&place) {
                 return Ok(part(self.prove(&block, segment, &place, 0)?));
             }
         }
@@ -332,16 +331,14 @@ impl ContentReader {
 
     /// A block that somebody wants as a whole will not be asked for again: it goes where it is wanted, and nowhere else.
     fn fill_whole(&self, segment: SegmentHash, place: &Place, out: &mut [u8]) -> Result<(), LedgerError> {
-        let kept = lock(&self.blocks).get(&(place.artifact.clone(), place.block.offset));
-        if let Some(block) = kept {
+        if let Some(block) = self.kept(place) {
             out.copy_from_slice(self.prove(&block, segment, place, usize::MAX)?);
             return Ok(());
         }
         self.go_on(place);
         self.blocks_read.fetch_add(1, Ordering::Relaxed);
         self.ledger.read_block_into(place, out).inspect_err(|error| self.ledger.note_error(error))?;
-        let whole = Place { start: 0, ..place.clone() };
-        slice_segment(out, segment, &whole).map(drop).map_err(|damage| self.damaged(place, damage))
+        slice_segment(out, segment, place).map(drop).map_err(|damage| self.damaged(place, damage))
     }
 
     fn block(&self, place: &Place) -> Result<Arc<Block>, LedgerError> {
@@ -349,8 +346,7 @@ impl ContentReader {
     }
 
     fn block_quietly(&self, place: &Place) -> Result<Arc<Block>, LedgerError> {
-        let key = (place.artifact.clone(), place.block.offset);
-        if let Some(block) = lock(&self.blocks).get(&key) {
+        if let Some(block) = self.kept(place) {
             return Ok(block);
         }
         // The index placed it there once, so that a missing artifact is lost, not late.
@@ -363,8 +359,13 @@ impl ContentReader {
         };
         self.blocks_read.fetch_add(1, Ordering::Relaxed);
         let block = Arc::new(Block { bytes: block?, proven: Mutex::default() });
-        lock(&self.blocks).put(key, block.clone());
+        lock(&self.blocks).put(key_of(place), block.clone());
         Ok(block)
+    }
+
+    /// The block that is in memory already.
+    fn kept(&self, place: &Place) -> Option<Arc<Block>> {
+        lock(&self.blocks).get(&key_of(place))
     }
 
     /// Has the kernel read ahead of whoever goes on from block to block.
@@ -391,7 +392,7 @@ impl ContentReader {
 
     /// Whoever asks next reads it from the disk again.
     fn forget_block(&self, place: &Place) {
-        lock(&self.blocks).remove(&(place.artifact.clone(), place.block.offset));
+        lock(&self.blocks).remove(&key_of(place));
         *lock(&self.inline) = None;
     }
 
@@ -469,6 +470,10 @@ impl Layouts {
 }
 
 type BlockKey = (ArtifactName, u64);
+
+fn key_of(place: &Place) -> BlockKey {
+    (place.artifact.clone(), place.block.offset)
+}
 
 /// A decoded block, and which of its segments were found to be what they are called.
 struct Block {

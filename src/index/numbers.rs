@@ -294,16 +294,18 @@ impl Reader {
 
     /// The heads of a slot as the model has them, the one that sorts highest first.
     pub fn heads_of(&self, slot: i64) -> Result<Vec<Stored>, IndexError> {
-        let mut heads = SlotRow::load(&self.conn, slot)?.open_heads(&self.conn)?;
-        heads.sort_by_key(|head| std::cmp::Reverse(head.rank()));
-        heads.iter().map(|head| self.stored(head, None)).collect()
+        self.ranked_heads(slot)?.iter().map(|head| self.stored(head, None)).collect()
     }
 
     /// The heads of a slot, the one that sorts highest first.
     pub fn heads_numbered(&self, slot: i64) -> Result<Vec<NumberedVersion>, IndexError> {
+        self.ranked_heads(slot)?.iter().map(|head| self.numbered(head)).collect()
+    }
+
+    fn ranked_heads(&self, slot: i64) -> Result<Vec<VersionRow>, IndexError> {
         let mut heads = SlotRow::load(&self.conn, slot)?.open_heads(&self.conn)?;
         heads.sort_by_key(|head| std::cmp::Reverse(head.rank()));
-        heads.iter().map(|head| self.numbered(head)).collect()
+        Ok(heads)
     }
 
     /// Names of a directory in a tree, in order of name. Costs what is handed out and what stands between and is not in the tree, never

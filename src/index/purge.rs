@@ -281,11 +281,11 @@ impl Reader {
         hashes.map(|hash| Ok(ContentHash(Hash::from_bytes(hash?)))).collect()
     }
 
-    /// The numbers of all versions whose content is purged.
+    /// The numbers of all versions whose content is purged. Looks at every version.
     pub fn purged_numbers(&self) -> Result<Vec<i64>, IndexError> {
         let mut statement = self
             .conn
-            .prepare_cached("SELECT v.vid FROM purged p CROSS JOIN versions v ON v.content = p.hash ORDER BY v.vid")?;
+            .prepare_cached("SELECT vid FROM versions WHERE content IN (SELECT hash FROM purged) ORDER BY vid")?;
         let numbers = statement.query_map([], |row| row.get(0))?;
         Ok(numbers.collect::<Result<_, _>>()?)
     }

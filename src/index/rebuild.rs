@@ -69,7 +69,7 @@ pub fn replay(index: &mut Index, ledger: &Ledger) -> Result<Replayed, ReplayErro
 
 /// As `replay`, with another size for the first transactions.
 pub(super) fn replay_by(index: &mut Index, ledger: &Ledger, first_lines: usize) -> Result<Replayed, ReplayError> {
-    let most_lines = lines_at_once(index, first_lines)?;
+    let most_lines = lines_at_once(index, first_lines, 0)?;
     let (done, batch, absent) = (Replayed::default(), Vec::new(), Vec::new());
     let mut replay = Replay { index, ledger, done, batch, lines: 0, first_lines, most_lines, lines_taken: 0, absent };
     replay.come_packs()?;
@@ -414,7 +414,7 @@ impl Replay<'_> {
             return Ok(());
         }
         let applied = self.index.apply_lacking(&items, &absent)?;
-        self.most_lines = lines_at_once(self.index, self.first_lines)?.max(self.lines_taken.min(MOST_LINES));
+        self.most_lines = lines_at_once(self.index, self.first_lines, self.lines_taken)?;
         self.done.checkpoints += items.len();
         self.done.touched.extend(applied.touched);
         self.done.rejected.extend(applied.rejected);
@@ -423,10 +423,10 @@ impl Replay<'_> {
     }
 }
 
-/// How much of what comes is worth a transaction of its own.
-fn lines_at_once(index: &Index, first_lines: usize) -> Result<usize, IndexError> {
+/// How much of what comes is worth a transaction of its own, once this much came.
+fn lines_at_once(index: &Index, first_lines: usize, lines_taken: usize) -> Result<usize, IndexError> {
     let held = usize::try_from(index.max_row()?).unwrap_or(0);
-    Ok(held.clamp(first_lines, MOST_LINES))
+    Ok(held.max(lines_taken).clamp(first_lines, MOST_LINES))
 }
 
 /// An item of a checkpoint that says nothing yet.

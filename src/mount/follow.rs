@@ -118,13 +118,11 @@ fn follow(
                 row = last;
             }
         }
-        if let Ok(now) = view.catalog().purged_files() {
-            let mut files: Vec<FileId> = now.difference(&purged).copied().collect();
-            if !files.is_empty() {
-                files.extend(view.catalog().merged_files());
-                if tell(News::Purged(&files)) {
-                    purged = now;
-                }
+        if let Ok(now) = view.catalog().purged_contents() {
+            // Which files those are is asked only when somebody purged something: that looks at every version.
+            let files = (!now.is_subset(&purged)).then(|| view.catalog().purged_files());
+            if files.is_none_or(|files| files.is_ok_and(|files| tell(News::Purged(&files)))) {
+                purged = now;
             }
         }
         for done in waiting {

@@ -216,15 +216,18 @@ impl IndexCatalog {
         })
     }
 
-    /// The files whose bytes a person let go: nobody is shown them any more.
-    pub fn purged_files(&self) -> Answer<BTreeSet<FileId>> {
-        let numbers = self.ask(|reader| Ok(reader.purged_numbers()?))?;
-        Ok(numbers.into_iter().map(|number| FileId(number.cast_unsigned())).collect())
+    /// The contents that a person let go.
+    pub fn purged_contents(&self) -> Answer<BTreeSet<ContentHash>> {
+        self.ask(|reader| Ok(reader.purged_contents()?))
     }
 
-    /// Clean merges that were shown, and may have been made of anything.
-    pub fn merged_files(&self) -> Vec<FileId> {
-        lock(&self.merges).keys().copied().collect()
+    /// The files whose bytes a person let go, which nobody is shown any more; and the clean merges that were shown, which may have been made
+    /// of anything. Looks at every version.
+    pub fn purged_files(&self) -> Answer<Vec<FileId>> {
+        let numbers = self.ask(|reader| Ok(reader.purged_numbers()?))?;
+        let mut files: Vec<FileId> = numbers.into_iter().map(|number| FileId(number.cast_unsigned())).collect();
+        files.extend(lock(&self.merges).keys());
+        Ok(files)
     }
 
     /// What is recorded of a file that the view shows: where it stands, and the version it is.

@@ -20,7 +20,6 @@ use super::plan::{Action, BaseFacts, Disk, REFUSED, Sight, WAITS, plan};
 use super::resolve::{Outcome, Resolution};
 use super::{Change, Engine, Report, Result, SyncError, io};
 use crate::chunk::is_line_file;
-use crate::env::syncs_whole;
 use crate::index::Slot;
 use crate::model::{ContentHash, ContentKind, RelPath};
 use crate::scan;
@@ -444,10 +443,9 @@ impl Engine {
     fn make_staged_durable(&self, staged: &[Staged]) -> Result<()> {
         let contents: Vec<&Staged> =
             staged.iter().filter(|one| one.intent.new_kind != ContentKind::Link && !one.step.remove).collect();
-        let is_whole = |one: &&Staged| syncs_whole(self.staged_place(&one.intent, &one.spot).0);
-        if contents.len() > FEW_FILES && contents.iter().all(is_whole) {
-            let places = contents.iter().map(|one| self.staged_place(&one.intent, &one.spot).0);
-            return sync_file_systems(places).map(drop).map_err(io("make staged files durable"));
+        let places = contents.iter().map(|one| self.staged_place(&one.intent, &one.spot).0);
+        if contents.len() > FEW_FILES && sync_file_systems(places).map_err(io("make staged files durable"))?.is_some() {
+            return Ok(());
         }
         for one in contents {
             let (dir, name) = self.staged_place(&one.intent, &one.spot);
@@ -481,10 +479,10 @@ impl Engine {
         for one in done {
             folders.insert(one.intent.path.parent().unwrap_or(""), one);
         }
-        if folders.len() > FEW_FILES && folders.values().all(|one| syncs_whole(one.spot.folder())) {
-            // What was displaced stands in the same folder or, on the same file system, in the staging folder.
-            let places = folders.values().map(|one| one.spot.folder());
-            return sync_file_systems(places).map(drop).map_err(io("make folders durable"));
+        // What was displaced stands in the same folder or, on the same file system, in the staging folder.
+        let places = folders.values().map(|one| one.spot.folder());
+        if folders.len() > FEW_FILES && sync_file_systems(places).map_err(io("make folders durable"))?.is_some() {
+            return Ok(());
         }
         for one in folders.values() {
             one.spot.sync().map_err(|source| SyncError::Place { path: one.intent.path.shown(), source })?;

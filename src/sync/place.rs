@@ -4,7 +4,7 @@
 //! through a symlink, so nothing outside the root can be reached. What a replace takes away is never unlinked here; it
 //! ends up in the staging folder under the intent's id. This module does not decide what is written.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Write};
@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
+use crate::env::syncs_whole;
 use crate::model::{ContentKind, RelPath};
 use crate::state::BaseStat;
 
@@ -265,16 +266,19 @@ impl Folders {
     }
 }
 
-/// Makes everything on the file systems of these folders durable, each of them once. Returns how many there are.
-pub(super) fn sync_file_systems<'f>(folders: impl IntoIterator<Item = BorrowedFd<'f>>) -> io::Result<usize> {
-    let mut synced = BTreeSet::new();
+/// Makes everything on the file systems of these folders durable, each of them once. Returns how many there are; `None`, and nothing is
+/// done, if one of them is no file system that can be synced as a whole.
+pub(super) fn sync_file_systems<'f>(folders: impl IntoIterator<Item = BorrowedFd<'f>>) -> io::Result<Option<usize>> {
+    let mut distinct = BTreeMap::new();
     for folder in folders {
         // A folder's device is its file system's; a file's may be that of a layer below it.
-        if synced.insert(fs::fstat(folder)?.st_dev) {
-            fs::syncfs(folder)?;
-        }
+        distinct.entry(fs::fstat(folder)?.st_dev).or_insert(folder);
     }
-    Ok(synced.len())
+    if !distinct.values().all(syncs_whole) {
+        return Ok(None);
+    }
+    distinct.values().try_for_each(fs::syncfs)?;
+    Ok(Some(distinct.len()))
 }
 
 fn open_folder(folder: BorrowedFd<'_>, name: &str) -> std::result::Result<OwnedFd, Errno> {
@@ -425,9 +429,9 @@ mod tests {
         let other = fs::open("/proc", OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty()).expect("opens");
         let here = [place.root.as_fd(), place.stage.dir(), place.root.as_fd()];
 
-        assert_eq!(sync_file_systems([]).expect("nothing to do"), 0);
-        assert_eq!(sync_file_systems(here).expect("syncs"), 1);
-        assert_eq!(sync_file_systems(here.into_iter().chain([other.as_fd()]).chain(here)).expect("syncs"), 2);
+        assert_eq!(sync_file_systems([]).expect("nothing to do"), Some(0));
+        assert_eq!(sync_file_systems(here).expect("syncs"), Some(1));
+        assert_eq!(sync_file_systems(here.into_iter().chain([other.as_fd()]).chain(here)).expect("syncs"), Some(2));
     }
 
     #[test]
