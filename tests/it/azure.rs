@@ -3,17 +3,13 @@
 //! `scripts/test` installs it from npm and says where it is (`LARDER_AZURITE`); the test starts one on this machine alone, in memory,
 //! and kills it at its end.
 
-use std::cell::Cell;
 use std::fs;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::time::Duration;
 
-use larder::transport::{Opening, Transport, contract};
-
-use crate::support::{CONFIG, Lab, Project, has_program, skip, until};
+use crate::support::{CONFIG, Lab, Project, has_program, keeps_the_contract, skip, until};
 
 const SERVER_DEADLINE: Duration = Duration::from_secs(90);
 /// What every installation of the emulator has; no secret.
@@ -94,14 +90,7 @@ fn an_azure_container_keeps_the_transport_contract_and_brings_machines_together(
         Ok(azurite) => azurite,
         Err(why) => return skip(TEST, why),
     };
-    let vars = azurite.vars().map(|(name, value)| (name.to_owned(), value)).into_iter().collect();
-    let opening = Opening { app: "app".to_owned(), base: lab.path("."), vars: Arc::new(vars), larder: None };
-    let places = Cell::new(0);
-    contract::run(&|| {
-        places.set(places.get() + 1);
-        let (address, opening) = (format!("az://{CONTAINER}/place-{}", places.get()), opening.clone());
-        Box::new(move || -> Arc<dyn Transport> { larder::transport::open(&address, &opening).expect("opens") })
-    });
+    keeps_the_contract(&lab, &format!("az://{CONTAINER}"), azurite.vars());
 
     let (a, b) = (azurite.machine(&lab, "a"), azurite.machine(&lab, "b"));
     let large: Vec<u8> = (0..3_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();

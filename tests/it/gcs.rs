@@ -4,16 +4,12 @@
 //! The stand-in (`gcs_server`) is checked by Google's own client, which speaks the same interface; `scripts/test` installs it from
 //! PyPI and says where it is (`LARDER_GSUTIL`).
 
-use std::cell::Cell;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
-use std::sync::Arc;
-
-use larder::transport::{Opening, Transport, contract};
 
 use crate::gcs_server::{BUCKET, CloudStorage};
-use crate::support::{CONFIG, Lab, Project, has_program, skip};
+use crate::support::{CONFIG, Lab, Project, has_program, keeps_the_contract, skip};
 
 fn vars(lab: &Lab, server: &CloudStorage) -> [(&'static str, String); 2] {
     let file = lab.path("account.json");
@@ -29,15 +25,8 @@ fn machine(lab: &Lab, server: &CloudStorage, name: &str) -> Project {
 #[test]
 fn a_google_bucket_keeps_the_transport_contract() {
     let (lab, server) = (Lab::new(), CloudStorage::start());
-    let vars = vars(&lab, &server).map(|(name, value)| (name.to_owned(), value)).into_iter().collect();
-    let opening = Opening { app: "app".to_owned(), base: lab.path("."), vars: Arc::new(vars), larder: None };
-    let places = Cell::new(0);
 
-    contract::run(&|| {
-        places.set(places.get() + 1);
-        let (address, opening) = (format!("gs://{BUCKET}/place-{}", places.get()), opening.clone());
-        Box::new(move || -> Arc<dyn Transport> { larder::transport::open(&address, &opening).expect("opens") })
-    });
+    keeps_the_contract(&lab, &format!("gs://{BUCKET}"), vars(&lab, &server));
 }
 
 #[test]

@@ -7,14 +7,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::ops::Bound;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use md5::{Digest, Md5};
 
-use crate::firestore_server::request::{Request, decoded};
+use crate::firestore_server::request::{Lines, Request, decoded};
 use crate::firestore_server::token::ServiceAccount;
 
 /// The bucket that exists.
@@ -43,17 +42,8 @@ struct House {
 
 /// A running stand-in; ends with its handle.
 pub struct CloudStorage {
-    address: SocketAddr,
+    lines: Lines,
     house: Arc<Mutex<House>>,
-    ended: Arc<AtomicBool>,
-}
-
-impl Drop for CloudStorage {
-    fn drop(&mut self) {
-        self.ended.store(true, Ordering::Release);
-        // Wakes the thread that accepts; it may have ended.
-        let _ = TcpStream::connect(self.address);
-    }
 }
 
 fn lock(house: &Mutex<House>) -> MutexGuard<'_, House> {
@@ -63,31 +53,21 @@ fn lock(house: &Mutex<House>) -> MutexGuard<'_, House> {
 impl CloudStorage {
     /// Starts one with an empty bucket.
     pub fn start() -> CloudStorage {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("its address");
         let house = House { account: ServiceAccount::new(), revoked: false, objects: BTreeMap::new(), generations: 0 };
-        let (house, ended) = (Arc::new(Mutex::new(house)), Arc::new(AtomicBool::new(false)));
-        let (inside, over) = (Arc::clone(&house), Arc::clone(&ended));
-        std::thread::spawn(move || {
-            for line in listener.incoming() {
-                if over.load(Ordering::Acquire) {
-                    return;
-                }
-                let house = Arc::clone(&inside);
-                std::thread::spawn(move || line.map(|line| serve(&line, &house)));
-            }
-        });
-        CloudStorage { address, house, ended }
+        let house = Arc::new(Mutex::new(house));
+        let inside = Arc::clone(&house);
+        let lines = Lines::accept(move |line, _| serve(line, &inside));
+        CloudStorage { lines, house }
     }
 
     /// Where it listens.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.lines.address)
     }
 
     /// Its port.
     pub fn port(&self) -> u16 {
-        self.address.port()
+        self.lines.address.port()
     }
 
     /// The text of the file of the account that may read and write.

@@ -3,18 +3,14 @@
 //! `weed` honours the condition of a put, `rclone` does not. `scripts/test` installs both and says where they are
 //! (`LARDER_WEED`, `LARDER_RCLONE`); each test starts a server of its own on this machine alone and kills it at its end.
 
-use std::cell::Cell;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::time::Duration;
 
-use larder::transport::{Opening, Transport, contract};
-
-use crate::support::{Lab, Outcome, Project, has_program, skip, until};
+use crate::support::{Lab, Outcome, Project, has_program, keeps_the_contract, skip, until};
 
 /// The server, its folder and a bucket must be there within this.
 const SERVER_DEADLINE: Duration = Duration::from_secs(90);
@@ -244,15 +240,8 @@ fn a_real_bucket_keeps_the_transport_contract() {
     let server = weed.start();
     let endpoint = format!("http://127.0.0.1:{}", server.port);
     let vars = [("AWS_ENDPOINT_URL", endpoint.as_str()), ("AWS_ACCESS_KEY_ID", KEY), ("AWS_SECRET_ACCESS_KEY", SECRET)];
-    let vars = vars.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter().collect();
-    let opening = Opening { app: "app".to_owned(), base: lab.path("."), vars: Arc::new(vars), larder: None };
-    let places = Cell::new(0);
 
-    contract::run(&|| {
-        places.set(places.get() + 1);
-        let (address, opening) = (format!("s3://bkt/place-{}", places.get()), opening.clone());
-        Box::new(move || -> Arc<dyn Transport> { larder::transport::open(&address, &opening).expect("opens") })
-    });
+    keeps_the_contract(&lab, "s3://bkt", vars.map(|(name, value)| (name, value.to_owned())));
 }
 
 #[test]

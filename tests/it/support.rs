@@ -3,6 +3,7 @@
 //! Invariant: nothing outside the lab is read or written, no process outlives its test, and nothing waits longer than
 //! its deadline. Knows nothing of formats: it sees what a person sees, files, rows and output.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
@@ -11,10 +12,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use larder::transport::{Opening, Transport, contract};
 use tempfile::TempDir;
 
 pub use crate::skipping::skip;
@@ -586,4 +589,17 @@ pub fn restore(from: &Path, to: &Path) {
         }
     }
     fs::set_permissions(to, metadata.permissions()).expect("set the mode");
+}
+
+/// Runs the laws of a transport over a bucket, each in a place of its own there.
+#[track_caller]
+pub fn keeps_the_contract(lab: &Lab, bucket: &str, vars: impl IntoIterator<Item = (&'static str, String)>) {
+    let vars = vars.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    let opening = Opening { app: "app".to_owned(), base: lab.path("."), vars: Arc::new(vars), larder: None };
+    let places = Cell::new(0);
+    contract::run(&|| {
+        places.set(places.get() + 1);
+        let (address, opening) = (format!("{bucket}/place-{}", places.get()), opening.clone());
+        Box::new(move || -> Arc<dyn Transport> { larder::transport::open(&address, &opening).expect("opens") })
+    });
 }

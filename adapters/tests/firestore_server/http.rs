@@ -4,14 +4,14 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
 
 use super::query::Asked;
-use super::request::{Request, decoded};
+use super::request::{Lines, Request, decoded};
 use super::store::{Answer, Refusal, State, Store, invalid, known, shown, time_text};
 use super::token::ServiceAccount;
 
@@ -54,17 +54,8 @@ struct House {
 
 /// A running stand-in.
 pub struct Firestore {
-    address: SocketAddr,
+    lines: Lines,
     house: Arc<Mutex<House>>,
-    ended: Arc<AtomicBool>,
-}
-
-impl Drop for Firestore {
-    fn drop(&mut self) {
-        self.ended.store(true, Ordering::Release);
-        // Wakes the thread that accepts; it may have ended.
-        let _ = TcpStream::connect(self.address);
-    }
 }
 
 fn lock(house: &Mutex<House>) -> MutexGuard<'_, House> {
@@ -74,24 +65,10 @@ fn lock(house: &Mutex<House>) -> MutexGuard<'_, House> {
 impl Firestore {
     /// Starts one that believes everybody, as an emulator does.
     pub fn start() -> Firestore {
-        Firestore::start_at("127.0.0.1:0").expect("a free port")
-    }
-
-    fn start_at(address: &str) -> std::io::Result<Firestore> {
-        let listener = TcpListener::bind(address)?;
-        let address = listener.local_addr()?;
-        let (house, ended) = (Arc::new(Mutex::new(House::default())), Arc::new(AtomicBool::new(false)));
-        let (inside, over) = (Arc::clone(&house), Arc::clone(&ended));
-        std::thread::spawn(move || {
-            for line in listener.incoming() {
-                if over.load(Ordering::Acquire) {
-                    return;
-                }
-                let (house, over) = (Arc::clone(&inside), Arc::clone(&over));
-                std::thread::spawn(move || line.map(|line| serve(&line, &house, &over)));
-            }
-        });
-        Ok(Firestore { address, house, ended })
+        let house = Arc::new(Mutex::new(House::default()));
+        let inside = Arc::clone(&house);
+        let lines = Lines::accept(move |line, over| serve(line, &inside, over));
+        Firestore { lines, house }
     }
 
     /// Starts one that wants tokens of a service account, and gives them.
@@ -106,14 +83,14 @@ impl Firestore {
 
     /// `127.0.0.1:PORT`.
     pub fn host(&self) -> String {
-        self.address.to_string()
+        self.lines.address.to_string()
     }
 
     /// The text of the account's file.
     pub fn account_file(&self) -> String {
         let house = lock(&self.house);
         let account = house.account.as_ref().expect("it was started with an account");
-        account.file(PROJECT, &format!("http://{}/token", self.address))
+        account.file(PROJECT, &format!("http://{}/token", self.lines.address))
     }
 
     /// The next `times` requests of a verb (`commit`, `runQuery`, `token`; empty for any) go wrong.

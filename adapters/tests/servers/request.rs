@@ -1,9 +1,50 @@
-//! A request as a stand-in of a service reads it: whole, from one line, with the parts of its address decoded.
+//! What stand-ins of services share: lines on this machine alone, and requests read whole from them, with the parts of their addresses
+//! decoded.
 //!
-//! Invariant: a client that waits to be told to send its body is told so. Bounds nothing: it speaks to tests alone.
+//! Invariant: nothing is accepted after the handle's end; a client that waits to be told to send its body is told so. Bounds nothing: it
+//! speaks to tests alone.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Accepts lines until it is dropped.
+pub struct Lines {
+    pub address: SocketAddr,
+    ended: Arc<AtomicBool>,
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Release);
+        // Wakes the thread that accepts; it may have ended.
+        let _ = TcpStream::connect(self.address);
+    }
+}
+
+impl Lines {
+    /// Has each line served by a thread of its own, which is told whether all is over.
+    pub fn accept<S>(serve: S) -> Lines
+    where
+        S: Fn(&TcpStream, &AtomicBool) -> io::Result<()> + Send + Sync + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("its address");
+        let ended = Arc::new(AtomicBool::new(false));
+        let (over, serve) = (Arc::clone(&ended), Arc::new(serve));
+        std::thread::spawn(move || {
+            for line in listener.incoming() {
+                if over.load(Ordering::Acquire) {
+                    return;
+                }
+                let (serve, over) = (Arc::clone(&serve), Arc::clone(&over));
+                std::thread::spawn(move || line.map(|line| serve(&line, &over)));
+            }
+        });
+        Lines { address, ended }
+    }
+}
 
 /// One request, whole.
 pub struct Request {
