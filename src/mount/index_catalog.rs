@@ -309,10 +309,19 @@ impl IndexCatalog {
         if let Err(CatalogError::Broken { source: Some(source), .. }) = &outcome
             && source.downcast_ref::<IndexError>().is_some_and(IndexError::is_damage)
             && !Index::is_suspect(&self.path)
+            && self.is_still_there()
         {
             Index::suspect(&self.path);
         }
         outcome
+    }
+
+    /// False if the index that was asked was replaced by another, or is being replaced just now: its damage is not the other's.
+    fn is_still_there(&self) -> bool {
+        match Reader::open(&self.path) {
+            Ok(reader) => self.epoch.get().is_none_or(|known| *known == reader.epoch()),
+            Err(error) => error.is_damage(),
+        }
     }
 
     fn index_tree(&self, reader: &Reader, tree: Tree) -> Answer<Option<IndexTree>> {

@@ -741,6 +741,30 @@ fn a_damaged_pack_fails_for_what_it_holds_alone_and_is_noted() {
 }
 
 #[test]
+fn damage_is_noted_of_the_index_that_is_there_and_not_of_one_that_was_replaced() {
+    let mut world = World::new();
+    for n in 0..300 {
+        world.share(0, &format!("{n:03}.md"), "one");
+    }
+    world.index.rest().expect("all of it in the file");
+    let path = world.temp.path().join("index.db");
+    let view = world.view();
+    let merged = view.lookup(NodeId::ROOT, OsStr::new("merged")).expect("a folder").id;
+    let file = std::fs::File::options().write(true).open(&path).expect("the index");
+    let bytes = file.metadata().expect("facts").len();
+    for page in (4096..bytes).step_by(4096) {
+        std::os::unix::fs::FileExt::write_all_at(&file, &[0xaa; 8], page).expect("damaged");
+    }
+
+    assert!(view.read_dir(merged, 0, 400).is_err());
+    assert!(Index::is_suspect(&path));
+
+    world.index = Index::recreate(&path, 8).expect("a new one");
+    assert!(view.read_dir(merged, 0, 400).is_err(), "it goes on with the old one");
+    assert!(!Index::is_suspect(&path), "the new one is whole");
+}
+
+#[test]
 fn what_a_walk_comes_to_is_ready_before_it_is_asked_for_and_forgotten_with_the_next_look_for_changes() {
     let mut world = World::new();
     for n in 0..9 {
