@@ -156,6 +156,12 @@ fn place(folder: BorrowedFd<'_>) -> Result<(Identity, u64), Errno> {
     Ok((identity, if tells { found.stx_mnt_id } else { 0 }))
 }
 
+/// Tells whether a folder lies on the file system and mount of the root: what lies on another one is neither listed nor written.
+pub fn is_within(root: BorrowedFd<'_>, folder: BorrowedFd<'_>) -> Result<bool, Errno> {
+    let ((root, root_mount), (folder, mount)) = (place(root)?, place(folder)?);
+    Ok(folder.device == root.device && mount == root_mount)
+}
+
 /// What stands at a path, of any kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Node {

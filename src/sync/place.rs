@@ -16,6 +16,7 @@ use rustix::io::Errno;
 
 use crate::env::syncs_whole;
 use crate::model::{ContentKind, RelPath};
+use crate::scan;
 use crate::state::BaseStat;
 
 /// Prefix of files staged beside their target across a mount boundary; on the denylist.
@@ -30,8 +31,8 @@ pub enum PlaceError {
         /// What stands there.
         what: &'static str,
     },
-    /// The path is on another file system than `.larder`, and staging beside it failed too.
-    #[error("it is on another disk than .larder")]
+    /// A folder above the path is on another file system than the project: such a folder is not looked at either.
+    #[error("it is on another file system, and left out")]
     OtherDevice,
     /// No space or quota left.
     #[error("no space left on the disk")]
@@ -131,24 +132,28 @@ pub enum Standing {
 impl Spot {
     /// Opens the folder that holds `path`. With `create`, folders that are missing are made.
     ///
-    /// `Ok(None)` if a folder is missing and `create` is false.
+    /// `Ok(None)` if a folder is missing and `create` is false. Errors: [`PlaceError::OtherDevice`], with nothing made.
     pub fn open(root: BorrowedFd<'_>, path: &RelPath, create: bool) -> Result<Option<Spot>> {
         let mut folder = root.try_clone_to_owned()?;
         let mut components = path.components();
         let name = components.next_back().unwrap_or_default().to_owned();
         for component in components {
             folder = match open_folder(folder.as_fd(), component) {
-                Err(Errno::NOENT) if create => {
+                Err(Errno::NOENT) => {
+                    check_within(root, &folder)?;
+                    if !create {
+                        return Ok(None);
+                    }
                     match fs::mkdirat(&folder, component, Mode::from_raw_mode(0o777)) {
                         Ok(()) | Err(Errno::EXIST) => {}
                         Err(errno) => return Err(errno.into()),
                     }
                     open_folder(folder.as_fd(), component)?
                 }
-                Err(Errno::NOENT) => return Ok(None),
                 other => other?,
             };
         }
+        check_within(root, &folder)?;
         Ok(Some(Spot { folder, name }))
     }
 
@@ -212,7 +217,11 @@ impl Spot {
     fn exchange_without_flags(&self, stage: BorrowedFd<'_>, id: &str) -> Result<()> {
         let aside = format!("{id}.old");
         fs::renameat(&self.folder, self.name.as_str(), stage, aside.as_str())?;
-        self.create_from(stage, id)?;
+        if let Err(error) = self.create_from(stage, id) {
+            // What stands there by now is somebody's own; the old one stays aside then, and is settled with the intent.
+            self.create_from(stage, &aside)?;
+            return Err(error);
+        }
         Ok(fs::renameat(stage, aside.as_str(), stage, id)?)
     }
 
@@ -284,6 +293,11 @@ pub(super) fn sync_file_systems<'f>(folders: impl IntoIterator<Item = BorrowedFd
 fn open_folder(folder: BorrowedFd<'_>, name: &str) -> std::result::Result<OwnedFd, Errno> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
     fs::openat(folder, name, flags, Mode::empty())
+}
+
+/// From what is mounted below the root nothing leads back to the root's own mount, so the last folder speaks for all above it.
+fn check_within(root: BorrowedFd<'_>, folder: &OwnedFd) -> Result<()> {
+    if scan::is_within(root, folder.as_fd())? { Ok(()) } else { Err(PlaceError::OtherDevice) }
 }
 
 fn rename(
@@ -420,6 +434,19 @@ mod tests {
 
         assert_eq!(std::fs::read(place.dir.join("a")).expect("reads"), b"new");
         assert_eq!(std::fs::read(place.dir.join("stage/1")).expect("reads"), b"old");
+    }
+
+    #[test]
+    fn a_replace_that_fails_without_flags_leaves_the_old_file_where_it_was() {
+        let place = place();
+        std::fs::write(place.dir.join("a"), "old").expect("writes");
+        let spot = Spot::open(place.root.as_fd(), &path("a"), false).expect("opens").expect("is there");
+
+        let error = spot.exchange_without_flags(place.stage.dir(), "never staged").err();
+
+        assert!(error.is_some());
+        assert_eq!(std::fs::read(place.dir.join("a")).expect("reads"), b"old");
+        assert_eq!(place.stage.names().expect("lists"), Vec::<String>::new());
     }
 
     #[test]

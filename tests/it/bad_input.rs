@@ -382,8 +382,13 @@ fn files_on_another_disk_are_durable_before_they_take_their_places_and_their_pla
         return skip(TEST, "only root can mount a small disk");
     }
     let lab = Lab::new();
-    let (a, b) = lab.pair();
-    let Ok(disk) = SmallDisk::mount(b.path("shared/disk"), "16m") else {
+    let (a, _) = lab.pair();
+    let Ok(disk) = SmallDisk::mount(lab.path("small"), "16m") else {
+        return skip(TEST, "mounting is not permitted here");
+    };
+    let b = lab.project("small/b", CONFIG).with_backend(&lab.path("shared.db"));
+    // What is staged and recorded stands elsewhere than the files.
+    let Ok(_own) = SmallDisk::mount(b.path(".larder"), "64m") else {
         return skip(TEST, "mounting is not permitted here");
     };
     let device = fs::metadata(&disk.0).expect("look at the disk").dev();
@@ -391,7 +396,7 @@ fn files_on_another_disk_are_durable_before_they_take_their_places_and_their_pla
     let few = ["0/0.md", "0/1.md"].map(str::to_owned).to_vec();
     let many: Vec<String> = (0..12).map(|n| format!("{n}/many.md")).collect();
     for names in [few, many] {
-        let paths: Vec<String> = names.iter().map(|name| format!("shared/disk/{name}")).collect();
+        let paths: Vec<String> = names.iter().map(|name| format!("shared/{name}")).collect();
         for text in [Some("written\n"), Some("edited\n"), None] {
             for path in &paths {
                 text.map_or_else(|| a.remove(path), |text| a.write(path, text));
@@ -414,6 +419,42 @@ fn files_on_another_disk_are_durable_before_they_take_their_places_and_their_pla
         }
     }
     a.verify();
+    b.verify();
+}
+
+#[test]
+fn what_comes_for_a_folder_on_another_disk_waits_until_it_is_the_projects_own() {
+    const TEST: &str = "what_comes_for_a_folder_on_another_disk_waits_until_it_is_the_projects_own";
+    if !is_root() {
+        return skip(TEST, "only root can mount a small disk");
+    }
+    let lab = Lab::new();
+    let (a, b) = lab.pair();
+    let names = ["shared/disk/kept.md", "shared/disk/below/kept.md", "shared/other.md"];
+    names.iter().for_each(|name| a.write(name, "one\n"));
+    a.sync();
+    b.sync();
+    let Ok(disk) = SmallDisk::mount(b.path("shared/disk"), "1m") else {
+        return skip(TEST, "mounting is not permitted here");
+    };
+    b.write("shared/disk/kept.md", "of the disk\n");
+    names.iter().for_each(|name| a.write(name, "two\n"));
+    a.write("shared/disk/new/new.md", "new\n");
+    a.sync();
+
+    b.run(["sync"]);
+
+    assert_eq!(b.read("shared/other.md").as_deref(), Some(&b"two\n"[..]));
+    let on_it: Vec<_> = b.tree("shared/disk").into_iter().collect();
+    assert_eq!(on_it.len(), 1, "{on_it:?}");
+    assert_eq!(b.read("shared/disk/kept.md").as_deref(), Some(&b"of the disk\n"[..]));
+    b.run(["status"]).says("it is on another file system, and left out");
+    a.sync();
+    assert_eq!(a.read("shared/disk/kept.md").as_deref(), Some(&b"two\n"[..]), "nothing of it was taken as an edit");
+
+    drop(disk);
+    b.sync();
+    assert_eq!(b.tree("shared"), a.tree("shared"));
     b.verify();
 }
 
