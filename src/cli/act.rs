@@ -2,6 +2,8 @@
 //!
 //! Invariant: whoever does it, the answer and the exit code are the same.
 
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 
 use super::context::Context;
@@ -11,6 +13,9 @@ use crate::config::Flags;
 use crate::daemon::{self, Reply, Request};
 use crate::node::{ChangeRequest, Errand, Errands, Kind, Node, NodeError, ProjectDirs};
 use crate::sync::Report;
+
+/// Between two looks at who holds the project.
+const HOLDER_PAUSE: Duration = Duration::from_millis(20);
 
 /// Does what was asked and words it.
 pub fn act(context: &Context, change: &ChangeRequest) -> Result<Answer, NodeError> {
@@ -98,7 +103,18 @@ pub fn ask_daemon(context: &Context, request: &Request) -> Result<Option<Reply>,
         // What is wrong with the project is said by the run itself.
         Err(_) => return Ok(None),
     };
-    Ok(dirs.holder().and_then(|_| daemon::ask(&dirs.socket(), request)))
+    let begun = Instant::now();
+    while dirs.holder().is_some() {
+        if let Some(reply) = daemon::ask(&dirs.socket(), request) {
+            return Ok(Some(reply));
+        }
+        // A command, or a daemon that does not listen yet.
+        if begun.elapsed() >= context.open.patience {
+            break;
+        }
+        std::thread::sleep(HOLDER_PAUSE);
+    }
+    Ok(None)
 }
 
 fn kind_of(code: u8) -> Kind {

@@ -5,6 +5,7 @@
 use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::args::Global;
 use super::out::Out;
@@ -25,12 +26,16 @@ pub struct Context {
     pub out: Out,
 }
 
+/// A command waits so long for another one of this project, and for a daemon that is starting or dying.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 impl Context {
     /// From what was typed.
     pub fn new(env: Env, global: &Global, out: Out) -> Context {
         let start_dir = global.project.clone().unwrap_or_else(|| PathBuf::from("."));
         let flags = global.settings.to_flags();
-        let open = OpenOptions { start_dir, config: global.config.clone(), flags, ..OpenOptions::default() };
+        let config = global.config.clone();
+        let open = OpenOptions { start_dir, config, flags, patience: PATIENCE, ..OpenOptions::default() };
         Context { env, open, out }
     }
 

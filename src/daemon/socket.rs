@@ -11,6 +11,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 use super::{Reply, Request};
+use crate::env::at_short_path;
 
 const MAX_LINE_BYTES: u64 = 1 << 16;
 const MAX_REPLY_BYTES: u64 = 64 << 20;
@@ -43,7 +44,7 @@ pub(super) fn listen(path: &Path, notes: impl Fn(Asked) + Send + Clone + 'static
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = bind(path)?;
+    let listener = at_short_path(path, |path| UnixListener::bind(path))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     std::thread::Builder::new().name("larder-socket".to_owned()).spawn(move || {
         for stream in listener.incoming().flatten() {
@@ -53,22 +54,6 @@ pub(super) fn listen(path: &Path, notes: impl Fn(Asked) + Send + Clone + 'static
         }
     })?;
     Ok(Listener { path: path.to_owned() })
-}
-
-/// Socket addresses are short; a deep project folder is reached through its handle.
-fn bind(path: &Path) -> std::io::Result<UnixListener> {
-    with_short_path(path, |path| UnixListener::bind(path))
-}
-
-fn with_short_path<T>(path: &Path, act: impl Fn(&Path) -> std::io::Result<T>) -> std::io::Result<T> {
-    const MAX_ADDRESS_BYTES: usize = 100;
-    if path.as_os_str().len() <= MAX_ADDRESS_BYTES {
-        return act(path);
-    }
-    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return act(path) };
-    let folder = std::fs::File::open(folder)?;
-    let handle = std::os::fd::AsRawFd::as_raw_fd(&folder);
-    act(&Path::new("/proc/self/fd").join(handle.to_string()).join(name))
 }
 
 fn serve(stream: &UnixStream, notes: &impl Fn(Asked)) {
@@ -110,7 +95,7 @@ fn patience(request: &Request) -> Duration {
 
 /// Asks a running daemon; `None` if none answers on this socket.
 pub fn ask(socket: &Path, request: &Request) -> Option<Reply> {
-    let stream = with_short_path(socket, |path| UnixStream::connect(path)).ok()?;
+    let stream = at_short_path(socket, |path| UnixStream::connect(path)).ok()?;
     stream.set_write_timeout(Some(CLIENT_TIMEOUT)).ok()?;
     stream.set_read_timeout(Some(patience(request))).ok()?;
     write_line(&stream, request);

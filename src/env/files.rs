@@ -1,8 +1,11 @@
-//! What the system lets a process do with files: how many may be open at once, and whether a whole file system can be synced.
+//! What the system lets a process do with files: how many may be open at once, how long a socket's path may be, and whether a whole file
+//! system can be synced.
 //!
 //! Invariant: only the process's own limit moves, and never beyond what the system lets it have without asking anybody.
 
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -19,6 +22,17 @@ pub fn syncs_whole(file: impl AsFd) -> bool {
 
 fn knows_the_disk(kind: u32) -> bool {
     !SYNCS_NO_WHOLE.contains(&kind)
+}
+
+/// Does something with a socket. Their addresses are short: one in a deep folder is reached through the folder's handle.
+pub fn at_short_path<T>(socket: &Path, act: impl Fn(&Path) -> io::Result<T>) -> io::Result<T> {
+    const MAX_ADDRESS_BYTES: usize = 100;
+    if socket.as_os_str().len() <= MAX_ADDRESS_BYTES {
+        return act(socket);
+    }
+    let (Some(folder), Some(name)) = (socket.parent(), socket.file_name()) else { return act(socket) };
+    let folder = std::fs::File::open(folder)?;
+    act(&Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name))
 }
 
 /// Has as many open as work in large batches needs, where the usual limit is 1,024. For the start of a program.

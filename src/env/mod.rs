@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-pub use files::{open_many_files, syncs_whole};
+pub use files::{at_short_path, open_many_files, syncs_whole};
 pub use memory::{give_memory_back, share_one_heap};
 
 /// Tells the time.

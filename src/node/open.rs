@@ -6,15 +6,17 @@
 use std::fs::{File, TryLockError};
 use std::io::Read;
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use larder_adapters::{ErrorKind, FileSyncAdapter, OpenContext};
 
 use super::error::{Kind, NodeError};
 use crate::config::{self, ConfigPath, Flags, Settings};
-use crate::env::Env;
+use crate::env::{Env, at_short_path};
 use crate::index::{ContentReader, Index, ONCE_CACHE_BYTES, Opened, Reader, Replayed, replay};
 use crate::ledger::{ArtifactName, Identity, Ledger, ShortHash, Standing};
 use crate::model::{Chain, Hash};
@@ -22,6 +24,9 @@ use crate::scan::Root;
 use crate::state::State;
 use crate::sync::exchange::Trust;
 use crate::sync::{Engine, Parts, Peer, Policy, Progress};
+
+/// Between two tries to take a lock.
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// Where a project's own files are.
 #[derive(Clone, Debug)]
@@ -56,6 +61,11 @@ impl ProjectDirs {
         self.larder.join("control.sock")
     }
 
+    /// True if a daemon listens there.
+    pub fn has_daemon(&self) -> bool {
+        at_short_path(&self.socket(), |path| UnixStream::connect(path)).is_ok()
+    }
+
     /// The lock; holds the process id of its holder.
     pub fn lock(&self) -> PathBuf {
         self.larder.join("lock")
@@ -88,12 +98,14 @@ pub struct OpenOptions {
     pub adapter: Option<Arc<dyn FileSyncAdapter>>,
     /// The project's lock, lent by its holder, who does nothing with the project meanwhile.
     pub lock: Option<Arc<ProjectLock>>,
+    /// How long to wait for a command that holds the project.
+    pub patience: Duration,
 }
 
 impl OpenOptions {
     /// The lock that was lent, or the project's own, taken now.
     pub(super) fn lock_of(&self, dirs: &ProjectDirs) -> Result<Arc<ProjectLock>, NodeError> {
-        self.lock.clone().map_or_else(|| take_lock(dirs).map(Arc::new), Ok)
+        self.lock.clone().map_or_else(|| take_lock(dirs, self.patience).map(Arc::new), Ok)
     }
 
     /// Finds and reads the config.
@@ -405,11 +417,18 @@ fn read_holder(file: &mut File) -> Option<u32> {
     text.lines().next()?.trim().parse().ok()
 }
 
-pub(super) fn take_lock(dirs: &ProjectDirs) -> Result<ProjectLock, NodeError> {
+/// Takes the lock; for a command that holds it, or a daemon that is dying, waits at most `patience`. A daemon that listens stays.
+pub(super) fn take_lock(dirs: &ProjectDirs, patience: Duration) -> Result<ProjectLock, NodeError> {
     let internal = |error: std::io::Error| NodeError::new(Kind::Internal, format!("open the project's lock: {error}"));
     let path = dirs.lock();
     let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(internal)?;
-    match file.try_lock() {
+    let begun = Instant::now();
+    let mut taken = file.try_lock();
+    while matches!(taken, Err(TryLockError::WouldBlock)) && begun.elapsed() < patience && !dirs.has_daemon() {
+        std::thread::sleep(LOCK_PAUSE);
+        taken = file.try_lock();
+    }
+    match taken {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             // A name is a courtesy; the message stands without it.
@@ -436,7 +455,7 @@ pub(super) fn identity_of(env: &Env, settings: &Settings) -> Result<(Identity, P
         return Ok((Identity::load(&dirs.larder)?, dirs.larder));
     }
     create_private_folder(&dirs.larder)?;
-    let _lock = take_lock(&dirs)?;
+    let _lock = take_lock(&dirs, Duration::ZERO)?;
     Ok((open_identity(&dirs, env, &settings.owner_id.value)?, dirs.larder))
 }
 

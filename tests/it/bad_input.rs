@@ -3,10 +3,10 @@
 //! Invariant of every test: the good files beside the bad thing still arrive, and `larder verify` is clean at the end.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::support::{
     CONFIG, DAEMON_DEADLINE, Daemon, Lab, NOBODY, Outcome, Project, Rows, finish, has_program, is_root, skip,
@@ -571,6 +571,55 @@ fn a_second_daemon_says_so_and_ends() {
     a.sync();
     assert_eq!(lab.rows().content("shared/two.md").as_deref(), Some("two\n"));
     daemon.stop();
+    a.verify();
+}
+
+#[test]
+fn commands_at_once_wait_for_each_other() {
+    let lab = Lab::new();
+    let (a, _) = lab.pair();
+    (0..200).for_each(|n| a.write(format!("shared/{n}.md"), format!("{n}\n")));
+
+    let started: Vec<_> =
+        (0..3).map(|_| a.command(["sync"]).stderr(Stdio::piped()).spawn().expect("it starts")).collect();
+
+    for one in started {
+        let output = one.wait_with_output().expect("it ends");
+        assert!(output.status.success(), "{output:?}");
+    }
+    assert_eq!(lab.rows().content("shared/199.md").as_deref(), Some("199\n"));
+    a.verify();
+}
+
+#[test]
+fn a_lock_that_is_let_go_in_a_moment_is_waited_for() {
+    let lab = Lab::new();
+    let (a, _) = lab.pair();
+    a.write("shared/one.md", "one\n");
+    a.sync();
+    // Of a process that was killed and is not quite gone.
+    let mut dead = Command::new("true").spawn().expect("it starts");
+    dead.wait().expect("it ends");
+    let lock = fs::File::options().write(true).open(a.path(".larder/lock")).expect("the lock");
+    lock.lock().expect("taken");
+    lock.write_all_at(format!("{:>10}\n", dead.id()).as_bytes(), 0).expect("written");
+
+    let mut sync = a.command(["sync"]).stderr(Stdio::piped()).spawn().expect("it starts");
+    let fds = PathBuf::from(format!("/proc/{}/fd", sync.id()));
+    let waits = || {
+        let targets = fs::read_dir(&fds).into_iter().flatten().flatten().filter_map(|fd| fs::read_link(fd.path()).ok());
+        targets.filter(|target| *target == a.path(".larder/lock")).count() == 1
+    };
+    // Seen again and again it holds on to it.
+    let mut seen = 0;
+    until("it waits, or has ended", DAEMON_DEADLINE, || {
+        seen += u32::from(waits());
+        seen >= 5 || sync.try_wait().expect("asked").is_some()
+    });
+    drop(lock);
+
+    let output = sync.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{output:?}");
     a.verify();
 }
 
