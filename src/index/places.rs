@@ -7,8 +7,8 @@ use std::collections::{HashMap, HashSet};
 use rusqlite::{Connection, OptionalExtension};
 
 use super::{IndexError, Reader};
-use crate::ledger::{ArtifactName, BlockAddress, Place};
-use crate::model::SegmentHash;
+use crate::ledger::{ArtifactName, BlockAddress, PackIndex, Place};
+use crate::model::{Hash, SegmentHash};
 
 /// Segments remembered one by one, at some 12 bytes each.
 const MAX_REMEMBERED: usize = 250_000;
@@ -143,6 +143,27 @@ impl<'a> Blocks<'a> {
 }
 
 impl Reader {
+    /// What stands where in a pack, as far as no lower place holds it as well; for a pack that cannot say so itself. Looks at every segment.
+    pub fn pack_layout(&self, pack: &ArtifactName) -> Result<PackIndex, IndexError> {
+        let mut statement = self.conn.prepare_cached(
+            "SELECT b.offset, b.stored, b.raw, s.hash, s.len FROM artifacts a JOIN blocks b ON b.aid = a.aid
+             JOIN segments s ON s.bid = b.bid WHERE a.name = ?1 ORDER BY b.offset, s.start",
+        )?;
+        let mut rows = statement.query([pack.to_string()])?;
+        let mut blocks: Vec<(BlockAddress, Vec<(SegmentHash, u32)>)> = Vec::new();
+        while let Some(row) = rows.next()? {
+            let offset = row.get::<_, i64>(0)?.cast_unsigned();
+            let address = BlockAddress { offset, stored_len: row.get(1)?, raw_len: row.get(2)? };
+            let hash: [u8; 32] = row.get(3)?;
+            let segment = (SegmentHash(Hash::from_bytes(hash)), row.get(4)?);
+            match blocks.last_mut().filter(|(last, _)| *last == address) {
+                Some((_, segments)) => segments.push(segment),
+                None => blocks.push((address, vec![segment])),
+            }
+        }
+        Ok(PackIndex::of(blocks))
+    }
+
     /// Packs that applied checkpoints name and whose places are not known yet.
     pub fn absent_packs(&self) -> Result<Vec<ArtifactName>, IndexError> {
         let mut statement = self.conn.prepare_cached("SELECT name FROM absent ORDER BY name")?;

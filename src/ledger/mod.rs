@@ -23,6 +23,7 @@ mod pack_builder;
 mod passing;
 mod press;
 mod records;
+mod remake;
 mod snapshot;
 mod store;
 #[cfg(test)]
@@ -46,6 +47,7 @@ pub use noted::NotedDamage;
 pub use pack::{MAX_PACK_BYTES, PACK_BYTES, PACK_SEGMENTS, PackIndex};
 pub use passing::{ArrivingPack, PassingPack};
 pub use records::{MAX_RECORDS_BYTES, MAX_RECORDS_RAW_BYTES, RECORDS_RAW_BYTES};
+pub use remake::Remains;
 pub use snapshot::{Gathered, Sweep, Swept};
 pub(crate) use store::span_of;
 pub use store::{Ledger, max_artifact_bytes, proves_wrong, slice_segment, verify_bytes};

@@ -104,6 +104,22 @@ impl PackIndex {
         Ok(index)
     }
 
+    /// An index that was put together from single places: per block its address and its segments, in order.
+    pub(crate) fn of(blocks: Vec<(BlockAddress, Vec<(SegmentHash, u32)>)>) -> PackIndex {
+        let mut index = PackIndex::default();
+        for (address, segments) in blocks {
+            index.blocks.push(IndexBlock { address, count: segments.len() as u32 });
+            index.segments.extend(segments);
+        }
+        index
+    }
+
+    /// True if nothing is left out: blocks lie end to end and their segments fill them.
+    pub(super) fn is_whole(&self) -> bool {
+        let end = self.blocks.last().map(|last| last.address.offset + u64::from(last.address.stored_len));
+        end.is_some_and(|end| self.check(end).is_ok())
+    }
+
     fn check(&self, blocks_end: u64) -> Result<(), Damage> {
         let total: u64 = self.blocks.iter().map(|block| u64::from(block.count)).sum();
         if total != self.segments.len() as u64 {
@@ -177,6 +193,21 @@ impl From<Damage> for ReadPackError {
     fn from(damage: Damage) -> ReadPackError {
         ReadPackError::Damage(damage)
     }
+}
+
+/// Writes index and footer behind the blocks.
+pub(super) fn write_end(
+    pack: &mut Vec<u8>,
+    index: &PackIndex,
+    compress: impl FnOnce(&[u8]) -> io::Result<Vec<u8>>,
+) -> io::Result<()> {
+    let raw = index.to_bytes();
+    let stored = compress(&raw)?;
+    pack.extend_from_slice(&stored);
+    pack.extend_from_slice(&(stored.len() as u32).to_le_bytes());
+    pack.extend_from_slice(&(raw.len() as u32).to_le_bytes());
+    pack.extend_from_slice(INDEX_MAGIC);
+    Ok(())
 }
 
 fn read_numbers<const N: usize>(bytes: &[u8]) -> Option<([u32; N], &[u8])> {

@@ -11,7 +11,7 @@ use super::block::{BLOCK_RAW_BYTES, MAX_BLOCK_RAW_BYTES};
 use super::disk::{StagedFile, io_error};
 use super::error::LedgerError;
 use super::name::BlockAddress;
-use super::pack::{FOOTER_BYTES, INDEX_MAGIC, IndexBlock, MAGIC, PACK_BYTES, PACK_SEGMENTS, PackIndex};
+use super::pack::{IndexBlock, MAGIC, PACK_BYTES, PACK_SEGMENTS, PackIndex, write_end};
 use super::press::Press;
 use super::store::Ledger;
 use crate::model::{ArtifactHash, Hash, SegmentHash};
@@ -181,13 +181,11 @@ impl PackBuilder {
     /// Writes index and footer; the builder begins the next pack.
     pub fn finish(&mut self, ledger: &Ledger) -> Result<FinishedPack, LedgerError> {
         self.close_block(ledger)?;
-        let raw = self.index.to_bytes();
-        let stored = self.press.encode(&raw).map_err(io_error("compress for", ledger.root()))?;
-        self.pending.extend_from_slice(stored);
-        self.pending.extend_from_slice(&(stored.len() as u32).to_le_bytes());
-        self.pending.extend_from_slice(&(raw.len() as u32).to_le_bytes());
-        self.pending.extend_from_slice(INDEX_MAGIC);
-        let bytes = self.stored_len + stored.len() as u64 + FOOTER_BYTES;
+        let before = self.pending.len();
+        let (press, pending) = (&mut self.press, &mut self.pending);
+        write_end(pending, &self.index, |raw| Ok(press.encode(raw)?.to_vec()))
+            .map_err(io_error("compress for", ledger.root()))?;
+        let bytes = self.stored_len + (self.pending.len() - before) as u64;
         self.spill(ledger)?;
         let hash = ArtifactHash(Hash::from_bytes(*self.hasher.finalize().as_bytes()));
         let staged = self.spilled.take().expect("spilled just above");

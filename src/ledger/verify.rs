@@ -82,7 +82,7 @@ impl Finding {
         match self.problem {
             Problem::Missing | Problem::Gap { .. } => "`larder sync` fetches it from any store that holds it",
             Problem::Damaged(_) => {
-                "`larder sync` asks every store for good bytes; if none holds them, copy the file of this name from another machine's `.larder/ledger` over it"
+                "`larder sync` asks every store for good bytes, `larder repair` the project's own files too; if neither holds them, copy the file of this name from another machine's `.larder/ledger` over it"
             }
             Problem::Fork => {
                 "`larder origin adopt` on the machine that keeps the name and `larder origin new` on the other one; both branches are kept"

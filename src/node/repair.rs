@@ -1,4 +1,5 @@
-//! Repair: every byte here and in every store is read, and what is wrong on one side is put right from the other.
+//! Repair: every byte here and in every store is read, and what is wrong on one side is put right from the other, or from the project's own
+//! files.
 //!
 //! Invariant: nothing is removed, and nothing replaced that was not proven wrong; what nobody has whole is named, with whose it is.
 
@@ -34,6 +35,9 @@ pub struct Repaired {
     pub read: u64,
     /// Artifacts that were damaged or lost here and are whole again.
     pub healed: Vec<String>,
+    /// Artifacts that nobody had whole, and that were made anew from the project's own files.
+    #[serde(default)]
+    pub remade: Vec<String>,
     /// Artifacts that were wrong in a store and are right again: the store, the artifact.
     pub mended: Vec<(String, String)>,
     /// Artifacts that stores lacked and have now.
@@ -109,6 +113,7 @@ pub fn repair(
         node.engine.mend_store_files()?;
         node.engine.list_whole();
         exchange(&mut node, Direction::Pull, &mut report)?;
+        repaired.remade = node.engine.remake_from_files()?.iter().map(ToString::to_string).collect();
     }
     for look in node.engine.look_through_stores(dry_run)? {
         repaired.add(look);

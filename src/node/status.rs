@@ -26,7 +26,7 @@ const WHOLE_RUN: &str = "backend";
 /// Who notices damage that an exchange may heal.
 const DAMAGE: &str = "damage";
 /// What is done about it.
-const HEALING: &str = "`larder sync` asks every store for good bytes; if none holds them, copy the file of this name from another machine's `.larder/ledger`";
+const HEALING: &str = "`larder sync` asks every store for good bytes, `larder repair` the project's own files too; if neither holds them, copy the file of this name from another machine's `.larder/ledger`";
 
 /// What is known of a project. The JSON form is stable.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]

@@ -32,6 +32,7 @@ pub mod plan;
 mod publish;
 mod purge;
 pub(crate) mod record;
+mod remake;
 pub mod resolve;
 mod seen;
 mod settle;

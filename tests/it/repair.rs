@@ -194,3 +194,59 @@ fn an_index_that_is_not_what_the_ledger_says_is_found_by_a_deep_look() {
     a.run(["rebuild"]).expect(0);
     a.run(["verify", "--deep"]).expect(0);
 }
+
+/// What is done to the bytes of an artifact.
+type Harm = fn(&mut Vec<u8>);
+
+#[test]
+fn a_pack_that_nobody_has_whole_is_made_anew_from_the_projects_own_files() {
+    let lab = Lab::new();
+    let a = lab.project("a", CONFIG);
+    // Some that compresses and some that does not, in one segment and in several.
+    let lines: String = (0..40_000).map(|n| format!("{{\"line\":{n}}}\n")).collect();
+    a.write("shared/lines.jsonl", &lines);
+    let noise = |seed: u8, len: usize| {
+        let mut bytes = vec![0; len];
+        blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut bytes);
+        bytes
+    };
+    (0..8).for_each(|n| a.write(format!("shared/{n}.bin"), noise(n, 100_000)));
+    a.write("shared/long.bin", noise(9, 3 << 20));
+    a.sync();
+    let pack = artifacts(&a.path(".larder/ledger"), &name_of(&a), "packs").pop().expect("a pack");
+    let good = fs::read(&pack).expect("read");
+    let harms: [(&str, Harm); 4] = [
+        ("a block", |bytes| {
+            let at = bytes.len() / 3;
+            bytes[at..at + 4096].fill(0);
+        }),
+        ("its index", |bytes| {
+            let at = bytes.len() - 30;
+            bytes[at] ^= 1;
+        }),
+        ("its end", |bytes| bytes.truncate(bytes.len() / 2)),
+        ("all of it", |bytes| bytes.clear()),
+    ];
+    for (what, harm) in harms {
+        change(&pack, harm);
+        a.run(["verify", "--deep"]).expect(4).says("larder repair");
+
+        a.run(["repair"]).expect(0).says("< made anew");
+
+        assert_eq!(fs::read(&pack).expect("read"), good, "{what}");
+        a.verify();
+        a.run(["status"]).expect(0);
+    }
+    fs::remove_file(&pack).expect("gone");
+    a.run(["repair"]).expect(0).says("made anew from the project's files");
+    assert_eq!(fs::read(&pack).expect("read"), good);
+
+    // What no file holds any more is not made up.
+    a.write("shared/long.bin", noise(10, 3 << 20));
+    a.sync();
+    change(&pack, |bytes| bytes.truncate(100));
+    let harmed = fs::read(&pack).expect("read");
+    a.run(["repair"]).expect(4).says("! here");
+    assert_eq!(fs::read(&pack).expect("read"), harmed);
+    assert_eq!(a.read("shared/long.bin"), Some(noise(10, 3 << 20)));
+}

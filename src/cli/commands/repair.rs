@@ -21,6 +21,7 @@ pub fn run(context: &Context, args: &Dry) -> Result<Answer, NodeError> {
         "dry_run": args.dry_run,
         "read": repaired.read,
         "healed": repaired.healed,
+        "remade": repaired.remade,
         "mended": mended,
         "sent": repaired.sent,
         "missing": repaired.missing,
@@ -31,6 +32,7 @@ pub fn run(context: &Context, args: &Dry) -> Result<Answer, NodeError> {
 
 fn lines(repaired: &Repaired, dry_run: bool) -> Vec<String> {
     let mut lines: Vec<String> = repaired.healed.iter().map(|name| format!("< healed {name}")).collect();
+    lines.extend(repaired.remade.iter().map(|name| format!("< made anew {name}")));
     let mended = if dry_run { "would mend" } else { "mended" };
     lines.extend(repaired.mended.iter().map(|(store, name)| format!("> {mended} {name} in {store}")));
     lines.extend(repaired.missing.iter().map(|missing| {
@@ -39,6 +41,7 @@ fn lines(repaired: &Repaired, dry_run: bool) -> Vec<String> {
     lines.extend(repaired.failed.iter().map(|(store, why)| format!("! {store}: {why}")));
     let sums = [
         (repaired.healed.len() as u64, "healed here"),
+        (repaired.remade.len() as u64, "made anew from the project's files"),
         (repaired.mended.len() as u64, if dry_run { "to mend in stores" } else { "mended in stores" }),
         (repaired.sent, "sent"),
         (repaired.missing.len() as u64, "still damaged or missing"),
