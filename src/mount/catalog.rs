@@ -214,6 +214,12 @@ pub trait Catalog: Send + Sync {
         ask()
     }
 
+    /// A number for what can be listed now; another one from the moment on at which a change is about to be told. What was listed under
+    /// one number is at most as old as what the kernel remembers. `None`: nobody knows, and nothing may be listed ahead.
+    fn turn(&self) -> Option<u64> {
+        None
+    }
+
     /// All origins, in the order of their numbers.
     fn origins(&self) -> Result<Vec<OriginRow>, CatalogError>;
 

@@ -23,6 +23,7 @@ use super::counters::{Counters, count};
 use super::listing::Entry;
 use super::node::NodeId;
 use super::replay::{Doing, Replayer};
+use super::scout::Scout;
 use super::session::Teller;
 use super::view::{Attr, Node, NodeKind, View, ViewError};
 
@@ -60,6 +61,7 @@ pub(super) struct ViewFs<C> {
     /// The one thread that may ask for changes, none of which changes anything.
     pub(super) replayer: Arc<Replayer>,
     pub(super) teller: Teller,
+    pub(super) scout: Scout<C>,
     /// What was told lately.
     pub(super) told: Mutex<VecDeque<String>>,
     /// Called once, when the kernel has let go of the mount.
@@ -148,24 +150,6 @@ impl<C: Catalog> ViewFs<C> {
         match self.view.lookup(id, name) {
             Ok(node) if node.attr.kind == kind => reply.entry(&LIFETIME, &self.file_attr(node), Generation(0)),
             _ => reply.error(Errno::EROFS),
-        }
-    }
-
-    /// Hands lines from `offset` on to `add` until it says that it is full.
-    fn list(&self, node: INodeNo, offset: u64, mut add: impl FnMut(Entry) -> bool) -> Result<(), ViewError> {
-        let mut offset = offset;
-        loop {
-            let entries = self.view.read_dir(NodeId(node.0), offset, LISTING_LINES)?;
-            let is_last = entries.len() < LISTING_LINES;
-            for entry in entries {
-                offset = entry.offset;
-                if add(entry) {
-                    return Ok(());
-                }
-            }
-            if is_last {
-                return Ok(());
-            }
         }
     }
 }
@@ -414,9 +398,9 @@ impl<C: Catalog + 'static> Filesystem for ViewFs<C> {
 
     fn readdir(&self, _req: &Request, node: INodeNo, _handle: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         count(&self.counters.readdir);
-        let filled = self.list(node, offset, |entry| {
+        let filled = self.scout.list(NodeId(node.0), offset, LISTING_LINES, |entry| {
             let Entry { name, node, offset } = entry;
-            reply.add(INodeNo(node.id.0), offset, file_type(node.attr.kind), name)
+            reply.add(INodeNo(node.id.0), *offset, file_type(node.attr.kind), name)
         });
         match filled {
             Ok(()) => reply.ok(),
@@ -433,9 +417,10 @@ impl<C: Catalog + 'static> Filesystem for ViewFs<C> {
         mut reply: ReplyDirectoryPlus,
     ) {
         count(&self.counters.readdirplus);
-        let filled = self.list(node, offset, |entry| {
+        let filled = self.scout.list(NodeId(node.0), offset, LISTING_LINES, |entry| {
             let Entry { name, node, offset } = entry;
-            reply.add(INodeNo(node.id.0), offset, name, &self.lifetime(node), &self.file_attr(node), Generation(0))
+            let (lifetime, attr) = (self.lifetime(*node), self.file_attr(*node));
+            reply.add(INodeNo(node.id.0), *offset, name, &lifetime, &attr, Generation(0))
         });
         match filled {
             Ok(()) => reply.ok(),

@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -55,6 +56,8 @@ pub struct IndexCatalog {
     /// The file that was last seen to be that one.
     file: Mutex<Option<(u64, u64)>>,
     readers: Mutex<Vec<Reader>>,
+    /// How often changes were found.
+    turn: AtomicU64,
     contents: Arc<ContentReader>,
     changed: Mutex<Changed>,
     histories: Kept<HistoryKey, Vec<FileRow>>,
@@ -168,6 +171,7 @@ impl IndexCatalog {
             epoch: OnceLock::new(),
             file: Mutex::default(),
             readers: Mutex::default(),
+            turn: AtomicU64::default(),
             contents,
             changed: Mutex::default(),
             histories: Mutex::default(),
@@ -189,6 +193,15 @@ impl IndexCatalog {
     /// What became visible after `row`, for [`super::View::refresh`], and the next cursor.
     pub fn changes_since(&self, row: i64) -> Answer<(Vec<Change>, i64)> {
         self.foresight.forget();
+        let (changes, last) = self.read_changes(row)?;
+        if !changes.is_empty() {
+            // Before anybody is told: what was listed until now may lack them.
+            self.turn.fetch_add(1, Ordering::SeqCst);
+        }
+        Ok((changes, last))
+    }
+
+    fn read_changes(&self, row: i64) -> Answer<(Vec<Change>, i64)> {
         self.ask(|reader| {
             let (mut changes, mut last) = (Vec::new(), row);
             loop {
@@ -715,6 +728,10 @@ fn last_content(reader: &Reader, slot: i64) -> Answer<Option<FileRow>> {
 }
 
 impl Catalog for IndexCatalog {
+    fn turn(&self) -> Option<u64> {
+        Some(self.turn.load(Ordering::SeqCst))
+    }
+
     fn together<T>(&self, ask: impl FnOnce() -> T) -> T {
         let is_free = HELD.with_borrow(Option::is_none);
         // Without a connection each question says for itself what is wrong.

@@ -532,7 +532,13 @@ fn changes_since_a_row_are_what_refresh_needs() {
     assert!(stale.contains(&Invalidation { parent: docs, name: Some("a.md".to_owned()) }));
     assert!(stale.contains(&Invalidation { parent: merged, name: Some("new".to_owned()) }));
     assert!(!stale.contains(&Invalidation { parent: merged, name: Some("docs".to_owned()) }));
+    let turn = view.catalog().turn();
     assert_eq!(view.catalog().changes_since(next).expect("changes"), (Vec::new(), next));
+    assert_eq!(view.catalog().turn(), turn, "what was listed is as good as before");
+
+    world.share(1, "docs/c.md", "c");
+    view.catalog().changes_since(next).expect("changes");
+    assert_ne!(view.catalog().turn(), turn, "what was listed lacks it, and the kernel is told next");
 }
 
 #[test]

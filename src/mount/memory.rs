@@ -345,6 +345,10 @@ fn order(stored: &Stored) -> (Hlc, Hash) {
 }
 
 impl Catalog for MemoryCatalog {
+    fn turn(&self) -> Option<u64> {
+        Some(self.read_state().versions.len() as u64)
+    }
+
     fn origins(&self) -> Result<Vec<OriginRow>, CatalogError> {
         let state = self.read_state();
         Ok((0..).zip(&state.origins).map(|(id, name)| OriginRow { id: OriginId(id), name: name.clone() }).collect())

@@ -35,6 +35,8 @@ mod refresh;
 #[cfg(target_os = "linux")]
 mod replay;
 #[cfg(target_os = "linux")]
+mod scout;
+#[cfg(target_os = "linux")]
 mod session;
 mod view;
 mod walk;

@@ -23,6 +23,7 @@ use super::place::{PlaceError, prepare, unmount_path};
 use super::queue::{Ended, Latch, Queue};
 use super::refresh::Invalidation;
 use super::replay::{Replayer, Stage, show_read_only};
+use super::scout::Scout;
 use super::view::{View, ViewError};
 
 /// How long the kernel may take to say goodbye to a view that nobody uses.
@@ -158,6 +159,7 @@ pub fn mount<C: Catalog + 'static>(
         xattrs: options.xattrs,
         replayer: Arc::clone(&replayer),
         teller: options.teller.clone(),
+        scout: Scout::new(&view),
         told: Mutex::default(),
         on_end: Box::new({
             let end = Arc::clone(&end);
