@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::ahead::Runs;
 use super::{IndexError, Reader};
@@ -112,6 +113,8 @@ pub struct ContentReader {
     prepared: Mutex<Prepared>,
     /// Blocks taken from the ledger so far.
     blocks_read: AtomicU64,
+    /// The longest that the index took to answer since somebody asked, in nanoseconds.
+    waited: AtomicU64,
     /// What the checkpoint that was read last carries: its blocks are read one after another, and proving it costs all of them.
     inline: Mutex<Option<(ArtifactName, Arc<Inline>)>>,
 }
@@ -133,6 +136,7 @@ impl ContentReader {
             runs: Mutex::default(),
             prepared: Mutex::default(),
             blocks_read: AtomicU64::default(),
+            waited: AtomicU64::default(),
             inline: Mutex::default(),
         }
     }
@@ -193,6 +197,19 @@ impl ContentReader {
         self.blocks_read.load(Ordering::Relaxed)
     }
 
+    /// The longest that one question took which the index was asked since the last call: whether it is in memory.
+    pub fn longest_wait(&self) -> Duration {
+        Duration::from_nanos(self.waited.swap(0, Ordering::Relaxed))
+    }
+
+    fn ask<T>(&self, question: impl FnOnce(&Reader) -> T) -> T {
+        let reader = lock(&self.reader);
+        let begun = Instant::now();
+        let answer = question(&reader);
+        self.waited.fetch_max(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        answer
+    }
+
     /// Many small reads that follow share one transaction, until `end_reading`.
     pub fn begin_reading(&self) -> Result<(), IndexError> {
         lock(&self.reader).begin_reading()
@@ -242,7 +259,7 @@ impl ContentReader {
                 return Ok(part(self.prove(&block, segment, &place, 0)?));
             }
         }
-        let place = lock(&self.reader).place(&segment)?.filter(|place| u64::from(place.len) == content.size);
+        let place = self.ask(|reader| reader.place(&segment))?.filter(|place| u64::from(place.len) == content.size);
         let Some(place) = place else { return Ok(None) };
         self.take_segment(segment, &place, part)
     }
@@ -311,14 +328,15 @@ impl ContentReader {
     /// Where the pieces of a content stand, as of one moment.
     fn places(&self, content: &Content, pieces: &[Piece]) -> Result<Vec<Place>, ContentError> {
         let missing = |segment| ContentError::Missing { content: content.hash, segment };
-        lock(&self.reader).consistently(|reader| {
+        let places = |reader: &Reader| {
             let place = |piece: &Piece| {
                 let place = reader.place(&piece.segment)?.ok_or_else(|| missing(piece.segment))?;
                 // The manifest's length and the artifact's must agree, or offsets after this segment would be wrong.
                 if place.len == piece.len { Ok(place) } else { Err(ContentError::Mismatch { content: content.hash }) }
             };
             pieces.iter().map(place).collect()
-        })
+        };
+        self.ask(|reader| reader.consistently(places))
     }
 
     fn fill(&self, piece: &Piece, place: &Place, out: &mut [u8]) -> Result<(), ContentError> {
@@ -409,7 +427,7 @@ impl ContentReader {
         if let Some(layout) = lock(&self.layouts).kept.get(&(content.hash, content.size)) {
             return Ok(layout.clone());
         }
-        let manifest = lock(&self.reader).manifest(&content.hash, content.size)?;
+        let manifest = self.ask(|reader| reader.manifest(&content.hash, content.size))?;
         let manifest = manifest.ok_or(ContentError::MissingManifest { content: content.hash })?;
         let mut starts = Vec::with_capacity(manifest.segments.len());
         let mut at = 0;

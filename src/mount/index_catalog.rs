@@ -917,7 +917,9 @@ impl Catalog for IndexCatalog {
             if let (0, Some(epoch)) = (offset, self.epoch.get()) {
                 self.foresight.reads(row.id, *epoch);
             }
-            return self.content_bytes(&row.content, offset, len);
+            let bytes = self.content_bytes(&row.content, offset, len);
+            self.foresight.answered(self.contents.longest_wait());
+            return bytes;
         }
         let appended = self.ask(|reader| self.merged_tail(reader, row.id))?;
         let base_size = appended.base.map_or(0, |base| base.size);

@@ -306,6 +306,23 @@ fn a_content_read_in_parts_takes_each_block_once_in_whatever_parts() {
 }
 
 #[test]
+fn a_wait_for_the_index_is_told_once_and_of_every_question() {
+    let mut project = Project::new();
+    let bytes = noise(200_000);
+    let (_, long) = project.publish("long.bin", &bytes, 60_000, None);
+    let (_, short) = project.publish("short.bin", b"text", 60_000, None);
+    project.replay();
+    let reader = project.reader(1 << 20);
+    assert!(reader.longest_wait().is_zero());
+
+    for content in [long, short] {
+        reader.read(&content, 0, 4).expect("bytes");
+        assert!(!reader.longest_wait().is_zero(), "{content:?}");
+        assert!(reader.longest_wait().is_zero(), "told already");
+    }
+}
+
+#[test]
 fn contents_that_share_a_block_take_it_once_prepared_or_not() {
     let mut project = Project::new();
     let bytes = noise(600_000);
