@@ -38,6 +38,8 @@ pub(super) struct Cycle {
     progress: Arc<dyn Progress>,
     watcher: Watcher,
     mounted: Option<Followed>,
+    /// What copies of the view's long files may take.
+    copies_bytes: Option<u64>,
     subscriptions: Vec<Subscription>,
     debounce: Debounce,
     trees: BTreeSet<RelPath>,
@@ -77,6 +79,7 @@ impl Cycle {
             progress,
             watcher,
             mounted,
+            copies_bytes: None,
             subscriptions: Vec::new(),
             debounce: Debounce::new(Patience::default()),
             trees: BTreeSet::new(),
@@ -94,6 +97,11 @@ impl Cycle {
             notes: None,
             served_at: None,
         }
+    }
+
+    /// Says what copies of the view's long files may take when it is mounted anew.
+    pub fn set_copies(&mut self, bytes: Option<u64>) {
+        self.copies_bytes = bytes;
     }
 
     pub fn subscribe(&mut self, notes: &Sender<Note>) {
@@ -381,7 +389,7 @@ impl Cycle {
         let dir = old.mounted().dir().to_owned();
         // Whoever uses it keeps what is open; a mount that cannot be taken down is said by who mounts over it.
         let _ = old.unmount();
-        match mount_view(&self.node, &dir, notes) {
+        match mount_view(&self.node, &dir, self.copies_bytes, notes) {
             Ok(mounted) => self.mounted = Some(mounted),
             Err(why) => say(&format!("the view is gone: {why}; `larder mount {}` shows it again", dir.display())),
         }

@@ -27,6 +27,8 @@ pub struct UpOptions {
     pub open: OpenOptions,
     /// Where to mount the view.
     pub mount: Option<PathBuf>,
+    /// What plain copies of its long files may take, in bytes; `None` = there are none.
+    pub copies_bytes: Option<u64>,
     /// How to serve paired devices meanwhile.
     pub serve: Option<ServeOptions>,
 }

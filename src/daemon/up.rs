@@ -13,7 +13,7 @@ use super::socket::{Asked, listen};
 use super::{Reply, Request, Served, UpOptions};
 use crate::env::Env;
 use crate::model::RelPath;
-use crate::mount::{Followed, IndexCatalog, MountOptions, Teller, View};
+use crate::mount::{Followed, IndexCatalog, MountOptions, Passthrough, Teller, View};
 use crate::node::{Kind, Node, NodeError};
 use crate::server::{OnArrival, Server};
 use crate::sync::Progress;
@@ -52,13 +52,14 @@ pub fn up(env: &Env, options: &UpOptions, progress: Arc<dyn Progress>, say: &dyn
         say(&line);
     }
     let mounted = match &options.mount {
-        Some(dir) => Some(mount_view(&node, dir, &notes)?),
+        Some(dir) => Some(mount_view(&node, dir, options.copies_bytes, &notes)?),
         None => None,
     };
     let asked = notes.clone();
     let listener = listen(&node.dirs.socket(), move |ask| drop(asked.send(Note::Asked(ask))))
         .map_err(|error| NodeError::new(Kind::Internal, format!("listen on the control socket: {error}")))?;
     let mut cycle = Cycle::new(node, watcher, mounted, progress);
+    cycle.set_copies(options.copies_bytes);
     cycle.subscribe(&notes);
     cycle.run_all(say)?;
     // Only now this project has an id that devices can know it by.
@@ -186,7 +187,13 @@ pub(super) fn config_path(node: &Node) -> Option<RelPath> {
     RelPath::parse(below.to_str()?).ok()
 }
 
-pub(super) fn mount_view(node: &Node, dir: &Path, notes: &Sender<Note>) -> Result<Followed, NodeError> {
+/// Mounts the view; long files have plain copies of `copies_bytes` in all.
+pub(super) fn mount_view(
+    node: &Node,
+    dir: &Path,
+    copies_bytes: Option<u64>,
+    notes: &Sender<Note>,
+) -> Result<Followed, NodeError> {
     let catalog = IndexCatalog::new(node.dirs.index(), node.engine.contents());
     let view = View::new(catalog).with_clock(node.env.clock.clone());
     // The channel does not wait, and a loop that ended has nobody to say it to.
@@ -196,7 +203,8 @@ pub(super) fn mount_view(node: &Node, dir: &Path, notes: &Sender<Note>) -> Resul
         drop(notes.send(Note::View(larder_patterns::shown(sentence))));
     });
     let project_roots = vec![node.settings.root_dir.clone()];
-    let options = MountOptions { teller, project_roots, ..MountOptions::default() };
+    let passthrough = copies_bytes.map(|bytes| Passthrough::new(node.dirs.cache(), bytes));
+    let options = MountOptions { teller, project_roots, passthrough, ..MountOptions::default() };
     // Whoever makes an index anew beside its daemon is the daemon: it looks by itself.
     Followed::mount(view, &node.dirs.index(), dir, &options, || {})
         .map_err(|error| NodeError::new(Kind::User, error.to_string()))

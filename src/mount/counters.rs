@@ -53,8 +53,10 @@ counters! {
     read,
     /// The target of a link.
     readlink,
-    /// A file was opened; answered once, then never sent again.
+    /// A file was opened; answered once, then never sent again, unless long files are read from copies.
     open,
+    /// A file was let go of; sent only if long files are read from copies.
+    release,
     /// A folder was opened; answered once, then never sent again.
     opendir,
     /// Sums for `df`.

@@ -2,7 +2,8 @@
 //!
 //! Invariant: zero-message mode. `open` and `opendir` answer ENOSYS, so the kernel never sends them again and keeps what it has read;
 //! lifetimes are a day; freshness comes from notifications alone, and never from a thread that answers requests: the kernel may
-//! hold a lock that the notification needs until that very thread has answered.
+//! hold a lock that the notification needs until that very thread has answered. Where long files are read from copies
+//! (`through`), `open` is answered each time instead, which the kernel wants for all files or for none.
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
@@ -25,6 +26,7 @@ use super::node::NodeId;
 use super::replay::{Doing, Replayer};
 use super::scout::Scout;
 use super::session::Teller;
+use super::through::Through;
 use super::view::{Attr, Node, NodeKind, View, ViewError};
 
 /// How long the kernel may keep an answer; whatever changes earlier is notified.
@@ -60,6 +62,8 @@ pub(super) struct ViewFs<C> {
     pub(super) xattrs: bool,
     /// The one thread that may ask for changes, none of which changes anything.
     pub(super) replayer: Arc<Replayer>,
+    /// Long files are read from copies, if the kernel agrees.
+    pub(super) through: Option<Arc<Through>>,
     pub(super) teller: Teller,
     pub(super) scout: Scout<C>,
     /// What was told lately.
@@ -212,6 +216,9 @@ impl<C: Catalog + 'static> Filesystem for ViewFs<C> {
             // An older kernel without one of them is slower, not wrong.
             let _ = config.add_capabilities(capability);
         }
+        if let Some(through) = &self.through {
+            through.negotiate(config);
+        }
         let _ = config.set_max_background(MAX_BACKGROUND);
         let _ = config.set_max_write(MAX_REQUEST_BYTES);
         Ok(())
@@ -363,9 +370,30 @@ impl<C: Catalog + 'static> Filesystem for ViewFs<C> {
         }
     }
 
-    fn open(&self, _req: &Request, _node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, _req: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         count(&self.counters.open);
-        reply.error(Errno::ENOSYS);
+        match self.through.as_ref().filter(|through| through.is_allowed(&reply)) {
+            Some(through) => through.open(&self.view, NodeId(node.0), flags, reply),
+            None => reply.error(Errno::ENOSYS),
+        }
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        node: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        if let Some(through) = &self.through {
+            through.release(NodeId(node.0), handle);
+        }
+        // Whoever sees it counted sees what was let go.
+        count(&self.counters.release);
+        reply.ok();
     }
 
     fn read(

@@ -2,11 +2,13 @@
 //!
 //! Three rooms, each knowing only the one before: [`Catalog`] says what there is, [`View`] turns that into names, attributes and bytes,
 //! `fuse` and `session` carry those to the kernel. Only the last two are bound to Linux and to FUSE.
-//! Invariant: nothing here writes to the project, the ledger or the index, but for notes that damage was met in them; memory does not
-//! grow with the archive.
+//! Invariant: nothing here writes to the project, the ledger or the index, but for notes that damage was met in them and for copies without
+//! a name, where they are asked for; memory does not grow with the archive.
 //! Deliberately not here: which of several heads wins (`sync::resolve`), and what is in the index.
 
 mod catalog;
+#[cfg(target_os = "linux")]
+mod copies;
 #[cfg(target_os = "linux")]
 mod counters;
 mod event;
@@ -38,6 +40,8 @@ mod replay;
 mod scout;
 #[cfg(target_os = "linux")]
 mod session;
+#[cfg(target_os = "linux")]
+mod through;
 mod view;
 mod walk;
 
@@ -45,6 +49,8 @@ pub use catalog::{
     Catalog, CatalogError, Change, Child, DirFacts, DirId, FileId, FileRow, FindId, OriginId, OriginRow, PathFacts,
     PathId, TimeId, Totals, Tree,
 };
+#[cfg(target_os = "linux")]
+pub use copies::Held;
 #[cfg(target_os = "linux")]
 pub use counters::{Counters, RequestCounts};
 pub use event::{Event, Happened};
@@ -63,9 +69,14 @@ pub use place::{PlaceError, Standing, is_stale, stale_views, standing, unmount_p
 pub use queue::Ended;
 pub use refresh::Invalidation;
 #[cfg(target_os = "linux")]
-pub use session::{MountError, MountOptions, Mounted, StopSignals, Teller, mount};
+pub use session::{MountError, MountOptions, Mounted, Passthrough, StopSignals, Teller, mount};
 pub use view::{Attr, Node, NodeKind, Statfs, View, ViewError};
 pub use walk::Top;
+
+/// What plain copies of long files may take in all, if nothing else is said.
+pub const DEFAULT_CACHE_BYTES: u64 = 4 << 30;
+/// What they take at least, if there are to be any: shorter files have no copies.
+pub const MIN_CACHE_BYTES: u64 = 1 << 20;
 
 #[cfg(test)]
 mod index_catalog_tests;

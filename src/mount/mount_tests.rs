@@ -1,6 +1,7 @@
 //! Laws of a real mount, over the catalog in memory. Skipped, aloud, where the system cannot mount.
 
 mod resemble;
+mod through;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,7 +19,7 @@ use super::*;
 use crate::model::{ContentKind, Reason};
 
 /// A generous bound for what takes milliseconds.
-const DEADLINE: Duration = Duration::from_secs(20);
+pub(super) const DEADLINE: Duration = Duration::from_secs(20);
 const WALL_MS: u64 = 1_784_034_732_045;
 
 pub(super) fn can_mount() -> bool {

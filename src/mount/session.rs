@@ -15,6 +15,7 @@ use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, Session, 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::catalog::{Catalog, Change, FileId};
+use super::copies::{Copies, Held};
 use super::counters::{Counters, RequestCounts};
 use super::fuse::{Owner, ViewFs};
 use super::mount_table::MOUNT_NAME;
@@ -24,7 +25,8 @@ use super::queue::{Ended, Latch, Queue};
 use super::refresh::Invalidation;
 use super::replay::{Replayer, Stage, show_read_only};
 use super::scout::Scout;
-use super::view::{View, ViewError};
+use super::through::Through;
+use super::view::{README_NAME, View, ViewError};
 
 /// How long the kernel may take to say goodbye to a view that nobody uses.
 const GOODBYE: Duration = Duration::from_millis(200);
@@ -37,6 +39,9 @@ const NO_NAME: &str = ".";
 const READ_AHEAD_KIB: u32 = 2048;
 /// Threads that answer requests; more gain nothing that was measured.
 const DEFAULT_THREADS: usize = 2;
+
+/// How long who opens a long file waits for its copy; nobody can end the wait, so it is short.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Who is told, in a sentence, why the view answered "input/output error"; each sentence once in a while, from any thread.
 #[derive(Clone, Default)]
@@ -74,10 +79,31 @@ pub struct MountOptions {
     pub xattrs: bool,
     /// Tell inotify of changes from elsewhere. Only root can; and the kernel then asks once more for the attributes of whatever was read.
     pub inotify: bool,
+    /// Have the kernel read long files from plain copies. Only root can; everybody else is told so and has the usual view. Opening any file
+    /// then asks the process behind the view.
+    pub passthrough: Option<Passthrough>,
     /// Roots of projects, inside which no view is mounted.
     pub project_roots: Vec<PathBuf>,
     /// Threads that answer requests; `None` = 2.
     pub threads: Option<usize>,
+}
+
+/// Where copies of long files lie, without a name.
+#[derive(Clone, Debug)]
+pub struct Passthrough {
+    /// A folder, made when it is needed; the one around it is there.
+    pub folder: PathBuf,
+    /// What all of them may take, in bytes.
+    pub bound_bytes: u64,
+    /// How long who opens a file waits for its copy, before it is read as usual.
+    pub patience: Duration,
+}
+
+impl Passthrough {
+    /// With the patience that people have.
+    pub fn new(folder: PathBuf, bound_bytes: u64) -> Passthrough {
+        Passthrough { folder, bound_bytes, patience: PATIENCE }
+    }
 }
 
 /// Why there is no mount.
@@ -135,6 +161,7 @@ pub struct Mounted {
     sender: Option<JoinHandle<()>>,
     end: Arc<Latch>,
     tells_watchers: bool,
+    copier: Option<Copier>,
 }
 
 /// Mounts `view` at `dir`, which is created if absent; a dead view there is replaced.
@@ -153,12 +180,14 @@ pub fn mount<C: Catalog + 'static>(
     let end = Arc::new(Latch::default());
     let owner = Owner { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
     let replayer = Arc::new(Replayer::default());
+    let through = options.passthrough.as_ref().and_then(|wanted| through(wanted, &options.teller));
     let make_fs = || ViewFs {
         view: Arc::clone(&view),
         counters: Arc::clone(&counters),
         owner,
         xattrs: options.xattrs,
         replayer: Arc::clone(&replayer),
+        through: through.clone(),
         teller: options.teller.clone(),
         scout: Scout::new(&view),
         told: Mutex::default(),
@@ -186,8 +215,69 @@ pub fn mount<C: Catalog + 'static>(
     let replay = device.map(|device| Replay { replayer, dir: dir.clone(), device });
     let sender = start_sender(session.notifier(), Arc::clone(&queue), replay);
     let sender = sender.map_err(|source| MountError::System { what: "start a thread", dir: dir.clone(), source })?;
-    let tells_watchers = device.is_some();
-    Ok(Mounted { dir, session: Some(session), counters, queue, sender: Some(sender), end, tells_watchers })
+    let copier = through.and_then(|through| agree(through, &dir, &options.teller)).map(|through| {
+        let copier = Copier::start(through, view);
+        copier.map_err(|source| MountError::System { what: "start a thread", dir: dir.clone(), source })
+    });
+    let mut mounted = Mounted {
+        dir,
+        session: Some(session),
+        counters,
+        queue,
+        sender: Some(sender),
+        end,
+        tells_watchers: device.is_some(),
+        copier: None,
+    };
+    mounted.copier = copier.transpose()?;
+    Ok(mounted)
+}
+
+/// What is needed for copies; `None`, aloud, for a user who cannot have them.
+fn through(wanted: &Passthrough, teller: &Teller) -> Option<Arc<Through>> {
+    if !rustix::process::geteuid().is_root() {
+        tell_refusal(teller, "only root's views can");
+        return None;
+    }
+    Some(Arc::new(Through::new(Copies::new(wanted.folder.clone(), wanted.bound_bytes, wanted.patience))))
+}
+
+/// Has the kernel say whether it takes copies, by the first file that is opened; `None`, aloud, if it does not.
+fn agree(through: Arc<Through>, dir: &Path, teller: &Teller) -> Option<Arc<Through>> {
+    // What comes of it is of no interest: it was asked for, and that is answered after the kernel was.
+    let _ = std::fs::File::open(dir.join(README_NAME));
+    match through.refusal() {
+        Some(why) => {
+            tell_refusal(teller, why);
+            None
+        }
+        None => Some(through),
+    }
+}
+
+fn tell_refusal(teller: &Teller, why: &str) {
+    teller.tell(&format!("read long files from copies: {why}; they are read as usual"));
+}
+
+/// The thread that makes copies.
+struct Copier {
+    through: Arc<Through>,
+    thread: JoinHandle<()>,
+}
+
+impl Copier {
+    fn start<C: Catalog + 'static>(through: Arc<Through>, view: Arc<View<C>>) -> std::io::Result<Copier> {
+        let copies = Arc::clone(&through);
+        let work = move || copies.copies.work(|node, offset, len| view.read(node, offset, len).ok());
+        let thread = std::thread::Builder::new().name("larder-copies".to_owned()).spawn(work)?;
+        Ok(Copier { through, thread })
+    }
+
+    fn end(self) {
+        self.through.copies.close();
+        // It stops between two steps, and runs nothing that could panic.
+        let _ = self.thread.join();
+    }
 }
 
 /// Has the kernel ask for more at once. Only root may; everybody else reads as before.
@@ -287,10 +377,18 @@ impl Mounted {
         Ok(())
     }
 
-    /// Has the kernel forget the bytes of files, wherever they are shown: whoever reads on asks for them again.
+    /// Has the kernel forget the bytes of files, wherever they are shown: whoever reads on asks for them again. Of copies nothing is left.
     pub fn forget(&self, files: &[FileId]) {
+        if let Some(copier) = &self.copier {
+            copier.through.copies.forget(files);
+        }
         let bytes = |file: &FileId| Invalidation { parent: Place::File(*file).node(), name: None };
         self.notify(files.iter().map(bytes).collect());
+    }
+
+    /// What there is of copies; `None` if the kernel takes none here, or nobody wanted any.
+    pub fn copies(&self) -> Option<Held> {
+        self.copier.as_ref().map(|copier| copier.through.copies.held())
     }
 
     /// True if changes from elsewhere reach inotify.
@@ -360,6 +458,9 @@ impl Mounted {
         }
         if let Some(sender) = self.sender.take() {
             let _ = sender.join();
+        }
+        if let Some(copier) = self.copier.take() {
+            copier.end();
         }
         outcome
     }

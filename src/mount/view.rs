@@ -237,6 +237,14 @@ impl<C: Catalog> View<C> {
         }
     }
 
+    /// What a regular file of the archive shows; `None` for whatever else there is.
+    pub fn file_row(&self, node: NodeId) -> Result<Option<FileRow>, ViewError> {
+        match self.place(node)? {
+            Place::File(file) => Ok(Some(self.row(file)?).filter(|row| row.content.kind != ContentKind::Link)),
+            _ => Ok(None),
+        }
+    }
+
     /// The target of a symbolic link, as it was recorded. Errors: `LinkOutside`, for one that no project would have recorded.
     pub fn read_link(&self, node: NodeId) -> Result<Vec<u8>, ViewError> {
         let file = match self.place(node)? {

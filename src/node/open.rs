@@ -56,6 +56,11 @@ impl ProjectDirs {
         self.larder.join("fts.db")
     }
 
+    /// Where a mount lays its plain copies of long files: a folder that stays empty, as they have no names.
+    pub fn cache(&self) -> PathBuf {
+        self.larder.join("cache")
+    }
+
     /// The daemon's socket.
     pub fn socket(&self) -> PathBuf {
         self.larder.join("control.sock")

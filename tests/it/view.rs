@@ -262,6 +262,62 @@ fn what_was_purged_is_shown_no_more_by_a_view_in_which_it_was_read() {
     a.run(["umount", dir.to_str().expect("UTF-8")]).expect(0);
 }
 
+/// Text that is long enough to be copied and different everywhere.
+fn long_text(seed: u64) -> String {
+    (0..300_000_u64).map(|line| format!("{:x}\n", (line ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15))).collect()
+}
+
+#[test]
+fn long_files_are_read_from_copies_that_end_with_a_purge_and_with_the_process() {
+    const TEST: &str = "long_files_are_read_from_copies_that_end_with_a_purge_and_with_the_process";
+    if !can_mount(TEST) {
+        return;
+    }
+    if !is_root() {
+        return skip(TEST, "only root can have the kernel read copies");
+    }
+    let lab = Lab::new();
+    let (a, _) = lab.fresh_pair();
+    let (secret, kept) = (long_text(1), long_text(2));
+    a.write("shared/secret.txt", &secret);
+    a.write("shared/kept.txt", &kept);
+    a.sync();
+    let view = lab.path("view");
+    let dir = view.to_str().expect("UTF-8");
+    let shown = |name: &str| fs::read(view.join("merged/shared").join(name));
+    a.run(["mount", "-d", "--cache-size", "64MiB", dir]).expect(1).says("--passthrough");
+    a.run(["mount", "-d", "--passthrough", "--cache-size", "4KiB", dir]).expect(1).says("1 MiB at least");
+    a.run(["mount", "-d", "-o", "cache_size=64MiB", dir]).expect(1).says("add `passthrough`");
+    a.run(["up", "--passthrough"]).expect(1).says("add `--mount DIR`");
+
+    let mounted = a.run(["mount", "-d", "-o", "passthrough,cache_size=64MiB", "--json", dir]).expect(0);
+    if mounted.said().contains("read as usual") {
+        // An older kernel, or a file system that knows no files without a name.
+        skip(TEST, "this system has no copies");
+    }
+    let pid = i32::try_from(mounted.json()["pid"].as_i64().expect("a number")).expect("a process id");
+    assert!(shown("secret.txt").expect("is shown") == secret.as_bytes());
+    assert!(shown("kept.txt").expect("is shown") == kept.as_bytes());
+    let before = fs::File::open(view.join("merged/shared/secret.txt")).expect("opens");
+    assert_eq!(before.read_at(&mut [0; 7], 0).expect("bytes"), 7);
+    a.run(["purge", "shared/secret.txt", "--yes"]).expect(0);
+    until("the view lets go of it", DAEMON_DEADLINE, || shown("secret.txt").is_err());
+    assert!(!before.read_at(&mut [0; 7], 0).is_ok_and(|read| read > 0), "nor does an open file show it");
+    assert!(shown("kept.txt").expect("is shown") == kept.as_bytes());
+
+    let pid = rustix::process::Pid::from_raw(pid).expect("a process id");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
+    until("the view is dead", DAEMON_DEADLINE, || shown("kept.txt").is_err());
+    let left = fs::read_dir(a.path(".larder/cache")).map(Iterator::count).unwrap_or_default();
+    assert_eq!(left, 0, "copies have no names");
+    a.sync();
+    // Without options, and with the daemon's.
+    a.run(["umount", dir]).expect(0);
+    let daemon = a.up_with(["--mount", dir, "--passthrough"]);
+    until("the daemon shows it", DAEMON_DEADLINE, || shown("kept.txt").is_ok_and(|bytes| bytes == kept.as_bytes()));
+    daemon.stop();
+}
+
 #[test]
 fn a_view_is_mounted_anew_when_the_index_was_made_anew() {
     const TEST: &str = "a_view_is_mounted_anew_when_the_index_was_made_anew";

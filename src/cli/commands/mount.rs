@@ -7,6 +7,8 @@ use clap::Args;
 
 use crate::cli::context::Context;
 use crate::cli::out::Answer;
+use crate::config::{ByteCount, QuantityError};
+use crate::mount::{DEFAULT_CACHE_BYTES, MIN_CACHE_BYTES};
 use crate::node::NodeError;
 
 /// What `larder mount` takes.
@@ -23,15 +25,45 @@ pub struct MountArgs {
     /// Tell programs that watch folders of changes from elsewhere (root only; the first look at each file costs more)
     #[arg(long)]
     pub inotify: bool,
+    #[command(flatten)]
+    pub copies: CopyArgs,
     /// Return once it is mounted, and go on in the background
     #[arg(long, short = 'd')]
     pub background: bool,
-    /// Options as in fstab: allow_other, xattrs, inotify; what is so anyway (ro, nosuid, nodev, noatime) and what is meant for others is accepted
+    /// Options as in fstab: allow_other, xattrs, inotify, passthrough, cache_size=SIZE; what is so anyway (ro, nosuid, nodev, noatime) and what is meant for others is accepted
     #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',')]
     pub options: Vec<String>,
     /// This is the process in the background
     #[arg(long, hide = true)]
     pub detached: bool,
+}
+
+/// How long files are read.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct CopyArgs {
+    /// Read files from 1 MiB on at the disk's own speed, from plain copies below .larder (root only; every other file costs more to open)
+    #[arg(long)]
+    pub passthrough: bool,
+    /// What these copies may take in all; never more than half of what the disk has free [default: 4GiB]
+    #[arg(long, value_name = "SIZE", requires = "passthrough", value_parser = cache_size)]
+    pub cache_size: Option<ByteCount>,
+}
+
+impl CopyArgs {
+    /// What copies may take, in bytes, if there are to be any.
+    pub fn bound_bytes(&self) -> Option<u64> {
+        self.passthrough.then(|| self.cache_size.map_or(DEFAULT_CACHE_BYTES, ByteCount::bytes))
+    }
+}
+
+fn refuse_size(why: String) -> NodeError {
+    NodeError::user(format!("cache_size: {why}"), "name a size such as `cache_size=4GiB`")
+}
+
+fn cache_size(text: &str) -> Result<ByteCount, String> {
+    let size: ByteCount = text.parse().map_err(|error: QuantityError| error.to_string())?;
+    let is_enough = size.bytes() >= MIN_CACHE_BYTES;
+    is_enough.then_some(size).ok_or_else(|| "a copy takes 1 MiB at least".to_owned())
 }
 
 /// Options that say what is so anyway, or what whoever called `mount` does with the line.
@@ -63,14 +95,22 @@ impl MountArgs {
                 "allow_other" => args.allow_other = true,
                 "xattrs" => args.xattrs = true,
                 "inotify" => args.inotify = true,
+                "passthrough" => args.copies.passthrough = true,
                 "rw" => return Err(NodeError::user("a view is read-only", "leave `rw` out")),
                 other
                     if WITHOUT_EFFECT.contains(&other) || other.starts_with("x-") || other.starts_with("comment=") => {}
-                other => {
-                    let message = format!("the mount option {} is unknown", larder_patterns::shown(other));
-                    return Err(NodeError::user(message, "there are allow_other, xattrs and inotify"));
-                }
+                other => match other.strip_prefix("cache_size=") {
+                    Some(size) => args.copies.cache_size = Some(cache_size(size).map_err(refuse_size)?),
+                    None => {
+                        let message = format!("the mount option {} is unknown", larder_patterns::shown(other));
+                        let known = "there are allow_other, xattrs, inotify, passthrough and cache_size=SIZE";
+                        return Err(NodeError::user(message, known));
+                    }
+                },
             }
+        }
+        if args.copies.cache_size.is_some() && !args.copies.passthrough {
+            return Err(NodeError::user("cache_size without passthrough bounds nothing", "add `passthrough`"));
         }
         Ok(args)
     }
@@ -128,17 +168,20 @@ pub fn take_down(_context: &Context, _args: &UmountArgs) -> Result<Answer, NodeE
 #[cfg(target_os = "linux")]
 mod linux {
     use std::io::{BufRead, BufReader, Read};
-    use std::process::{Command, Stdio};
+    use std::process::{ChildStderr, Command, Stdio};
     use std::sync::Arc;
     use std::sync::mpsc::{Receiver, Sender, channel};
 
+    use rustix::fs::OFlags;
     use serde_json::json;
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     use signal_hook::iterator::Signals;
 
     use super::{Answer, Context, MountArgs, NodeError, UmountArgs};
     use crate::cli::out::complain;
-    use crate::mount::{Followed, IndexCatalog, MountError, MountOptions, PlaceError, Teller, View, unmount_path};
+    use crate::mount::{
+        Followed, IndexCatalog, MountError, MountOptions, Passthrough, PlaceError, Teller, View, unmount_path,
+    };
     use crate::node::Kind;
 
     /// Mounts until it is unmounted or a signal comes. Beside a daemon or without one: it only reads.
@@ -176,7 +219,8 @@ mod linux {
         let mut command = Command::new(program);
         command.args(context.retyped()).args(["mount", "--detached"]);
         command.args(args.allow_other.then_some("--allow-other")).args(args.xattrs.then_some("--xattrs"));
-        command.args(args.inotify.then_some("--inotify"));
+        command.args(args.inotify.then_some("--inotify")).args(args.copies.passthrough.then_some("--passthrough"));
+        command.args(args.copies.cache_size.map(|size| format!("--cache-size={}", size.bytes())));
         // The folder as it was typed: the other process stands in the same place.
         command.arg("--").arg(&args.dir);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -187,6 +231,7 @@ mod linux {
             said.read_line(&mut first).map_err(|error| internal("wait for the mount", error))?;
         }
         if !first.is_empty() {
+            pass_on(child.stderr.as_mut());
             let dir = larder_patterns::shown(&args.dir.to_string_lossy());
             if context.out.is_json() {
                 context.out.line(&json!({ "mounted": dir, "pid": child.id() }).to_string());
@@ -207,6 +252,17 @@ mod linux {
         let message = if message.is_empty() { "the process in the background ended".to_owned() } else { message };
         let hint = lines.next().unwrap_or_default().trim_start_matches("help: ").to_owned();
         Err(NodeError::user(message, if hint.is_empty() { "see `larder doctor`".to_owned() } else { hint }))
+    }
+
+    /// Says what the process in the background has said by now; nobody hears what it says later.
+    fn pass_on(said: Option<&mut ChildStderr>) {
+        let Some(said) = said else { return };
+        let mut text = Vec::new();
+        if rustix::fs::fcntl_setfl(&*said, OFlags::NONBLOCK).is_ok() {
+            // Ends with "nothing more yet".
+            let _ = said.read_to_end(&mut text);
+        }
+        String::from_utf8_lossy(&text).lines().for_each(complain);
     }
 
     /// What ends the waiting.
@@ -249,6 +305,7 @@ mod linux {
             allow_other: args.allow_other,
             xattrs: args.xattrs,
             inotify: args.inotify,
+            passthrough: args.copies.bound_bytes().map(|bytes| Passthrough::new(glance.dirs.cache(), bytes)),
             project_roots: vec![glance.settings.root_dir.clone()],
             ..MountOptions::default()
         };

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
+use super::mount::CopyArgs;
 use super::serve::LineArgs;
 use crate::cli::args::Trust;
 use crate::cli::context::Context;
@@ -18,6 +19,8 @@ pub struct UpArgs {
     /// Show all machines' files read-only in this folder meanwhile
     #[arg(long, value_name = "DIR")]
     mount: Option<PathBuf>,
+    #[command(flatten)]
+    copies: CopyArgs,
     /// Serve paired devices meanwhile, here unless another address is named
     #[arg(long, value_name = "HOST:PORT", num_args = 0..=1, default_missing_value = LISTEN)]
     serve: Option<String>,
@@ -30,7 +33,12 @@ pub struct UpArgs {
 /// Runs until it is stopped. With `--json` each line is one object.
 pub fn run(context: &Context, args: &UpArgs) -> Result<(), NodeError> {
     let serve = args.serve.as_deref().map(|listen| args.line.at(listen)).transpose()?;
-    let options = UpOptions { open: context.trusting(args.trust.trust), mount: args.mount.clone(), serve };
+    let copies_bytes = args.copies.bound_bytes();
+    if copies_bytes.is_some() && args.mount.is_none() {
+        return Err(NodeError::user("--passthrough is about a view, and none is mounted", "add `--mount DIR`"));
+    }
+    let open = context.trusting(args.trust.trust);
+    let options = UpOptions { open, mount: args.mount.clone(), copies_bytes, serve };
     let say = |line: &str| {
         if context.out.is_json() {
             context.out.line(&json!({ "line": line }).to_string());
