@@ -89,6 +89,19 @@ impl Place {
         running
     }
 
+    /// Mounts with more options and waits until it is there. Errors: what the program says against them.
+    pub fn mount_with(&self, project: &Path, dir: &Path, args: &[&str]) -> Result<Running, String> {
+        let mut command = self.larder(project, None, &["mount"]);
+        command.args(args).arg(dir);
+        let running = Place::start(command, project);
+        until("the view is there", || fs::read_dir(dir.join("merged")).is_ok());
+        let said = fs::read_to_string(project.join("up.log")).unwrap_or_default();
+        match said.lines().find(|line| line.starts_with("! ")) {
+            Some(why) => Err(why.to_owned()),
+            None => Ok(running),
+        }
+    }
+
     /// Mounts and does not wait.
     pub fn begin_mount(&self, project: &Path, dir: &Path) -> Running {
         let mut command = self.larder(project, None, &["mount"]);

@@ -56,8 +56,32 @@ pub fn view(options: &Options) {
         };
         table.faster(case.what, &in_turn(case, &sides, &files, COLD_ROUNDS, Some(&mut anew)), case.cold);
     }
-    let peak_kib = view.map_or(f64::NAN, |view| usage(view.pid()).peak_kib);
+    let peak_kib = view.take().map_or(f64::NAN, |view| usage(view.pid()).peak_kib);
     table.figure("memory of the view's process, at most", peak_kib / 1024.0, "MiB", Goal::None);
+    from_copies(&place, &sides, &files, &cases);
+}
+
+/// The view whose long files the kernel reads from plain copies, and what that costs all the others.
+fn from_copies(place: &Place, sides: &Sides, files: &Files, cases: &[Case]) {
+    let table = Table::beside("The same with `--passthrough`, which is root's", "ext4");
+    let mount = || place.mount_with(&place.path("viewer"), &place.path("mount"), &["--passthrough"]);
+    let mut view = match mount() {
+        Ok(view) => Some(view),
+        Err(why) => return table.absent("everything", &why),
+    };
+    let case = |what: &str| cases.iter().find(|case| case.what == what).expect("a case");
+    let long = case("sequential, one file of 256 MiB");
+    let warm = |what, goal| table.faster(what, &in_turn(case(what), sides, files, WARM_ROUNDS, None), goal);
+    warm(long.what, Some(0.95));
+    warm("random reads of 4 KiB", Some(0.95));
+    warm("open, read, close of each", None);
+    let forgotten = in_turn(long, sides, files, COLD_ROUNDS, Some(&mut || {}));
+    table.faster("sequential, the copy on the disk alone", &forgotten, Some(0.9));
+    let mut anew = || {
+        drop(view.take());
+        view = mount().ok();
+    };
+    table.faster("sequential, cold: no copy yet", &in_turn(long, sides, files, COLD_ROUNDS, Some(&mut anew)), None);
 }
 
 /// Three machines publish a third of the tree each; a fourth, which has none of it on its disk, shows what they have.
