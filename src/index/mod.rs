@@ -130,9 +130,15 @@ impl Index {
         self.known.places.may_contain(segment)
     }
 
-    /// Notes that somebody met damage in the index at `path`: whoever opens it next looks through all of it, and makes it anew if it is so.
-    pub fn suspect(path: &Path) {
-        schema::suspect(path);
+    /// Which file the index at `path` is: device and number. As long as somebody has it open the number is nobody else's.
+    pub fn file_at(path: &Path) -> Option<(u64, u64)> {
+        schema::file_at(path)
+    }
+
+    /// Notes that somebody met damage in the index at `path`, which was `file` then: whoever opens that one next looks through all of it, and
+    /// makes it anew if it is so.
+    pub fn suspect(path: &Path, file: (u64, u64)) {
+        schema::suspect(path, file);
     }
 
     /// True if somebody met damage in the index at `path` since it was looked through.

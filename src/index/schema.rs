@@ -3,6 +3,7 @@
 //! Invariant: nothing here is the only copy of anything. A file that is damaged, older or newer is deleted and made
 //! anew; the caller then replays the ledger. What a table holds is told in `docs/format.md`, section "index.db".
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags};
@@ -152,13 +153,25 @@ fn suspicion(path: &Path) -> std::path::PathBuf {
     name.into()
 }
 
-/// Notes that damage was met; refused, it is met again.
-pub(super) fn suspect(path: &Path) {
-    let _ = std::fs::File::create(suspicion(path));
+/// Which file stands at `path`: device and number. As long as somebody has it open the number is nobody else's.
+pub(super) fn file_at(path: &Path) -> Option<(u64, u64)> {
+    let facts = std::fs::metadata(path).ok()?;
+    Some((facts.dev(), facts.ino()))
 }
 
+/// Notes that damage was met in that file; refused, it is met again.
+pub(super) fn suspect(path: &Path, (device, inode): (u64, u64)) {
+    let _ = std::fs::write(suspicion(path), format!("{device} {inode}\n"));
+}
+
+/// True if damage was met in the file that stands there now. A note that says of no file counts: it may have been cut off.
 pub(super) fn is_suspect(path: &Path) -> bool {
-    suspicion(path).exists()
+    let Ok(note) = std::fs::read_to_string(suspicion(path)) else { return false };
+    let mut numbers = note.split_ascii_whitespace().map(str::parse::<u64>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(device)), Some(Ok(inode))) => file_at(path) == Some((device, inode)),
+        _ => true,
+    }
 }
 
 /// The index was looked through and is sound.

@@ -53,7 +53,7 @@ pub struct IndexCatalog {
     path: PathBuf,
     /// Of the index that was met first; its numbers are no other's.
     epoch: OnceLock<u64>,
-    /// The file that was last seen to be that one.
+    /// The file that was last seen to be that one; also whose damage is met.
     file: Mutex<Option<(u64, u64)>>,
     readers: Mutex<Vec<Reader>>,
     /// How often changes were found.
@@ -261,23 +261,25 @@ impl IndexCatalog {
 
     /// True once the index was made anew: this catalog goes on with what the old one held, and a new catalog is needed.
     pub fn is_outdated(&self) -> bool {
-        let (Some(known), Ok(facts)) = (self.epoch.get(), rustix::fs::stat(&self.path)) else { return false };
-        // As long as it is open its number is nobody else's.
-        let file = Some((facts.st_dev, facts.st_ino));
-        if *lock(&self.file) == file {
+        let (Some(known), Some(file)) = (self.epoch.get(), Index::file_at(&self.path)) else { return false };
+        if *lock(&self.file) == Some(file) {
             return false;
         }
         // While the new one is made it cannot be opened yet.
         let Ok(reader) = Reader::open(&self.path) else { return false };
         let is_other = reader.epoch() != *known;
         if !is_other {
-            *lock(&self.file) = file;
+            *lock(&self.file) = Some(file);
         }
         is_other
     }
 
     fn open_reader(&self) -> Answer<Reader> {
+        let before = Index::file_at(&self.path);
         let reader = Reader::open(&self.path)?;
+        if self.epoch.get().is_none() && before == Index::file_at(&self.path) {
+            *lock(&self.file) = before;
+        }
         if *self.epoch.get_or_init(|| reader.epoch()) != reader.epoch() {
             let what = "show this while the view is renewed: the index was made anew".to_owned();
             return Err(CatalogError::Broken { what, source: None });
@@ -321,20 +323,12 @@ impl IndexCatalog {
         self.foresight.answered(begun.elapsed());
         if let Err(CatalogError::Broken { source: Some(source), .. }) = &outcome
             && source.downcast_ref::<IndexError>().is_some_and(IndexError::is_damage)
+            && let Some(file) = *lock(&self.file)
             && !Index::is_suspect(&self.path)
-            && self.is_still_there()
         {
-            Index::suspect(&self.path);
+            Index::suspect(&self.path, file);
         }
         outcome
-    }
-
-    /// False if the index that was asked was replaced by another, or is being replaced just now: its damage is not the other's.
-    fn is_still_there(&self) -> bool {
-        match Reader::open(&self.path) {
-            Ok(reader) => self.epoch.get().is_none_or(|known| *known == reader.epoch()),
-            Err(error) => error.is_damage(),
-        }
     }
 
     fn index_tree(&self, reader: &Reader, tree: Tree) -> Answer<Option<IndexTree>> {

@@ -155,7 +155,7 @@ fn an_index_in_which_damage_was_met_is_looked_through_and_made_anew_only_if_it_i
     drop(index);
     let path = path_in(&folder);
 
-    Index::suspect(&path);
+    Index::suspect(&path, Index::file_at(&path).expect("it is there"));
     assert_eq!(Index::open(&path, 9).expect("opened").1, Opened::Existing);
     assert!(!Index::is_suspect(&path), "it was sound");
 
@@ -164,7 +164,7 @@ fn an_index_in_which_damage_was_met_is_looked_through_and_made_anew_only_if_it_i
     let start = usize::try_from((root - 1) * page_bytes).expect("a place");
     bytes[start..start + 64].fill(0xAA);
     std::fs::write(&path, bytes).expect("damaged");
-    Index::suspect(&path);
+    Index::suspect(&path, Index::file_at(&path).expect("it is there"));
     let (index, opened) = Index::open(&path, 9).expect("opened");
     assert!(matches!(opened, Opened::Fresh { reason: FreshReason::Damaged(_) }), "{opened:?}");
     assert!(!Index::is_suspect(&path));
