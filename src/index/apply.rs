@@ -12,7 +12,7 @@ use super::lineage::{Forks, load_forks};
 use super::places::Placed;
 use super::purge::Purging;
 use super::{Index, IndexError, Reader, Slot};
-use crate::ledger::{ArtifactName, Place};
+use crate::ledger::{ArtifactName, Closed, Place};
 use crate::model::{ArtifactHash, Chain, ContentHash, Hlc, Record, SegmentHash, VersionId};
 
 /// What of its chain an item stands for.
@@ -35,10 +35,12 @@ pub struct SnapshotNote {
     pub told: Hlc,
     /// What it lists; on the first item of a snapshot alone.
     pub lists: Option<SnapshotLists>,
+    /// Chains of earlier generations that its chain stands for, each proven to be listed whole.
+    pub closed: Vec<Closed>,
 }
 
 /// The lists of a snapshot that the index keeps.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct SnapshotLists {
     /// Contents that are gone for good.
     pub dropped: Vec<ContentHash>,

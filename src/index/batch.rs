@@ -16,7 +16,7 @@ use super::presence::Presence;
 use super::row::{SlotRow, VersionRow, state};
 use super::writer::Writer;
 use super::{IndexError, Reader, manifest, places};
-use crate::ledger::Place;
+use crate::ledger::{Closed, Place};
 use crate::model::{ArtifactHash, Chain, Record, SegmentHash};
 
 /// Counts that are kept as sums.
@@ -194,6 +194,29 @@ impl<'a> Batch<'a> {
             *hash = item.hash.min(*hash);
         }
         Ok(())
+    }
+
+    /// A chain is applied up to where another one stands for it.
+    pub(super) fn pass_over(&mut self, cid: i64, word: &Closed) -> Result<(), IndexError> {
+        self.chains.insert(cid);
+        let Some(state) = self.known.chains.get_mut(&cid) else { return Ok(()) };
+        state.floor.raise_from_outside(word.floor());
+        state.seen_n = state.seen_n.max(word.last_n());
+        let Some(end) = word.ends().next().filter(|end| state.seq.is_none_or(|(seq, _)| seq < end.seq)) else {
+            return Ok(());
+        };
+        state.seq = Some((end.seq, end.hash));
+        let passed = (cid, end.seq.cast_signed());
+        self.conn.prepare_cached("DELETE FROM ahead WHERE cid = ?1 AND seq <= ?2")?.execute(passed)?;
+        self.close_gap(cid)
+    }
+
+    /// The highest number of a chain's version that came, if another chain carries it.
+    pub(super) fn note_carried(&mut self, cid: i64, n: u64) {
+        self.chains.insert(cid);
+        if let Some(state) = self.known.chains.get_mut(&cid) {
+            state.seen_n = state.seen_n.max(n);
+        }
     }
 
     fn close_gap(&mut self, cid: i64) -> Result<(), IndexError> {

@@ -12,8 +12,8 @@ use super::apply::{Item, Reach, SnapshotLists, SnapshotNote};
 use super::batch::Batch;
 use super::row::SlotRow;
 use super::{Index, IndexError, Reader, manifest};
-use crate::ledger::{ArtifactName, Place};
-use crate::model::{Chain, ContentHash, Hlc, OriginName, SegmentHash, Space};
+use crate::ledger::{ArtifactName, Closed, Place, PublicKey, Tip};
+use crate::model::{ArtifactHash, Chain, ContentHash, Hlc, MAX_JSON_INTEGER, OriginName, SegmentHash, Space};
 
 /// Below which number the checkpoints of a chain need not be kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,6 +48,24 @@ impl Floor {
             (self.seq, self.at) = (note.floor, at);
         }
     }
+
+    /// What a later generation tells is above all that the chain itself says of it.
+    pub fn raise_from_outside(&mut self, floor: u64) {
+        if floor > self.seq {
+            (self.seq, self.at) = (floor, MAX_JSON_INTEGER);
+        }
+    }
+}
+
+/// The end of a branch of a closed chain, up to which another chain stands for it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClosedEnd {
+    /// Where the branch goes on, if somebody holds more of it.
+    pub tip: Tip,
+    /// Who wrote the closed chain.
+    pub key: PublicKey,
+    /// The chain that stands for it.
+    pub by: Chain,
 }
 
 /// Who said that a content is gone, and when last.
@@ -80,6 +98,9 @@ impl Batch<'_> {
     pub(super) fn begin_snapshots(&mut self, items: &[Item]) -> Result<(), IndexError> {
         for item in items {
             let Some(note) = &item.note else { continue };
+            for word in &note.closed {
+                self.close(&item.chain, word)?;
+            }
             let Some(lists) = &note.lists else { continue };
             let cid = self.intern_chain(&item.chain)?.cid;
             self.note_dropped(cid, &lists.dropped)?;
@@ -89,6 +110,26 @@ impl Batch<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Takes over that another chain says what this one said up to a number.
+    fn close(&mut self, by: &Chain, word: &Closed) -> Result<(), IndexError> {
+        let by = self.intern_chain(by)?.cid;
+        let cid = self.intern_chain(&word.chain)?.cid;
+        let mut insert = self.conn.prepare_cached(
+            "INSERT OR IGNORE INTO closed(cid, seq, hash, last_n, key, by) VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
+        )?;
+        for end in word.ends() {
+            let (seq, n) = (end.seq.cast_signed(), end.last_n.cast_signed());
+            insert.execute((cid, seq, end.hash.as_bytes(), n, word.key.as_bytes(), by))?;
+        }
+        let known = self.known.chains.get(&cid).map_or(1, |state| state.floor.seq);
+        if word.floor() > known {
+            self.retire(&word.chain, &SnapshotLists::default())?;
+        }
+        let passed = (cid, word.seq.cast_signed());
+        self.conn.prepare_cached("DELETE FROM unknown WHERE cid = ?1 AND seq <= ?2")?.execute(passed)?;
+        self.pass_over(cid, word)
     }
 
     /// For each item whether it stands below its chain's floor, so that its segments are not placed.
@@ -187,6 +228,32 @@ impl Index {
 }
 
 impl Reader {
+    /// Where a closed chain ends that others stand for, highest number first; none of one that nobody closed.
+    pub fn closed_ends(&self, chain: &Chain) -> Result<Vec<ClosedEnd>, IndexError> {
+        let Some(cid) = self.names.chain_id(&self.conn, chain)? else { return Ok(Vec::new()) };
+        let mut statement = self.conn.prepare_cached(
+            "SELECT seq, hash, last_n, key, by FROM closed WHERE cid = ?1 ORDER BY seq DESC, hash, by",
+        )?;
+        let mut rows = statement.query([cid])?;
+        let mut ends = Vec::new();
+        while let Some(row) = rows.next()? {
+            let hash = ArtifactHash::from_slice(row.get_ref(1)?.as_blob()?);
+            let hash = hash.ok_or_else(|| IndexError::damaged("a checkpoint's hash is not 32 bytes"))?;
+            let key = PublicKey::from_bytes(row.get(3)?);
+            let (seq, last_n) = (row.get::<_, i64>(0)?.cast_unsigned(), row.get::<_, i64>(2)?.cast_unsigned());
+            let by = self.names.chain(&self.conn, row.get(4)?)?.chain;
+            ends.push(ClosedEnd { tip: Tip { seq, hash, last_n }, key, by });
+        }
+        Ok(ends)
+    }
+
+    /// Every chain that others stand for.
+    pub fn closed_chains(&self) -> Result<Vec<Chain>, IndexError> {
+        let mut statement = self.conn.prepare_cached("SELECT DISTINCT cid FROM closed ORDER BY cid")?;
+        let cids = statement.query_map([], |row| row.get::<_, i64>(0))?;
+        cids.map(|cid| Ok(self.names.chain(&self.conn, cid?)?.chain)).collect()
+    }
+
     /// The floor of a chain.
     pub fn floor(&self, chain: &Chain) -> Result<Floor, IndexError> {
         let Some(cid) = self.names.chain_id(&self.conn, chain)? else { return Ok(Floor::default()) };

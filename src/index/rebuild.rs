@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use super::{Index, IndexError, Item, Reach, Rejected, Slot, SnapshotLists, SnapshotNote};
 use crate::ledger::{
-    ArtifactName, ChainCursor, Checkpoint, Damage, Ledger, LedgerError, ListedVersions, Place, ShortHash,
+    ArtifactName, ChainCursor, Checkpoint, Closed, Damage, Ledger, LedgerError, ListedVersions, Place, ShortHash,
 };
 use crate::model::{Chain, Record, SegmentHash};
 
@@ -73,7 +73,10 @@ pub(super) fn replay_by(index: &mut Index, ledger: &Ledger, first_lines: usize) 
     let (done, batch, absent) = (Replayed::default(), Vec::new(), Vec::new());
     let mut replay = Replay { index, ledger, done, batch, lines: 0, first_lines, most_lines, lines_taken: 0, absent };
     replay.come_packs()?;
-    for chain in ledger.chains()? {
+    let mut chains = ledger.chains()?;
+    // Later generations first: they say up to where an earlier one need not be here.
+    chains.sort_by(|a, b| (&a.space, &a.origin, b.generation).cmp(&(&b.space, &b.origin, a.generation)));
+    for chain in chains {
         replay.chain(&chain)?;
     }
     replay.flush()?;
@@ -88,7 +91,8 @@ impl SnapshotNote {
         let snapshot = checkpoint.body.snapshot.as_ref()?;
         let packs = checkpoint.listed().filter(|name| matches!(name, ArtifactName::Pack { .. })).collect();
         let lists = SnapshotLists { dropped: snapshot.dropped.clone(), packs };
-        Some(SnapshotNote { floor: checkpoint.floor(), told: checkpoint.body.hlc, lists: Some(lists) })
+        let told = checkpoint.body.hlc;
+        Some(SnapshotNote { floor: checkpoint.floor(), told, lists: Some(lists), closed: Vec::new() })
     }
 }
 
@@ -110,6 +114,10 @@ struct Replay<'a> {
 
 impl Replay<'_> {
     fn chain(&mut self, chain: &Chain) -> Result<(), ReplayError> {
+        let is_earlier = |item: &Item| item.chain.origin == chain.origin && item.chain.generation > chain.generation;
+        if self.batch.iter().any(is_earlier) {
+            self.flush()?;
+        }
         let applied = self.index.applied(chain)?;
         let mut by_seq = BySeq::new();
         for name in self.ledger.checkpoint_names(chain, 0)? {
@@ -117,7 +125,11 @@ impl Replay<'_> {
                 by_seq.entry(seq).or_default().push(name);
             }
         }
-        if let Some((seq, hash)) = applied {
+        let ends = self.index.closed_ends(chain)?;
+        if !ends.is_empty() {
+            by_seq = by_seq.split_off(&self.index.floor(chain)?.seq);
+        }
+        if let Some((seq, hash)) = applied.filter(|(seq, _)| ends.first().is_none_or(|end| end.tip.seq < *seq)) {
             let is_it = |name: &ArtifactName| matches!(name, ArtifactName::Checkpoint { hash: h, .. } if *h == ShortHash::of(&hash));
             if !by_seq.get(&seq).is_some_and(|names| names.iter().any(is_it)) {
                 self.done.stale.push(chain.clone());
@@ -132,7 +144,8 @@ impl Replay<'_> {
             return Ok(());
         }
         let fork = forked.map_or(u64::MAX, |forked| forked + 1);
-        match self.begin(chain, start, fork, &by_seq).and_then(|start| self.follow(chain, start, fork, &by_seq)) {
+        let begun = self.begin(chain, start, fork, &by_seq);
+        match begun.and_then(|start| self.follow(chain, start, fork, &by_seq)) {
             Ok(()) => Ok(()),
             Err(ReplayError::Ledger(error)) => {
                 self.done.problems.push(ReplayProblem { chain: chain.clone(), error, stops_chain: true });
@@ -209,7 +222,8 @@ impl Replay<'_> {
             return Err(lists_too_little(snapshot).into());
         }
         self.push_lists(snapshot)?;
-        self.finish_snapshot(snapshot, Reach::Base)
+        let closed = self.closed_by(snapshot, Some(&versions))?;
+        self.finish_snapshot(snapshot, Reach::Base, closed)
     }
 
     /// What no longer stands goes before anything is placed anew.
@@ -227,8 +241,40 @@ impl Replay<'_> {
         Ok(())
     }
 
-    fn finish_snapshot(&mut self, snapshot: &Checkpoint, reach: Reach) -> Result<(), ReplayError> {
-        let note = SnapshotNote::of(snapshot).map(|note| SnapshotNote { lists: None, ..note });
+    /// The chains that a snapshot stands for and that are not known to be closed that far: those of which it lists every version.
+    fn closed_by(
+        &mut self,
+        snapshot: &Checkpoint,
+        listed: Option<&ListedVersions>,
+    ) -> Result<Vec<Closed>, ReplayError> {
+        let mut words: Vec<Closed> = Vec::new();
+        for word in snapshot.closed() {
+            let ends = self.index.closed_ends(&word.chain)?;
+            let known = ends.iter().any(|end| end.tip.seq >= word.seq && end.by == snapshot.body.chain);
+            if !known && self.ledger.is_keyed(&word.chain, word.key)? {
+                words.push(word.clone());
+            }
+        }
+        let versions;
+        let listed = match listed {
+            _ if words.is_empty() => return Ok(words),
+            Some(listed) => listed,
+            None => match self.ledger.listed_versions(snapshot) {
+                Ok(read) => {
+                    versions = read;
+                    &versions
+                }
+                // Until they came, the chain stands for itself.
+                Err(LedgerError::Missing { .. } | LedgerError::Damaged { .. }) => return Ok(Vec::new()),
+                Err(error) => return Err(error.into()),
+            },
+        };
+        words.retain(|word| listed.are_all_of_closed(word));
+        Ok(words)
+    }
+
+    fn finish_snapshot(&mut self, snapshot: &Checkpoint, reach: Reach, closed: Vec<Closed>) -> Result<(), ReplayError> {
+        let note = SnapshotNote::of(snapshot).map(|note| SnapshotNote { lists: None, closed, ..note });
         self.push(Item { note, reach, ..part_of(snapshot) })
     }
 
@@ -245,7 +291,8 @@ impl Replay<'_> {
         if raises {
             self.push_lists(snapshot)?;
         }
-        self.finish_snapshot(snapshot, Reach::Follows)
+        let closed = self.closed_by(snapshot, None)?;
+        self.finish_snapshot(snapshot, Reach::Follows, closed)
     }
 
     /// False if a snapshot would let versions go. One whose lists have not come yet is believed: nothing is removed before.
@@ -258,10 +305,12 @@ impl Replay<'_> {
     }
 
     fn follow(&mut self, chain: &Chain, start: u64, fork: u64, by_seq: &BySeq) -> Result<(), ReplayError> {
-        let mut cursors = match by_seq.get(&start) {
-            Some(names) => self.resume(chain, names)?,
-            None => vec![ChainCursor::start(chain.clone())],
-        };
+        let mut cursors = self.resume(chain, by_seq.get(&start).map_or(&[], Vec::as_slice))?;
+        let ends = self.index.closed_ends(chain)?.into_iter().filter(|end| end.tip.seq == start);
+        cursors.extend(ends.map(|end| ChainCursor::after(chain.clone(), end.tip, Some(end.key))));
+        if cursors.is_empty() {
+            cursors.push(ChainCursor::start(chain.clone()));
+        }
         let mut before = start;
         for (&seq, names) in by_seq.range(start + 1..) {
             if seq > before + 1

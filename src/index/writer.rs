@@ -72,6 +72,10 @@ impl<'b, 'a> Writer<'b, 'a> {
                         self.version(&chain, *id, version)?;
                         self.release()?;
                     }
+                    Record::Carried(id, version) => {
+                        self.carried(&chain, *id, version)?;
+                        self.release()?;
+                    }
                     Record::Meta(event) => self.event(&chain, event)?,
                     Record::Manifest(_) | Record::Uses(_) | Record::Unknown { .. } => {}
                 }
@@ -115,6 +119,18 @@ impl<'b, 'a> Writer<'b, 'a> {
             return self.reject(chain, id, version, why);
         }
         if version.parents.is_empty() { self.first(chain, id, version) } else { self.successor(chain, id, version) }
+    }
+
+    /// A version that a later generation says again is its own chain's, like every other one.
+    fn carried(&mut self, by: &ChainRow, id: VersionId, version: &Version) -> Result<(), IndexError> {
+        let lane = &version.dot.lane;
+        if lane.origin != by.chain.origin || lane.generation >= by.chain.generation {
+            return self.reject(by, id, version, OTHER_CHAIN);
+        }
+        let (space, origin) = (by.chain.space.clone(), lane.origin.clone());
+        let own = self.chain(&Chain { space, origin, generation: lane.generation })?;
+        self.batch.note_carried(own.cid, version.dot.n);
+        self.version(&own, id, version)
     }
 
     /// A version without parents. In a slot that was not there it is new without a question asked.

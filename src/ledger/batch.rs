@@ -200,6 +200,11 @@ impl<'a> Batch<'a> {
         }
     }
 
+    /// Adds a line as it stands in another chain of the same origin.
+    pub fn carried(&mut self, line: &[u8]) -> Result<(), LedgerError> {
+        self.line(line)
+    }
+
     fn line(&mut self, line: &[u8]) -> Result<(), LedgerError> {
         self.records.line(self.ledger, line)?;
         if self.records.is_full() { self.waiting.close_records(self.ledger, &mut self.records) } else { Ok(()) }

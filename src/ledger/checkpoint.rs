@@ -10,6 +10,7 @@ use ed25519_dalek::SigningKey;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::block::{self};
+use super::closed::Closed;
 use super::cursor::Tip;
 use super::error::Damage;
 use super::key::{Certificate, PublicKey, Signature};
@@ -94,6 +95,9 @@ impl InlineBlock {
 /// What a snapshot lists: where everything of its chain up to it stands.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Snapshot {
+    /// Chains of earlier generations whose beginnings this chain says instead of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub closed: Vec<Closed>,
     /// Contents that are gone for good.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dropped: Vec<crate::model::ContentHash>,

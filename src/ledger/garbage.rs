@@ -4,10 +4,11 @@
 //! of its chain. Removes nothing that stands, and in one order: checkpoints from the first on, then what they named, so that a chain
 //! that is cut off meanwhile begins at a snapshot as it would afterwards.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 
 use super::checkpoint::Checkpoint;
+use super::closed::Closed;
 use super::error::LedgerError;
 use super::name::{ArtifactKind, ArtifactName, Place};
 use super::store::{Ledger, read_names};
@@ -24,6 +25,8 @@ impl Checkpoint {
 #[derive(Debug, Default)]
 pub struct ListedVersions {
     numbers: HashSet<u64>,
+    /// Of earlier generations, by generation.
+    carried: BTreeMap<u32, HashSet<u64>>,
     unknown: u64,
 }
 
@@ -37,9 +40,12 @@ impl ListedVersions {
                     self.numbers.insert(version.dot.n);
                 }
             }
+            Record::Carried(_, version) if version.dot.lane.origin == chain.origin => {
+                self.carried.entry(version.dot.lane.generation).or_default().insert(version.dot.n);
+            }
             // A newer release may have written versions that this one does not know for such.
             Record::Unknown { .. } => self.unknown += 1,
-            Record::Manifest(_) | Record::Uses(_) | Record::Meta(_) => {}
+            Record::Carried(..) | Record::Manifest(_) | Record::Uses(_) | Record::Meta(_) => {}
         }
     }
 
@@ -47,17 +53,28 @@ impl ListedVersions {
     pub fn are_all_of(&self, snapshot: &Checkpoint) -> bool {
         self.numbers.len() as u64 + self.unknown >= snapshot.body.last_n
     }
+
+    /// True if they are all that a closed chain had by then.
+    pub fn are_all_of_closed(&self, word: &Closed) -> bool {
+        let carried = self.carried.get(&word.chain.generation).map_or(0, HashSet::len);
+        carried as u64 + self.unknown >= word.last_n()
+    }
 }
 
 impl Ledger {
     /// True if a snapshot lists every version of its chain so far. Errors: a list is not here, or damaged.
     pub fn lists_every_version(&self, snapshot: &Checkpoint) -> Result<bool, LedgerError> {
+        Ok(self.listed_versions(snapshot)?.are_all_of(snapshot))
+    }
+
+    /// The versions that a snapshot lists. Errors: a list is not here, or damaged.
+    pub fn listed_versions(&self, snapshot: &Checkpoint) -> Result<ListedVersions, LedgerError> {
         let mut versions = ListedVersions::default();
         self.each_listed_record(snapshot, |_, record| {
             versions.note(&snapshot.body.chain, &record);
             Ok::<(), LedgerError>(())
         })?;
-        Ok(versions.are_all_of(snapshot))
+        Ok(versions)
     }
 
     /// True if everything that counts of a chain with this floor is here and lists every version, so that the rest may go.
@@ -93,10 +110,12 @@ impl Ledger {
     }
 
     /// The highest floor that a sound checkpoint of the chain tells; 1 if none does. Reads them all.
+    /// Later generations may tell a higher one.
     pub fn floor_of(&self, chain: &Chain) -> Result<u64, LedgerError> {
         let names = self.checkpoint_names(chain, 0)?;
         let floors = names.iter().filter_map(|name| self.read_checkpoint(name).ok());
-        Ok(floors.map(|checkpoint| checkpoint.floor()).max().unwrap_or(1).max(1))
+        let own = floors.map(|checkpoint| checkpoint.floor()).max().unwrap_or(1).max(1);
+        Ok(own.max(self.closed_floor(chain)?))
     }
 
     /// The artifacts of a chain that are here and do not count with this floor, in the order in which they may go.

@@ -7,6 +7,7 @@
 mod batch;
 mod block;
 mod checkpoint;
+mod closed;
 #[cfg(test)]
 mod crash;
 mod cursor;
@@ -36,6 +37,7 @@ pub use checkpoint::{
     Checkpoint, CheckpointBody, INLINE_BYTES, Inline, InlineBlock, Listed, MAX_CHECKPOINT_BYTES, PackRef, RecordsRef,
     Seen, Snapshot,
 };
+pub use closed::{Closable, Closed, ClosedTip};
 pub use cursor::{ChainCursor, Tip};
 pub use error::{Damage, LedgerError, OrderProblem};
 pub use garbage::ListedVersions;

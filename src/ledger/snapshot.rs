@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashSet};
 use super::batch::{Draft, Published, Waiting, Writer, publish_checkpoint};
 use super::block;
 use super::checkpoint::{Checkpoint, Listed, PackRef, RecordsRef, Seen, Snapshot};
+use super::closed::{Closed, joined};
 use super::cursor::Tip;
 use super::disk::io_error;
 use super::error::LedgerError;
@@ -63,6 +64,8 @@ pub struct Sweep<'a> {
     pub gone: &'a HashSet<SegmentHash>,
     /// Those of them that no listed pack may hold, however little of it they are.
     pub purged: &'a HashSet<SegmentHash>,
+    /// Chains that this one closes; what it says of them was published before.
+    pub closed: &'a [Closed],
 }
 
 /// What a sweep wrote.
@@ -151,7 +154,9 @@ impl Ledger {
             Some(sweep) => (sweep.dropped.to_vec(), tip.seq + 1),
             None => before.map_or((Vec::new(), 1), |before| (before.dropped.clone(), before.floor)),
         };
+        let before = before.map_or(&[][..], |before| &before.closed);
         let snapshot = Snapshot {
+            closed: joined(before, sweep.map_or(&[], |sweep| sweep.closed)),
             dropped,
             floor,
             packs: list.packs,
@@ -181,7 +186,7 @@ impl Ledger {
     }
 
     /// The checkpoints after the last snapshot, in order, and that snapshot.
-    fn since_snapshot(&self, chain: &Chain, tip: Tip) -> Result<Since, LedgerError> {
+    pub(super) fn since_snapshot(&self, chain: &Chain, tip: Tip) -> Result<Since, LedgerError> {
         let mut since = Vec::new();
         let mut next = Some((tip.seq, tip.hash));
         let mut base = None;
@@ -199,7 +204,7 @@ impl Ledger {
     }
 }
 
-type Since = (Vec<(u64, ArtifactHash)>, Option<Checkpoint>);
+pub(super) type Since = (Vec<(u64, ArtifactHash)>, Option<Checkpoint>);
 
 #[derive(Default)]
 struct Lists {

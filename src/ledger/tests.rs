@@ -3,6 +3,7 @@
 mod fixture;
 
 mod canonical;
+mod closed;
 mod crash;
 mod damage;
 mod golden;

@@ -226,11 +226,16 @@ impl MetaEvent {
     }
 }
 
+/// What stands before and behind a version of a closed chain in the line that carries it.
+const CARRIED: (&[u8], &[u8]) = (b"{\"kind\":\"carried\",\"v\":1,\"version\":", b"}");
+
 /// One line, understood.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Record {
     /// The state of a path.
     Version(VersionId, Box<Version>),
+    /// A version of an earlier generation of the chain's origin, whose own chain does not say it any more.
+    Carried(VersionId, Box<Version>),
     /// The segments of a content.
     Manifest(ManifestDelta),
     /// Where segments of another chain stand.
@@ -258,7 +263,7 @@ struct KindOnly<'a> {
 impl Record {
     /// Reads one line.
     pub fn parse(line: &[u8]) -> Result<Record, RecordError> {
-        if line.len() > MAX_LINE_BYTES {
+        if line.len() > MAX_LINE_BYTES + CARRIED.0.len() + CARRIED.1.len() {
             return Err(RecordError::TooLong { bytes: line.len() });
         }
         let KindOnly { kind, v } = serde_json::from_slice(line)?;
@@ -267,6 +272,10 @@ impl Record {
         }
         match &*kind {
             "version" => Version::parse(line).map(|(id, v)| Record::Version(id, Box::new(v))).map_err(Into::into),
+            "carried" => match carried(line) {
+                Some(line) => Version::parse(line).map(|(id, v)| Record::Carried(id, Box::new(v))).map_err(Into::into),
+                None => Ok(Record::Unknown { kind: kind.into_owned() }),
+            },
             "manifest" => Ok(Record::Manifest(ManifestDelta::parse(line)?)),
             "uses" => Ok(Record::Uses(serde_json::from_slice(line)?)),
             "meta" => {
@@ -274,6 +283,21 @@ impl Record {
                 Ok(Record::Meta(serde_json::from_slice(line)?))
             }
             other => Ok(Record::Unknown { kind: other.to_owned() }),
+        }
+    }
+}
+
+/// The version's line in the line that carries it.
+fn carried(line: &[u8]) -> Option<&[u8]> {
+    line.strip_prefix(CARRIED.0)?.strip_suffix(CARRIED.1)
+}
+
+impl Record {
+    /// The line that says in a later generation's chain what `line` says in its own.
+    pub fn carry(&self, line: &[u8]) -> Vec<u8> {
+        match self {
+            Record::Version(..) => [CARRIED.0, line, CARRIED.1].concat(),
+            _ => line.to_vec(),
         }
     }
 }

@@ -270,7 +270,8 @@ impl Verified {
         for chain in ledger.chains()? {
             let Some((seq, hash)) = index.applied(&chain)? else { continue };
             let tip = ArtifactName::Checkpoint { chain: chain.clone(), seq, hash: ShortHash::of(&hash) };
-            if ledger.has(&tip) {
+            let stands_elsewhere = index.closed_ends(&chain)?.first().is_some_and(|end| seq <= end.tip.seq);
+            if stands_elsewhere || ledger.has(&tip) {
                 // What is missing below it, the ledger's own look has found.
                 continue;
             }

@@ -12,6 +12,7 @@ use crate::model::RelPath;
 use crate::sync::{Change, NoProgress, Report};
 
 mod ahead;
+mod closed;
 mod durable;
 mod garbage;
 mod hostile;

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use super::exchange::Direction;
 use super::{Engine, Result, SyncError};
 use crate::index::{Succession, Superseded};
-use crate::ledger::{ArtifactName, LedgerError, Sweep, Tip, Writer};
+use crate::ledger::{ArtifactName, Closed, LedgerError, ShortHash, Sweep, Tip, Writer};
 use crate::model::{Chain, ContentHash, MetaEvent, OriginName, SegmentHash, Space, VersionId};
 use crate::state::Problem;
 use crate::transport::{Depth, ListRequest, Transport, TransportError};
@@ -180,8 +180,24 @@ impl Engine {
             let why = "records wait for others before them, or for an upgrade, and may need anything";
             done.held_back.push(format!("{space}: {why}"));
         }
-        let before = self.index.dropped_by(&chain)?;
-        let fresh = if blocked { Vec::new() } else { self.droppable(&chain, &members, retention_ms, &before)? };
+        let earlier = self.collectable(space, retention_ms, &members.held)?;
+        let mut before = Vec::new();
+        for chain in earlier.iter().chain([&chain]) {
+            before.extend(self.index.dropped_by(chain)?);
+        }
+        before.sort_unstable();
+        before.dedup();
+        let (mut fresh, mut due) = (Vec::new(), Vec::new());
+        for one in earlier.iter().chain([&chain]).filter(|_| !blocked) {
+            let of_it = self.droppable(one, &members, retention_ms, &before)?;
+            if *one != chain && !of_it.is_empty() && self.stands_for_itself(one)? {
+                due.push(one.clone());
+            }
+            fresh.extend(of_it);
+        }
+        fresh.sort_by_key(|superseded| (superseded.hlc, superseded.id));
+        let mut known = HashSet::new();
+        fresh.retain(|superseded| known.insert(superseded.content));
         // What came back to life is no more gone than anything else.
         let heads = self.index.contents_of_heads()?;
         let purged = self.index.purged_contents()?;
@@ -200,12 +216,23 @@ impl Engine {
             return Ok(());
         }
         done.dropped.extend(fresh.iter().map(told));
-        done.swept.push(chain.to_string());
-        if dry_run { Ok(()) } else { self.sweep(space, tip, &dropped).map(drop) }
+        done.swept.extend(due.iter().chain([&chain]).map(Chain::to_string));
+        if dry_run {
+            return Ok(());
+        }
+        let closed = self.carry_all(space, &due, &dropped, &mut 0)?;
+        let tip = self.own_chain(space)?.tip.unwrap_or(tip);
+        self.sweep(space, tip, &dropped, &closed).map(drop)
     }
 
     /// Writes snapshots that list what is left, until no pack holds mostly what is gone, or any of what is purged. Returns the bytes.
-    pub(super) fn sweep(&mut self, space: &Space, mut tip: Tip, dropped: &[ContentHash]) -> Result<u64> {
+    pub(super) fn sweep(
+        &mut self,
+        space: &Space,
+        mut tip: Tip,
+        dropped: &[ContentHash],
+        closed: &[Closed],
+    ) -> Result<u64> {
         let purged = self.index.purged_segments()?;
         let mut gone = self.index.segments_of_none(&dropped.iter().copied().collect())?;
         gone.extend(&purged);
@@ -215,8 +242,13 @@ impl Engine {
             let seen = self.seen_of(space)?;
             let hlc = self.clock.tick(self.env.clock.wall_ms(), None);
             let writer = Writer { app: pen.app(), identity: pen.identity(), space };
-            let swept =
-                ledger.sweep(writer, tip, hlc, seen.clone(), Sweep { dropped, gone: &gone, purged: &purged })?;
+            let swept = ledger.sweep(
+                writer,
+                tip,
+                hlc,
+                seen.clone(),
+                Sweep { dropped, gone: &gone, purged: &purged, closed },
+            )?;
             tip = swept.published.tip;
             bytes += swept.published.bytes_written;
             self.note_told(space, &seen)?;
@@ -306,8 +338,12 @@ impl Engine {
     }
 
     /// The number of the last version that came with a checkpoint or before it; 0 if that checkpoint is not here.
-    fn versions_up_to(&self, chain: &Chain, seq: u64, hash: &crate::ledger::ShortHash) -> Result<u64> {
+    fn versions_up_to(&self, chain: &Chain, seq: u64, hash: &ShortHash) -> Result<u64> {
         let name = ArtifactName::Checkpoint { chain: chain.clone(), seq, hash: *hash };
+        let ends = self.index.closed_ends(chain)?;
+        if let Some(end) = ends.iter().find(|end| end.tip.seq == seq && ShortHash::of(&end.tip.hash) == *hash) {
+            return Ok(end.tip.last_n);
+        }
         match self.ledger.read_checkpoint(&name) {
             Ok(checkpoint) => Ok(checkpoint.body.last_n),
             Err(LedgerError::Missing { .. } | LedgerError::Damaged { .. }) => Ok(0),
@@ -336,30 +372,38 @@ impl Engine {
                 places.retain(|(segment, _)| wanted.remove(segment));
                 rescued += places.len() as u64;
                 if !dry_run {
-                    self.publish_segments(&chain.space, &places)?;
+                    self.publish_segments(&chain.space, &places, RESCUED_BYTES)?;
                 }
             }
         }
         Ok(rescued)
     }
 
-    fn publish_segments(&mut self, space: &Space, places: &[(SegmentHash, crate::ledger::Place)]) -> Result<()> {
+    /// Publishes segments in the own chain, so many bytes in one checkpoint. Returns the bytes written.
+    pub(super) fn publish_segments(
+        &mut self,
+        space: &Space,
+        places: &[(SegmentHash, crate::ledger::Place)],
+        most_bytes: usize,
+    ) -> Result<u64> {
         let pen = self.pen();
+        let mut written = 0;
         let mut rest = places;
         while !rest.is_empty() {
             let mut open = self.open_batch(&pen, space)?;
             let mut bytes = 0;
-            while let Some(((segment, place), after)) = rest.split_first().filter(|_| bytes < RESCUED_BYTES) {
+            while let Some(((segment, place), after)) = rest.split_first().filter(|_| bytes < most_bytes) {
                 let read = self.ledger.read_segment(*segment, place)?;
                 bytes += read.len();
                 open.batch.segment(*segment, &read)?;
                 rest = after;
             }
             let hlc = self.clock.tick(self.env.clock.wall_ms(), None);
-            let Some(published) = open.batch.finish(hlc, BTreeMap::new())? else { return Ok(()) };
+            let Some(published) = open.batch.finish(hlc, BTreeMap::new())? else { break };
+            written += published.bytes_written;
             self.take_in_own(space, published.tip, published.places, Vec::new())?;
         }
-        Ok(())
+        Ok(written)
     }
 
     /// Places went with a floor before this program began.
@@ -380,7 +424,7 @@ impl Engine {
             let accepted = self.accepted_floors(&chain)?;
             let due = accepted.iter().rev().find(|(_, at)| at.saturating_add(GRACE_MS) <= now);
             let Some((due, _)) = due else { continue };
-            if self.ledger.stands_alone(&chain, *due)? {
+            if self.stands_alone(&chain, *due)? {
                 old.push((chain, *due));
             } else {
                 let why = "what stands for its garbage is not all here; `larder sync` fetches it";
@@ -424,9 +468,13 @@ impl Engine {
         meant: impl Fn(&str) -> bool,
         dry_run: bool,
     ) -> Result<Vec<StoreGarbage>> {
-        let own: BTreeSet<Chain> =
-            [Space::shared(), self.private_space.clone()].map(|space| self.identity.chain(space)).into();
-        let old: Vec<(Chain, u64)> = old.iter().filter(|(chain, _)| own.contains(chain)).cloned().collect();
+        let mut own = Vec::new();
+        for (chain, floor) in old {
+            if self.is_ours(chain)? {
+                own.push((chain.clone(), *floor));
+            }
+        }
+        let old = own;
         if old.is_empty() {
             return Ok(Vec::new());
         }
@@ -515,7 +563,20 @@ impl Engine {
         }
         let Ok(standing) = self.ledger.standing(chain, floor) else { return Ok(None) };
         let lacks = |name: &ArtifactName| self.ledger.has(name) && !there.contains(name);
-        if standing.is_empty() || standing.iter().any(lacks) {
+        if standing.iter().any(lacks) {
+            return Ok(None);
+        }
+        // Of a chain that another one stands for nothing may be left; then that one is what has to stand there.
+        let is_told = match self.stand_in(chain, floor) {
+            Ok(Some((by, its_floor))) => {
+                let there = self.names_there(place, &by)?;
+                let Ok(standing) = self.ledger.standing(&by, its_floor) else { return Ok(None) };
+                !standing.is_empty() && standing.iter().all(|name| there.contains(name))
+            }
+            Ok(None) => !standing.is_empty(),
+            Err(_) => false,
+        };
+        if !is_told {
             return Ok(None);
         }
         let is_garbage = |name: &ArtifactName| name.chain() == chain && !standing.contains(name);
@@ -575,7 +636,7 @@ struct Said {
     /// When it spoke last, as a clock value.
     last: u64,
     /// How far it holds each chain.
-    seen: BTreeMap<Chain, (u64, crate::ledger::ShortHash)>,
+    seen: BTreeMap<Chain, (u64, ShortHash)>,
 }
 
 fn told(superseded: &Superseded) -> DroppedContent {

@@ -10,6 +10,7 @@ mod append;
 mod ask;
 mod brake;
 mod bundle;
+mod closed;
 mod content;
 mod daily;
 mod durable;

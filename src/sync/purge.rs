@@ -103,10 +103,11 @@ impl Engine {
         let named = self.named_versions(path, only)?;
         let also: BTreeSet<VersionId> = named.own.iter().map(|(_, id, _)| *id).collect();
         let plan = self.index.purge_plan(&self.ledger, &also)?;
-        let mut done = self.planned(path, &named, &plan)?;
+        let rewritable = self.rewritable()?;
+        let mut done = self.planned(path, &named, &plan, &rewritable)?;
         if dry_run {
             let held: BTreeSet<ArtifactName> =
-                plan.holders.into_iter().filter(|name| self.is_own(name.chain())).collect();
+                plan.holders.into_iter().filter(|name| rewritable.contains(name.chain())).collect();
             done.stores = self.at_stores(|_| true, |engine, store, place, _| engine.held_in(store, place, &held))?;
             done.stores.retain(says_something);
             return Ok(done);
@@ -119,10 +120,6 @@ impl Engine {
         }
         self.purges_told = false;
         Ok(done)
-    }
-
-    fn is_own(&self, chain: &Chain) -> bool {
-        self.identity.chain(chain.space.clone()) == *chain
     }
 
     fn named_versions(&self, path: &RelPath, only: Option<&VersionId>) -> Result<Named> {
@@ -169,7 +166,13 @@ impl Engine {
         Ok(())
     }
 
-    fn planned(&self, path: &RelPath, named: &Named, plan: &PurgePlan) -> Result<PurgeReport> {
+    fn planned(
+        &self,
+        path: &RelPath,
+        named: &Named,
+        plan: &PurgePlan,
+        rewritable: &BTreeSet<Chain>,
+    ) -> Result<PurgeReport> {
         let mut done = PurgeReport { waits: named.waits.clone(), before: named.before, ..PurgeReport::default() };
         for (version, id, content) in &named.own {
             let whole = !plan.contents.contains(&content.hash);
@@ -182,7 +185,7 @@ impl Engine {
             }
         }
         let (own, others): (Vec<&ArtifactName>, Vec<&ArtifactName>) =
-            plan.holders.iter().partition(|name| self.is_own(name.chain()));
+            plan.holders.iter().partition(|name| rewritable.contains(name.chain()));
         done.artifacts = own.into_iter().map(ArtifactName::to_string).collect();
         done.elsewhere = others.into_iter().map(ArtifactName::to_string).collect();
         done.copies = self.copies(&plan.contents)?;
@@ -275,21 +278,46 @@ impl Engine {
         Ok(self.index.forget_holding(&self.ledger)?)
     }
 
-    /// Rewrites an own chain if what stands of it holds anything purged. Returns the bytes written.
+    /// Rewrites an own chain if what stands of it, or of one that it may close, holds anything purged. Returns the bytes written.
     fn sweep_purged(&mut self, space: &Space) -> Result<u64> {
         let chain = self.identity.chain(space.clone());
-        let Some(tip) = self.own_chain(space)?.tip else { return Ok(0) };
-        let standing = self.ledger.standing(&chain, self.index.floor(&chain)?.seq)?;
-        if !self.index.holding()?.iter().any(|name| standing.contains(name)) {
+        let holding: BTreeSet<ArtifactName> = self.index.holding()?.into_iter().collect();
+        let earlier = self.earlier(space)?;
+        let mut due = Vec::new();
+        for one in &earlier {
+            if self.holds_standing(one, &holding)? {
+                due.push(one.clone());
+            }
+        }
+        if due.is_empty() && !self.holds_standing(&chain, &holding)? {
             return Ok(0);
         }
-        let (heads, purged) = (self.index.contents_of_heads()?, self.index.purged_of(&chain)?);
-        let mut dropped = self.index.dropped_by(&chain)?;
+        let heads = self.index.contents_of_heads()?;
+        let (mut dropped, mut purged) = (Vec::new(), Vec::new());
+        for chain in earlier.iter().chain([&chain]) {
+            dropped.extend(self.index.dropped_by(chain)?);
+            purged.extend(self.index.purged_of(chain)?);
+        }
         dropped.retain(|content| !heads.contains(content));
         dropped.extend(purged);
         dropped.sort_unstable();
         dropped.dedup();
-        self.sweep(space, tip, &dropped)
+        let mut bytes = 0;
+        let closed = self.carry_all(space, &due, &dropped, &mut bytes)?;
+        if closed.is_empty() && !self.holds_standing(&chain, &holding)? {
+            return Ok(bytes);
+        }
+        let Some(tip) = self.own_chain(space)?.tip else { return Ok(bytes) };
+        Ok(bytes + self.sweep(space, tip, &dropped, &closed)?)
+    }
+
+    /// True if what counts of a chain holds anything of what is given.
+    fn holds_standing(&self, chain: &Chain, holding: &BTreeSet<ArtifactName>) -> Result<bool> {
+        if holding.iter().all(|name| name.chain() != chain) {
+            return Ok(false);
+        }
+        let standing = self.ledger.standing(chain, self.index.floor(chain)?.seq)?;
+        Ok(holding.iter().any(|name| standing.contains(name)))
     }
 
     /// Removes what is below floors and holds anything purged, without the grace of ordinary garbage; the rest of that keeps it.
@@ -300,7 +328,7 @@ impl Engine {
             let floor = self.index.floor(chain)?.seq;
             let mut garbage = self.ledger.garbage(chain, floor)?;
             garbage.retain(|name| holding.contains(name));
-            if garbage.is_empty() || !self.ledger.stands_alone(chain, floor)? {
+            if garbage.is_empty() || !self.stands_alone(chain, floor)? {
                 continue;
             }
             if !rescued {
@@ -340,7 +368,7 @@ impl Engine {
             };
             let open: BTreeSet<&str> = lines.collect();
             let floor = floor.max(self.index.floor(&chain)?.seq);
-            let own = self.is_own(&chain);
+            let own = self.is_ours(&chain)?;
             let done = if own {
                 self.clean_stores(&[(chain, floor)], |store| open.contains(store), false)?
             } else {
@@ -492,7 +520,7 @@ impl Engine {
             let origin = &chain.origin;
             let what = if later {
                 format!(
-                    "{count} artifacts hold what was purged; {origin} went on as a later generation, and nobody can rewrite this one: nobody can read it, and its bytes stay"
+                    "{count} artifacts hold what was purged; {origin} went on as a later generation, which says anew what else stands in them once it heard of it and holds all of this one; until then nobody can read it, and its bytes stay; they stay for good if that generation is another owner's"
                 )
             } else {
                 format!(

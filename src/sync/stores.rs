@@ -199,6 +199,7 @@ impl Engine {
             held_bytes: self.held_bytes.clone(),
             wanted,
             floors: self.index.floors()?.into_iter().collect(),
+            closed: self.closed_ends()?,
             budget: self.exchange_budget,
             ..ExchangeConfig::new(&self.policy.app, terms.spaces.clone())
         };

@@ -79,8 +79,42 @@ impl House {
         let tip = self.tip.expect("a chain");
         let gone = dropped.iter().map(|bytes| SegmentHash::of(bytes)).collect();
         let dropped: Vec<ContentHash> = dropped.iter().map(|bytes| ContentHash::of(bytes)).collect();
-        let sweep = Sweep { dropped: &dropped, gone: &gone, purged: &std::collections::HashSet::new() };
+        let sweep = Sweep { dropped: &dropped, gone: &gone, purged: &std::collections::HashSet::new(), closed: &[] };
         let swept = self.ledger.sweep(writer, tip, Hlc::new(WALL_MS, 3), BTreeMap::new(), sweep).expect("a sweep");
+        self.tip = Some(swept.published.tip);
+        swept.published
+    }
+
+    /// Goes on as a later generation.
+    pub fn adopt(&mut self, generation: u32) {
+        let origin = self.identity.origin().clone();
+        self.identity = Identity::adopt(&self.larder(), &self.env, "anna", origin, generation).expect("adopted");
+        self.tip = None;
+    }
+
+    /// Says everything of an earlier chain again.
+    pub fn carry(&mut self, closable: &Closable) {
+        let space = Space::shared();
+        let mut batch = self.batch(&space);
+        let lines = self.ledger.each_closable_line(closable, |line, record| batch.carried(&record.carry(line)));
+        lines.expect("carried");
+        for artifact in &closable.artifacts {
+            for (segment, place) in self.ledger.places_in(artifact).expect("places") {
+                batch.segment(segment, &self.ledger.read_segment(segment, &place).expect("a segment")).expect("said");
+            }
+        }
+        let published = batch.finish(Hlc::new(WALL_MS, 4), BTreeMap::new()).expect("published").expect("something");
+        self.tip = Some(published.tip);
+    }
+
+    /// A snapshot that says these words about earlier chains.
+    pub fn close(&mut self, closed: &[Closed]) -> Published {
+        let space = Space::shared();
+        let writer = Writer { app: "test", identity: &self.identity, space: &space };
+        let nothing = std::collections::HashSet::new();
+        let sweep = Sweep { dropped: &[], gone: &nothing, purged: &nothing, closed };
+        let tip = self.tip.expect("a chain");
+        let swept = self.ledger.sweep(writer, tip, Hlc::new(WALL_MS, 5), BTreeMap::new(), sweep).expect("a sweep");
         self.tip = Some(swept.published.tip);
         swept.published
     }

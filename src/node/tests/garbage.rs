@@ -490,7 +490,9 @@ fn age(machines: &mut [Machine; 3], clock: &Arc<ManualClock>, step: u64) -> usiz
 }
 
 /// What one step did must hold wherever it ends: nothing that a file shows is gone.
-fn play(seed: u64) {
+///
+/// With `closes`, machines go on as later generations of themselves meanwhile.
+fn play(seed: u64, closes: bool) {
     println!("seed {seed}");
     let (clock, store, mut dice) = (clock(), folder(), Dice(seed));
     let mut machines = ["a", "b", "c"].map(|host| machine(host, &clock, store.path()));
@@ -508,6 +510,10 @@ fn play(seed: u64) {
             _ => clock.advance((1 + dice.below(25)) * DAY_MS),
         }
         clock.advance(1000);
+        if closes && step % 9 == 8 {
+            let name = origin(machine).to_string();
+            super::closed::adopt(machine, &name, seed * 100 + step);
+        }
         if step % 16 == 15 {
             dropped += age(&mut machines, &clock, step);
         }
@@ -564,6 +570,13 @@ fn play(seed: u64) {
 #[test]
 fn whatever_happens_on_three_machines_nothing_live_is_lost_and_all_converge() {
     for seed in [1, 2, 3] {
-        play(seed);
+        play(seed, false);
+    }
+}
+
+#[test]
+fn whatever_happens_while_machines_go_on_as_later_generations_nothing_live_is_lost_and_all_converge() {
+    for seed in [11, 12] {
+        play(seed, true);
     }
 }

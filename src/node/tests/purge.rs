@@ -10,7 +10,7 @@ use crate::node::Glance;
 use crate::sync::PurgeReport;
 
 /// Text that no compressor shortens much and that stands nowhere else.
-fn secret(seed: u64, bytes: usize) -> String {
+pub(super) fn secret(seed: u64, bytes: usize) -> String {
     let mut dice = Dice(seed);
     let mut text = String::new();
     while text.len() < bytes {
@@ -23,7 +23,7 @@ fn secret(seed: u64, bytes: usize) -> String {
 }
 
 /// Every artifact and every other file below a `.larder` that holds these bytes, whatever they are packed in.
-fn holders(larder: &Path, needle: &str) -> Vec<String> {
+pub(super) fn holders(larder: &Path, needle: &str) -> Vec<String> {
     let holds = |bytes: &[u8]| bytes.windows(needle.len()).any(|window| window == needle.as_bytes());
     let mut found = Vec::new();
     let mut folders = vec![larder.to_owned()];
@@ -51,14 +51,14 @@ fn holders(larder: &Path, needle: &str) -> Vec<String> {
 }
 
 /// The same of a folder store.
-fn holders_there(store: &Path, needle: &str) -> Vec<String> {
+pub(super) fn holders_there(store: &Path, needle: &str) -> Vec<String> {
     let larder = folder();
     std::os::unix::fs::symlink(store.join("demo"), larder.path().join("ledger")).expect("links");
     holders(larder.path(), needle)
 }
 
 /// Purges, and proves that a dry run said so.
-fn purge(machine: &mut Machine, path: &str, version: Option<VersionId>) -> PurgeReport {
+pub(super) fn purge(machine: &mut Machine, path: &str, version: Option<VersionId>) -> PurgeReport {
     let path = RelPath::parse(path).expect("a path");
     let planned = machine.node().purge(&path, version.as_ref(), true).expect("looks").purge.expect("a plan");
     let done = machine.node().purge(&path, version.as_ref(), false).expect("purges").purge.expect("a report");
@@ -67,7 +67,7 @@ fn purge(machine: &mut Machine, path: &str, version: Option<VersionId>) -> Purge
 }
 
 /// The versions of a path that have a content, newest first.
-fn versions(machine: &mut Machine, path: &str) -> Vec<VersionId> {
+pub(super) fn versions(machine: &mut Machine, path: &str) -> Vec<VersionId> {
     let glance = Glance::open(&machine.env(), &machine.options()).expect("opens");
     let log = glance.log(Some(&RelPath::parse(path).expect("a path")), 100).expect("lists");
     log.into_iter().filter(|stored| stored.version.content().is_some()).map(|stored| stored.id).collect()
@@ -83,20 +83,20 @@ fn told(machine: &mut Machine, text: &str) -> String {
     glance.bytes_of(&content).expect_err("gone").message
 }
 
-fn purge_problems(machine: &mut Machine) -> Vec<String> {
+pub(super) fn purge_problems(machine: &mut Machine) -> Vec<String> {
     let problems = machine.glance_status().problems.into_iter();
     problems.filter(|problem| problem.source == "purge").map(|problem| problem.what).collect()
 }
 
 /// The same person on another machine.
-fn same_owner(from: &Machine, to: &mut Machine) {
+pub(super) fn same_owner(from: &Machine, to: &mut Machine) {
     to.restart();
     std::fs::remove_dir_all(to.path(".larder")).expect("removes");
     std::fs::copy(from.home.path().join("owner.key"), to.home.path().join("owner.key")).expect("copies");
     reopen(to);
 }
 
-fn expect_nowhere(machines: &mut [&mut Machine], store: &Path, text: &str) {
+pub(super) fn expect_nowhere(machines: &mut [&mut Machine], store: &Path, text: &str) {
     let needle = &text[..48];
     for machine in machines.iter_mut() {
         let found = holders(&machine.path(".larder"), needle);

@@ -3,7 +3,7 @@
 //! Invariant: `put` stores nothing whose bytes it has not proven to be what the name says.
 
 use crate::ledger::{
-    ArrivingPack, ArtifactName, Certificate, Checkpoint, Damage, Ledger, LedgerError, PublicKey, verify_bytes,
+    ArrivingPack, ArtifactName, Certificate, Checkpoint, Closed, Damage, Ledger, LedgerError, PublicKey, verify_bytes,
 };
 use crate::model::{ArtifactHash, Chain, OriginName, Space};
 use crate::transport::Body;
@@ -83,6 +83,8 @@ pub struct CheckpointFacts {
     pub snapshot: Option<Vec<ArtifactName>>,
     /// Below this number it says that nothing need be kept; 1 if it says nothing of that.
     pub floor: u64,
+    /// Chains of earlier generations that it stands for.
+    pub closed: Vec<Closed>,
 }
 
 impl CheckpointFacts {
@@ -240,6 +242,7 @@ fn facts_of(checkpoint: Checkpoint) -> CheckpointFacts {
         listed
     });
     let floor = checkpoint.floor();
+    let closed = checkpoint.closed().into_iter().cloned().collect();
     CheckpointFacts {
         hash: checkpoint.hash,
         prev: checkpoint.body.prev,
@@ -252,5 +255,6 @@ fn facts_of(checkpoint: Checkpoint) -> CheckpointFacts {
         packs,
         snapshot,
         floor,
+        closed,
     }
 }

@@ -30,7 +30,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::members::Members;
 use super::{NoProgress, Progress};
-use crate::index::Floor;
+use crate::index::{ClosedEnd, Floor};
 use crate::ledger::ArtifactName;
 use crate::model::{Chain, OriginName, Space};
 use crate::transport::Transport;
@@ -107,6 +107,8 @@ pub struct ExchangeConfig {
     pub thoroughness: Thoroughness,
     /// The floors of chains: what stands below is neither offered nor fetched, whoever still holds it.
     pub floors: BTreeMap<Chain, Floor>,
+    /// Where closed chains end that others stand for: whoever holds more of one goes on behind that.
+    pub closed: BTreeMap<Chain, Vec<ClosedEnd>>,
     /// Artifacts that something here needs whatever the chains say: damaged ones, segments used from other chains.
     pub wanted: Vec<ArtifactName>,
     /// Artifacts that the store was seen to hold with wrong bytes: word of them is left there.
@@ -137,6 +139,7 @@ impl ExchangeConfig {
             even: BTreeMap::new(),
             thoroughness: Thoroughness::News,
             floors: BTreeMap::new(),
+            closed: BTreeMap::new(),
             wanted: Vec::new(),
             wrong_there: BTreeSet::new(),
             checked: BTreeSet::new(),

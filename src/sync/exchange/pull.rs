@@ -11,7 +11,9 @@ use super::report::{Finding, Need, Problem, Waiting, fingerprint};
 use super::run::{Fetched, MAX_BAD_PER_CHAIN, MAX_KNOWN, Run, Stop, View};
 use super::survey::seq_of;
 use super::{JournalError, Trust};
-use crate::ledger::{ArtifactName, ShortHash};
+use crate::index::ClosedEnd;
+use crate::ledger::{ArtifactName, PublicKey, ShortHash};
+use crate::model::Chain;
 
 /// Whether a checkpoint came.
 pub(super) enum Step {
@@ -32,6 +34,8 @@ pub(super) enum Before {
     Here,
     /// Nobody has one: only a snapshot can begin here.
     Gap,
+    /// Another chain stands for all before it.
+    Closed,
     /// The store lists one that did not come.
     Awaited,
 }
@@ -45,6 +49,7 @@ impl Run<'_> {
         if self.waits_apart(view) {
             return Ok(());
         }
+        self.rise_to_words(view);
         let joined = self.join_at_snapshot(view)?;
         let mut here: BTreeSet<u64> = view.here.iter().map(seq_of).collect();
         let there: BTreeSet<u64> = view.remote.iter().map(seq_of).collect();
@@ -121,6 +126,7 @@ impl Run<'_> {
         if let Some(step) = self.check_key(name, &facts)? {
             return Ok(step);
         }
+        let before = if self.closed_end(name, &facts).is_some() { Before::Closed } else { before };
         if let Some(step) = self.check_place(name, &facts, before)? {
             return Ok(step);
         }
@@ -136,6 +142,7 @@ impl Run<'_> {
             return Ok(Step::Bad);
         }
         self.accept_floor(name, &facts);
+        self.accept_words(name, &facts)?;
         // The next one stands behind it, and its parts are compared.
         self.remember(name, facts);
         Ok(Step::Taken)
@@ -150,6 +157,51 @@ impl Run<'_> {
             let accepted = floor.seq;
             self.find(Finding::FloorLowered { name: name.clone(), floor: facts.floor, accepted });
         }
+    }
+
+    /// Takes over what a later generation says of earlier ones. Whether it says all that it stands for is proven when it is read.
+    fn accept_words(&mut self, name: &ArtifactName, facts: &CheckpointFacts) -> Result<(), Stop> {
+        for word in &facts.closed {
+            if !self.knows_key(&word.chain, word.key)? {
+                continue;
+            }
+            let floor = self.floors.entry(word.chain.clone()).or_default();
+            floor.raise_from_outside(word.floor());
+            let ends = self.closed.entry(word.chain.clone()).or_default();
+            for tip in word.ends() {
+                let end = ClosedEnd { tip, key: word.key, by: name.chain().clone() };
+                if !ends.contains(&end) {
+                    ends.push(end);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A later generation may have said just now that what stands here, or there, of this chain counts no more.
+    pub(super) fn rise_to_words(&self, view: &mut View) {
+        let floor = self.floor(&view.chain);
+        if view.here.iter().chain(&view.remote).any(|name| seq_of(name) < floor) {
+            view.rise(floor);
+        }
+    }
+
+    /// False if a chain is known here by another key than this.
+    fn knows_key(&mut self, chain: &Chain, key: PublicKey) -> Result<bool, Stop> {
+        if let Some(accepted) = self.journal.accepted_key(chain)? {
+            return Ok(accepted == *key.as_bytes());
+        }
+        let newest = self.local.checkpoints(chain, 0)?.pop();
+        let known = newest.map(|name| self.local_facts(&name)).transpose()?.flatten();
+        Ok(known.is_none_or(|facts| facts.key == *key.as_bytes()))
+    }
+
+    /// The end of a closed chain that a checkpoint goes on behind, although nobody holds that any more.
+    fn closed_end(&self, name: &ArtifactName, facts: &CheckpointFacts) -> Option<&ClosedEnd> {
+        let goes_on = |end: &&ClosedEnd| {
+            end.tip.seq + 1 == seq_of(name) && Some(end.tip.hash) == facts.prev && *end.key.as_bytes() == facts.key
+        };
+        self.closed.get(name.chain())?.iter().find(goes_on)
     }
 
     pub(super) fn check_key(
@@ -191,6 +243,7 @@ impl Run<'_> {
         } else {
             match before {
                 Before::Beginning => count_problem(facts, 0),
+                Before::Closed => count_problem(facts, self.closed_end(name, facts).map_or(0, |end| end.tip.last_n)),
                 Before::Gap if facts.snapshot.is_some() => None,
                 Before::Gap | Before::Awaited => {
                     return Ok(Some(Step::Waits(Need::Checkpoint { seq: seq_of(name) - 1 })));

@@ -21,6 +21,7 @@ enum Offer {
 impl Run<'_> {
     /// Offers what the store lacks of one chain, and what heals holes in it.
     pub fn push(&mut self, view: &mut View) -> Result<(), Stop> {
+        self.rise_to_words(view);
         if view.closed {
             return Ok(());
         }

@@ -11,7 +11,7 @@ use super::local::{CheckpointFacts, Incoming, LocalError, LocalStore};
 use super::report::{Cause, Finding, Problem, Report};
 use super::survey::seq_of;
 use super::{ExchangeConfig, JournalError, Progress};
-use crate::index::Floor;
+use crate::index::{ClosedEnd, Floor};
 use crate::ledger::{ArtifactName, max_artifact_bytes, proves_wrong};
 use crate::model::{Chain, OriginName};
 use crate::transport::{Body, ListRequest, Listing, Put, Transport, TransportError, TransportErrorKind};
@@ -131,6 +131,8 @@ pub(super) struct Run<'a> {
     pub healing: bool,
     /// The highest floors that were accepted, those of checkpoints that came just now too.
     pub floors: BTreeMap<Chain, Floor>,
+    /// Where closed chains end, those of words that came just now too.
+    pub closed: BTreeMap<Chain, Vec<ClosedEnd>>,
     /// Checkpoints that were fetched before their turn.
     pub held: BTreeMap<ArtifactName, Vec<u8>>,
     /// Checkpoints of which the facts were proven in this exchange.
@@ -188,6 +190,7 @@ impl<'a> Run<'a> {
             bar,
             healing,
             floors: config.floors.clone(),
+            closed: config.closed.clone(),
             held: BTreeMap::new(),
             known: BTreeMap::new(),
             full,
@@ -227,7 +230,13 @@ impl<'a> Run<'a> {
         if self.config.pulls() {
             let left = views.iter().map(|view| view.remote.difference(&view.here).count()).sum();
             self.bar.begin("receiving checkpoints", left);
-            views.iter_mut().try_for_each(|view| self.pull_metadata(view))?;
+            // Later generations first: they say up to where an earlier one counts no more.
+            let mut order: Vec<usize> = (0..views.len()).collect();
+            order.sort_by_key(|at| {
+                let chain = &views[*at].chain;
+                (chain.space.clone(), chain.origin.clone(), std::cmp::Reverse(chain.generation))
+            });
+            order.into_iter().try_for_each(|at| self.pull_metadata(&mut views[at]))?;
         }
         views.iter_mut().try_for_each(|view| self.compare_parts(view))?;
         if self.config.pushes() {
