@@ -164,6 +164,20 @@ impl Scene {
         Scene { _lab: lab, template, live, a, b }
     }
 
+    /// The same, and who wrote it went on as a later generation of herself: what holds the secret is a chain that nobody writes any more.
+    fn set_with_secret_of_an_earlier_generation() -> Scene {
+        let scene = Scene::set_with_secret();
+        let identity = fs::read(scene.a.path(".larder/origin.json")).expect("is there");
+        let identity: serde_json::Value = serde_json::from_slice(&identity).expect("JSON");
+        let name = identity["origin"].as_str().expect("a name");
+        let adopted = scene.a.run(["origin", "adopt", name]);
+        assert_eq!(adopted.code, Some(0), "{adopted:#?}");
+        [&scene.a, &scene.b, &scene.a].into_iter().for_each(|project| drop(project.sync()));
+        fs::remove_dir_all(&scene.template).expect("removes");
+        restore(&scene.live, &scene.template);
+        scene
+    }
+
     /// More than a checkpoint holds, and nothing that compresses well.
     fn large_text() -> String {
         let mut dice = Dice::new(7);
@@ -677,4 +691,13 @@ fn killed_at_every_call_of_a_purge_nothing_else_is_lost_and_the_next_one_ends_it
     let args = ["purge", "shared/secret.md", "--yes"];
     let ended = kill_everywhere_in(Scene::set_with_secret, TEST, &args, MAX_KILLS / 8, Scene::check_purge);
     or_skip(TEST, ended);
+}
+
+#[test]
+fn killed_at_every_call_of_a_purge_that_closes_a_chain_nothing_else_is_lost_and_the_next_one_ends_it() {
+    const TEST: &str =
+        "killed_at_every_call_of_a_purge_that_closes_a_chain_nothing_else_is_lost_and_the_next_one_ends_it";
+    let args = ["purge", "shared/secret.md", "--yes"];
+    let set = Scene::set_with_secret_of_an_earlier_generation;
+    or_skip(TEST, kill_everywhere_in(set, TEST, &args, MAX_KILLS / 8, Scene::check_purge));
 }
