@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use super::{Index, IndexError, Item, Reach, Rejected, Slot, SnapshotLists, SnapshotNote};
 use crate::ledger::{
-    ArtifactName, ChainCursor, Checkpoint, Closed, Damage, Ledger, LedgerError, ListedVersions, Place, ShortHash,
+    ArtifactName, ChainCursor, Checkpoint, Closed, Damage, Ledger, LedgerError, ListedVersions, Place, ShortHash, Tip,
 };
 use crate::model::{Chain, Record, SegmentHash};
 
@@ -172,6 +172,13 @@ impl Replay<'_> {
                 }
                 Err(error) => Err(error),
             },
+            // Nothing is here before the fork itself: a snapshot on its number stands for all that came before.
+            None if start == 0 && by_seq.keys().next() == Some(&fork) && fork > 1 => {
+                match self.newest_snapshot(chain, start, fork + 1, by_seq, false)? {
+                    Some(snapshot) => self.join(&snapshot).map(|()| fork - 1),
+                    None => Ok(start),
+                }
+            }
             None => Ok(start),
         }
     }
@@ -308,6 +315,9 @@ impl Replay<'_> {
         let mut cursors = self.resume(chain, by_seq.get(&start).map_or(&[], Vec::as_slice))?;
         let ends = self.index.closed_ends(chain)?.into_iter().filter(|end| end.tip.seq == start);
         cursors.extend(ends.map(|end| ChainCursor::after(chain.clone(), end.tip, Some(end.key))));
+        if cursors.is_empty() && start > 0 {
+            cursors = self.before_snapshots(chain, by_seq.get(&(start + 1)).map_or(&[], Vec::as_slice));
+        }
         if cursors.is_empty() {
             cursors.push(ChainCursor::start(chain.clone()));
         }
@@ -344,6 +354,20 @@ impl Replay<'_> {
             cursors = next;
         }
         Ok(())
+    }
+
+    /// Cursors that stand where these snapshots say that the chain stood before them: what is there need not be here, and another
+    /// branch may begin there.
+    fn before_snapshots(&self, chain: &Chain, names: &[ArtifactName]) -> Vec<ChainCursor> {
+        let mut cursors = Vec::new();
+        for checkpoint in names.iter().filter_map(|name| self.ledger.read_checkpoint(name).ok()) {
+            let body = &checkpoint.body;
+            if let Some(hash) = body.prev.filter(|_| body.snapshot.is_some() && body.versions == 0) {
+                let tip = Tip { seq: body.seq - 1, hash, last_n: body.last_n };
+                cursors.push(ChainCursor::after(chain.clone(), tip, Some(body.key)));
+            }
+        }
+        cursors
     }
 
     /// Cursors that stand on checkpoints applied before.

@@ -82,11 +82,16 @@ impl Ledger {
         if self.standing(chain, floor)?.iter().any(|name| !self.has(name)) {
             return Ok(false);
         }
-        // The first one that counts is the snapshot that begins the chain.
-        let first = self.checkpoint_names(chain, floor.saturating_sub(1))?.into_iter().next();
-        let Some(first) = first else { return Ok(false) };
-        let snapshot = self.read_checkpoint(&first)?;
-        Ok(snapshot.body.snapshot.is_some() && self.lists_every_version(&snapshot)?)
+        // Among the first ones that count is the snapshot that begins the chain; a fork may stand beside it.
+        let names = self.checkpoint_names(chain, floor.saturating_sub(1))?;
+        let Some(first) = names.first().map(seq_of) else { return Ok(false) };
+        for name in names.iter().take_while(|name| seq_of(name) == first) {
+            let snapshot = self.read_checkpoint(name)?;
+            if snapshot.body.snapshot.is_some() && self.lists_every_version(&snapshot)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The artifacts of a chain that count with this floor: the checkpoints from it on, and what they name and list.
@@ -182,5 +187,12 @@ impl Ledger {
         }
         folders.iter().try_for_each(|folder| self.disk().sync_folder(folder))?;
         Ok(freed)
+    }
+}
+
+fn seq_of(name: &ArtifactName) -> u64 {
+    match name {
+        ArtifactName::Checkpoint { seq, .. } => *seq,
+        ArtifactName::Pack { .. } | ArtifactName::Records { .. } => 0,
     }
 }

@@ -28,7 +28,7 @@ mod remake;
 mod snapshot;
 mod store;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod verify;
 
 pub use batch::{Batch, Published, Sealed, Writer};

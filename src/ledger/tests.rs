@@ -1,6 +1,6 @@
 //! Laws of the ledger.
 
-mod fixture;
+pub(crate) mod fixture;
 
 mod canonical;
 mod closed;

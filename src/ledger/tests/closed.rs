@@ -1,7 +1,6 @@
 //! Which words about closed chains count, and what of a chain a word may cover.
 
 use super::fixture::*;
-use crate::index::{Index, replay};
 use crate::ledger::*;
 use crate::model::*;
 
@@ -18,13 +17,6 @@ fn adopted(seed: u64) -> (House, Chain, Closable) {
     house.adopt(5);
     let closable = closable(&house, &first, 1, &[]).expect("is all here");
     (house, first, closable)
-}
-
-fn floor(house: &House, chain: &Chain) -> u64 {
-    let mut index = Index::recreate(&house.folder.path().join("index.db"), 1).expect("an index");
-    let replayed = replay(&mut index, &house.ledger).expect("replayed");
-    assert!(replayed.problems.iter().all(|problem| !problem.stops_chain), "{replayed:?}");
-    index.floor(chain).expect("reads").seq
 }
 
 #[test]
@@ -62,29 +54,6 @@ fn a_word_counts_if_one_owner_certified_both_devices_and_the_chain_is_an_earlier
     house.close(std::slice::from_ref(&good));
     let said = house.checkpoints().pop().expect("one");
     assert_eq!(said.closed().last(), Some(&&good));
-    // Nothing of it was said again: it proves nothing, and the chain stands for itself.
-    assert_eq!(floor(&house, &first), 1);
-}
-
-#[test]
-fn a_chain_is_closed_once_everything_of_it_is_listed_anew_and_then_nothing_of_it_is_missed() {
-    let (mut house, first, closable) = adopted(43);
-    house.carry(&closable);
-    house.close(std::slice::from_ref(&closable.word));
-    assert_eq!(floor(&house, &first), 3);
-    let garbage = house.ledger.garbage(&first, 3).expect("lists");
-    assert_eq!(garbage.len(), house.ledger.artifact_names(&first).expect("lists").len());
-
-    house.ledger.remove_garbage(&garbage).expect("removes");
-
-    assert_eq!(house.findings(Depth::Bytes), Vec::<String>::new());
-    let mut index = Index::recreate(&house.folder.path().join("index.db"), 2).expect("an index");
-    replay(&mut index, &house.ledger).expect("replayed");
-    assert_eq!((index.counts().expect("counts").versions, index.last_n(&first).expect("reads")), (3, 3));
-    assert_eq!(index.closed_ends(&first).expect("reads").len(), 1);
-    // And again, with nothing new: the index is not taken for another ledger's.
-    let again = replay(&mut index, &house.ledger).expect("replayed");
-    assert!(again.stale.is_empty() && again.checkpoints == 0 && again.problems.is_empty(), "{again:?}");
 }
 
 #[test]

@@ -34,8 +34,8 @@ pub(super) enum Before {
     Here,
     /// Nobody has one: only a snapshot can begin here.
     Gap,
-    /// Another chain stands for all before it.
-    Closed,
+    /// It is known all the same up to which version: another chain stands for all before it, or it has a sibling here.
+    Told(u64),
     /// The store lists one that did not come.
     Awaited,
 }
@@ -126,7 +126,10 @@ impl Run<'_> {
         if let Some(step) = self.check_key(name, &facts)? {
             return Ok(step);
         }
-        let before = if self.closed_end(name, &facts).is_some() { Before::Closed } else { before };
+        let before = match before {
+            Before::Gap | Before::Awaited => self.told_before(name, &facts)?.map_or(before, Before::Told),
+            Before::Beginning | Before::Here | Before::Told(_) => before,
+        };
         if let Some(step) = self.check_place(name, &facts, before)? {
             return Ok(step);
         }
@@ -196,6 +199,24 @@ impl Run<'_> {
         Ok(known.is_none_or(|facts| facts.key == *key.as_bytes()))
     }
 
+    /// The last version before a checkpoint whose predecessor nobody holds any more: as a closed chain ends there, or as another
+    /// checkpoint of its number, which is here, has the same predecessor.
+    fn told_before(&mut self, name: &ArtifactName, facts: &CheckpointFacts) -> Result<Option<u64>, Stop> {
+        if let Some(end) = self.closed_end(name, facts) {
+            return Ok(Some(end.tip.last_n));
+        }
+        let seq = seq_of(name);
+        let here = self.local.checkpoints(name.chain(), seq)?;
+        for sibling in here.iter().take_while(|sibling| seq_of(sibling) == seq) {
+            let known = self.local_facts(sibling)?;
+            let same = |known: &Arc<CheckpointFacts>| known.prev == facts.prev && known.key == facts.key;
+            if let Some(known) = known.filter(same) {
+                return Ok(known.last_n.checked_sub(known.versions));
+            }
+        }
+        Ok(None)
+    }
+
     /// The end of a closed chain that a checkpoint goes on behind, although nobody holds that any more.
     fn closed_end(&self, name: &ArtifactName, facts: &CheckpointFacts) -> Option<&ClosedEnd> {
         let goes_on = |end: &&ClosedEnd| {
@@ -243,7 +264,7 @@ impl Run<'_> {
         } else {
             match before {
                 Before::Beginning => count_problem(facts, 0),
-                Before::Closed => count_problem(facts, self.closed_end(name, facts).map_or(0, |end| end.tip.last_n)),
+                Before::Told(last_n) => count_problem(facts, last_n),
                 Before::Gap if facts.snapshot.is_some() => None,
                 Before::Gap | Before::Awaited => {
                     return Ok(Some(Step::Waits(Need::Checkpoint { seq: seq_of(name) - 1 })));

@@ -244,3 +244,28 @@ fn a_snapshot_that_would_let_versions_go_raises_no_floor_and_begins_no_chain() {
         assert_eq!(ledger.stands_alone(&writer.chain, 3).expect("looks"), whole);
     }
 }
+
+#[test]
+fn a_branch_beside_the_snapshot_at_a_floor_is_taken_though_nobody_holds_what_was_before_both() {
+    let (mut a, mut b) = (Machine::new("a-1", 1), Machine::new("b-1", 2));
+    let (north, to_north) = place("north");
+    a.publish_full("one");
+    a.publish_full("two");
+    let mut clone = Machine::new("a-1", 1);
+    clone.writer = a.writer.clone();
+    let newest = a.publish(&snapshot("three", 3));
+    let branch = [clone.publish_full("branch"), clone.publish_full("goes on")];
+    // The store holds what counts, and no more.
+    for (name, bytes) in a.store.bytes().0.into_iter().chain(clone.store.bytes().0) {
+        let counts = name.kind() != ArtifactKind::Checkpoint || seq(&name) >= 3;
+        counts.then(|| north.damage(&name, Some(&bytes)));
+    }
+
+    let report = b.meets(&to_north);
+    let again = b.meets(&to_north);
+
+    let mut all = vec![newest, branch[0].clone(), branch[1].clone()];
+    all.sort();
+    assert_eq!(checkpoints(&b.store), all, "{report:?}");
+    assert!(again.pulled.is_empty() && again.waiting.is_empty(), "{again:?}");
+}
