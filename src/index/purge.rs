@@ -236,22 +236,28 @@ fn owner_of(ledger: &Ledger, chain: &Chain) -> Result<Option<PublicKey>, LedgerE
 
 /// Judges whose word counts about whose versions.
 struct Judge<'a> {
+    reader: &'a Reader,
     ledger: &'a Ledger,
     owners: HashMap<Chain, Option<PublicKey>>,
 }
 
 impl Judge<'_> {
-    fn owner(&mut self, chain: &Chain) -> Result<Option<PublicKey>, LedgerError> {
+    fn owner(&mut self, chain: &Chain) -> Result<Option<PublicKey>, ReplayError> {
         if let Some(owner) = self.owners.get(chain) {
             return Ok(*owner);
         }
-        let owner = owner_of(self.ledger, chain)?;
+        let mut owner = owner_of(self.ledger, chain)?;
+        if owner.is_none() {
+            // Of a closed chain nothing need be here; whoever closed it is of the same owner, and of a later generation.
+            let by = self.reader.closed_ends(chain)?.into_iter().map(|end| end.by).max_by_key(|by| by.generation);
+            owner = by.map(|by| self.owner(&by)).transpose()?.flatten();
+        }
         self.owners.insert(chain.clone(), owner);
         Ok(owner)
     }
 
     /// True if `by` speaks for the versions of `of`: the same origin in any generation, or the same owner.
-    fn counts(&mut self, by: &Chain, of: &Chain) -> Result<bool, LedgerError> {
+    fn counts(&mut self, by: &Chain, of: &Chain) -> Result<bool, ReplayError> {
         if by.space != of.space {
             return Ok(false);
         }
@@ -308,7 +314,7 @@ impl Reader {
     /// The words that do not count, in order, without those about versions that are purged by somebody whose word does.
     pub fn waiting_purges(&self, ledger: &Ledger) -> Result<Vec<WaitingPurge>, ReplayError> {
         let words = self.purge_words()?;
-        let mut judge = Judge { ledger, owners: HashMap::new() };
+        let mut judge = Judge { reader: self, ledger, owners: HashMap::new() };
         let (mut waiting, mut settled) = (BTreeSet::new(), HashSet::new());
         for (word, of) in words {
             if judge.counts(&word.by, &of)? {
@@ -351,7 +357,7 @@ impl Reader {
     /// True if a word in the chain `by`, of this owner, counts about the versions of `of`.
     pub fn purge_counts(&self, ledger: &Ledger, by: (&Chain, PublicKey), of: &Chain) -> Result<bool, ReplayError> {
         let owners = HashMap::from([(by.0.clone(), Some(by.1))]);
-        Ok(Judge { ledger, owners }.counts(by.0, of)?)
+        Judge { reader: self, ledger, owners }.counts(by.0, of)
     }
 
     /// True if a word about a version stands in a chain already.
@@ -389,7 +395,7 @@ impl Reader {
     }
 
     fn purge_answer(&self, ledger: &Ledger, also: &BTreeSet<VersionId>) -> Result<Answer, ReplayError> {
-        let mut judge = Judge { ledger, owners: HashMap::new() };
+        let mut judge = Judge { reader: self, ledger, owners: HashMap::new() };
         let mut purged: HashMap<VersionId, (Hlc, Chain)> = HashMap::new();
         for (word, of) in self.purge_words()? {
             if judge.counts(&word.by, &of)? {

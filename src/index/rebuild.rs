@@ -126,6 +126,13 @@ impl Replay<'_> {
             }
         }
         let ends = self.index.closed_ends(chain)?;
+        for end in &ends {
+            // The word came first, and was about another device than the one that wrote what is here: it means nothing.
+            if !self.ledger.is_keyed(chain, end.key)? {
+                self.done.stale.push(chain.clone());
+                return Ok(());
+            }
+        }
         if !ends.is_empty() {
             by_seq = by_seq.split_off(&self.index.floor(chain)?.seq);
         }
@@ -277,7 +284,13 @@ impl Replay<'_> {
             },
         };
         words.retain(|word| listed.are_all_of_closed(word));
-        Ok(words)
+        let mut proven = Vec::new();
+        for word in words {
+            if self.ledger.lists_all_closed(&word, listed)? {
+                proven.push(word);
+            }
+        }
+        Ok(proven)
     }
 
     fn finish_snapshot(&mut self, snapshot: &Checkpoint, reach: Reach, closed: Vec<Closed>) -> Result<(), ReplayError> {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::checkpoint::{Checkpoint, CheckpointBody};
 use super::cursor::Tip;
 use super::error::LedgerError;
+use super::garbage::ListedVersions;
 use super::key::{Certificate, PublicKey};
 use super::name::ArtifactName;
 use super::records;
@@ -170,6 +171,43 @@ impl Ledger {
             records::each_line(&raw, |damage| LedgerError::damaged(name, damage), &mut visit)?;
         }
         Ok(())
+    }
+
+    /// True if these are all the versions that stand here of what a word covers, whatever it says of their count. What is damaged or not
+    /// here says nothing.
+    pub fn lists_all_closed(&self, word: &Closed, listed: &ListedVersions) -> Result<bool, LedgerError> {
+        let mut all = true;
+        let mut note = |_: &[u8], record: Record| {
+            if let Record::Version(id, _) | Record::Carried(id, _) = record {
+                all &= listed.carries(&id);
+            }
+            Ok::<(), LedgerError>(())
+        };
+        let (mut artifacts, mut read) = (BTreeSet::new(), Vec::new());
+        for name in self.checkpoint_names(&word.chain, 0)? {
+            let ArtifactName::Checkpoint { seq, .. } = &name else { continue };
+            if *seq > word.seq {
+                break;
+            }
+            match self.read_checkpoint(&name) {
+                Ok(checkpoint) => {
+                    artifacts.extend(checkpoint.artifacts().chain(checkpoint.listed()));
+                    if let Some(inline) = &checkpoint.body.inline {
+                        let wrong = |damage| LedgerError::damaged(&name, damage);
+                        read.push(records::each_line(inline.records.as_bytes(), wrong, &mut note));
+                    }
+                }
+                Err(error) => read.push(Err(error)),
+            }
+        }
+        for name in artifacts.iter().filter(|name| matches!(name, ArtifactName::Records { .. })) {
+            let raw = self.read_records(name, records::MAX_RECORDS_RAW_BYTES);
+            let wrong = |damage| LedgerError::damaged(name, damage);
+            read.push(raw.and_then(|raw| records::each_line(&raw, wrong, &mut note)));
+        }
+        let failed = read.into_iter().filter_map(Result::err);
+        let failed = failed.filter(|e| !matches!(e, LedgerError::Missing { .. } | LedgerError::Damaged { .. }));
+        failed.map(Err).next().unwrap_or(Ok(all))
     }
 
     /// The highest floor that a sound snapshot of a later generation tells for a chain; 1 if none does. Reads the newest of each.

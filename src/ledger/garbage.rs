@@ -12,7 +12,7 @@ use super::closed::Closed;
 use super::error::LedgerError;
 use super::name::{ArtifactKind, ArtifactName, Place};
 use super::store::{Ledger, read_names};
-use crate::model::{Chain, Record, SegmentHash};
+use crate::model::{Chain, Record, SegmentHash, VersionId};
 
 impl Checkpoint {
     /// Below this number nothing of its chain need be kept; 1 if it says nothing of that. Never above its own number.
@@ -27,6 +27,8 @@ pub struct ListedVersions {
     numbers: HashSet<u64>,
     /// Of earlier generations, by generation.
     carried: BTreeMap<u32, HashSet<u64>>,
+    /// Which they are.
+    ids: HashSet<VersionId>,
     unknown: u64,
 }
 
@@ -40,7 +42,8 @@ impl ListedVersions {
                     self.numbers.insert(version.dot.n);
                 }
             }
-            Record::Carried(_, version) if version.dot.lane.origin == chain.origin => {
+            Record::Carried(id, version) if version.dot.lane.origin == chain.origin => {
+                self.ids.insert(*id);
                 self.carried.entry(version.dot.lane.generation).or_default().insert(version.dot.n);
             }
             // A newer release may have written versions that this one does not know for such.
@@ -58,6 +61,11 @@ impl ListedVersions {
     pub fn are_all_of_closed(&self, word: &Closed) -> bool {
         let carried = self.carried.get(&word.chain.generation).map_or(0, HashSet::len);
         carried as u64 + self.unknown >= word.last_n()
+    }
+
+    /// True if this version of an earlier generation is among them.
+    pub(super) fn carries(&self, id: &VersionId) -> bool {
+        self.ids.contains(id)
     }
 }
 

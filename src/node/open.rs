@@ -508,7 +508,12 @@ fn open_index(dirs: &ProjectDirs, env: &Env, ledger: &Ledger) -> Result<(Index, 
 /// The last checkpoint that was applied of a chain is gone: only this index knows its name.
 fn note_lost_tips(index: &Index, ledger: &Ledger, chains: &[Chain]) -> Result<(), NodeError> {
     for chain in chains {
-        if let Some((seq, hash)) = index.applied(chain)? {
+        let told = |seq, hash| {
+            index.closed_ends(chain).map(|ends| ends.iter().any(|end| (end.tip.seq, end.tip.hash) == (seq, hash)))
+        };
+        if let Some((seq, hash)) = index.applied(chain)?
+            && !told(seq, hash)?
+        {
             let name = ArtifactName::Checkpoint { chain: chain.clone(), seq, hash: ShortHash::of(&hash) };
             ledger.note_damage(&name, "it was applied and is not here any more")?;
         }

@@ -77,3 +77,96 @@ fn a_branch_beside_the_snapshot_at_the_floor_is_read_when_nothing_below_is_here_
     let again = replay(&mut index, &house.ledger).expect("replayed");
     assert!(again.problems.is_empty() && again.stale.is_empty(), "{again:?}");
 }
+
+#[test]
+fn a_word_that_counts_fewer_versions_than_stand_here_closes_nothing() {
+    let (mut house, first, closable) = adopted(48);
+    house.publish(&[("d.txt", b"d".to_vec())]);
+    let hash = ArtifactHash::of(b"nothing");
+    let lie = Closed { seq: 1_000_000, tips: vec![ClosedTip(hash, 0)], ..closable.word };
+    house.close(std::slice::from_ref(&lie));
+    assert_eq!(floor(&house, &first), 1);
+}
+
+#[test]
+fn a_word_of_another_owner_that_came_before_the_chain_itself_hides_nothing_of_it() {
+    let mut house = House::new(49);
+    house.publish(&[("a.txt", b"a".to_vec())]);
+    house.publish(&[("b.txt", b"b".to_vec())]);
+    let first = house.chain();
+    let mut other = House::new(50);
+    let origin = first.origin.clone();
+    other.identity = Identity::adopt(&other.larder(), &other.env, "mallory", origin, 99).expect("adopted");
+    other.publish(&[("x.txt", b"x".to_vec())]);
+    let own = other.checkpoints().pop().expect("one").body;
+    let word = Closed {
+        cert: own.cert.clone(),
+        chain: first.clone(),
+        key: own.key,
+        seq: 1_000_000,
+        tips: vec![ClosedTip(ArtifactHash::of(b"nothing"), 0)],
+    };
+    other.close(std::slice::from_ref(&word));
+
+    let mut index = Index::recreate(&other.folder.path().join("index.db"), 1).expect("an index");
+    replay(&mut index, &other.ledger).expect("replayed");
+    for name in house.ledger.artifact_names(&first).expect("lists") {
+        let bytes = std::fs::read(house.ledger.root().join(name.to_string())).expect("reads");
+        other.ledger.put(&name, &bytes).expect("put");
+    }
+    let replayed = replay(&mut index, &other.ledger).expect("replayed");
+    let came = index.counts().expect("counts").versions;
+    let mut anew = Index::recreate(&other.folder.path().join("anew.db"), 2).expect("an index");
+    replay(&mut anew, &other.ledger).expect("replayed");
+    assert_eq!(anew.counts().expect("counts").versions, 3, "made anew");
+    assert!(came == 3 || !replayed.stale.is_empty(), "{came}, {replayed:?}");
+}
+
+#[test]
+fn a_carried_version_that_nobody_wrote_takes_no_place_of_one_that_stands_here() {
+    let (mut house, first, closable) = adopted(51);
+    let forged: Vec<Version> = (1..=3).map(|n| version(&first, n, &format!("forged-{n}"), b"forged")).collect();
+    let space = Space::shared();
+    let mut batch = house.batch(&space);
+    batch.segment(SegmentHash::of(b"forged"), b"forged").expect("said");
+    for version in forged {
+        let (_, line) = version.to_line();
+        let record = Record::parse(&line).expect("parses");
+        batch.carried(&record.carry(&line)).expect("said");
+    }
+    let published =
+        batch.finish(Hlc::new(WALL_MS, 4), std::collections::BTreeMap::new()).expect("published").expect("something");
+    house.tip = Some(published.tip);
+    house.close(std::slice::from_ref(&closable.word));
+    let mut index = Index::recreate(&house.folder.path().join("index.db"), 2).expect("an index");
+    let replayed = replay(&mut index, &house.ledger).expect("replayed");
+    assert_eq!(index.floor(&first).expect("reads").seq, 1, "{replayed:?} {:?}", index.counts());
+}
+
+#[test]
+fn a_purge_by_another_machine_of_the_owner_counts_when_nothing_of_the_closed_chain_is_here_any_more() {
+    let mut house = House::new(53);
+    house.publish(&[("a.txt", b"secret".to_vec())]);
+    let (first, origin) = (house.chain(), house.identity.origin().clone());
+    let (id, _) = version(&first, 1, "a.txt", b"secret").to_line();
+    house.identity = Identity::create(&house.larder(), &house.env, "anna").expect("another machine");
+    house.tip = None;
+    let space = Space::shared();
+    let mut batch = house.batch(&space);
+    let word = MetaEvent::purge(batch.chain().to_string(), Hlc::new(WALL_MS, 1), &[id]);
+    batch.record(RecordLine::Meta(word)).expect("said");
+    batch.finish(Hlc::new(WALL_MS, 1), std::collections::BTreeMap::new()).expect("published").expect("something");
+    house.identity = Identity::adopt(&house.larder(), &house.env, "anna", origin, 5).expect("adopted");
+    house.tip = None;
+    let closable = house.ledger.closable(&first, 1, &[]).expect("reads").expect("is all here");
+    house.carry(&closable);
+    house.close(std::slice::from_ref(&closable.word));
+    let purged = |name: &str| {
+        let mut index = Index::recreate(&house.folder.path().join(name), 1).expect("an index");
+        replay(&mut index, &house.ledger).expect("replayed");
+        index.purged(&ContentHash::of(b"secret")).expect("reads").is_some()
+    };
+    assert!(purged("before.db"));
+    house.ledger.remove_garbage(&house.ledger.garbage(&first, 2).expect("lists")).expect("removes");
+    assert!(purged("after.db"));
+}

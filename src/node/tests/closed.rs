@@ -4,6 +4,7 @@ use super::garbage::{DAY_MS, clock, collect, expect_sound, folder, ledger, machi
 use super::purge::{expect_nowhere, holders, holders_there, purge, purge_problems, same_owner, secret, versions};
 use super::*;
 use crate::env::SeededRandom;
+use crate::ledger::{Closed, ClosedTip, Sweep, Writer};
 use crate::model::{Chain, VersionId};
 use crate::node::{Adoption, Glance, adopt_origin, new_origin};
 
@@ -313,4 +314,52 @@ fn what_a_closed_chain_says_is_let_go_by_the_generation_after_it_once_everybody_
     }
     converge(&mut [&mut b, &mut d, &mut a]);
     assert_eq!(collect(&mut a).dropped.iter().map(|gone| gone.path.as_str()).collect::<Vec<_>>(), ["kept.txt"]);
+}
+
+#[test]
+fn a_word_of_another_owner_about_an_earlier_generation_hides_nothing_from_who_is_new() {
+    let (clock, store) = (clock(), folder());
+    let mut lost = machine("lost", &clock, store.path());
+    let mut b = machine("b", &clock, store.path());
+    write_a_past(&mut lost, &clock, &secret(37, 3_000));
+    let name = origin(&mut lost).to_string();
+    drop(lost);
+    converge(&mut [&mut b]);
+    adopt(&mut b, &name, 1);
+    b.write("by-b.txt", "b\n");
+    b.run();
+    let first = first_chain(&mut b, &name);
+    {
+        let engine = &b.node().engine;
+        let (identity, ledger) = (engine.identity.clone(), engine.ledger.clone());
+        let space = first.space.clone();
+        let own = identity.chain(space.clone());
+        let names = ledger.checkpoint_names(&own, 0).expect("lists");
+        let last = ledger.read_checkpoint(names.last().expect("one")).expect("reads");
+        let lie = Closed {
+            cert: last.body.cert.clone(),
+            chain: first.clone(),
+            key: last.body.key,
+            seq: 1_000_000,
+            tips: vec![ClosedTip(last.hash, 0)],
+        };
+        let writer = Writer { app: &last.body.app, identity: &identity, space: &space };
+        let nothing = std::collections::HashSet::new();
+        let sweep = Sweep { dropped: &[], gone: &nothing, purged: &nothing, closed: &[lie] };
+        let swept = ledger.sweep(writer, last.tip(), last.body.hlc, std::collections::BTreeMap::new(), sweep);
+        swept.expect("a snapshot");
+    }
+    reopen(&mut b);
+    b.run();
+
+    let (mut c, mut d) = (machine("c", &clock, store.path()), machine("d", &clock, store.path()));
+    converge(&mut [&mut b, &mut c]);
+    c.restart();
+    reopen(&mut c);
+    converge(&mut [&mut c, &mut d, &mut b]);
+    for machine in [&mut b, &mut c, &mut d] {
+        assert_eq!(machine.read("small.txt").as_deref(), Some("clean\n"), "{}", machine.host);
+        assert_eq!(machine.node().engine.index.floor(&first).expect("reads").seq, 1, "{}", machine.host);
+        expect_sound(machine);
+    }
 }

@@ -49,6 +49,7 @@ impl Run<'_> {
         if self.waits_apart(view) {
             return Ok(());
         }
+        self.judge_words(view)?;
         self.rise_to_words(view);
         let joined = self.join_at_snapshot(view)?;
         let mut here: BTreeSet<u64> = view.here.iter().map(seq_of).collect();
@@ -177,6 +178,39 @@ impl Run<'_> {
                     ends.push(end);
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// What a word says of a chain of which nothing was ever here hides nothing from a survey: whoever says it may be nobody who can.
+    pub(super) fn doubt_words(&mut self, chain: &Chain) -> Result<(), Stop> {
+        if self.closed.contains_key(chain) && self.is_unmet(chain)? {
+            let ends = self.closed.remove(chain).unwrap_or_default();
+            let floor = self.floors.remove(chain).unwrap_or_default();
+            self.hearsay.insert(chain.clone(), (floor, ends));
+        }
+        Ok(())
+    }
+
+    fn is_unmet(&mut self, chain: &Chain) -> Result<bool, Stop> {
+        Ok(self.journal.accepted_key(chain)?.is_none() && self.local.checkpoints(chain, 0)?.is_empty())
+    }
+
+    /// Words about a chain that was never here count unless the first checkpoint that the store holds of it has another key.
+    fn judge_words(&mut self, view: &View) -> Result<(), Stop> {
+        if self.closed.contains_key(&view.chain) {
+            self.doubt_words(&view.chain)?;
+        }
+        let Some((floor, mut ends)) = self.hearsay.remove(&view.chain) else { return Ok(()) };
+        for name in view.remote.iter().take(MAX_BAD_PER_CHAIN as usize) {
+            let Fetched::Bytes(bytes) = self.get(name)? else { continue };
+            let Ok(facts) = self.local.inspect(name, &bytes) else { continue };
+            ends.retain(|end| *end.key.as_bytes() == facts.key);
+            break;
+        }
+        if !ends.is_empty() {
+            self.floors.insert(view.chain.clone(), floor);
+            self.closed.insert(view.chain.clone(), ends);
         }
         Ok(())
     }

@@ -133,6 +133,8 @@ pub(super) struct Run<'a> {
     pub floors: BTreeMap<Chain, Floor>,
     /// Where closed chains end, those of words that came just now too.
     pub closed: BTreeMap<Chain, Vec<ClosedEnd>>,
+    /// What was told of chains of which nothing was ever here: it is believed once what a store holds of them does not belie it.
+    pub hearsay: BTreeMap<Chain, (Floor, Vec<ClosedEnd>)>,
     /// Checkpoints that were fetched before their turn.
     pub held: BTreeMap<ArtifactName, Vec<u8>>,
     /// Checkpoints of which the facts were proven in this exchange.
@@ -191,6 +193,7 @@ impl<'a> Run<'a> {
             healing,
             floors: config.floors.clone(),
             closed: config.closed.clone(),
+            hearsay: BTreeMap::new(),
             held: BTreeMap::new(),
             known: BTreeMap::new(),
             full,

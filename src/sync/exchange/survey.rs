@@ -43,6 +43,7 @@ impl Run<'_> {
             if self.is_even(&chain)? {
                 continue;
             }
+            self.doubt_words(&chain)?;
             let mark = self.journal.watermark(self.remote.label(), &chain)?;
             let mut view = View::new(chain, mark);
             view.holes = view.mark.holes.clone();
