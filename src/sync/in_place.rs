@@ -14,7 +14,7 @@ use rustix::fs;
 use super::graph::IndexGraph;
 use super::grow::NotGrown;
 use super::materialise::{Step, close_step};
-use super::place::{Spot, stat_of};
+use super::place::{PlaceError, Spot, stat_of};
 use super::resolve::{Appended, Graph, Outcome};
 use super::{Engine, Report, Result, SyncError, io};
 use crate::chunk::{ContentHasher, ResumeState, is_line_file};
@@ -180,7 +180,11 @@ impl Engine {
 
     /// Finishes an append that was stopped, or leaves what stands there to be looked at as an edit of the old base.
     pub(super) fn settle_append(&mut self, intent: &Intent) -> Result<()> {
-        let spot = Spot::open(self.root.handle(), &intent.path, false).ok().flatten();
+        let spot = match Spot::open(self.root.handle(), &intent.path, false) {
+            // Half an append would look like an edit once that is gone.
+            Err(away @ PlaceError::OtherDevice) => return self.keep_waiting(intent, &away.to_string()),
+            spot => spot.ok().flatten(),
+        };
         let base = match &spot {
             None => None,
             Some(spot) => match self.left_by(intent, spot)? {

@@ -5,7 +5,7 @@
 //! before its bytes are proven to be in the ledger.
 
 use super::materialise::{hash_displaced, open_displaced};
-use super::place::{Spot, Standing};
+use super::place::{PlaceError, Spot, Standing};
 use super::publish::Draft;
 use super::{Change, Engine, Report, Result, SyncError};
 use crate::chunk::{Chunker, CutKind};
@@ -69,12 +69,14 @@ impl Engine {
             return self.settle_append(intent);
         }
         let place = |source| SyncError::Place { path: intent.path.shown(), source };
-        let spot = Spot::open(self.root.handle(), &intent.path, false).ok().flatten();
-        let Some(spot) = spot else {
-            // The folder is gone: nothing was renamed, or a person removed it; recording will see.
-            return Ok(self.state.remove_intent(&intent.id)?);
-        };
         let displaced = self.displaced_of(intent);
+        let spot = match Spot::open(self.root.handle(), &intent.path, false) {
+            Ok(Some(spot)) => spot,
+            // Something is mounted over what was staged there: it is settled when that is gone.
+            Err(PlaceError::OtherDevice) if intent.beside => return Ok(()),
+            // The folder is gone: nothing was renamed, or a person removed it; recording will see.
+            _ => return self.settle_without_folder(intent, &displaced),
+        };
         let at = self.displaced_place(&displaced, Some(&spot)).expect("the spot was given");
         let aside = format!("{}.old", at.1);
         if matches!(spot.standing().map_err(place)?, Standing::Absent) && exists(at.0, &aside) {
@@ -121,6 +123,27 @@ impl Engine {
             self.unlink_displaced(&displaced, Some(&spot))?;
         }
         Ok(())
+    }
+
+    /// Closes an intent whose folder cannot be looked into. What was taken away before lies in the stage, and may be an edit that nobody
+    /// has recorded yet.
+    fn settle_without_folder(&mut self, intent: &Intent, displaced: &Displaced) -> Result<()> {
+        let mut keep = false;
+        if let Some((dir, name)) = self.displaced_place(displaced, None) {
+            let aside = format!("{name}.old");
+            if exists(dir, &aside) {
+                let place = |source| SyncError::Place { path: intent.path.shown(), source };
+                // Stopped in the gap of a replace without EXCHANGE: what was staged is the ledger's.
+                rustix::fs::renameat(dir, aside.as_str(), dir, name.as_str()).map_err(|errno| place(errno.into()))?;
+            }
+            keep = hash_if_there(dir, &name).is_some_and(|(hash, _)| Some(hash) != intent.new_hash);
+        }
+        self.state.transaction(|state| {
+            if keep {
+                state.set_displaced(displaced)?;
+            }
+            Ok::<(), SyncError>(state.remove_intent(&intent.id)?)
+        })
     }
 
     fn displaced_of(&self, intent: &Intent) -> Displaced {
@@ -217,7 +240,12 @@ impl Engine {
             if now.saturating_sub(one.since_ms) < KEEP_MS && i >= surplus && one.hash.is_some() {
                 continue;
             }
-            let spot = Spot::open(self.root.handle(), &one.path, false).ok().flatten();
+            let spot = Spot::open(self.root.handle(), &one.path, false);
+            if one.beside && matches!(spot, Err(PlaceError::OtherDevice)) {
+                // It lies below what is mounted there now.
+                continue;
+            }
+            let spot = spot.ok().flatten();
             let hash = self.displaced_place(one, spot.as_ref()).and_then(|(dir, name)| hash_if_there(dir, &name));
             match hash {
                 None => self.state.remove_displaced(&one.id)?,

@@ -282,3 +282,56 @@ fn a_stopped_append_waits_while_somebody_has_the_file_open() {
     assert_eq!(b.read(LOG), Some(format!("{old}{tail}")));
     assert!(b.node().engine.state.pending().expect("lists").is_empty());
 }
+
+/// Leaves `b` as a stop right after a replace would: what stood there lies in the stage, and nobody has looked at it yet.
+fn stop_after_a_replace(b: &mut Machine, path: &str, taken_away: &str) {
+    b.node().run(&RunOptions { way: Way::Push, ..RunOptions::default() }).expect("fetches");
+    let rel = RelPath::parse(path).expect("a path");
+    let engine = &b.node().engine;
+    let base = engine.state.base(&rel).expect("reads").expect("a base");
+    let resolution = engine.resolution(&engine.slot_of(base.channel, &rel)).expect("resolves");
+    let Outcome::Content(content) = resolution.outcome else { panic!("{resolution:?}") };
+    let intent = Intent {
+        id: "stopped".to_owned(),
+        path: rel,
+        channel: base.channel,
+        old_versions: base.versions,
+        old_hash: Some(base.hash),
+        new_versions: resolution.versions,
+        new_hash: Some(content.hash),
+        new_size: content.size,
+        new_kind: content.kind,
+        beside: false,
+        append_from: None,
+    };
+    engine.state.add_intent(&intent).expect("opens the intent");
+    std::fs::write(b.path(".larder/displaced/stopped"), taken_away).expect("writes");
+}
+
+#[test]
+fn an_edit_that_a_stopped_replace_took_away_is_recorded_though_its_folder_cannot_be_looked_into() {
+    for what in ["removed", "moved away and linked"] {
+        let backend = backend();
+        let (mut a, mut b) = (Machine::new("a", &backend), Machine::new("b", &backend));
+        a.write("docs/a.txt", "one");
+        converge(&mut [&mut a, &mut b]);
+        a.write("docs/a.txt", "two");
+        a.run();
+
+        stop_after_a_replace(&mut b, "docs/a.txt", "only here");
+        let elsewhere = tempfile::tempdir().expect("a folder");
+        std::fs::rename(b.path("docs"), b.path(".larder/moved")).expect("moved");
+        if what != "removed" {
+            std::os::unix::fs::symlink(elsewhere.path(), b.path("docs")).expect("linked");
+        }
+        for _ in 0..2 {
+            b.restart();
+            b.run();
+        }
+
+        let hash = crate::model::ContentHash::of(b"only here");
+        let versions = b.node().engine.reader().expect("opens").versions_of_content(&hash).expect("reads");
+        let kept = std::fs::read_to_string(b.path(".larder/displaced/stopped")).ok();
+        assert!(!versions.is_empty(), "{what}: no version has it, and the stage holds {kept:?}");
+    }
+}
