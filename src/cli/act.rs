@@ -103,13 +103,12 @@ pub fn ask_daemon(context: &Context, request: &Request) -> Result<Option<Reply>,
         // What is wrong with the project is said by the run itself.
         Err(_) => return Ok(None),
     };
-    let begun = Instant::now();
     while dirs.holder().is_some() {
         if let Some(reply) = daemon::ask(&dirs.socket(), request) {
             return Ok(Some(reply));
         }
-        // A command, or a daemon that does not listen yet.
-        if begun.elapsed() >= context.open.patience {
+        // One that listens and gives no answer gives none if it is asked again. Else it is a command, or a daemon that does not listen yet.
+        if dirs.has_daemon() || context.open.patience.is_none_or(|until| Instant::now() >= until) {
             break;
         }
         std::thread::sleep(HOLDER_PAUSE);

@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::args::Global;
 use super::out::Out;
@@ -27,7 +27,7 @@ pub struct Context {
 }
 
 /// A command waits so long for another one of this project, and for a daemon that is starting or dying.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Context {
     /// From what was typed.
@@ -35,7 +35,8 @@ impl Context {
         let start_dir = global.project.clone().unwrap_or_else(|| PathBuf::from("."));
         let flags = global.settings.to_flags();
         let config = global.config.clone();
-        let open = OpenOptions { start_dir, config, flags, patience: PATIENCE, ..OpenOptions::default() };
+        let patience = Some(Instant::now() + PATIENCE);
+        let open = OpenOptions { start_dir, config, flags, patience, ..OpenOptions::default() };
         Context { env, open, out }
     }
 

@@ -103,8 +103,8 @@ pub struct OpenOptions {
     pub adapter: Option<Arc<dyn FileSyncAdapter>>,
     /// The project's lock, lent by its holder, who does nothing with the project meanwhile.
     pub lock: Option<Arc<ProjectLock>>,
-    /// How long to wait for a command that holds the project.
-    pub patience: Duration,
+    /// Until when to wait for a command that holds the project.
+    pub patience: Option<Instant>,
 }
 
 impl OpenOptions {
@@ -422,14 +422,14 @@ fn read_holder(file: &mut File) -> Option<u32> {
     text.lines().next()?.trim().parse().ok()
 }
 
-/// Takes the lock; for a command that holds it, or a daemon that is dying, waits at most `patience`. A daemon that listens stays.
-pub(super) fn take_lock(dirs: &ProjectDirs, patience: Duration) -> Result<ProjectLock, NodeError> {
+/// Takes the lock; for a command that holds it, or a daemon that is dying, waits no longer than `patience`. A daemon that listens stays.
+pub(super) fn take_lock(dirs: &ProjectDirs, patience: Option<Instant>) -> Result<ProjectLock, NodeError> {
     let internal = |error: std::io::Error| NodeError::new(Kind::Internal, format!("open the project's lock: {error}"));
     let path = dirs.lock();
     let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(internal)?;
-    let begun = Instant::now();
     let mut taken = file.try_lock();
-    while matches!(taken, Err(TryLockError::WouldBlock)) && begun.elapsed() < patience && !dirs.has_daemon() {
+    let may_wait = || patience.is_some_and(|until| Instant::now() < until);
+    while matches!(taken, Err(TryLockError::WouldBlock)) && may_wait() && !dirs.has_daemon() {
         std::thread::sleep(LOCK_PAUSE);
         taken = file.try_lock();
     }
@@ -460,7 +460,7 @@ pub(super) fn identity_of(env: &Env, settings: &Settings) -> Result<(Identity, P
         return Ok((Identity::load(&dirs.larder)?, dirs.larder));
     }
     create_private_folder(&dirs.larder)?;
-    let _lock = take_lock(&dirs, Duration::ZERO)?;
+    let _lock = take_lock(&dirs, None)?;
     Ok((open_identity(&dirs, env, &settings.owner_id.value)?, dirs.larder))
 }
 
