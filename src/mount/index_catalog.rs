@@ -234,13 +234,38 @@ impl IndexCatalog {
         self.ask(|reader| Ok(reader.purged_contents()?))
     }
 
-    /// The files whose bytes a person let go, which nobody is shown any more; and the clean merges that were shown, which may have been made
-    /// of anything. Looks at every version.
+    /// The files whose bytes a person let go, which nobody is shown any more; and the clean merges that were shown of any such. Looks at
+    /// every version.
     pub fn purged_files(&self) -> Answer<Vec<FileId>> {
-        let numbers = self.ask(|reader| Ok(reader.purged_numbers()?))?;
-        let mut files: Vec<FileId> = numbers.into_iter().map(|number| FileId(number.cast_unsigned())).collect();
-        files.extend(lock(&self.merges).keys());
-        Ok(files)
+        // Tails are bytes: they are merged anew from what is left.
+        lock(&self.tails).clear();
+        let merges: Vec<(FileId, Vec<VersionId>)> =
+            lock(&self.merges).iter().map(|(file, (_, ids))| (*file, ids.clone())).collect();
+        self.ask(|reader| {
+            let purged = reader.purged_contents()?;
+            let numbers = reader.purged_numbers()?.into_iter();
+            let mut files: Vec<FileId> = numbers.map(|number| FileId(number.cast_unsigned())).collect();
+            for (file, ids) in &merges {
+                if !self.is_merged_of_others(reader, ids, &purged)? {
+                    files.push(*file);
+                }
+            }
+            Ok(files)
+        })
+    }
+
+    /// True if a merge goes on without anything that was purged.
+    fn is_merged_of_others(&self, reader: &Reader, ids: &[VersionId], purged: &BTreeSet<ContentHash>) -> Answer<bool> {
+        let mut heads = Vec::with_capacity(ids.len());
+        for id in ids {
+            heads.extend(reader.version(id)?);
+        }
+        let is_purged = |content: Option<Content>| content.is_some_and(|content| purged.contains(&content.hash));
+        if heads.len() < ids.len() || heads.iter().any(|head| is_purged(head.version.content())) {
+            return Ok(false);
+        }
+        let resolution = resolve(&heads, &IndexGraph::new(reader, &self.contents));
+        Ok(matches!(resolution.outcome, Outcome::Appended(appended) if !is_purged(appended.base)))
     }
 
     /// What is recorded of a file that the view shows: where it stands, and the version it is.

@@ -505,6 +505,7 @@ fn a_clean_merge_is_one_file_that_goes_on_reading_the_same() {
     assert_eq!(view.read(node.id, 10, 7).expect("bytes"), &before[10..17]);
     let text = String::from_utf8(before.clone()).expect("text");
     assert!(text.contains("\"n\":1") && text.contains("\"n\":2") && text.contains("\"n\":3"), "{text}");
+    assert_eq!(view.catalog().purged_files().expect("asked"), [], "a purge of something else lets it be");
 
     world.share(1, "run.jsonl", "settled\n");
     let after = view.lookup(merged, OsStr::new("run.jsonl")).expect("a file");
