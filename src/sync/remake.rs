@@ -48,7 +48,8 @@ impl Engine {
     fn find_in_files(&self, remains: &Remains) -> Result<Found> {
         let mut missing: HashMap<SegmentHash, u32> = remains.missing().copied().collect();
         let mut found = Found::new();
-        let mut look = |path: &RelPath, content: &ContentHash, size: u64| -> Result<()> {
+        // Returns how many are missing still.
+        let mut look = |path: &RelPath, content: &ContentHash, size: u64| -> Result<usize> {
             let manifest = self.index.manifest(content, size)?;
             let mut offset = 0;
             for SegmentRef(segment, len) in manifest.iter().flat_map(|manifest| &manifest.segments) {
@@ -60,10 +61,12 @@ impl Engine {
                 }
                 offset += u64::from(*len);
             }
-            Ok(())
+            Ok(missing.len())
         };
         for (path, content, size) in self.recorded_files()? {
-            look(&path, &content, size)?;
+            if look(&path, &content, size)? == 0 {
+                break;
+            }
         }
         Ok(found)
     }
