@@ -211,14 +211,6 @@ impl<'a> Batch<'a> {
         self.close_gap(cid)
     }
 
-    /// The highest number of a chain's version that came, if another chain carries it.
-    pub(super) fn note_carried(&mut self, cid: i64, n: u64) {
-        self.chains.insert(cid);
-        if let Some(state) = self.known.chains.get_mut(&cid) {
-            state.seen_n = state.seen_n.max(n);
-        }
-    }
-
     fn close_gap(&mut self, cid: i64) -> Result<(), IndexError> {
         let mut statement = self.conn.prepare_cached("SELECT hash FROM ahead WHERE cid = ?1 AND seq = ?2")?;
         let Some(state) = self.known.chains.get_mut(&cid) else { return Ok(()) };

@@ -286,7 +286,7 @@ impl Replay<'_> {
         words.retain(|word| listed.are_all_of_closed(word));
         let mut proven = Vec::new();
         for word in words {
-            if self.ledger.lists_all_closed(&word, listed)? {
+            if self.ledger.ends_in(&word)? && self.ledger.lists_all_closed(&word, listed)? {
                 proven.push(word);
             }
         }

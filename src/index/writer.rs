@@ -129,7 +129,6 @@ impl<'b, 'a> Writer<'b, 'a> {
         }
         let (space, origin) = (by.chain.space.clone(), lane.origin.clone());
         let own = self.chain(&Chain { space, origin, generation: lane.generation })?;
-        self.batch.note_carried(own.cid, version.dot.n);
         self.version(&own, id, version)
     }
 

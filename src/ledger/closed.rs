@@ -13,7 +13,7 @@ use super::cursor::Tip;
 use super::error::LedgerError;
 use super::garbage::ListedVersions;
 use super::key::{Certificate, PublicKey};
-use super::name::ArtifactName;
+use super::name::{ArtifactName, ShortHash};
 use super::records;
 use super::store::{Ledger, read_names};
 use crate::model::{ArtifactHash, Chain, MAX_JSON_INTEGER, Record};
@@ -208,6 +208,18 @@ impl Ledger {
         let failed = read.into_iter().filter_map(Result::err);
         let failed = failed.filter(|e| !matches!(e, LedgerError::Missing { .. } | LedgerError::Damaged { .. }));
         failed.map(Err).next().unwrap_or(Ok(all))
+    }
+
+    /// True if a word names every end that stands here on its number.
+    pub fn ends_in(&self, word: &Closed) -> Result<bool, LedgerError> {
+        let names = self.checkpoint_names(&word.chain, word.seq.saturating_sub(1))?;
+        let is_named = |name: &ArtifactName| match name {
+            ArtifactName::Checkpoint { seq, hash, .. } if *seq == word.seq => {
+                word.tips.iter().any(|tip| ShortHash::of(&tip.0) == *hash)
+            }
+            _ => true,
+        };
+        Ok(names.iter().all(is_named))
     }
 
     /// The highest floor that a sound snapshot of a later generation tells for a chain; 1 if none does. Reads the newest of each.

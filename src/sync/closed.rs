@@ -11,6 +11,8 @@ use crate::index::ClosedEnd;
 use crate::ledger::{Closable, Closed, LedgerError, Tip};
 use crate::model::{Chain, ContentHash, Hash, Record, SegmentHash, Space};
 
+/// Lines said again in one checkpoint: whoever reads it holds them all.
+const CARRIED_LINES: usize = 50_000;
 /// Segments said again at once, in bytes.
 const CARRIED_BYTES: usize = 64 << 20;
 
@@ -184,24 +186,37 @@ impl Engine {
     }
 
     fn carry_lines(&mut self, space: &Space, closable: &Closable, bytes: &mut u64) -> Result<()> {
-        let pen = self.pen();
-        let mut open = self.open_batch(&pen, space)?;
         let ledger = self.ledger.clone();
-        let (mut said, mut facts) = (HashSet::new(), Vec::new());
+        let (mut said, mut lines) = (HashSet::new(), Vec::new());
         ledger.each_closable_line(closable, |line, record| {
             if said.insert(Hash::of(line)) {
-                open.batch.carried(&record.carry(line))?;
-                // Versions and manifests are known here; of an event it matters in whose chain it stands.
-                if matches!(record, Record::Meta(_)) {
-                    facts.push(record);
-                }
+                lines.push((record.carry(line), record));
             }
-            Ok::<(), LedgerError>(())
+            if lines.len() >= CARRIED_LINES {
+                *bytes += self.publish_lines(space, std::mem::take(&mut lines))?;
+            }
+            Ok::<(), SyncError>(())
         })?;
+        *bytes += self.publish_lines(space, lines)?;
+        Ok(())
+    }
+
+    /// Says lines in the own chain. Returns the bytes written.
+    fn publish_lines(&mut self, space: &Space, lines: Vec<(Vec<u8>, Record)>) -> Result<u64> {
+        let pen = self.pen();
+        let mut open = self.open_batch(&pen, space)?;
+        let mut facts = Vec::new();
+        for (line, record) in lines {
+            open.batch.carried(&line)?;
+            // Versions and manifests are known here; of an event it matters in whose chain it stands.
+            if matches!(record, Record::Meta(_)) {
+                facts.push(record);
+            }
+        }
         let hlc = self.clock.tick(self.env.clock.wall_ms(), None);
-        let Some(published) = open.batch.finish(hlc, BTreeMap::new())? else { return Ok(()) };
-        *bytes += published.bytes_written;
-        self.take_in_own(space, published.tip, published.places, facts).map(drop)
+        let Some(published) = open.batch.finish(hlc, BTreeMap::new())? else { return Ok(0) };
+        self.take_in_own(space, published.tip, published.places, facts)?;
+        Ok(published.bytes_written)
     }
 
     /// Segments that have their place in what goes, but for those that nothing needs.

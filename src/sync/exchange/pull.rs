@@ -357,8 +357,8 @@ impl Run<'_> {
 
     /// Gets the records a checkpoint needs. Says which is missing.
     fn pull_records(&mut self, facts: &CheckpointFacts, before: Before) -> Result<Option<ArtifactName>, Stop> {
-        // Who joins at a snapshot has nothing else to read its chain from.
-        let joins = before == Before::Gap;
+        // Who joins at a snapshot has nothing else to read its chain from; and a word about another chain is judged by its list.
+        let joins = before == Before::Gap || !facts.closed.is_empty();
         let listed = facts.snapshot.iter().flatten().filter(|_| joins);
         let is_records = |part: &&ArtifactName| matches!(part, ArtifactName::Records { .. });
         for records in facts.records.iter().chain(listed.filter(is_records)) {
