@@ -37,5 +37,5 @@ pub use lease::{Alone, open_for_writing_elsewhere};
 pub use link::{LinkProblem, MAX_LINK_BYTES, check_link_target, read_link};
 pub use listing::{Listing, MAX_UNNAMEABLE, Problem, ProblemKind, Silence};
 pub use read::{MAX_RANGE_BYTES, RangeRead, ReadOutcome, read, read_growing, read_range};
-pub use root::{Identity, Node, Root, is_within, node, stat};
+pub use root::{Identity, Node, Root, node, stat};
 pub use walk::{WalkOptions, walk};

@@ -81,8 +81,8 @@ impl Root {
         if present { Ok(()) } else { Err(ScanError::RootGone { path: self.path.clone() }) }
     }
 
-    /// Tells whether an opened folder lies on the root's file system and mount.
-    pub(super) fn is_same_device(&self, folder: BorrowedFd<'_>) -> Result<bool, Errno> {
+    /// Tells whether an opened folder lies on the root's file system and mount: what lies on another one is neither listed nor written.
+    pub(crate) fn is_same_device(&self, folder: BorrowedFd<'_>) -> Result<bool, Errno> {
         let (identity, mount) = place(folder)?;
         Ok(identity.device == self.identity.device && mount == self.mount)
     }
@@ -154,12 +154,6 @@ fn place(folder: BorrowedFd<'_>) -> Result<(Identity, u64), Errno> {
     let identity =
         Identity { device: rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor), inode: found.stx_ino };
     Ok((identity, if tells { found.stx_mnt_id } else { 0 }))
-}
-
-/// Tells whether a folder lies on the file system and mount of the root: what lies on another one is neither listed nor written.
-pub fn is_within(root: BorrowedFd<'_>, folder: BorrowedFd<'_>) -> Result<bool, Errno> {
-    let ((root, root_mount), (folder, mount)) = (place(root)?, place(folder)?);
-    Ok(folder.device == root.device && mount == root_mount)
 }
 
 /// What stands at a path, of any kind.

@@ -172,14 +172,14 @@ impl Engine {
             return Ok(None);
         }
         for one in self.state.displaced()?.iter().filter(|one| one.path == *path) {
-            let spot = Spot::open(self.root.handle(), path, false).ok().flatten();
+            let spot = Spot::open(&self.root, path, false).ok().flatten();
             let file = self.displaced_place(one, spot.as_ref()).and_then(|(dir, name)| open_displaced(dir, &name).ok());
             if let Some(pieces) = file.and_then(|file| pieces_from(file, path, &content)) {
                 return Ok(Some(pieces));
             }
         }
         self.folders.forget();
-        let Ok(Some(Ok(file))) = self.folders.open(self.root.handle(), path) else { return Ok(None) };
+        let Ok(Some(Ok(file))) = self.folders.open(&self.root, path) else { return Ok(None) };
         Ok(pieces_from(file, path, &content))
     }
 

@@ -103,6 +103,7 @@ mod tests {
 
     use super::*;
     use crate::model::RelPath;
+    use crate::scan::Root;
 
     struct Place {
         folder: tempfile::TempDir,
@@ -113,9 +114,9 @@ mod tests {
         fn with(text: &str) -> Place {
             let folder = tempfile::tempdir().expect("a folder");
             std::fs::write(folder.path().join("a.log"), text).expect("writes");
-            let root = fs::open(folder.path(), OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty()).expect("opens");
+            let root = Root::open(folder.path()).expect("opens");
             let path = RelPath::parse("a.log").expect("a path");
-            let spot = Spot::open(std::os::fd::AsFd::as_fd(&root), &path, false).expect("opens").expect("is there");
+            let spot = Spot::open(&root, &path, false).expect("opens").expect("is there");
             Place { folder, spot }
         }
 

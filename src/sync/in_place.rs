@@ -106,7 +106,7 @@ impl Engine {
     }
 
     fn growth(&self, step: Step, base: Base, tail: Tail) -> std::result::Result<Growth, Box<Step>> {
-        let Ok(Some(spot)) = Spot::open(self.root.handle(), step.path(), false) else { return Err(Box::new(step)) };
+        let Ok(Some(spot)) = Spot::open(&self.root, step.path(), false) else { return Err(Box::new(step)) };
         let intent = Intent {
             id: self.env.random_base32(20),
             path: base.path.clone(),
@@ -180,7 +180,7 @@ impl Engine {
 
     /// Finishes an append that was stopped, or leaves what stands there to be looked at as an edit of the old base.
     pub(super) fn settle_append(&mut self, intent: &Intent) -> Result<()> {
-        let spot = match Spot::open(self.root.handle(), &intent.path, false) {
+        let spot = match Spot::open(&self.root, &intent.path, false) {
             // Half an append would look like an edit once that is gone.
             Err(away @ PlaceError::OtherDevice) => return self.keep_waiting(intent, &away.to_string()),
             spot => spot.ok().flatten(),

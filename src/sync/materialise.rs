@@ -250,7 +250,7 @@ impl Engine {
     fn decide(&self, step: &Step) -> Result<Action> {
         let path = &step.slot.path;
         let refused = self.refusal(&step.slot);
-        let spot = Spot::open(self.root.handle(), path, false);
+        let spot = Spot::open(&self.root, path, false);
         let standing = match &spot {
             Ok(Some(spot)) => spot.standing().map_err(|source| SyncError::Place { path: path.shown(), source })?,
             Ok(None) => Standing::Absent,
@@ -345,7 +345,7 @@ impl Engine {
 
     fn stage_step(&self, step: Step) -> std::result::Result<Staged, PlaceError> {
         let path = &step.slot.path;
-        let spot = Spot::open(self.root.handle(), path, !step.remove)?.ok_or(PlaceError::Raced)?;
+        let spot = Spot::open(&self.root, path, !step.remove)?.ok_or(PlaceError::Raced)?;
         let id = self.env.random_base32(20);
         let beside = fs::fstat(spot.folder())?.st_dev != fs::fstat(self.stage.dir())?.st_dev;
         let mut intent = Intent {
@@ -519,7 +519,7 @@ impl Engine {
             Ok::<(), SyncError>(())
         })?;
         for one in done.iter().filter(|one| one.step.remove) {
-            prune_empty_folders(self.root.handle(), &one.intent.path);
+            prune_empty_folders(&self.root, &one.intent.path);
         }
         self.record_slipped_in(done, &displaced, report)
     }

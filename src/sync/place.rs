@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use crate::env::syncs_whole;
 use crate::model::{ContentKind, RelPath};
-use crate::scan;
+use crate::scan::Root;
 use crate::state::BaseStat;
 
 /// Prefix of files staged beside their target across a mount boundary; on the denylist.
@@ -133,8 +133,8 @@ impl Spot {
     /// Opens the folder that holds `path`. With `create`, folders that are missing are made.
     ///
     /// `Ok(None)` if a folder is missing and `create` is false. Errors: [`PlaceError::OtherDevice`], with nothing made.
-    pub fn open(root: BorrowedFd<'_>, path: &RelPath, create: bool) -> Result<Option<Spot>> {
-        let mut folder = root.try_clone_to_owned()?;
+    pub fn open(root: &Root, path: &RelPath, create: bool) -> Result<Option<Spot>> {
+        let mut folder = root.handle().try_clone_to_owned()?;
         let mut components = path.components();
         let name = components.next_back().unwrap_or_default().to_owned();
         for component in components {
@@ -258,7 +258,7 @@ pub struct Folders {
 
 impl Folders {
     /// Opens a file for reading; never follows a link nor blocks on a pipe. `Ok(None)` if a folder is missing; the inner error is the file's.
-    pub fn open(&mut self, root: BorrowedFd<'_>, path: &RelPath) -> Result<Option<io::Result<File>>> {
+    pub fn open(&mut self, root: &Root, path: &RelPath) -> Result<Option<io::Result<File>>> {
         let parent = path.parent().unwrap_or("");
         if self.last.as_ref().is_none_or(|(name, _)| name != parent) {
             let Some(spot) = Spot::open(root, path, false)? else { return Ok(None) };
@@ -296,8 +296,8 @@ fn open_folder(folder: BorrowedFd<'_>, name: &str) -> std::result::Result<OwnedF
 }
 
 /// From what is mounted below the root nothing leads back to the root's own mount, so the last folder speaks for all above it.
-fn check_within(root: BorrowedFd<'_>, folder: &OwnedFd) -> Result<()> {
-    if scan::is_within(root, folder.as_fd())? { Ok(()) } else { Err(PlaceError::OtherDevice) }
+fn check_within(root: &Root, folder: &OwnedFd) -> Result<()> {
+    if root.is_same_device(folder.as_fd())? { Ok(()) } else { Err(PlaceError::OtherDevice) }
 }
 
 fn rename(
@@ -361,7 +361,7 @@ pub fn io_error(error: io::Error) -> PlaceError {
 }
 
 /// Removes the folders above `path` that became empty, from the innermost outward; never the root.
-pub fn prune_empty_folders(root: BorrowedFd<'_>, path: &RelPath) {
+pub fn prune_empty_folders(root: &Root, path: &RelPath) {
     let mut current = path.as_str();
     while let Some((parent, _)) = current.rsplit_once('/') {
         let Ok(parent_path) = RelPath::parse(parent) else { return };
@@ -404,7 +404,7 @@ mod tests {
 
     struct Place {
         _folder: tempfile::TempDir,
-        root: OwnedFd,
+        root: Root,
         stage: Stage,
         dir: PathBuf,
     }
@@ -413,7 +413,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let dir = folder.path().to_owned();
         let stage = Stage::open(&dir.join("stage")).expect("a stage");
-        let root = fs::open(&dir, OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty()).expect("opens");
+        let root = Root::open(&dir).expect("opens");
         Place { _folder: folder, root, stage, dir }
     }
 
@@ -429,7 +429,7 @@ mod tests {
         std::fs::write(place.dir.join("a"), "old").expect("writes");
         staged(&place, "1", b"new");
 
-        let spot = Spot::open(place.root.as_fd(), &path("a"), false).expect("opens").expect("is there");
+        let spot = Spot::open(&place.root, &path("a"), false).expect("opens").expect("is there");
         spot.exchange_with(place.stage.dir(), "1").expect("exchanges");
 
         assert_eq!(std::fs::read(place.dir.join("a")).expect("reads"), b"new");
@@ -440,7 +440,7 @@ mod tests {
     fn a_replace_that_fails_without_flags_leaves_the_old_file_where_it_was() {
         let place = place();
         std::fs::write(place.dir.join("a"), "old").expect("writes");
-        let spot = Spot::open(place.root.as_fd(), &path("a"), false).expect("opens").expect("is there");
+        let spot = Spot::open(&place.root, &path("a"), false).expect("opens").expect("is there");
 
         let error = spot.exchange_without_flags(place.stage.dir(), "never staged").err();
 
@@ -454,7 +454,7 @@ mod tests {
         let place = place();
         // Every machine has another one.
         let other = fs::open("/proc", OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty()).expect("opens");
-        let here = [place.root.as_fd(), place.stage.dir(), place.root.as_fd()];
+        let here = [place.root.handle(), place.stage.dir(), place.root.handle()];
 
         assert_eq!(sync_file_systems([]).expect("nothing to do"), Some(0));
         assert_eq!(sync_file_systems(here).expect("syncs"), Some(1));
@@ -468,7 +468,7 @@ mod tests {
         std::fs::write(place.dir.join("d/a"), "somebody's").expect("writes");
         staged(&place, "1", b"new");
 
-        let spot = Spot::open(place.root.as_fd(), &path("d/a"), true).expect("opens").expect("is there");
+        let spot = Spot::open(&place.root, &path("d/a"), true).expect("opens").expect("is there");
         let error = spot.create_from(place.stage.dir(), "1").err();
 
         assert!(matches!(error, Some(PlaceError::Raced)));
@@ -481,7 +481,7 @@ mod tests {
         let outside = tempfile::tempdir().expect("a folder");
         std::os::unix::fs::symlink(outside.path(), place.dir.join("d")).expect("links");
 
-        let refused = Spot::open(place.root.as_fd(), &path("d/x/a"), true).err();
+        let refused = Spot::open(&place.root, &path("d/x/a"), true).err();
 
         assert!(matches!(refused, Some(PlaceError::InTheWay { .. })), "{refused:?}");
         assert_eq!(std::fs::read_dir(outside.path()).expect("lists").count(), 0);
@@ -508,7 +508,7 @@ mod tests {
         std::fs::create_dir_all(place.dir.join("a/b/c")).expect("creates");
         std::fs::write(place.dir.join("a/keep"), "").expect("writes");
 
-        prune_empty_folders(place.root.as_fd(), &path("a/b/c/gone"));
+        prune_empty_folders(&place.root, &path("a/b/c/gone"));
 
         assert!(!place.dir.join("a/b").exists());
         assert!(place.dir.join("a/keep").exists());

@@ -405,7 +405,7 @@ impl Engine {
     fn forget_copies(&mut self) -> Result<()> {
         let contents = self.index.purged_contents()?;
         for one in self.displaced_of_any(&contents)? {
-            let spot = Spot::open(self.root.handle(), &one.path, false).ok().flatten();
+            let spot = Spot::open(&self.root, &one.path, false).ok().flatten();
             self.unlink_displaced(&one, spot.as_ref())?;
         }
         let looked = Hash::of(contents.iter().flat_map(|content| *content.as_bytes()).collect::<Vec<u8>>().as_slice());

@@ -685,7 +685,7 @@ impl Engine {
 
     /// Opens a file if it is still the one that was seen. The other answer is what to report.
     fn open_expected(&mut self, path: &RelPath, expected: &Stat) -> std::result::Result<File, Box<Reading>> {
-        let opened = match self.folders.open(self.root.handle(), path) {
+        let opened = match self.folders.open(&self.root, path) {
             Ok(Some(opened)) => opened,
             Ok(None) => return Err(Box::new(Reading::Vanished)),
             Err(error) => return Err(Box::new(Reading::Refused(error.to_string()))),

@@ -70,7 +70,7 @@ impl Engine {
         }
         let place = |source| SyncError::Place { path: intent.path.shown(), source };
         let displaced = self.displaced_of(intent);
-        let spot = match Spot::open(self.root.handle(), &intent.path, false) {
+        let spot = match Spot::open(&self.root, &intent.path, false) {
             Ok(Some(spot)) => spot,
             // Something is mounted over what was staged there: it is settled when that is gone.
             Err(PlaceError::OtherDevice) if intent.beside => return Ok(()),
@@ -226,7 +226,7 @@ impl Engine {
 
     /// What a displaced file holds now; `None` if it is gone.
     pub(super) fn displaced_hash(&self, one: &Displaced) -> Option<ContentHash> {
-        let spot = Spot::open(self.root.handle(), &one.path, false).ok().flatten();
+        let spot = Spot::open(&self.root, &one.path, false).ok().flatten();
         let (dir, name) = self.displaced_place(one, spot.as_ref())?;
         hash_if_there(dir, &name).map(|(hash, _)| hash)
     }
@@ -240,7 +240,7 @@ impl Engine {
             if now.saturating_sub(one.since_ms) < KEEP_MS && i >= surplus && one.hash.is_some() {
                 continue;
             }
-            let spot = Spot::open(self.root.handle(), &one.path, false);
+            let spot = Spot::open(&self.root, &one.path, false);
             if one.beside && matches!(spot, Err(PlaceError::OtherDevice)) {
                 // It lies below what is mounted there now.
                 continue;
@@ -272,7 +272,7 @@ impl Engine {
 
     /// Bytes that are no recorded version become one, with the old base as parent.
     pub(super) fn record_displaced(&mut self, one: &Displaced, report: &mut Report) -> Result<()> {
-        let spot = Spot::open(self.root.handle(), &one.path, false).ok().flatten();
+        let spot = Spot::open(&self.root, &one.path, false).ok().flatten();
         let slot = self.slot_of(one.channel, &one.path);
         let pen = self.pen();
         let mut open = self.open_batch(&pen, &slot.space)?;
