@@ -17,8 +17,6 @@ use super::{Index, IndexError, Reader};
 use crate::ledger::{ArtifactName, Ledger, LedgerError, Place, PublicKey};
 use crate::model::{Chain, ContentHash, Hash, Hlc, MetaEvent, OriginName, SegmentHash, SegmentRef, VersionId};
 
-/// Checkpoints of a chain that are tried, the newest first, to learn its owner.
-const MAX_TRIED: usize = 8;
 /// In `meta`: the answer may be another one by now.
 const DUE: &str = "purge_due";
 
@@ -222,18 +220,6 @@ fn holders(ledger: &Ledger, segments: &HashSet<SegmentHash>) -> Result<BTreeSet<
     Ok(holders)
 }
 
-/// The owner of a chain, by its newest checkpoint that can be read; `None` if none can.
-fn owner_of(ledger: &Ledger, chain: &Chain) -> Result<Option<PublicKey>, LedgerError> {
-    for name in ledger.checkpoint_names(chain, 0)?.iter().rev().take(MAX_TRIED) {
-        match ledger.read_checkpoint(name) {
-            Ok(checkpoint) => return Ok(Some(checkpoint.body.cert.key)),
-            Err(LedgerError::Damaged { .. } | LedgerError::Missing { .. }) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(None)
-}
-
 /// Judges whose word counts about whose versions.
 struct Judge<'a> {
     reader: &'a Reader,
@@ -246,7 +232,7 @@ impl Judge<'_> {
         if let Some(owner) = self.owners.get(chain) {
             return Ok(*owner);
         }
-        let mut owner = owner_of(self.ledger, chain)?;
+        let mut owner = self.ledger.newest_sound(chain)?.map(|newest| newest.body.cert.key);
         if owner.is_none() {
             // Of a closed chain nothing need be here; whoever closed it is of the same owner, and of a later generation.
             let by = self.reader.closed_ends(chain)?.into_iter().map(|end| end.by).max_by_key(|by| by.generation);

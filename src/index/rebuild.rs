@@ -115,7 +115,8 @@ struct Replay<'a> {
 impl Replay<'_> {
     fn chain(&mut self, chain: &Chain) -> Result<(), ReplayError> {
         let is_earlier = |item: &Item| item.chain.origin == chain.origin && item.chain.generation > chain.generation;
-        if self.batch.iter().any(is_earlier) {
+        // Chains of one origin follow each other.
+        if self.batch.last().is_some_and(is_earlier) {
             self.flush()?;
         }
         let applied = self.index.applied(chain)?;

@@ -13,8 +13,8 @@ use super::cursor::Tip;
 use super::error::LedgerError;
 use super::garbage::ListedVersions;
 use super::key::{Certificate, PublicKey};
-use super::name::{ArtifactName, ShortHash};
-use super::records;
+use super::name::{ArtifactKind, ArtifactName, ShortHash};
+use super::records::MAX_RECORDS_RAW_BYTES;
 use super::store::{Ledger, read_names};
 use crate::model::{ArtifactHash, Chain, MAX_JSON_INTEGER, Record};
 
@@ -161,14 +161,10 @@ impl Ledger {
         mut visit: impl FnMut(&[u8], Record) -> Result<(), E>,
     ) -> Result<(), E> {
         for name in &closable.checkpoints {
-            let checkpoint = self.read_checkpoint(name)?;
-            if let Some(inline) = &checkpoint.body.inline {
-                records::each_line(inline.records.as_bytes(), |damage| LedgerError::damaged(name, damage), &mut visit)?;
-            }
+            self.each_inline_record(&self.read_checkpoint(name)?, &mut visit)?;
         }
-        for name in closable.artifacts.iter().filter(|name| matches!(name, ArtifactName::Records { .. })) {
-            let raw = self.read_records(name, records::MAX_RECORDS_RAW_BYTES)?;
-            records::each_line(&raw, |damage| LedgerError::damaged(name, damage), &mut visit)?;
+        for name in closable.artifacts.iter().filter(|name| name.kind() == ArtifactKind::Records) {
+            self.each_record_in(name, MAX_RECORDS_RAW_BYTES, &mut visit)?;
         }
         Ok(())
     }
@@ -185,25 +181,19 @@ impl Ledger {
         };
         let (mut artifacts, mut read) = (BTreeSet::new(), Vec::new());
         for name in self.checkpoint_names(&word.chain, 0)? {
-            let ArtifactName::Checkpoint { seq, .. } = &name else { continue };
-            if *seq > word.seq {
+            if name.seq() > word.seq {
                 break;
             }
             match self.read_checkpoint(&name) {
                 Ok(checkpoint) => {
                     artifacts.extend(checkpoint.artifacts().chain(checkpoint.listed()));
-                    if let Some(inline) = &checkpoint.body.inline {
-                        let wrong = |damage| LedgerError::damaged(&name, damage);
-                        read.push(records::each_line(inline.records.as_bytes(), wrong, &mut note));
-                    }
+                    read.push(self.each_inline_record(&checkpoint, &mut note));
                 }
                 Err(error) => read.push(Err(error)),
             }
         }
-        for name in artifacts.iter().filter(|name| matches!(name, ArtifactName::Records { .. })) {
-            let raw = self.read_records(name, records::MAX_RECORDS_RAW_BYTES);
-            let wrong = |damage| LedgerError::damaged(name, damage);
-            read.push(raw.and_then(|raw| records::each_line(&raw, wrong, &mut note)));
+        for name in artifacts.iter().filter(|name| name.kind() == ArtifactKind::Records) {
+            read.push(self.each_record_in(name, MAX_RECORDS_RAW_BYTES, &mut note));
         }
         let failed = read.into_iter().filter_map(Result::err);
         let failed = failed.filter(|e| !matches!(e, LedgerError::Missing { .. } | LedgerError::Damaged { .. }));
@@ -250,12 +240,5 @@ impl Ledger {
             }
         }
         Ok(true)
-    }
-
-    /// Which device wrote a chain and who vouches for it, by the newest checkpoint that is here and sound.
-    pub fn certificate_of(&self, chain: &Chain) -> Result<Option<Certificate>, LedgerError> {
-        let names = self.checkpoint_names(chain, 0)?;
-        let newest = names.iter().rev().find_map(|name| self.read_checkpoint(name).ok());
-        Ok(newest.map(|checkpoint| checkpoint.body.cert))
     }
 }

@@ -92,8 +92,8 @@ impl Ledger {
         }
         // Among the first ones that count is the snapshot that begins the chain; a fork may stand beside it.
         let names = self.checkpoint_names(chain, floor.saturating_sub(1))?;
-        let Some(first) = names.first().map(seq_of) else { return Ok(false) };
-        for name in names.iter().take_while(|name| seq_of(name) == first) {
+        let Some(first) = names.first().map(ArtifactName::seq) else { return Ok(false) };
+        for name in names.iter().take_while(|name| name.seq() == first) {
             let snapshot = self.read_checkpoint(name)?;
             if snapshot.body.snapshot.is_some() && self.lists_every_version(&snapshot)? {
                 return Ok(true);
@@ -195,12 +195,5 @@ impl Ledger {
         }
         folders.iter().try_for_each(|folder| self.disk().sync_folder(folder))?;
         Ok(freed)
-    }
-}
-
-fn seq_of(name: &ArtifactName) -> u64 {
-    match name {
-        ArtifactName::Checkpoint { seq, .. } => *seq,
-        ArtifactName::Pack { .. } | ArtifactName::Records { .. } => 0,
     }
 }

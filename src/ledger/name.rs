@@ -121,6 +121,14 @@ impl ArtifactName {
         }
     }
 
+    /// The number of a checkpoint; 0 of anything else.
+    pub fn seq(&self) -> u64 {
+        match self {
+            ArtifactName::Checkpoint { seq, .. } => *seq,
+            ArtifactName::Pack { .. } | ArtifactName::Records { .. } => 0,
+        }
+    }
+
     /// The name as one file name: `!` for `/`.
     pub(super) fn flat(&self) -> String {
         self.to_string().replace('/', "!")

@@ -186,7 +186,7 @@ impl Ledger {
     }
 
     /// The checkpoints after the last snapshot, in order, and that snapshot.
-    pub(super) fn since_snapshot(&self, chain: &Chain, tip: Tip) -> Result<Since, LedgerError> {
+    fn since_snapshot(&self, chain: &Chain, tip: Tip) -> Result<Since, LedgerError> {
         let mut since = Vec::new();
         let mut next = Some((tip.seq, tip.hash));
         let mut base = None;
@@ -204,7 +204,7 @@ impl Ledger {
     }
 }
 
-pub(super) type Since = (Vec<(u64, ArtifactHash)>, Option<Checkpoint>);
+type Since = (Vec<(u64, ArtifactHash)>, Option<Checkpoint>);
 
 #[derive(Default)]
 struct Lists {

@@ -21,6 +21,8 @@ use crate::model::{ArtifactHash, Chain, Hash, OriginName, Record, SegmentHash};
 
 /// Where files wait for their name; not a valid space, so never part of a listing.
 const STAGING: &str = ".staging";
+/// Checkpoints of a chain that are tried, the newest first, to learn whose it is.
+const MAX_TRIED: usize = 8;
 
 /// The artifacts of one project.
 #[derive(Debug)]
@@ -143,6 +145,18 @@ impl Ledger {
         Ok(names)
     }
 
+    /// The newest checkpoint of a chain that can be read, of which a few are tried: it tells who writes it, and for whom.
+    pub fn newest_sound(&self, chain: &Chain) -> Result<Option<Checkpoint>, LedgerError> {
+        for name in self.checkpoint_names(chain, 0)?.iter().rev().take(MAX_TRIED) {
+            match self.read_checkpoint(name) {
+                Ok(checkpoint) => return Ok(Some(checkpoint)),
+                Err(LedgerError::Damaged { .. } | LedgerError::Missing { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
     /// Reads and verifies one checkpoint alone; `ChainCursor` tells whether it follows another.
     pub fn read_checkpoint(&self, name: &ArtifactName) -> Result<Checkpoint, LedgerError> {
         let bytes = self.read_whole(name)?;
@@ -198,10 +212,7 @@ impl Ledger {
         checkpoint: &Checkpoint,
         mut visit: impl FnMut(&[u8], Record) -> Result<(), E>,
     ) -> Result<(), E> {
-        if let Some(inline) = &checkpoint.body.inline {
-            let wrong = |damage| LedgerError::damaged(&checkpoint.name, damage);
-            records::each_line(inline.records.as_bytes(), wrong, &mut visit)?;
-        }
+        self.each_inline_record(checkpoint, &mut visit)?;
         for records in &checkpoint.body.records {
             let name = ArtifactName::Records { chain: checkpoint.body.chain.clone(), hash: records.0 };
             self.each_record_of(&name, records.1, &mut visit)?;
@@ -230,6 +241,16 @@ impl Ledger {
         visit: impl FnMut(&[u8], Record) -> Result<(), E>,
     ) -> Result<(), E> {
         self.each_record_of(name, raw_len, visit)
+    }
+
+    /// Hands every line that a checkpoint carries in itself to `visit`.
+    pub(super) fn each_inline_record<E: From<LedgerError>>(
+        &self,
+        checkpoint: &Checkpoint,
+        visit: impl FnMut(&[u8], Record) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let Some(inline) = &checkpoint.body.inline else { return Ok(()) };
+        records::each_line(inline.records.as_bytes(), |damage| LedgerError::damaged(&checkpoint.name, damage), visit)
     }
 
     fn each_record_of<E: From<LedgerError>>(

@@ -159,8 +159,8 @@ impl Check<'_> {
         let names = self.ledger.checkpoint_names(self.chain, self.floor - 1)?;
         let mut cursor = ChainCursor::start(self.chain.clone());
         let mut expected = self.floor;
-        for same_seq in names.chunk_by(|a, b| seq_of(a) == seq_of(b)) {
-            let seq = seq_of(&same_seq[0]);
+        for same_seq in names.chunk_by(|a, b| a.seq() == b.seq()) {
+            let seq = same_seq[0].seq();
             if seq > expected {
                 self.gap(expected, seq - 1, same_seq);
             }
@@ -207,12 +207,12 @@ impl Check<'_> {
     }
 
     fn forked_at(&self, names: &[ArtifactName], seq: u64) -> bool {
-        names.iter().filter(|name| seq_of(name) == seq).nth(1).is_some()
+        names.iter().filter(|name| name.seq() == seq).nth(1).is_some()
     }
 
     /// Verifies a checkpoint alone and everything it names.
     fn checkpoint(&mut self, name: &ArtifactName) -> Option<Checkpoint> {
-        let seq = Some(seq_of(name));
+        let seq = Some(name.seq());
         let checkpoint = match self.ledger.read_checkpoint(name) {
             Ok(checkpoint) => checkpoint,
             Err(error) => {
@@ -315,12 +315,5 @@ impl Check<'_> {
             }
         }
         Ok(())
-    }
-}
-
-fn seq_of(name: &ArtifactName) -> u64 {
-    match name {
-        ArtifactName::Checkpoint { seq, .. } => *seq,
-        ArtifactName::Pack { .. } | ArtifactName::Records { .. } => 0,
     }
 }

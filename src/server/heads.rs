@@ -38,8 +38,8 @@ impl Heads {
             }
         }
         let newest = heads.into_values().flat_map(|names| {
-            let highest = names.last().map_or(0, seq_of);
-            names.into_iter().filter(move |name| seq_of(name) == highest)
+            let highest = names.last().map_or(0, ArtifactName::seq);
+            names.into_iter().filter(move |name| name.seq() == highest)
         });
         Ok(newest.collect())
     }
@@ -56,11 +56,11 @@ impl Heads {
             let file = entry?.file_name();
             let name = file.to_str().and_then(|file| ArtifactName::from_file(chain, "checkpoints", file).ok());
             let Some(name) = name else { continue };
-            let highest = heads.first().map_or(0, seq_of);
-            if seq_of(&name) > highest {
+            let highest = heads.first().map_or(0, ArtifactName::seq);
+            if name.seq() > highest {
                 heads.clear();
             }
-            if seq_of(&name) >= highest {
+            if name.seq() >= highest {
                 heads.push(name);
             }
         }
@@ -102,13 +102,6 @@ fn folder_metadata(folder: &Path) -> std::io::Result<Option<std::fs::Metadata>> 
             Ok(None)
         }
         Err(error) => Err(error),
-    }
-}
-
-fn seq_of(name: &ArtifactName) -> u64 {
-    match name {
-        ArtifactName::Checkpoint { seq, .. } => *seq,
-        _ => 0,
     }
 }
 

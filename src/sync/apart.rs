@@ -14,7 +14,7 @@ use super::exchange::{
 use super::members::{Members, Word, heads_about};
 use super::{Engine, Report, Result, SyncError};
 use crate::index::Reader;
-use crate::ledger::{ArtifactName, Ledger, LedgerError, PublicKey};
+use crate::ledger::{ArtifactName, Ledger, PublicKey};
 use crate::model::{Chain, Membership, OriginName, Space};
 use crate::state::Problem;
 use crate::transport::Transport;
@@ -25,8 +25,6 @@ const APART: &str = "apart";
 const SOURCE: &str = "apart";
 /// What may stand apart in all, in bytes; more of it is fetched once it is accepted.
 const MAX_APART_BYTES: u64 = 1 << 30;
-/// Checkpoints of a chain that are tried, the newest first, to learn its owner.
-const MAX_TRIED: usize = 8;
 
 /// An owner, and what is known of it here.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
@@ -55,22 +53,10 @@ pub enum Standing {
     Removed,
 }
 
-/// The owner of a chain, by its newest checkpoint that can be read; `None` if none can.
-fn owner_of(ledger: &Ledger, chain: &Chain) -> Result<Option<Owner>> {
-    for name in ledger.checkpoint_names(chain, 0)?.iter().rev().take(MAX_TRIED) {
-        match ledger.read_checkpoint(name) {
-            Ok(checkpoint) => return Ok(Some(Owner::of(&checkpoint.body.cert))),
-            Err(LedgerError::Damaged { .. } | LedgerError::Missing { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(None)
-}
-
 fn owners_of(ledger: &Ledger) -> Result<BTreeMap<Chain, Owner>> {
     let mut owners = BTreeMap::new();
     for chain in ledger.chains()? {
-        if let Some(owner) = owner_of(ledger, &chain)? {
+        if let Some(owner) = ledger.newest_sound(&chain)?.map(|newest| Owner::of(&newest.body.cert)) {
             owners.insert(chain, owner);
         }
     }

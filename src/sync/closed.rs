@@ -34,8 +34,8 @@ impl Engine {
     }
 
     fn is_of_owner(&self, chain: &Chain) -> Result<bool> {
-        let cert = self.ledger.certificate_of(chain)?;
-        Ok(cert.is_some_and(|cert| cert.key == self.identity.owner_key()))
+        let newest = self.ledger.newest_sound(chain)?;
+        Ok(newest.is_some_and(|newest| newest.body.cert.key == self.identity.owner_key()))
     }
 
     fn is_closed_by_us(&self, chain: &Chain) -> Result<bool> {

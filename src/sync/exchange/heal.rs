@@ -9,7 +9,6 @@ use std::collections::{BTreeSet, VecDeque};
 use super::local::LocalError;
 use super::report::Problem;
 use super::run::{Fetched, Run, Stop};
-use super::survey::seq_of;
 use crate::ledger::{ArtifactKind, ArtifactName, ShortHash};
 
 /// Artifacts asked for in one exchange; the next goes on with the rest.
@@ -23,7 +22,7 @@ impl Run<'_> {
         let mut queue: VecDeque<ArtifactName> = ours.cloned().collect();
         let mut asked = BTreeSet::new();
         while let Some(name) = queue.pop_front() {
-            let below = seq_of(&name) < self.floor(name.chain()) && name.kind() == ArtifactKind::Checkpoint;
+            let below = name.seq() < self.floor(name.chain()) && name.kind() == ArtifactKind::Checkpoint;
             if below || asked.len() >= MAX_HEALED || !asked.insert(name.clone()) || self.is_whole(&name)? {
                 continue;
             }

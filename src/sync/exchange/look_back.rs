@@ -6,7 +6,7 @@
 
 use super::pull::{Before, Step};
 use super::run::{Fetched, Run, Stop, View};
-use super::survey::{fork_of, seq_of};
+use super::survey::fork_of;
 use crate::ledger::ArtifactName;
 
 /// Fewer missing checkpoints of a chain that is known are taken as they come.
@@ -23,8 +23,8 @@ impl Run<'_> {
     /// number, 0 if there was none to take.
     pub fn join_at_snapshot(&mut self, view: &mut View) -> Result<u64, Stop> {
         let missing: Vec<ArtifactName> = view.remote.difference(&view.here).cloned().collect();
-        let first = missing.first().map_or(0, seq_of);
-        let known = view.here.last().map_or(0, seq_of);
+        let first = missing.first().map_or(0, ArtifactName::seq);
+        let known = view.here.last().map_or(0, ArtifactName::seq);
         let far = if view.here.is_empty() { missing.len() > 1 } else { missing.len() >= WORTH_A_LOOK && first > known };
         let left = self.config.budget.requests.saturating_sub(self.report.requests.total());
         let large = left >= LARGE_BUDGET * (missing.len() as u64 + 1);
@@ -33,7 +33,7 @@ impl Run<'_> {
         }
         let Some(snapshot) = self.look_back(&missing)? else { return Ok(0) };
         let Step::Taken = self.pull_checkpoint(&snapshot, Before::Gap)? else { return Ok(0) };
-        let seq = seq_of(&snapshot);
+        let seq = snapshot.seq();
         view.taken.insert(snapshot.clone());
         view.here.insert(snapshot);
         view.rise(self.floor(&view.chain));

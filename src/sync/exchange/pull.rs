@@ -9,7 +9,6 @@ use std::sync::Arc;
 use super::local::{CheckpointFacts, LocalError};
 use super::report::{Finding, Need, Problem, Waiting, fingerprint};
 use super::run::{Fetched, MAX_BAD_PER_CHAIN, MAX_KNOWN, Run, Stop, View};
-use super::survey::seq_of;
 use super::{JournalError, Trust};
 use crate::index::ClosedEnd;
 use crate::ledger::{ArtifactName, PublicKey, ShortHash};
@@ -52,15 +51,15 @@ impl Run<'_> {
         self.judge_words(view)?;
         self.rise_to_words(view);
         let joined = self.join_at_snapshot(view)?;
-        let mut here: BTreeSet<u64> = view.here.iter().map(seq_of).collect();
-        let there: BTreeSet<u64> = view.remote.iter().map(seq_of).collect();
+        let mut here: BTreeSet<u64> = view.here.iter().map(ArtifactName::seq).collect();
+        let there: BTreeSet<u64> = view.remote.iter().map(ArtifactName::seq).collect();
         let mut waits = false;
         // What follows the snapshot first: it is what is new. What came before it is the same once more.
         let mut missing: Vec<ArtifactName> = view.remote.difference(&view.here).cloned().collect();
-        let newer = missing.partition_point(|name| seq_of(name) <= joined);
+        let newer = missing.partition_point(|name| name.seq() <= joined);
         missing.rotate_left(newer);
         for name in missing {
-            let seq = seq_of(&name);
+            let seq = name.seq();
             if seq < self.floor(&view.chain) {
                 continue;
             }
@@ -154,7 +153,7 @@ impl Run<'_> {
 
     /// Takes over what a snapshot says of garbage; a floor never sinks.
     fn accept_floor(&mut self, name: &ArtifactName, facts: &CheckpointFacts) {
-        let (seq, floor) = (seq_of(name), self.floors.entry(name.chain().clone()).or_default());
+        let (seq, floor) = (name.seq(), self.floors.entry(name.chain().clone()).or_default());
         if facts.floor > floor.seq {
             (floor.seq, floor.at) = (facts.floor, seq);
         } else if facts.snapshot.is_some() && facts.floor < floor.seq && floor.at < seq {
@@ -218,7 +217,7 @@ impl Run<'_> {
     /// A later generation may have said just now that what stands here, or there, of this chain counts no more.
     pub(super) fn rise_to_words(&self, view: &mut View) {
         let floor = self.floor(&view.chain);
-        if view.here.iter().chain(&view.remote).any(|name| seq_of(name) < floor) {
+        if view.here.iter().chain(&view.remote).any(|name| name.seq() < floor) {
             view.rise(floor);
         }
     }
@@ -239,9 +238,9 @@ impl Run<'_> {
         if let Some(end) = self.closed_end(name, facts) {
             return Ok(Some(end.tip.last_n));
         }
-        let seq = seq_of(name);
+        let seq = name.seq();
         let here = self.local.checkpoints(name.chain(), seq)?;
-        for sibling in here.iter().take_while(|sibling| seq_of(sibling) == seq) {
+        for sibling in here.iter().take_while(|sibling| sibling.seq() == seq) {
             let known = self.local_facts(sibling)?;
             let same = |known: &Arc<CheckpointFacts>| known.prev == facts.prev && known.key == facts.key;
             if let Some(known) = known.filter(same) {
@@ -254,7 +253,7 @@ impl Run<'_> {
     /// The end of a closed chain that a checkpoint goes on behind, although nobody holds that any more.
     fn closed_end(&self, name: &ArtifactName, facts: &CheckpointFacts) -> Option<&ClosedEnd> {
         let goes_on = |end: &&ClosedEnd| {
-            end.tip.seq + 1 == seq_of(name) && Some(end.tip.hash) == facts.prev && *end.key.as_bytes() == facts.key
+            end.tip.seq + 1 == name.seq() && Some(end.tip.hash) == facts.prev && *end.key.as_bytes() == facts.key
         };
         self.closed.get(name.chain())?.iter().find(goes_on)
     }
@@ -301,12 +300,12 @@ impl Run<'_> {
                 Before::Told(last_n) => count_problem(facts, last_n),
                 Before::Gap if facts.snapshot.is_some() => None,
                 Before::Gap | Before::Awaited => {
-                    return Ok(Some(Step::Waits(Need::Checkpoint { seq: seq_of(name) - 1 })));
+                    return Ok(Some(Step::Waits(Need::Checkpoint { seq: name.seq() - 1 })));
                 }
                 Before::Here => match self.predecessor(name, facts)? {
                     Some(previous) => count_problem(facts, previous.last_n),
                     None => {
-                        return Ok(Some(Step::Waits(Need::Checkpoint { seq: seq_of(name) - 1 })));
+                        return Ok(Some(Step::Waits(Need::Checkpoint { seq: name.seq() - 1 })));
                     }
                 },
             }
@@ -326,7 +325,7 @@ impl Run<'_> {
         let Some(prev) = facts.prev else {
             return Ok(None);
         };
-        let (chain, seq) = (name.chain().clone(), seq_of(name) - 1);
+        let (chain, seq) = (name.chain().clone(), name.seq() - 1);
         let before = ArtifactName::Checkpoint { chain, seq, hash: ShortHash::of(&prev) };
         let previous = self.local_facts(&before)?;
         // The name holds 8 of the 32 bytes only.
@@ -381,7 +380,7 @@ impl Run<'_> {
         }
         let both: Vec<ArtifactName> = view.remote.intersection(&view.here).cloned().collect();
         let agreed = view.mark.seq;
-        for name in both.iter().filter(|name| seq_of(name) > agreed) {
+        for name in both.iter().filter(|name| name.seq() > agreed) {
             let Some(facts) = self.local_facts(name)? else {
                 continue;
             };

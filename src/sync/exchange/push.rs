@@ -5,7 +5,6 @@
 
 use super::local::LocalError;
 use super::run::{Run, Stop, View};
-use super::survey::seq_of;
 use crate::ledger::ArtifactName;
 
 /// Whether an artifact is in the store now.
@@ -37,7 +36,7 @@ impl Run<'_> {
             if self.refuses_writes {
                 break;
             }
-            if seq_of(&name) < view.mark.seq {
+            if name.seq() < view.mark.seq {
                 continue;
             }
             if !self.push_checkpoint(view, &name)? {

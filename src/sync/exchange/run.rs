@@ -9,7 +9,6 @@ use std::sync::Arc;
 use super::journal::{Journal, Watermark};
 use super::local::{CheckpointFacts, Incoming, LocalError, LocalStore};
 use super::report::{Cause, Finding, Problem, Report};
-use super::survey::seq_of;
 use super::{ExchangeConfig, JournalError, Progress};
 use crate::index::{ClosedEnd, Floor};
 use crate::ledger::{ArtifactName, max_artifact_bytes, proves_wrong};
@@ -96,7 +95,7 @@ impl View {
     /// Forgets what stands below a floor that rose: it is neither offered nor fetched any more.
     pub fn rise(&mut self, floor: u64) {
         for names in [&mut self.here, &mut self.remote, &mut self.taken] {
-            names.retain(|name| seq_of(name) >= floor);
+            names.retain(|name| name.seq() >= floor);
         }
         if self.mark.seq < floor {
             // Parts of what is below are nobody's hole; those of what stands are compared anew.

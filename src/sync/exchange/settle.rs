@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::journal::{MAX_HOLES, Watermark};
 use super::report::Finding;
 use super::run::{Run, Stop, View};
-use super::survey::{fork_of, seq_of};
+use super::survey::fork_of;
 use crate::ledger::ArtifactName;
 
 impl Run<'_> {
@@ -45,7 +45,7 @@ impl Run<'_> {
 
     /// Notes a chain of which both sides hold the same, all of it.
     fn note_even(&mut self, view: &View, agreed: u64, fork: Option<u64>) {
-        let Some(tip) = view.here.last().filter(|tip| seq_of(tip) == agreed) else { return };
+        let Some(tip) = view.here.last().filter(|tip| tip.seq() == agreed) else { return };
         let newest_there = view.quiet || view.remote.last() == Some(tip);
         if newest_there && fork.is_none() && view.holes.is_empty() && view.bulk.is_empty() && view.bad == 0 {
             self.report.even.insert(view.chain.clone(), tip.clone());
@@ -55,7 +55,7 @@ impl Run<'_> {
     /// The lowest number on which two verified checkpoints stand.
     fn find_fork(&mut self, view: &View) -> Option<u64> {
         let seq = fork_of(&view.here)?;
-        let names = view.here.iter().filter(|name| seq_of(name) == seq).cloned().collect();
+        let names = view.here.iter().filter(|name| name.seq() == seq).cloned().collect();
         self.find(Finding::Forked { chain: view.chain.clone(), seq, names });
         Some(seq)
     }
@@ -65,8 +65,8 @@ impl Run<'_> {
         // Below a floor there is nothing to agree on.
         let mut agreed = view.mark.seq.max(self.floor(&view.chain) - 1);
         let mut numbers: BTreeMap<u64, BTreeSet<&ArtifactName>> = BTreeMap::new();
-        for name in view.here.union(&view.remote).filter(|name| seq_of(name) > agreed) {
-            numbers.entry(seq_of(name)).or_default().insert(name);
+        for name in view.here.union(&view.remote).filter(|name| name.seq() > agreed) {
+            numbers.entry(name.seq()).or_default().insert(name);
         }
         for (seq, names) in numbers {
             let Some(name) = names.first().filter(|_| names.len() == 1) else {

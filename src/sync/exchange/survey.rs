@@ -96,7 +96,7 @@ impl Run<'_> {
             return Ok(false);
         }
         let Some(tip) = self.config.even.get(chain) else { return Ok(false) };
-        Ok(self.local.checkpoints(chain, seq_of(tip))?.as_slice() == std::slice::from_ref(tip))
+        Ok(self.local.checkpoints(chain, tip.seq())?.as_slice() == std::slice::from_ref(tip))
     }
 
     /// All names of a space, by chain; `None` if they are too many, or could not be had, to be listed at once.
@@ -130,7 +130,7 @@ impl Run<'_> {
         let (checkpoints, parts): (BTreeSet<_>, BTreeSet<_>) =
             listed.into_iter().partition(|name| name.kind() == ArtifactKind::Checkpoint);
         // Whoever still holds what is below: it does not come back.
-        view.remote = checkpoints.into_iter().filter(|name| seq_of(name) >= floor).collect();
+        view.remote = checkpoints.into_iter().filter(|name| name.seq() >= floor).collect();
         view.remote_parts = Some(parts);
     }
 
@@ -187,7 +187,7 @@ impl Run<'_> {
             view.mark.seq = view.mark.seq.min(fork - 1);
         }
         let from = view.mark.seq.saturating_sub(1);
-        view.here = all.into_iter().filter(|name| seq_of(name) >= from).collect();
+        view.here = all.into_iter().filter(|name| name.seq() >= from).collect();
         Ok(())
     }
 
@@ -267,7 +267,7 @@ impl Run<'_> {
     /// True if the store no longer lists what it held at the watermark; then nothing about it is known any more.
     fn check_rolled_back(&mut self, view: &mut View) -> bool {
         let held = view.mark.seq;
-        let at_mark = |name: &ArtifactName| seq_of(name) == held;
+        let at_mark = |name: &ArtifactName| name.seq() == held;
         if held == 0 || view.remote.iter().any(at_mark) {
             return false;
         }
@@ -303,9 +303,9 @@ impl Run<'_> {
 
     /// Takes a checkpoint of ours that is lost here back, if the one after it, which is here, names it: no second writer.
     fn fill_own_hole(&mut self, view: &mut View, there: &ArtifactName) -> Result<(), Stop> {
-        let seq = seq_of(there);
-        let Some(next) = view.here.iter().find(|name| seq_of(name) == seq + 1).cloned() else { return Ok(()) };
-        if !self.config.pulls() || view.here.iter().any(|name| seq_of(name) == seq) {
+        let seq = there.seq();
+        let Some(next) = view.here.iter().find(|name| name.seq() == seq + 1).cloned() else { return Ok(()) };
+        if !self.config.pulls() || view.here.iter().any(|name| name.seq() == seq) {
             return Ok(());
         }
         let Some((lost, bytes)) = self.look_at_own(there)? else { return Ok(()) };
@@ -375,14 +375,14 @@ fn is_quiet(view: &View, heads: &Names) -> bool {
     let (Some(head), None) = (heads.next(), heads.next()) else {
         return false;
     };
-    let ours: Vec<&ArtifactName> = view.here.iter().filter(|name| seq_of(name) >= view.mark.seq).collect();
-    seq_of(head) == view.mark.seq && ours == [head]
+    let ours: Vec<&ArtifactName> = view.here.iter().filter(|name| name.seq() >= view.mark.seq).collect();
+    head.seq() == view.mark.seq && ours == [head]
 }
 
 fn own_finding(chain: &Chain, here: &BTreeSet<ArtifactName>, there: ArtifactName, facts: &CheckpointFacts) -> Finding {
     let tip = here.last();
-    let tip_seq = tip.map_or(0, seq_of);
-    let seq = seq_of(&there);
+    let tip_seq = tip.map_or(0, ArtifactName::seq);
+    let seq = there.seq();
     let follows = match (tip, facts.prev) {
         (Some(ArtifactName::Checkpoint { hash, .. }), Some(prev)) if seq == tip_seq + 1 => {
             crate::ledger::ShortHash::of(&prev) == *hash
@@ -393,22 +393,14 @@ fn own_finding(chain: &Chain, here: &BTreeSet<ArtifactName>, there: ArtifactName
     if follows {
         return Finding::OwnChainAhead { chain: chain.clone(), here: tip_seq, there };
     }
-    let ours = here.iter().find(|name| seq_of(name) == seq).or(tip).cloned();
+    let ours = here.iter().find(|name| name.seq() == seq).or(tip).cloned();
     Finding::OwnChainForked { chain: chain.clone(), here: ours, there }
 }
 
 /// The lowest number on which several of these checkpoints, which are sorted, stand.
 pub(super) fn fork_of<'a>(names: impl IntoIterator<Item = &'a ArtifactName>) -> Option<u64> {
     let mut last = 0;
-    names.into_iter().map(seq_of).find(|&seq| std::mem::replace(&mut last, seq) == seq)
-}
-
-/// The number of a checkpoint; 0 for other artifacts.
-pub(super) fn seq_of(name: &ArtifactName) -> u64 {
-    match name {
-        ArtifactName::Checkpoint { seq, .. } => *seq,
-        _ => 0,
-    }
+    names.into_iter().map(ArtifactName::seq).find(|&seq| std::mem::replace(&mut last, seq) == seq)
 }
 
 /// Moves a request past a page. False if that was the last, or the place does not go forward.
