@@ -53,4 +53,4 @@ pub use remake::Remains;
 pub use snapshot::{Gathered, Sweep, Swept};
 pub(crate) use store::span_of;
 pub use store::{Ledger, max_artifact_bytes, proves_wrong, slice_segment, verify_bytes};
-pub use verify::{Depth, Finding, Problem};
+pub use verify::{Depth, Finding, HEALING, Problem};

@@ -76,14 +76,15 @@ pub enum Problem {
     Stray,
 }
 
+/// What puts a damaged artifact right, as a sentence for people.
+pub const HEALING: &str = "`larder sync` asks every store for good bytes, `larder repair` makes a pack anew from the project's own files; if neither helps, copy the file of this name from another machine's `.larder/ledger` over it";
+
 impl Finding {
     /// What repairs it, as a sentence for people.
     pub fn repair(&self) -> &'static str {
         match self.problem {
             Problem::Missing | Problem::Gap { .. } => "`larder sync` fetches it from any store that holds it",
-            Problem::Damaged(_) => {
-                "`larder sync` asks every store for good bytes, `larder repair` the project's own files too; if neither holds them, copy the file of this name from another machine's `.larder/ledger` over it"
-            }
+            Problem::Damaged(_) => HEALING,
             Problem::Fork => {
                 "`larder origin adopt` on the machine that keeps the name and `larder origin new` on the other one; both branches are kept"
             }

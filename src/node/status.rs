@@ -12,7 +12,7 @@ use super::error::{Kind, NodeError};
 use super::open::Glance;
 use crate::config::PeerSetting;
 use crate::index::Index;
-use crate::ledger::{ArtifactName, Ledger};
+use crate::ledger::{ArtifactName, HEALING, Ledger};
 use crate::state::{PeerLine, State};
 use crate::sync::resolve::resolve;
 use crate::sync::{DAMAGE_THERE, IndexGraph, PEER_LINE, Stop, stops};
@@ -25,8 +25,6 @@ const WHOLE_RUN: &str = "backend";
 
 /// Who notices damage that an exchange may heal.
 const DAMAGE: &str = "damage";
-/// What is done about it.
-const HEALING: &str = "`larder sync` asks every store for good bytes, `larder repair` the project's own files too; if neither holds them, copy the file of this name from another machine's `.larder/ledger`";
 
 /// What is known of a project. The JSON form is stable.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
