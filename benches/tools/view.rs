@@ -59,6 +59,32 @@ pub fn view(options: &Options) {
     let peak_kib = view.take().map_or(f64::NAN, |view| usage(view.pid()).peak_kib);
     table.figure("memory of the view's process, at most", peak_kib / 1024.0, "MiB", Goal::None);
     from_copies(&place, &sides, &files, &cases);
+    through_rings(&place, &sides, &files, &cases);
+}
+
+/// The view whose requests come through io_uring. Warm, nobody is asked, so there is nothing to compare.
+fn through_rings(place: &Place, sides: &Sides, files: &Files, cases: &[Case]) {
+    let table = Table::beside("The same with `--io-uring`, cold", "ext4");
+    let offer = Path::new("/sys/module/fuse/parameters/enable_uring");
+    let before = fs::read_to_string(offer).unwrap_or_default();
+    if let Err(why) = fs::write(offer, "1") {
+        return table.absent("everything", &format!("it cannot be turned on: {why}"));
+    }
+    let mount = || place.mount_with(&place.path("viewer"), &place.path("mount"), &["--io-uring"]);
+    let mut view = match mount() {
+        Ok(view) => Some(view),
+        Err(why) => return table.absent("everything", &why),
+    };
+    for case in cases.iter().filter(|case| case.has_cold) {
+        let mut anew = || {
+            drop(view.take());
+            view = mount().ok();
+        };
+        table.faster(case.what, &in_turn(case, sides, files, COLD_ROUNDS, Some(&mut anew)), case.cold);
+    }
+    let peak_kib = view.take().map_or(f64::NAN, |view| usage(view.pid()).peak_kib);
+    table.figure("memory of the view's process, at most", peak_kib / 1024.0, "MiB", Goal::None);
+    let _ = fs::write(offer, before.trim());
 }
 
 /// The view whose long files the kernel reads from plain copies, and what that costs all the others.

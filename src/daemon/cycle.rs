@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use larder_adapters::Subscription;
 
+use super::Carry;
 use super::up::{LONGEST_SLEEP, Note, config_path, mount_view, subscribe};
 use super::wait::Waiters;
 use crate::chunk::is_line_file;
@@ -38,8 +39,8 @@ pub(super) struct Cycle {
     progress: Arc<dyn Progress>,
     watcher: Watcher,
     mounted: Option<Followed>,
-    /// What copies of the view's long files may take.
-    copies_bytes: Option<u64>,
+    /// How the kernel gets what the view shows.
+    carry: Carry,
     subscriptions: Vec<Subscription>,
     debounce: Debounce,
     trees: BTreeSet<RelPath>,
@@ -79,7 +80,7 @@ impl Cycle {
             progress,
             watcher,
             mounted,
-            copies_bytes: None,
+            carry: Carry::default(),
             subscriptions: Vec::new(),
             debounce: Debounce::new(Patience::default()),
             trees: BTreeSet::new(),
@@ -99,9 +100,9 @@ impl Cycle {
         }
     }
 
-    /// Says what copies of the view's long files may take when it is mounted anew.
-    pub fn set_copies(&mut self, bytes: Option<u64>) {
-        self.copies_bytes = bytes;
+    /// Says how the kernel gets what the view shows when it is mounted anew.
+    pub fn set_carry(&mut self, carry: Carry) {
+        self.carry = carry;
     }
 
     pub fn subscribe(&mut self, notes: &Sender<Note>) {
@@ -389,7 +390,7 @@ impl Cycle {
         let dir = old.mounted().dir().to_owned();
         // Whoever uses it keeps what is open; a mount that cannot be taken down is said by who mounts over it.
         let _ = old.unmount();
-        match mount_view(&self.node, &dir, self.copies_bytes, notes) {
+        match mount_view(&self.node, &dir, self.carry, notes) {
             Ok(mounted) => self.mounted = Some(mounted),
             Err(why) => say(&format!("the view is gone: {why}; `larder mount {}` shows it again", dir.display())),
         }

@@ -20,6 +20,15 @@ pub use serve::{Door, Served, desk, serve};
 pub use socket::ask;
 pub use up::up;
 
+/// How the kernel gets what a view shows.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Carry {
+    /// What plain copies of long files may take, in bytes; `None` = there are none.
+    pub copies_bytes: Option<u64>,
+    /// Its requests come through io_uring.
+    pub rings: bool,
+}
+
 /// How to run the daemon.
 #[derive(Clone, Default)]
 pub struct UpOptions {
@@ -27,8 +36,8 @@ pub struct UpOptions {
     pub open: OpenOptions,
     /// Where to mount the view.
     pub mount: Option<PathBuf>,
-    /// What plain copies of its long files may take, in bytes; `None` = there are none.
-    pub copies_bytes: Option<u64>,
+    /// How the kernel gets what it shows.
+    pub carry: Carry,
     /// How to serve paired devices meanwhile.
     pub serve: Option<ServeOptions>,
 }

@@ -10,7 +10,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::cycle::Cycle;
 use super::socket::{Asked, listen};
-use super::{Reply, Request, Served, UpOptions};
+use super::{Carry, Reply, Request, Served, UpOptions};
 use crate::env::Env;
 use crate::model::RelPath;
 use crate::mount::{Followed, IndexCatalog, MountOptions, Passthrough, Teller, View};
@@ -52,14 +52,14 @@ pub fn up(env: &Env, options: &UpOptions, progress: Arc<dyn Progress>, say: &dyn
         say(&line);
     }
     let mounted = match &options.mount {
-        Some(dir) => Some(mount_view(&node, dir, options.copies_bytes, &notes)?),
+        Some(dir) => Some(mount_view(&node, dir, options.carry, &notes)?),
         None => None,
     };
     let asked = notes.clone();
     let listener = listen(&node.dirs.socket(), move |ask| drop(asked.send(Note::Asked(ask))))
         .map_err(|error| NodeError::new(Kind::Internal, format!("listen on the control socket: {error}")))?;
     let mut cycle = Cycle::new(node, watcher, mounted, progress);
-    cycle.set_copies(options.copies_bytes);
+    cycle.set_carry(options.carry);
     cycle.subscribe(&notes);
     cycle.run_all(say)?;
     // Only now this project has an id that devices can know it by.
@@ -187,13 +187,8 @@ pub(super) fn config_path(node: &Node) -> Option<RelPath> {
     RelPath::parse(below.to_str()?).ok()
 }
 
-/// Mounts the view; long files have plain copies of `copies_bytes` in all.
-pub(super) fn mount_view(
-    node: &Node,
-    dir: &Path,
-    copies_bytes: Option<u64>,
-    notes: &Sender<Note>,
-) -> Result<Followed, NodeError> {
+/// Mounts the view.
+pub(super) fn mount_view(node: &Node, dir: &Path, carry: Carry, notes: &Sender<Note>) -> Result<Followed, NodeError> {
     let catalog = IndexCatalog::new(node.dirs.index(), node.engine.contents());
     let view = View::new(catalog).with_clock(node.env.clock.clone());
     // The channel does not wait, and a loop that ended has nobody to say it to.
@@ -203,8 +198,8 @@ pub(super) fn mount_view(
         drop(notes.send(Note::View(larder_patterns::shown(sentence))));
     });
     let project_roots = vec![node.settings.root_dir.clone()];
-    let passthrough = copies_bytes.map(|bytes| Passthrough::new(node.dirs.cache(), bytes));
-    let options = MountOptions { teller, project_roots, passthrough, ..MountOptions::default() };
+    let passthrough = carry.copies_bytes.map(|bytes| Passthrough::new(node.dirs.cache(), bytes));
+    let options = MountOptions { teller, project_roots, passthrough, rings: carry.rings, ..MountOptions::default() };
     // Whoever makes an index anew beside its daemon is the daemon: it looks by itself.
     Followed::mount(view, &node.dirs.index(), dir, &options, || {})
         .map_err(|error| NodeError::new(Kind::User, error.to_string()))

@@ -230,13 +230,32 @@ impl ContentReader {
         if wanted > MAX_READ_BYTES {
             return Err(ContentError::TooLong { content: content.hash, bytes: wanted });
         }
-        if let Some(bytes) = self.read_single(content, offset, wanted)? {
+        let single = self.read_single(content, offset, wanted, |bytes| bytes.to_vec())?;
+        if let Some(bytes) = single {
             return Ok(bytes);
         }
-        let layout = self.layout(content)?;
-        let pieces = layout.pieces(offset, end);
         let mut bytes = vec![0; wanted as usize];
-        let mut rest = bytes.as_mut_slice();
+        self.read_pieces(content, offset, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// The same into a buffer, as far as it and the content go. Returns how many bytes that were; after an error what stands there is of no use.
+    pub fn read_into(&self, content: &Content, offset: u64, out: &mut [u8]) -> Result<usize, ContentError> {
+        let left = usize::try_from(content.size.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let len = out.len().min(left);
+        let Some(out) = out.get_mut(..len).filter(|out| !out.is_empty()) else { return Ok(0) };
+        let single = self.read_single(content, offset, len as u64, |bytes| out.copy_from_slice(bytes))?;
+        if single.is_none() {
+            self.read_pieces(content, offset, out)?;
+        }
+        Ok(len)
+    }
+
+    /// Of a content that goes on behind what is asked for.
+    fn read_pieces(&self, content: &Content, offset: u64, out: &mut [u8]) -> Result<(), ContentError> {
+        let layout = self.layout(content)?;
+        let pieces = layout.pieces(offset, offset + out.len() as u64);
+        let mut rest = out;
         for some in pieces.chunks(PIECES) {
             for (piece, place) in some.iter().zip(self.places(content, some)?) {
                 let (out, behind) = rest.split_at_mut(piece.range.len());
@@ -244,14 +263,20 @@ impl ContentReader {
                 rest = behind;
             }
         }
-        Ok(bytes)
+        Ok(())
     }
 
     /// A content of one segment, whose manifest nobody has to look up; `None` if it is none.
-    fn read_single(&self, content: &Content, offset: u64, len: u64) -> Result<Option<Vec<u8>>, ContentError> {
+    fn read_single<T>(
+        &self,
+        content: &Content,
+        offset: u64,
+        len: u64,
+        take: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Option<T>, ContentError> {
         let segment = SegmentHash(content.hash.0);
         let (from, to) = (offset as usize, (offset + len) as usize);
-        let part = |bytes: &[u8]| bytes.get(from..to).map(<[u8]>::to_vec);
+        let part = |bytes: &[u8]| bytes.get(from..to).map(take);
         let prepared = lock(&self.prepared).places.get(&segment).cloned();
         if let Some(place) = prepared.filter(|place| u64::from(place.len) == content.size) {
             // Only as long as its block is in memory: what was let go since may have moved it, and nothing lost is looked for there.
@@ -308,7 +333,7 @@ impl ContentReader {
         // A single segment has its content's hash, which was checked just now.
         if content.size > 0
             && content.size <= MAX_READ_BYTES
-            && let Some(bytes) = self.read_single(content, 0, content.size)?
+            && let Some(bytes) = self.read_single(content, 0, content.size, <[u8]>::to_vec)?
         {
             return Ok(bytes);
         }

@@ -282,7 +282,15 @@ pub trait Catalog: Send + Sync {
     /// Exactly `len` bytes from `offset`; the caller has checked both against the size.
     ///
     /// Never waits for an exchange: what is not here is [`CatalogError::Absent`].
-    fn read(&self, row: &FileRow, offset: u64, len: usize) -> Result<Vec<u8>, CatalogError>;
+    fn read(&self, row: &FileRow, offset: u64, len: usize) -> Result<Vec<u8>, CatalogError> {
+        let mut bytes = vec![0; len];
+        let got = self.read_into(row, offset, &mut bytes)?;
+        bytes.truncate(got);
+        Ok(bytes)
+    }
+
+    /// The same into a buffer; returns how many bytes there were.
+    fn read_into(&self, row: &FileRow, offset: u64, out: &mut [u8]) -> Result<usize, CatalogError>;
 
     /// Sums for `df`.
     fn totals(&self) -> Result<Totals, CatalogError>;

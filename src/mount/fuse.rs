@@ -1,203 +1,75 @@
-//! Carries the kernel's requests to the [`View`] and its answers back: nothing but translation and error numbers.
+//! Carries the kernel's requests to [`Answers`] and what they say back, through the device: nothing but translation.
 //!
 //! Invariant: zero-message mode. `open` and `opendir` answer ENOSYS, so the kernel never sends them again and keeps what it has read;
 //! lifetimes are a day; freshness comes from notifications alone, and never from a thread that answers requests: the kernel may
 //! hold a lock that the notification needs until that very thread has answered. Where long files are read from copies
 //! (`through`), `open` is answered each time instead, which the kernel wants for all files or for none.
 
-use std::collections::VecDeque;
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 use fuser::{
-    AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
-    WriteFlags,
+    AccessFlags, BsdFileFlags, Errno, FileHandle, Filesystem, Generation, INodeNo, InitFlags, KernelConfig, LockOwner,
+    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use super::answers::{Answers, BLOCK_BYTES, LIFETIME, Line, Shown, blocks};
 use super::catalog::Catalog;
-use super::counters::{Counters, count};
-use super::listing::Entry;
+use super::counters::count;
 use super::node::NodeId;
-use super::replay::{Doing, Replayer};
-use super::scout::Scout;
-use super::session::Teller;
-use super::through::Through;
-use super::view::{Attr, Node, NodeKind, View, ViewError};
+use super::queue::{Ended, Latch};
+use super::view::NodeKind;
 
-/// How long the kernel may keep an answer; whatever changes earlier is notified.
-const LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
-/// The same for a name that means something else as time goes by.
-const MOMENT: Duration = Duration::from_secs(1);
-/// Sentences that are not said again while they are among the last that were.
-const MAX_TOLD: usize = 64;
-/// A number that the view never makes.
-const GONE_NODE: u64 = 1 << 63;
-/// Block size told to `df` and `stat`.
-const BLOCK_BYTES: u32 = 4096;
 /// Largest request: 1 MiB.
-const MAX_REQUEST_BYTES: u32 = 1 << 20;
+pub(super) const MAX_REQUEST_BYTES: u32 = 1 << 20;
 /// Requests the kernel may have under way in the background.
 const MAX_BACKGROUND: u16 = 64;
-/// Lines asked of the view at once; a reply that has room for more asks again.
-const LISTING_LINES: usize = 96;
 
-/// Who owns what is shown.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Owner {
-    pub(super) uid: u32,
-    pub(super) gid: u32,
+thread_local! {
+    /// Where an answer of bytes is put together, kept for the next: memory that is taken anew must be cleared first.
+    static ROOM: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The file system that the kernel talks to.
 pub(super) struct ViewFs<C> {
-    pub(super) view: Arc<View<C>>,
-    pub(super) counters: Arc<Counters>,
-    pub(super) owner: Owner,
-    /// Extended attributes tell who wrote what.
-    pub(super) xattrs: bool,
-    /// The one thread that may ask for changes, none of which changes anything.
-    pub(super) replayer: Arc<Replayer>,
-    /// Long files are read from copies, if the kernel agrees.
-    pub(super) through: Option<Arc<Through>>,
-    pub(super) teller: Teller,
-    pub(super) scout: Scout<C>,
-    /// What was told lately.
-    pub(super) told: Mutex<VecDeque<String>>,
-    /// Called once, when the kernel has let go of the mount.
-    pub(super) on_end: Box<dyn Fn() + Send + Sync>,
-}
-
-fn errno(error: &ViewError) -> Errno {
-    match error {
-        ViewError::NotFound { .. } => Errno::ENOENT,
-        ViewError::NameTooLong { .. } => Errno::ENAMETOOLONG,
-        ViewError::NotFolder { .. } => Errno::ENOTDIR,
-        ViewError::IsFolder { .. } => Errno::EISDIR,
-        ViewError::NotLink { .. } => Errno::EINVAL,
-        ViewError::LinkOutside { .. } => Errno::EPERM,
-        ViewError::Unknown { .. } => Errno::ESTALE,
-        ViewError::Catalog(_) => Errno::EIO,
-    }
+    pub(super) answers: Arc<Answers<C>>,
+    /// Set if the kernel offers to send its requests through rings, where that is wanted.
+    rings: Option<Arc<AtomicBool>>,
+    /// Set once, when the kernel has let go of the mount.
+    end: Arc<Latch>,
 }
 
 impl<C> ViewFs<C> {
-    /// The error number for an answer that failed. Why is told to who can be told: the asker learns only "input/output error".
-    fn refuse(&self, error: &ViewError) -> Errno {
-        if matches!(error, ViewError::Catalog(_) | ViewError::LinkOutside { .. }) {
-            let sentence = with_causes(error);
-            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-            let is_new = !told.contains(&sentence);
-            if is_new {
-                if told.len() >= MAX_TOLD {
-                    told.pop_front();
-                }
-                told.push_back(sentence.clone());
-            }
-            drop(told);
-            if is_new {
-                self.teller.tell(&sentence);
-            }
-        }
-        errno(error)
+    /// And what is set when it is over. `rings` is set if the kernel agrees; then it waits for them.
+    pub(super) fn new(answers: &Arc<Answers<C>>, rings: Option<Arc<AtomicBool>>) -> (ViewFs<C>, Arc<Latch>) {
+        let end = Arc::new(Latch::default());
+        (ViewFs { answers: Arc::clone(answers), rings, end: Arc::clone(&end) }, end)
     }
 }
 
-fn with_causes(error: &ViewError) -> String {
-    let mut sentence = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        sentence.push_str(&format!(": {error}"));
-        cause = error.source();
+fn answer_entry(answer: Result<Shown, Errno>, reply: ReplyEntry) {
+    match answer {
+        Ok(Shown { lifetime, attr }) => reply.entry(&lifetime, &attr, Generation(0)),
+        Err(errno) => reply.error(errno),
     }
-    sentence
-}
-
-impl<C: Catalog> ViewFs<C> {
-    fn file_attr(&self, node: Node) -> FileAttr {
-        let Attr { kind, mode, size, mtime_ms, links } = node.attr;
-        let mtime = UNIX_EPOCH + Duration::from_millis(mtime_ms);
-        FileAttr {
-            ino: INodeNo(node.id.0),
-            size,
-            blocks: size.div_ceil(512),
-            atime: mtime,
-            mtime,
-            ctime: mtime,
-            crtime: SystemTime::UNIX_EPOCH,
-            kind: file_type(kind),
-            perm: mode,
-            nlink: links,
-            uid: self.owner.uid,
-            gid: self.owner.gid,
-            rdev: 0,
-            blksize: BLOCK_BYTES,
-            flags: 0,
-        }
-    }
-
-    fn lifetime(&self, node: Node) -> Duration {
-        if self.view.is_lasting(node.id) { LIFETIME } else { MOMENT }
-    }
-
-    /// Agrees that what is there already has just been made.
-    fn make(&self, req: &Request, parent: INodeNo, name: &OsStr, kind: NodeKind, reply: ReplyEntry) {
-        count(&self.counters.replayed);
-        let id = NodeId(parent.0);
-        if self.replayer.doing(req.pid(), id, name) != Doing::Making {
-            return reply.error(Errno::EROFS);
-        }
-        match self.view.lookup(id, name) {
-            Ok(node) if node.attr.kind == kind => reply.entry(&LIFETIME, &self.file_attr(node), Generation(0)),
-            _ => reply.error(Errno::EROFS),
-        }
-    }
-}
-
-fn file_type(kind: NodeKind) -> FileType {
-    match kind {
-        NodeKind::Folder => FileType::Directory,
-        NodeKind::File => FileType::RegularFile,
-        NodeKind::Link => FileType::Symlink,
-    }
-}
-
-/// What stands for a file that is gone, for the one who tells that it is.
-fn gone_file() -> FileAttr {
-    FileAttr { ino: INodeNo(GONE_NODE), perm: 0o444, nlink: 1, ..absent() }
 }
 
 /// Whoever asks with no room wants to know how much is needed.
-fn answer_xattr(bytes: &[u8], size: u32, reply: ReplyXattr) {
+fn answer_xattr(answer: Result<Vec<u8>, Errno>, size: u32, reply: ReplyXattr) {
+    let bytes = match answer {
+        Ok(bytes) => bytes,
+        Err(errno) => return reply.error(errno),
+    };
     match (u32::try_from(bytes.len()), size) {
         (Ok(len), 0) => reply.size(len),
-        (Ok(len), size) if len <= size => reply.data(bytes),
+        (Ok(len), size) if len <= size => reply.data(&bytes),
         _ => reply.error(Errno::ERANGE),
-    }
-}
-
-/// "No such name", to be remembered like any answer.
-fn absent() -> FileAttr {
-    FileAttr {
-        ino: INodeNo(0),
-        size: 0,
-        blocks: 0,
-        atime: UNIX_EPOCH,
-        mtime: UNIX_EPOCH,
-        ctime: UNIX_EPOCH,
-        crtime: UNIX_EPOCH,
-        kind: FileType::RegularFile,
-        perm: 0,
-        nlink: 0,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: 0,
-        flags: 0,
     }
 }
 
@@ -216,7 +88,10 @@ impl<C: Catalog + 'static> Filesystem for ViewFs<C> {
             // An older kernel without one of them is slower, not wrong.
             let _ = config.add_capabilities(capability);
         }
-        if let Some(through) = &self.through {
+        if let Some(agreed) = &self.rings {
+            agreed.store(config.add_capabilities(InitFlags::FUSE_OVER_IO_URING).is_ok(), Ordering::SeqCst);
+        }
+        if let Some(through) = &self.answers.through {
             through.negotiate(config);
         }
         let _ = config.set_max_background(MAX_BACKGROUND);
@@ -225,34 +100,21 @@ impl<C: Catalog + 'static> Filesystem for ViewFs<C> {
     }
 
     fn destroy(&mut self) {
-        (self.on_end)();
+        self.end.set(Ended::Unmounted);
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        count(&self.counters.lookup);
-        match self.replayer.doing(req.pid(), NodeId(parent.0), name) {
-            // It comes to be by what that thread does next.
-            Doing::Making => return reply.error(Errno::ENOENT),
-            Doing::Removing => return reply.entry(&Duration::ZERO, &gone_file(), Generation(0)),
-            Doing::Nothing => {}
-        }
-        match self.view.lookup(NodeId(parent.0), name) {
-            Ok(node) => reply.entry(&self.lifetime(node), &self.file_attr(node), Generation(0)),
-            Err(ViewError::NotFound { is_lasting: true, .. }) => reply.entry(&LIFETIME, &absent(), Generation(0)),
-            Err(error) => reply.error(self.refuse(&error)),
-        }
+        answer_entry(self.answers.lookup(req.pid(), NodeId(parent.0), name), reply);
     }
 
     fn forget(&self, _req: &Request, _node: INodeNo, _lookups: u64) {
-        count(&self.counters.forget);
+        count(&self.answers.counters.forget);
     }
 
     fn getattr(&self, _req: &Request, node: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
-        count(&self.counters.getattr);
-        let id = NodeId(node.0);
-        match self.view.attr(id) {
-            Ok(attr) => reply.attr(&LIFETIME, &self.file_attr(Node { id, attr })),
-            Err(error) => reply.error(self.refuse(&error)),
+        match self.answers.attr(NodeId(node.0)) {
+            Ok(attr) => reply.attr(&LIFETIME, &attr),
+            Err(errno) => reply.error(errno),
         }
     }
 
@@ -274,13 +136,9 @@ impl<C: Catalog + 'static> Filesystem for ViewFs<C> {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        count(&self.counters.replayed);
-        let id = NodeId(node.0);
-        match self.view.attr(id) {
-            Ok(attr) if self.replayer.is_own(req.pid()) && size == Some(attr.size) => {
-                reply.attr(&LIFETIME, &self.file_attr(Node { id, attr }));
-            }
-            _ => reply.error(Errno::EROFS),
+        match self.answers.resize(req.pid(), NodeId(node.0), size) {
+            Ok(attr) => reply.attr(&LIFETIME, &attr),
+            Err(errno) => reply.error(errno),
         }
     }
 
@@ -294,18 +152,17 @@ impl<C: Catalog + 'static> Filesystem for ViewFs<C> {
         _rdev: u32,
         reply: ReplyEntry,
     ) {
-        self.make(req, parent, name, NodeKind::File, reply);
+        answer_entry(self.answers.make(req.pid(), NodeId(parent.0), name, NodeKind::File), reply);
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, _mode: u32, _umask: u32, reply: ReplyEntry) {
-        self.make(req, parent, name, NodeKind::Folder, reply);
+        answer_entry(self.answers.make(req.pid(), NodeId(parent.0), name, NodeKind::Folder), reply);
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        count(&self.counters.replayed);
-        match self.replayer.doing(req.pid(), NodeId(parent.0), name) {
-            Doing::Removing => reply.ok(),
-            _ => reply.error(Errno::EROFS),
+        match self.answers.remove(req.pid(), NodeId(parent.0), name) {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
         }
     }
 
@@ -363,17 +220,16 @@ impl<C: Catalog + 'static> Filesystem for ViewFs<C> {
     }
 
     fn readlink(&self, _req: &Request, node: INodeNo, reply: ReplyData) {
-        count(&self.counters.readlink);
-        match self.view.read_link(NodeId(node.0)) {
+        match self.answers.link_target(NodeId(node.0)) {
             Ok(target) => reply.data(&target),
-            Err(error) => reply.error(self.refuse(&error)),
+            Err(errno) => reply.error(errno),
         }
     }
 
     fn open(&self, _req: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        count(&self.counters.open);
-        match self.through.as_ref().filter(|through| through.is_allowed(&reply)) {
-            Some(through) => through.open(&self.view, NodeId(node.0), flags, reply),
+        count(&self.answers.counters.open);
+        match self.answers.through.as_ref().filter(|through| through.is_allowed(&reply)) {
+            Some(through) => through.open(&self.answers.view, NodeId(node.0), flags, reply),
             None => reply.error(Errno::ENOSYS),
         }
     }
@@ -388,11 +244,11 @@ impl<C: Catalog + 'static> Filesystem for ViewFs<C> {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        if let Some(through) = &self.through {
+        if let Some(through) = &self.answers.through {
             through.release(NodeId(node.0), handle);
         }
         // Whoever sees it counted sees what was let go.
-        count(&self.counters.release);
+        count(&self.answers.counters.release);
         reply.ok();
     }
 
@@ -407,32 +263,36 @@ impl<C: Catalog + 'static> Filesystem for ViewFs<C> {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        count(&self.counters.read);
-        match self.view.read(NodeId(node.0), offset, size as usize) {
-            Ok(bytes) => reply.data(&bytes),
-            Err(error) => reply.error(self.refuse(&error)),
-        }
+        let size = size.min(MAX_REQUEST_BYTES) as usize;
+        ROOM.with_borrow_mut(|room| {
+            if room.len() < size {
+                room.resize(size, 0);
+            }
+            match self.answers.bytes(NodeId(node.0), offset, &mut room[..size]) {
+                Ok(len) => reply.data(&room[..len]),
+                Err(errno) => reply.error(errno),
+            }
+        });
     }
 
     fn flush(&self, _req: &Request, _node: INodeNo, _handle: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
-        count(&self.counters.other);
+        count(&self.answers.counters.other);
         reply.error(Errno::ENOSYS);
     }
 
     fn opendir(&self, _req: &Request, _node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        count(&self.counters.opendir);
+        count(&self.answers.counters.opendir);
         reply.error(Errno::ENOSYS);
     }
 
     fn readdir(&self, _req: &Request, node: INodeNo, _handle: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        count(&self.counters.readdir);
-        let filled = self.scout.list(NodeId(node.0), offset, LISTING_LINES, |entry| {
-            let Entry { name, node, offset } = entry;
-            reply.add(INodeNo(node.id.0), *offset, file_type(node.attr.kind), name)
+        count(&self.answers.counters.readdir);
+        let filled = self.answers.list(NodeId(node.0), offset, |Line { name, offset, shown }| {
+            reply.add(shown.attr.ino, offset, shown.attr.kind, name)
         });
         match filled {
             Ok(()) => reply.ok(),
-            Err(error) => reply.error(self.refuse(&error)),
+            Err(errno) => reply.error(errno),
         }
     }
 
@@ -444,60 +304,35 @@ impl<C: Catalog + 'static> Filesystem for ViewFs<C> {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        count(&self.counters.readdirplus);
-        let filled = self.scout.list(NodeId(node.0), offset, LISTING_LINES, |entry| {
-            let Entry { name, node, offset } = entry;
-            let (lifetime, attr) = (self.lifetime(*node), self.file_attr(*node));
-            reply.add(INodeNo(node.id.0), *offset, name, &lifetime, &attr, Generation(0))
+        count(&self.answers.counters.readdirplus);
+        let filled = self.answers.list(NodeId(node.0), offset, |Line { name, offset, shown }| {
+            reply.add(shown.attr.ino, offset, name, &shown.lifetime, &shown.attr, Generation(0))
         });
         match filled {
             Ok(()) => reply.ok(),
-            Err(error) => reply.error(self.refuse(&error)),
+            Err(errno) => reply.error(errno),
         }
     }
 
     fn statfs(&self, _req: &Request, _node: INodeNo, reply: ReplyStatfs) {
-        count(&self.counters.statfs);
-        match self.view.statfs() {
+        match self.answers.sums() {
             Ok(sums) => {
-                // At least one block: some tools take a file system of none for a broken one.
-                let blocks = sums.bytes.div_ceil(u64::from(BLOCK_BYTES)).max(1);
-                reply.statfs(blocks, 0, 0, sums.files, 0, BLOCK_BYTES, sums.max_name_bytes, BLOCK_BYTES);
+                reply.statfs(blocks(&sums), 0, 0, sums.files, 0, BLOCK_BYTES, sums.max_name_bytes, BLOCK_BYTES);
             }
-            Err(error) => reply.error(self.refuse(&error)),
+            Err(errno) => reply.error(errno),
         }
     }
 
     fn getxattr(&self, _req: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        count(&self.counters.xattr);
-        if !self.xattrs {
-            return reply.error(Errno::ENOSYS);
-        }
-        match self.view.attributes(NodeId(node.0)) {
-            Ok(attributes) => match attributes.into_iter().find(|(known, _)| name == *known) {
-                Some((_, value)) => answer_xattr(value.as_bytes(), size, reply),
-                None => reply.error(Errno::NO_XATTR),
-            },
-            Err(error) => reply.error(self.refuse(&error)),
-        }
+        answer_xattr(self.answers.xattr(NodeId(node.0), name), size, reply);
     }
 
     fn listxattr(&self, _req: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
-        count(&self.counters.xattr);
-        if !self.xattrs {
-            return reply.error(Errno::ENOSYS);
-        }
-        match self.view.attributes(NodeId(node.0)) {
-            Ok(attributes) => {
-                let names: Vec<u8> = attributes.iter().flat_map(|(name, _)| name.bytes().chain([0])).collect();
-                answer_xattr(&names, size, reply);
-            }
-            Err(error) => reply.error(self.refuse(&error)),
-        }
+        answer_xattr(self.answers.xattr_names(NodeId(node.0)), size, reply);
     }
 
     fn access(&self, _req: &Request, _node: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
-        count(&self.counters.other);
+        count(&self.answers.counters.other);
         reply.error(Errno::ENOSYS);
     }
 
@@ -510,7 +345,7 @@ impl<C: Catalog + 'static> Filesystem for ViewFs<C> {
         _whence: i32,
         reply: fuser::ReplyLseek,
     ) {
-        count(&self.counters.other);
+        count(&self.answers.counters.other);
         reply.error(Errno::ENOSYS);
     }
 
@@ -525,7 +360,7 @@ impl<C: Catalog + 'static> Filesystem for ViewFs<C> {
         _output_bytes: u32,
         reply: fuser::ReplyIoctl,
     ) {
-        count(&self.counters.other);
+        count(&self.answers.counters.other);
         reply.error(Errno::ENOTTY);
     }
 }

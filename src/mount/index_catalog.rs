@@ -614,8 +614,8 @@ impl IndexCatalog {
         Ok(tail)
     }
 
-    fn content_bytes(&self, content: &Content, offset: u64, len: u64) -> Answer<Vec<u8>> {
-        self.contents.read(content, offset, len).map_err(|error| match error {
+    fn content_bytes(&self, content: &Content, offset: u64, out: &mut [u8]) -> Answer<usize> {
+        self.contents.read_into(content, offset, out).map_err(|error| match error {
             ContentError::Missing { .. } | ContentError::MissingManifest { .. } => {
                 // Without an answer nothing is said to be gone.
                 match self.ask(|reader| Ok(reader.dropped(&content.hash)?)) {
@@ -930,27 +930,27 @@ impl Catalog for IndexCatalog {
         self.ask(|reader| Ok(reader.version_at(&id)?.map(|(slot, _)| slot.path)))
     }
 
-    fn read(&self, row: &FileRow, offset: u64, len: usize) -> Answer<Vec<u8>> {
-        let len = len as u64;
+    fn read_into(&self, row: &FileRow, offset: u64, out: &mut [u8]) -> Answer<usize> {
         if row.id.0 & MERGE_BIT == 0 {
             if let (0, Some(epoch)) = (offset, self.epoch.get()) {
                 self.foresight.reads(row.id, *epoch);
             }
-            let bytes = self.content_bytes(&row.content, offset, len);
+            let got = self.content_bytes(&row.content, offset, out);
             self.foresight.answered(self.contents.longest_wait());
-            return bytes;
+            return got;
         }
         let appended = self.ask(|reader| self.merged_tail(reader, row.id))?;
         let base_size = appended.base.map_or(0, |base| base.size);
-        let end = offset.saturating_add(len);
-        let mut bytes = match appended.base {
-            Some(base) if offset < base_size => self.content_bytes(&base, offset, len.min(base_size - offset))?,
-            _ => Vec::new(),
+        let end = offset.saturating_add(out.len() as u64);
+        let of_base = match appended.base {
+            Some(base) if offset < base_size => self.content_bytes(&base, offset, out)?,
+            _ => 0,
         };
         let within =
             |at: u64| usize::try_from(at.saturating_sub(base_size)).unwrap_or(usize::MAX).min(appended.tail.len());
-        bytes.extend_from_slice(&appended.tail[within(offset)..within(end)]);
-        Ok(bytes)
+        let tail = &appended.tail[within(offset)..within(end)];
+        out[of_base..of_base + tail.len()].copy_from_slice(tail);
+        Ok(of_base + tail.len())
     }
 
     fn totals(&self) -> Answer<Totals> {

@@ -468,12 +468,14 @@ impl Catalog for MemoryCatalog {
         Ok(stored.and_then(|stored| RelPath::parse(&state.paths[stored.path.0 as usize - 1]).ok()))
     }
 
-    fn read(&self, row: &FileRow, offset: u64, len: usize) -> Result<Vec<u8>, CatalogError> {
+    fn read_into(&self, row: &FileRow, offset: u64, out: &mut [u8]) -> Result<usize, CatalogError> {
         let state = self.read_state();
         let absent = || CatalogError::Absent { content: row.content.hash.to_string() };
         let bytes = state.contents.get(&row.content.hash).ok_or_else(absent)?;
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
-        Ok(bytes[start..start.saturating_add(len).min(bytes.len())].to_vec())
+        let bytes = &bytes[start..start.saturating_add(out.len()).min(bytes.len())];
+        out[..bytes.len()].copy_from_slice(bytes);
+        Ok(bytes.len())
     }
 
     fn totals(&self) -> Result<Totals, CatalogError> {

@@ -6,6 +6,8 @@
 //! a name, where they are asked for; memory does not grow with the archive.
 //! Deliberately not here: which of several heads wins (`sync::resolve`), and what is in the index.
 
+#[cfg(target_os = "linux")]
+mod answers;
 mod catalog;
 #[cfg(target_os = "linux")]
 mod copies;
@@ -37,6 +39,8 @@ mod refresh;
 #[cfg(target_os = "linux")]
 mod replay;
 #[cfg(target_os = "linux")]
+mod ring;
+#[cfg(target_os = "linux")]
 mod scout;
 #[cfg(target_os = "linux")]
 mod session;
@@ -44,6 +48,8 @@ mod session;
 mod through;
 mod view;
 mod walk;
+#[cfg(target_os = "linux")]
+mod wire;
 
 pub use catalog::{
     Catalog, CatalogError, Change, Child, DirFacts, DirId, FileId, FileRow, FindId, OriginId, OriginRow, PathFacts,

@@ -1,6 +1,7 @@
 //! Laws of a real mount, over the catalog in memory. Skipped, aloud, where the system cannot mount.
 
 mod resemble;
+mod ringed;
 mod through;
 
 use std::collections::BTreeMap;
@@ -88,7 +89,10 @@ impl Fixture {
 
     fn mount_with(&mut self, options: &MountOptions) {
         self.mounted = None;
-        self.mounted = Some(mount(Arc::clone(&self.view), &self.dir, options).expect("a mount"));
+        let options = MountOptions { rings: options.rings || ringed::are_wanted(), ..options.clone() };
+        let mounted = mount(Arc::clone(&self.view), &self.dir, &options).expect("a mount");
+        assert!(mounted.has_rings() || !ringed::are_wanted());
+        self.mounted = Some(mounted);
     }
 
     fn mounted(&self) -> &Mounted {
@@ -737,7 +741,8 @@ fn child_holds_a_mount() {
     let view = Arc::new(View::new(MemoryCatalog::new()));
     view.catalog().put(&MemoryPut::file("laptop-abc234", "a.md", b"from the child", WALL_MS));
     let stop = StopSignals::register().expect("signals");
-    let mounted = mount(view, Path::new(&dir), &MountOptions::default()).expect("a mount");
+    let options = MountOptions { rings: ringed::are_wanted(), ..MountOptions::default() };
+    let mounted = mount(view, Path::new(&dir), &options).expect("a mount");
     println!("mounted");
 
     let ended = mounted.serve(stop).expect("served");

@@ -6,7 +6,10 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fmt;
+use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -14,16 +17,18 @@ use std::time::Duration;
 use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, Session, SessionACL};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use super::answers::{Answers, Owner};
 use super::catalog::{Catalog, Change, FileId};
 use super::copies::{Copies, Held};
 use super::counters::{Counters, RequestCounts};
-use super::fuse::{Owner, ViewFs};
+use super::fuse::ViewFs;
 use super::mount_table::MOUNT_NAME;
 use super::node::Place;
 use super::place::{PlaceError, prepare, unmount_path};
 use super::queue::{Ended, Latch, Queue};
 use super::refresh::Invalidation;
 use super::replay::{Replayer, Stage, show_read_only};
+use super::ring::Rings;
 use super::scout::Scout;
 use super::through::Through;
 use super::view::{README_NAME, View, ViewError};
@@ -39,6 +44,9 @@ const NO_NAME: &str = ".";
 const READ_AHEAD_KIB: u32 = 2048;
 /// Threads that answer requests; more gain nothing that was measured.
 const DEFAULT_THREADS: usize = 2;
+
+/// Why there are no rings, if the kernel does not offer any.
+const NO_RINGS: &str = "this kernel does not offer it (Linux 6.14 and later do once root has written 1 to /sys/module/fuse/parameters/enable_uring)";
 
 /// How long who opens a long file waits for its copy; nobody can end the wait, so it is short.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -82,6 +90,8 @@ pub struct MountOptions {
     /// Have the kernel read long files from plain copies. Only root can; everybody else is told so and has the usual view. Opening any file
     /// then asks the process behind the view.
     pub passthrough: Option<Passthrough>,
+    /// Have the kernel's requests come through rings in memory, one a processor, where it lets itself be asked (`fuse.enable_uring`).
+    pub rings: bool,
     /// Roots of projects, inside which no view is mounted.
     pub project_roots: Vec<PathBuf>,
     /// Threads that answer requests; `None` = 2.
@@ -162,6 +172,7 @@ pub struct Mounted {
     end: Arc<Latch>,
     tells_watchers: bool,
     copier: Option<Copier>,
+    has_rings: bool,
 }
 
 /// Mounts `view` at `dir`, which is created if absent; a dead view there is replaced.
@@ -177,11 +188,10 @@ pub fn mount<C: Catalog + 'static>(
         return Err(MountError::OnlyRoot { dir });
     }
     let counters = Arc::new(Counters::default());
-    let end = Arc::new(Latch::default());
     let owner = Owner { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
     let replayer = Arc::new(Replayer::default());
     let through = options.passthrough.as_ref().and_then(|wanted| through(wanted, &options.teller));
-    let make_fs = || ViewFs {
+    let answers = Arc::new(Answers {
         view: Arc::clone(&view),
         counters: Arc::clone(&counters),
         owner,
@@ -191,16 +201,15 @@ pub fn mount<C: Catalog + 'static>(
         teller: options.teller.clone(),
         scout: Scout::new(&view),
         told: Mutex::default(),
-        on_end: Box::new({
-            let end = Arc::clone(&end);
-            move || end.set(Ended::Unmounted)
-        }),
-    };
+    });
     let refused = |source| MountError::Refused { dir: dir.clone(), source };
-    let start = |writable| Session::new(make_fs(), &dir, &config(options, writable)).and_then(Session::spawn);
     // Only root can show one mount read-only in one place and writable in another.
     let can_replay = options.inotify;
-    let session = start(can_replay).map_err(refused)?;
+    let ringed = options.rings.then(|| begin_with_rings(&answers, &dir, &config(options, can_replay)));
+    let ringed = ringed.and_then(|ringed| ringed.inspect_err(|why| tell_no_rings(&options.teller, why)).ok());
+    let has_rings = ringed.is_some();
+    let begun = ringed.map_or_else(|| begin(&answers, &dir, &config(options, can_replay)), Ok);
+    let Begun { session, end } = begun.map_err(refused)?;
     read_far_ahead(&dir);
     let device = match can_replay.then(|| show_read_only(&dir)) {
         Some(Err(source)) => {
@@ -228,9 +237,43 @@ pub fn mount<C: Catalog + 'static>(
         end,
         tells_watchers: device.is_some(),
         copier: None,
+        has_rings,
     };
     mounted.copier = copier.transpose()?;
     Ok(mounted)
+}
+
+/// A connection to the kernel, and what says that it is over.
+struct Begun {
+    session: BackgroundSession,
+    end: Arc<Latch>,
+}
+
+/// Mounts; the kernel's requests come through the device.
+fn begin<C: Catalog + 'static>(answers: &Arc<Answers<C>>, dir: &Path, config: &Config) -> io::Result<Begun> {
+    let (fs, end) = ViewFs::new(answers, None);
+    Ok(Begun { session: Session::new(fs, dir, config)?.spawn()?, end })
+}
+
+/// Mounts; they come through rings. Errors: nothing is mounted.
+fn begin_with_rings<C: Catalog + 'static>(answers: &Arc<Answers<C>>, dir: &Path, config: &Config) -> io::Result<Begun> {
+    if answers.through.is_some() {
+        return Err(io::Error::other("long files are read from copies, which only the device can be told of"));
+    }
+    let rings = Rings::new()?;
+    let agreed = Arc::new(AtomicBool::new(false));
+    let (fs, end) = ViewFs::new(answers, Some(Arc::clone(&agreed)));
+    let session = Session::new(fs, dir, config)?;
+    if !agreed.load(Ordering::SeqCst) {
+        return Err(io::Error::other(NO_RINGS));
+    }
+    // From the handshake on the kernel answers nobody until it has them.
+    rings.start(session.as_fd(), answers)?;
+    Ok(Begun { session: session.spawn()?, end })
+}
+
+fn tell_no_rings(teller: &Teller, why: &io::Error) {
+    teller.tell(&format!("take requests through io_uring: {why}; they are taken as usual"));
 }
 
 /// What is needed for copies; `None`, aloud, for a user who cannot have them.
@@ -389,6 +432,11 @@ impl Mounted {
     /// What there is of copies; `None` if the kernel takes none here, or nobody wanted any.
     pub fn copies(&self) -> Option<Held> {
         self.copier.as_ref().map(|copier| copier.through.copies.held())
+    }
+
+    /// True if the kernel's requests come through rings.
+    pub fn has_rings(&self) -> bool {
+        self.has_rings
     }
 
     /// True if changes from elsewhere reach inotify.

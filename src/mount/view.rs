@@ -237,6 +237,22 @@ impl<C: Catalog> View<C> {
         }
     }
 
+    /// The same into a buffer: returns how many bytes there were, fewer than it has room for only at the end.
+    pub fn read_into(&self, node: NodeId, offset: u64, out: &mut [u8]) -> Result<usize, ViewError> {
+        let Place::File(file) = self.place(node)? else {
+            let bytes = self.read(node, offset, out.len())?;
+            out[..bytes.len()].copy_from_slice(&bytes);
+            return Ok(bytes.len());
+        };
+        let row = self.row(file)?;
+        let left = usize::try_from(row.content.size.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let len = out.len().min(MAX_READ_BYTES).min(left);
+        if len > 0 {
+            self.fill_from_row(&row, offset, &mut out[..len])?;
+        }
+        Ok(len)
+    }
+
     /// What a regular file of the archive shows; `None` for whatever else there is.
     pub fn file_row(&self, node: NodeId) -> Result<Option<FileRow>, ViewError> {
         match self.place(node)? {
@@ -308,11 +324,18 @@ impl<C: Catalog> View<C> {
         if len == 0 {
             return Ok(Vec::new());
         }
-        let bytes = self.catalog.read(row, offset, len)?;
-        if bytes.len() == len {
-            return Ok(bytes);
+        let mut bytes = vec![0; len];
+        self.fill_from_row(row, offset, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// All of `out`, which lies in the file.
+    fn fill_from_row(&self, row: &FileRow, offset: u64, out: &mut [u8]) -> Result<(), ViewError> {
+        let got = self.catalog.read_into(row, offset, out)?;
+        if got == out.len() {
+            return Ok(());
         }
-        let what = format!("read {} at {offset}: {} of {len} bytes", row.content.hash, bytes.len());
+        let what = format!("read {} at {offset}: {got} of {} bytes", row.content.hash, out.len());
         Err(CatalogError::Broken { what, source: None }.into())
     }
 

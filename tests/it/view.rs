@@ -319,6 +319,46 @@ fn long_files_are_read_from_copies_that_end_with_a_purge_and_with_the_process() 
 }
 
 #[test]
+fn a_view_with_rings_follows_ends_with_its_process_and_is_the_usual_one_where_there_are_none() {
+    const TEST: &str = "a_view_with_rings_follows_ends_with_its_process_and_is_the_usual_one_where_there_are_none";
+    if !can_mount(TEST) {
+        return;
+    }
+    let lab = Lab::new();
+    let (a, _) = lab.fresh_pair();
+    a.write("shared/a.md", "one\n");
+    a.sync();
+    let view = lab.path("view");
+    let dir = view.to_str().expect("UTF-8");
+    let shown = || fs::read_to_string(view.join("merged/shared/a.md")).unwrap_or_default();
+    a.run(["mount", "-d", "--io-uring", "--passthrough", dir]).expect(1).says("--passthrough");
+    a.run(["mount", "-d", "-o", "io_uring,passthrough", dir]).expect(1).says("leave one of them out");
+    a.run(["up", "--io-uring"]).expect(1).says("add `--mount DIR`");
+
+    // Whoever does not ask for rings is served as before.
+    let offer = "/sys/module/fuse/parameters/enable_uring";
+    let _ = fs::write(offer, "1");
+    let is_offered = fs::read_to_string(offer).is_ok_and(|offer| offer.trim() == "Y");
+    let mounted = a.run(["mount", "-d", "-o", "io_uring", "--json", dir]).expect(0);
+    assert_eq!(mounted.said().contains("take requests through io_uring"), !is_offered, "{}", mounted.said());
+    assert_eq!(shown(), "one\n");
+    a.write("shared/a.md", "one\ntwo\n");
+    a.sync();
+    until("the view follows", DAEMON_DEADLINE, || shown() == "one\ntwo\n");
+
+    let pid = i32::try_from(mounted.json()["pid"].as_i64().expect("a number")).expect("a process id");
+    let pid = rustix::process::Pid::from_raw(pid).expect("a process id");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
+    until("the view is dead", DAEMON_DEADLINE, || fs::read_dir(&view).is_err());
+    let daemon = a.up_with(["--mount", dir, "--io-uring"]);
+    until("the daemon shows it", DAEMON_DEADLINE, || shown() == "one\ntwo\n");
+    daemon.stop();
+    if !is_offered {
+        println!("skipped {TEST}: rings; {offer} is not on, and cannot be turned on here");
+    }
+}
+
+#[test]
 fn a_view_is_mounted_anew_when_the_index_was_made_anew() {
     const TEST: &str = "a_view_is_mounted_anew_when_the_index_was_made_anew";
     if !can_mount(TEST) {

@@ -8,6 +8,7 @@ use clap::Args;
 use crate::cli::context::Context;
 use crate::cli::out::Answer;
 use crate::config::{ByteCount, QuantityError};
+use crate::daemon::Carry;
 use crate::mount::{DEFAULT_CACHE_BYTES, MIN_CACHE_BYTES};
 use crate::node::NodeError;
 
@@ -26,11 +27,11 @@ pub struct MountArgs {
     #[arg(long)]
     pub inotify: bool,
     #[command(flatten)]
-    pub copies: CopyArgs,
+    pub carry: CarryArgs,
     /// Return once it is mounted, and go on in the background
     #[arg(long, short = 'd')]
     pub background: bool,
-    /// Options as in fstab: allow_other, xattrs, inotify, passthrough, cache_size=SIZE; what is so anyway (ro, nosuid, nodev, noatime) and what is meant for others is accepted
+    /// Options as in fstab: allow_other, xattrs, inotify, io_uring, passthrough, cache_size=SIZE; what is so anyway (ro, nosuid, nodev, noatime) and what is meant for others is accepted
     #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',')]
     pub options: Vec<String>,
     /// This is the process in the background
@@ -38,9 +39,12 @@ pub struct MountArgs {
     pub detached: bool,
 }
 
-/// How long files are read.
+/// How the kernel gets what it shows.
 #[derive(Args, Clone, Copy, Debug, Default)]
-pub struct CopyArgs {
+pub struct CarryArgs {
+    /// Take the kernel's requests through io_uring, which makes first looks faster (where root has set fuse.enable_uring; not with --passthrough)
+    #[arg(long, conflicts_with = "passthrough")]
+    pub io_uring: bool,
     /// Read files from 1 MiB on at the disk's own speed, from plain copies below .larder (root only; every other file costs more to open)
     #[arg(long)]
     pub passthrough: bool,
@@ -49,10 +53,11 @@ pub struct CopyArgs {
     pub cache_size: Option<ByteCount>,
 }
 
-impl CopyArgs {
-    /// What copies may take, in bytes, if there are to be any.
-    pub fn bound_bytes(&self) -> Option<u64> {
-        self.passthrough.then(|| self.cache_size.map_or(DEFAULT_CACHE_BYTES, ByteCount::bytes))
+impl CarryArgs {
+    /// The same for who mounts.
+    pub fn carry(&self) -> Carry {
+        let copies_bytes = self.passthrough.then(|| self.cache_size.map_or(DEFAULT_CACHE_BYTES, ByteCount::bytes));
+        Carry { copies_bytes, rings: self.io_uring }
     }
 }
 
@@ -95,21 +100,26 @@ impl MountArgs {
                 "allow_other" => args.allow_other = true,
                 "xattrs" => args.xattrs = true,
                 "inotify" => args.inotify = true,
-                "passthrough" => args.copies.passthrough = true,
+                "io_uring" => args.carry.io_uring = true,
+                "passthrough" => args.carry.passthrough = true,
                 "rw" => return Err(NodeError::user("a view is read-only", "leave `rw` out")),
                 other
                     if WITHOUT_EFFECT.contains(&other) || other.starts_with("x-") || other.starts_with("comment=") => {}
                 other => match other.strip_prefix("cache_size=") {
-                    Some(size) => args.copies.cache_size = Some(cache_size(size).map_err(refuse_size)?),
+                    Some(size) => args.carry.cache_size = Some(cache_size(size).map_err(refuse_size)?),
                     None => {
                         let message = format!("the mount option {} is unknown", larder_patterns::shown(other));
-                        let known = "there are allow_other, xattrs, inotify, passthrough and cache_size=SIZE";
+                        let known = "there are allow_other, xattrs, inotify, io_uring, passthrough and cache_size=SIZE";
                         return Err(NodeError::user(message, known));
                     }
                 },
             }
         }
-        if args.copies.cache_size.is_some() && !args.copies.passthrough {
+        if args.carry.io_uring && args.carry.passthrough {
+            let message = "io_uring and passthrough cannot be had together";
+            return Err(NodeError::user(message, "leave one of them out"));
+        }
+        if args.carry.cache_size.is_some() && !args.carry.passthrough {
             return Err(NodeError::user("cache_size without passthrough bounds nothing", "add `passthrough`"));
         }
         Ok(args)
@@ -219,8 +229,11 @@ mod linux {
         let mut command = Command::new(program);
         command.args(context.retyped()).args(["mount", "--detached"]);
         command.args(args.allow_other.then_some("--allow-other")).args(args.xattrs.then_some("--xattrs"));
-        command.args(args.inotify.then_some("--inotify")).args(args.copies.passthrough.then_some("--passthrough"));
-        command.args(args.copies.cache_size.map(|size| format!("--cache-size={}", size.bytes())));
+        command
+            .args(args.inotify.then_some("--inotify"))
+            .args(args.carry.io_uring.then_some("--io-uring"))
+            .args(args.carry.passthrough.then_some("--passthrough"));
+        command.args(args.carry.cache_size.map(|size| format!("--cache-size={}", size.bytes())));
         // The folder as it was typed: the other process stands in the same place.
         command.arg("--").arg(&args.dir);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -299,13 +312,15 @@ mod linux {
         let index = glance.dirs.index();
         let catalog = IndexCatalog::new(index.clone(), Arc::new(glance.take_contents()?));
         let view = View::new(catalog).with_clock(context.env.clock.clone());
+        let carry = args.carry.carry();
         let options = MountOptions {
             // Nobody may listen any more: then it is lost, and `status` still names what is damaged.
             teller: Teller::by(|sentence| complain(&format!("! {}", larder_patterns::shown(sentence)))),
             allow_other: args.allow_other,
             xattrs: args.xattrs,
             inotify: args.inotify,
-            passthrough: args.copies.bound_bytes().map(|bytes| Passthrough::new(glance.dirs.cache(), bytes)),
+            rings: carry.rings,
+            passthrough: carry.copies_bytes.map(|bytes| Passthrough::new(glance.dirs.cache(), bytes)),
             project_roots: vec![glance.settings.root_dir.clone()],
             ..MountOptions::default()
         };

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::mount::CopyArgs;
+use super::mount::CarryArgs;
 use super::serve::LineArgs;
 use crate::cli::args::Trust;
 use crate::cli::context::Context;
@@ -20,7 +20,7 @@ pub struct UpArgs {
     #[arg(long, value_name = "DIR")]
     mount: Option<PathBuf>,
     #[command(flatten)]
-    copies: CopyArgs,
+    carry: CarryArgs,
     /// Serve paired devices meanwhile, here unless another address is named
     #[arg(long, value_name = "HOST:PORT", num_args = 0..=1, default_missing_value = LISTEN)]
     serve: Option<String>,
@@ -33,12 +33,13 @@ pub struct UpArgs {
 /// Runs until it is stopped. With `--json` each line is one object.
 pub fn run(context: &Context, args: &UpArgs) -> Result<(), NodeError> {
     let serve = args.serve.as_deref().map(|listen| args.line.at(listen)).transpose()?;
-    let copies_bytes = args.copies.bound_bytes();
-    if copies_bytes.is_some() && args.mount.is_none() {
-        return Err(NodeError::user("--passthrough is about a view, and none is mounted", "add `--mount DIR`"));
+    let carry = args.carry.carry();
+    if args.mount.is_none() && (args.carry.passthrough || args.carry.io_uring) {
+        let which = if args.carry.passthrough { "--passthrough" } else { "--io-uring" };
+        return Err(NodeError::user(format!("{which} is about a view, and none is mounted"), "add `--mount DIR`"));
     }
     let open = context.trusting(args.trust.trust);
-    let options = UpOptions { open, mount: args.mount.clone(), copies_bytes, serve };
+    let options = UpOptions { open, mount: args.mount.clone(), carry, serve };
     let say = |line: &str| {
         if context.out.is_json() {
             context.out.line(&json!({ "line": line }).to_string());
