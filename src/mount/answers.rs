@@ -45,6 +45,8 @@ pub(super) struct Answers<C> {
     pub(super) view: Arc<View<C>>,
     pub(super) counters: Arc<Counters>,
     pub(super) owner: Owner,
+    /// Others than the owner may look, too. Who comes through the device was looked at by the library.
+    pub(super) allow_other: bool,
     /// Extended attributes tell who wrote what.
     pub(super) xattrs: bool,
     /// The one thread that may ask for changes, none of which changes anything.

@@ -195,6 +195,7 @@ pub fn mount<C: Catalog + 'static>(
         view: Arc::clone(&view),
         counters: Arc::clone(&counters),
         owner,
+        allow_other: options.allow_other,
         xattrs: options.xattrs,
         replayer: Arc::clone(&replayer),
         through: through.clone(),

@@ -23,6 +23,7 @@ pub(super) struct Head {
     /// Names the question when it is answered.
     pub(super) unique: u64,
     node: u64,
+    uid: u32,
     asked_by: u32,
 }
 
@@ -32,6 +33,7 @@ impl Head {
             opcode: u32_at(bytes, 4),
             unique: u64_at(bytes, 8),
             node: u64_at(bytes, 16),
+            uid: u32_at(bytes, 24),
             asked_by: u32_at(bytes, 32),
         }
     }
@@ -101,6 +103,12 @@ pub(super) fn answer<C: Catalog + 'static>(
     let node = NodeId(head.node);
     let by = head.asked_by;
     let sent = &payload[..sent.min(payload.len())];
+    // The kernel keeps others out already, unless it was told to let administrators in everywhere. What is asked for files that are open may be
+    // asked by the kernel itself, for nobody.
+    let is_for_open = matches!(head.opcode, op::READ | op::READDIR | op::READDIRPLUS | op::RELEASE);
+    if !answers.allow_other && head.uid != answers.owner.uid && !is_for_open {
+        return Err(Errno::EACCES);
+    }
     match head.opcode {
         op::LOOKUP => {
             let shown = answers.lookup(by, node, &name_in(sent))?;

@@ -13,6 +13,7 @@ use super::*;
 
 const WALL_MS: u64 = 1_784_034_732_045;
 const ROOM: usize = 4096;
+const OWNER: u32 = 7;
 
 fn answers() -> Answers<MemoryCatalog> {
     let view = Arc::new(View::new(MemoryCatalog::new()));
@@ -23,7 +24,8 @@ fn answers() -> Answers<MemoryCatalog> {
         scout: Scout::new(&view),
         view,
         counters: Arc::new(Counters::default()),
-        owner: Owner { uid: 7, gid: 8 },
+        owner: Owner { uid: OWNER, gid: 8 },
+        allow_other: false,
         xattrs: true,
         replayer: Arc::new(Replayer::default()),
         through: None,
@@ -33,7 +35,7 @@ fn answers() -> Answers<MemoryCatalog> {
 }
 
 fn head(opcode: u32, node: NodeId) -> Head {
-    Head { opcode, unique: 1, node: node.0, asked_by: 1 }
+    Head { opcode, unique: 1, node: node.0, uid: OWNER, asked_by: 1 }
 }
 
 fn find(answers: &Answers<MemoryCatalog>, path: &str) -> NodeId {
@@ -132,4 +134,17 @@ fn what_would_change_something_is_refused_and_what_is_unknown_is_not_there() {
     for opcode in [op::OPEN, op::OPENDIR, 20, 21, 24, 25, 30, 34, 37, 43, 46, 47, 52, 4096] {
         assert_eq!(outcome(opcode), Err(libc::ENOSYS), "{opcode}");
     }
+}
+
+#[test]
+fn who_is_not_the_owner_is_shown_nothing_unless_others_are_let_in() {
+    let mut answers = answers();
+    let file = find(&answers, "merged/notes/7.md");
+    let outcome = |answers: &Answers<MemoryCatalog>| {
+        let stranger = Head { uid: 0, ..head(op::GETATTR, file) };
+        answer(answers, &stranger, &[0; 128], &mut [0; ROOM], 0).map_err(|errno| errno.code())
+    };
+    assert_eq!(outcome(&answers), Err(libc::EACCES));
+    answers.allow_other = true;
+    assert_eq!(outcome(&answers), Ok(104));
 }
