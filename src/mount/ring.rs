@@ -1,7 +1,7 @@
 //! Carries the kernel's requests through rings in memory, one for each processor: the second way beside the device, where the kernel offers it.
 //!
 //! Whoever asks sleeps, and on the same processor the thread is woken that answers, so nobody wakes another processor; and one system call
-//! both gives an answer and fetches the next question. Long reads are answered by others meanwhile, on whichever processor is idle.
+//! both gives an answer and fetches the next question. What may take long is answered by others meanwhile, on whichever processor is idle.
 //! Invariant: a slot belongs to the kernel from the call that hands it over until its completion, and to one thread after that; every
 //! question is answered, with an error if need be. If not all rings can be registered, the kernel goes back to the device by itself,
 //! which is served in any case: letting go of nodes and notifications stay there. What is answered is not decided here.
@@ -25,8 +25,8 @@ use super::wire::{Head, answer};
 const DEPTH: usize = 4;
 /// More processors than this are not given a ring each.
 const MAX_QUEUES: usize = 64;
-/// Threads for long reads, of all processors together.
-const LONG_READERS: usize = 2;
+/// Threads for what may take long, of all processors together.
+const LONG_THREADS: usize = 2;
 
 /// Bytes of the buffer for heads: `struct fuse_uring_req_header`.
 const HEADER_BYTES: usize = 288;
@@ -45,7 +45,7 @@ const COMMIT_AND_FETCH: u32 = 2;
 /// Where in a submission its length stands; the kernel wants the number of buffers there.
 const SQE_LEN_AT: usize = 24;
 const BUFFERS: u32 = 2;
-/// Names the completion by which long readers are heard; all others are numbers of slots.
+/// Names the completion by which those threads are heard; all others are numbers of slots.
 const BELL: u64 = u64::MAX;
 
 type Ring = IoUring<squeue::Entry128, cqueue::Entry>;
@@ -79,7 +79,7 @@ impl Rings {
         answers: &Arc<Answers<C>>,
     ) -> io::Result<()> {
         let device = Arc::new(device.try_clone_to_owned()?);
-        let long = long_readers(answers)?;
+        let long = long_threads(answers)?;
         let (tell, told) = mpsc::channel();
         for (number, ring) in self.rings.into_iter().enumerate() {
             let mut queue = Queue::new(ring, number, Arc::clone(&device), long.clone())?;
@@ -135,8 +135,8 @@ impl Slot {
         Slot { header, payload, vectors }
     }
 
-    fn is_long_read(&self) -> bool {
-        Head::of(&self.header).is_long_read(&self.header[OP_AT..ENTRY_AT])
+    fn may_take_long(&self) -> bool {
+        Head::of(&self.header).may_take_long(&self.header[OP_AT..ENTRY_AT])
     }
 
     /// Which question stands in it, as the kernel counts.
@@ -164,7 +164,7 @@ impl Slot {
     }
 }
 
-/// A long read on its way to another thread and back.
+/// A question on its way to another thread and back.
 struct Long {
     at: usize,
     slot: Slot,
@@ -177,11 +177,11 @@ struct Back {
     bell: OwnedFd,
 }
 
-/// Threads that answer long reads until nobody can send any.
-fn long_readers<C: Catalog + 'static>(answers: &Arc<Answers<C>>) -> io::Result<Sender<Long>> {
+/// Threads that answer what may take long, until nobody can send them anything.
+fn long_threads<C: Catalog + 'static>(answers: &Arc<Answers<C>>) -> io::Result<Sender<Long>> {
     let (send, receive) = mpsc::channel();
     let receive = Arc::new(Mutex::new(receive));
-    for number in 0..LONG_READERS {
+    for number in 0..LONG_THREADS {
         let (answers, receive) = (Arc::clone(answers), Arc::clone(&receive));
         let work = move || {
             while let Some(Long { at, mut slot, back }) = next_of(&receive) {
@@ -286,7 +286,7 @@ impl Queue {
 
     fn answer<C: Catalog + 'static>(&mut self, at: usize, answers: &Answers<C>) -> io::Result<()> {
         let Some(slot) = self.slots.get_mut(at) else { return Ok(()) };
-        let long = slot.take_if(|slot| slot.is_long_read());
+        let long = slot.take_if(|slot| slot.may_take_long());
         let unsent = long.and_then(|slot| self.long.send(Long { at, slot, back: Arc::clone(&self.back) }).err());
         if let Some(unsent) = unsent {
             self.slots[at] = Some(unsent.0.slot);

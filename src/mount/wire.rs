@@ -11,9 +11,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use fuser::{Errno, FileAttr, FileType};
 
 use super::answers::{Answers, BLOCK_BYTES, LIFETIME, Line, Shown, blocks};
-use super::catalog::Catalog;
+use super::catalog::{Catalog, Tree};
 use super::counters::count;
-use super::node::NodeId;
+use super::node::{NodeId, Place};
 use super::view::NodeKind;
 
 /// What is asked, as far as all questions have it: `struct fuse_in_header`.
@@ -38,9 +38,17 @@ impl Head {
         }
     }
 
-    /// True for a question after more bytes than one that waits should be made to wait for.
-    pub(super) fn is_long_read(&self, op: &[u8]) -> bool {
-        self.opcode == op::READ && u32_at(op, 16) >= LONG_READ_BYTES
+    /// True for a question that may take long to answer: many bytes, or names in a tree that is put together when it is asked for. Others
+    /// should not wait behind it.
+    pub(super) fn may_take_long(&self, op: &[u8]) -> bool {
+        match self.opcode {
+            op::READ => u32_at(op, 16) >= LONG_READ_BYTES,
+            op::LOOKUP | op::READDIR | op::READDIRPLUS => !matches!(
+                Place::of(NodeId(self.node)),
+                Some(Place::Root | Place::Origins | Place::Dir(Tree::Merged | Tree::Origin(_), _)) | None
+            ),
+            _ => false,
+        }
     }
 }
 

@@ -148,3 +148,23 @@ fn who_is_not_the_owner_is_shown_nothing_unless_others_are_let_in() {
     answers.allow_other = true;
     assert_eq!(outcome(&answers), Ok(104));
 }
+
+#[test]
+fn what_is_put_together_when_it_is_asked_for_and_many_bytes_may_take_long() {
+    let answers = answers();
+    let node = |path| find(&answers, path);
+    let names = |path| [op::LOOKUP, op::READDIR, op::READDIRPLUS].map(|kind| head(kind, node(path)).may_take_long(&[]));
+    for path in ["merged", "merged/notes", "origins", "origins/laptop-abc234"] {
+        assert_eq!(names(path), [false; 3], "{path}");
+    }
+    for path in ["search", "at", "history", "history/notes", "conflicts", "starred", "trash"] {
+        assert_eq!(names(path), [true; 3], "{path}");
+    }
+    let of_bytes = |bytes: u32| {
+        let mut op = [0; 40];
+        op[16..20].copy_from_slice(&bytes.to_ne_bytes());
+        head(op::READ, node("merged/notes/7.md")).may_take_long(&op)
+    };
+    assert_eq!([4096, 128 << 10, 256 << 10, 1 << 20].map(of_bytes), [false, false, true, true]);
+    assert!(!head(op::GETATTR, node("search")).may_take_long(&[]));
+}
