@@ -105,8 +105,17 @@ impl Rings {
 /// How many processors there may ever be: the kernel wants a queue for each.
 fn possible_processors() -> io::Result<usize> {
     let list = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
-    let last = list.trim().rsplit([',', '-']).next().and_then(|last| last.parse::<usize>().ok());
-    last.map(|last| last + 1).ok_or_else(|| io::Error::other(format!("not a list of processors: {}", list.trim())))
+    count_listed(list.trim()).ok_or_else(|| io::Error::other(format!("not a list of processors: {}", list.trim())))
+}
+
+/// How many numbers a list such as `0-3,8` has.
+fn count_listed(list: &str) -> Option<usize> {
+    let count = |range: &str| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last) = (first.parse::<usize>().ok()?, last.parse::<usize>().ok()?);
+        last.checked_sub(first)?.checked_add(1)
+    };
+    list.split(',').map(count).try_fold(0usize, |sum, count| sum.checked_add(count?))
 }
 
 /// Has this thread run where its questions are asked. Without it everything is as right, and slower.
@@ -306,5 +315,16 @@ impl Queue {
             self.hand_over(at, COMMIT_AND_FETCH, commit)?;
         }
         self.listen()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processors_are_counted_as_the_system_lists_them() {
+        assert_eq!(["0", "0-1", "0-3,8", "0,2-3", "0-127"].map(count_listed), [1, 2, 5, 3, 128].map(Some));
+        assert_eq!(["", "0-", "3-1", "a", "0-18446744073709551615"].map(count_listed), [None; 5]);
     }
 }
