@@ -440,7 +440,7 @@ impl Reader {
 impl Index {
     /// Forgets artifacts that are not here any more.
     pub fn forget_holding(&self, ledger: &Ledger) -> Result<(), IndexError> {
-        for name in self.holding()?.iter().filter(|name| !ledger.has(name)) {
+        for name in self.holding()?.iter().filter(|name| ledger.is_gone(name)) {
             self.conn.prepare_cached("DELETE FROM holding WHERE name = ?1")?.execute([name.to_string()])?;
         }
         Ok(())
