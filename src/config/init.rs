@@ -175,6 +175,17 @@ fn read_folder(folder: &Path, limit: usize) -> Vec<(String, bool)> {
     named
 }
 
+/// Proposes a config for the project in a folder: [`propose`], with the name that its copies share whatever their folders are called.
+pub fn propose_in(dir: &Path, files: &[RelPath]) -> Proposal {
+    let mut proposal = propose(files);
+    let app_id = serde_json::Value::String(super::resolve::default_app_id(dir));
+    let named = format!(
+        "{{\n  // The name that this project shares with its copies on other machines, whatever their folders are called.\n  \"appId\": {app_id},\n\n"
+    );
+    proposal.text = proposal.text.replacen("{\n", &named, 1);
+    proposal
+}
+
 /// Proposes a config for a project that holds `files`; pure, and the same for any order of them.
 pub fn propose(files: &[RelPath]) -> Proposal {
     let files: BTreeSet<&RelPath> = files.iter().filter(|path| denied(path).is_none()).collect();

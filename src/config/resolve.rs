@@ -254,7 +254,7 @@ fn default_root(patterns: &PatternLists, dir: &Path) -> Root {
 }
 
 /// The name of the project's folder (of the folder above, if the config stands in a content folder), made an id.
-fn default_app_id(dir: &Path) -> String {
+pub(super) fn default_app_id(dir: &Path) -> String {
     let in_content = dir.file_name().is_some_and(|name| CONTENT_FOLDERS.iter().any(|folder| name == *folder));
     let folder = if in_content { dir.parent().unwrap_or(dir) } else { dir };
     let name = folder.file_name().unwrap_or_default().to_string_lossy();

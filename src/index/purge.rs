@@ -210,8 +210,12 @@ fn holders(ledger: &Ledger, segments: &HashSet<SegmentHash>) -> Result<BTreeSet<
     }
     for chain in ledger.chains()? {
         for name in ledger.artifact_names(&chain)? {
-            // What is damaged is told of elsewhere; nobody reads it.
-            let places = ledger.places_in(&name).unwrap_or_default();
+            let places = match ledger.places_in(&name) {
+                // What is damaged is told of elsewhere; nobody reads it.
+                Err(LedgerError::Damaged { .. } | LedgerError::Missing { .. }) => Vec::new(),
+                // What cannot be read now may hold any of them.
+                places => places?,
+            };
             if places.iter().any(|(segment, _)| segments.contains(segment)) {
                 holders.insert(name);
             }
@@ -440,7 +444,7 @@ impl Reader {
 impl Index {
     /// Forgets artifacts that are not here any more.
     pub fn forget_holding(&self, ledger: &Ledger) -> Result<(), IndexError> {
-        for name in self.holding()?.iter().filter(|name| !ledger.has(name)) {
+        for name in self.holding()?.iter().filter(|name| ledger.is_gone(name)) {
             self.conn.prepare_cached("DELETE FROM holding WHERE name = ?1")?.execute([name.to_string()])?;
         }
         Ok(())

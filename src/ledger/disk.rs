@@ -147,7 +147,7 @@ impl Disk {
         };
         let unsupported =
             matches!(failed, rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP);
-        if unsupported && !path.exists() {
+        if unsupported && !path.try_exists().map_err(io_error("look for", path))? {
             // Only one process publishes at a time, so looking first is enough where the kernel cannot.
             fs::rename(&staged.path, path).map_err(io_error("rename", path))?;
             return Ok(true);

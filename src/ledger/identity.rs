@@ -175,17 +175,23 @@ impl Identity {
     /// `owner` names the owner of a new one; the owner's key comes from `env.state_home`, made at first use.
     pub fn open(larder: &Path, env: &Env, owner: &str) -> Result<Opened, IdentityError> {
         Disk::default().create_folder(larder)?;
-        if !larder.join(ORIGIN_FILE).exists() {
+        if !Identity::is_in(larder)? {
             let identity = Identity::create(larder, env, owner)?;
             return Ok(Opened { identity, standing: Standing::Same, created: true });
         }
         let identity = Identity::load(larder)?;
-        let standing = if is_known(env, identity.public_key()) {
+        let standing = if is_known(env, identity.public_key())? {
             identity.fields.fingerprint.standing(&Fingerprint::of(larder, env)?)
         } else {
             Standing::Unknown
         };
         Ok(Opened { identity, standing, created: false })
+    }
+
+    /// True if a folder has an identity. What cannot be told is no "no": another one would take the place of the one that is there.
+    pub fn is_in(larder: &Path) -> Result<bool, IdentityError> {
+        let path = larder.join(ORIGIN_FILE);
+        path.try_exists().map_err(io_error("look for", &path))
     }
 
     /// Makes a new identity, in place of one that may be there: a new origin name, a new key, generation 1.
@@ -350,13 +356,15 @@ fn open_owner_key(env: &Env) -> Result<SigningKey, IdentityError> {
     }
 }
 
-fn is_known(env: &Env, key: PublicKey) -> bool {
-    env.state_home.join(DEVICES_FOLDER).join(key.to_string()).exists()
+/// True if this user made that key on this machine.
+fn is_known(env: &Env, key: PublicKey) -> Result<bool, IdentityError> {
+    let path = env.state_home.join(DEVICES_FOLDER).join(key.to_string());
+    path.try_exists().map_err(io_error("look for", &path))
 }
 
 fn remember(env: &Env, key: PublicKey) -> Result<(), IdentityError> {
     let folder = env.state_home.join(DEVICES_FOLDER);
-    if is_known(env, key) {
+    if is_known(env, key)? {
         return Ok(());
     }
     Disk::default().create_folder(&folder)?;

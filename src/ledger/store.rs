@@ -93,6 +93,11 @@ impl Ledger {
         fs::symlink_metadata(self.path(name)).is_ok_and(|metadata| metadata.is_file())
     }
 
+    /// True if no file has that name: not if it only cannot be told.
+    pub fn is_gone(&self, name: &ArtifactName) -> bool {
+        fs::symlink_metadata(self.path(name)).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    }
+
     /// The chains that have a folder, in order.
     pub fn chains(&self) -> Result<Vec<Chain>, LedgerError> {
         let mut chains = Vec::new();
@@ -401,7 +406,9 @@ impl Ledger {
         self.disk.create_folder(&self.quarantine)?;
         let flat = name.flat();
         // At most as many attempts as a person would ever make on one name.
-        let target = (0..10_000).map(|n| self.quarantine.join(format!("{flat}.{n}"))).find(|path| !path.exists());
+        let target = (0..10_000)
+            .map(|n| self.quarantine.join(format!("{flat}.{n}")))
+            .find(|path| matches!(path.try_exists(), Ok(false)));
         let target = target.unwrap_or_else(|| self.quarantine.join(&flat));
         self.disk.keep_aside(&self.path(name), &target)?;
         self.disk.sync_folder(&self.quarantine)?;

@@ -24,7 +24,7 @@ use crate::model::ContentHash;
 
 /// Shorter files are read as usual: they come in a few requests and then stay in the kernel's memory.
 pub(super) const MIN_BYTES: u64 = super::MIN_CACHE_BYTES;
-/// Read and written at once; in between somebody may have lost patience.
+/// Read and written at once; in between nobody may want it any more.
 const STEP_BYTES: usize = 1 << 20;
 /// Copies at once, each of which keeps a file open.
 const MAX_COPIES: usize = 256;
@@ -100,8 +100,7 @@ impl<B> Copy<B> {
     }
 
     /// Takes the bytes from the disk, also from under those who have it open.
-    fn purge(&self) {
-        self.is_purged.store(true, Ordering::SeqCst);
+    fn empty(&self) {
         let by_number = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         // What cannot be emptied goes when the last one lets go of it.
         let _ = OpenOptions::new().write(true).truncate(true).open(by_number);
@@ -178,6 +177,12 @@ struct Shelf<O: Opener> {
     /// Of those, what nobody works at yet.
     queue: VecDeque<Key>,
     failed: VecDeque<(Key, Instant)>,
+    /// What nobody reads any more, to be freed by whoever makes copies: a disk may take long over it.
+    dead: Vec<Arc<Copy<O::Backing>>>,
+    /// What all copies may take, as it was when one was made last.
+    limit_bytes: u64,
+    /// There was no room by that: it is looked at anew.
+    is_look_due: bool,
     ticks: u64,
     made: u64,
     is_closed: bool,
@@ -209,17 +214,19 @@ impl<O: Opener> Shelf<O> {
         Some(if kept.copy.is_backed(opener) { Way::Copy(Arc::clone(&kept.copy)) } else { Way::Usual })
     }
 
-    /// Lets go of what nobody has open, the one unused for longest first, until there is room; false if there is none.
-    fn make_room(&mut self, size: u64, limit: u64) -> bool {
+    /// Lets go of what nobody has open, the one unused for longest first, until there is room; false if there is none. Frees nothing yet.
+    fn make_room(&mut self, size: u64) -> bool {
+        let limit = self.limit_bytes;
         let open: u64 = self.kept.iter().filter(|(_, kept)| kept.is_open()).map(|((_, size), _)| size).sum();
         let making: u64 = self.making.keys().map(|(_, size)| size).sum();
         if open.saturating_add(making).saturating_add(size) > limit {
             return false;
         }
-        while self.bytes().saturating_add(size) > limit || self.kept.len() + self.making.len() >= MAX_COPIES {
+        let more = usize::from(size > 0);
+        while self.bytes().saturating_add(size) > limit || self.kept.len() + self.making.len() + more > MAX_COPIES {
             let closed = self.kept.iter().filter(|(_, kept)| !kept.is_open());
             let Some(oldest) = closed.min_by_key(|(_, kept)| kept.used).map(|(key, _)| *key) else { return false };
-            self.kept.remove(&oldest);
+            self.dead.extend(self.kept.remove(&oldest).map(|kept| kept.copy));
         }
         true
     }
@@ -269,6 +276,8 @@ pub(super) struct Copies<O: Opener> {
     patience: Duration,
     shelf: Mutex<Shelf<O>>,
     queued: Condvar,
+    /// Somebody waits, or all is over.
+    waited: Condvar,
 }
 
 impl<O: Opener> Copies<O> {
@@ -280,11 +289,21 @@ impl<O: Opener> Copies<O> {
             making: HashMap::new(),
             queue: VecDeque::new(),
             failed: VecDeque::new(),
+            dead: Vec::new(),
+            limit_bytes: bound_bytes,
+            is_look_due: false,
             ticks: 0,
             made: 0,
             is_closed: false,
         };
-        Copies { folder, bound_bytes, patience, shelf: Mutex::new(shelf), queued: Condvar::new() }
+        Copies {
+            folder,
+            bound_bytes,
+            patience,
+            shelf: Mutex::new(shelf),
+            queued: Condvar::new(),
+            waited: Condvar::new(),
+        }
     }
 
     /// An empty copy, to see what the kernel says of it. Errors: the folder cannot hold any.
@@ -302,6 +321,7 @@ impl<O: Opener> Copies<O> {
                     making.files.insert(file.file);
                     making.waiting.push(Waiting { node: file.node, since: Instant::now(), opener });
                 }
+                self.waited.notify_all();
                 return;
             }
             None => Way::Usual,
@@ -315,27 +335,54 @@ impl<O: Opener> Copies<O> {
     /// Somebody who was answered has let go.
     pub(super) fn release(&self, node: NodeId) {
         let mut shelf = self.lock();
-        if let Some(inode) = shelf.inodes.get_mut(&node) {
-            inode.handles -= 1;
-            if inode.handles == 0 {
-                shelf.inodes.remove(&node);
-            }
-        }
+        let Some(inode) = shelf.inodes.get_mut(&node) else { return };
+        inode.handles -= 1;
+        let last = if inode.handles == 0 { shelf.inodes.remove(&node) } else { None };
+        drop(shelf);
+        // Perhaps nobody else keeps it, and then it is freed here: nobody waits for that.
+        drop(last);
     }
 
     /// Takes the bytes of these files from the disk, whoever has them open.
     pub(super) fn forget(&self, files: &[FileId]) {
         let files: BTreeSet<FileId> = files.iter().copied().collect();
         let mut shelf = self.lock();
-        shelf.kept.retain(|_, kept| {
-            let is_purged = !kept.files.is_disjoint(&files);
-            if is_purged {
-                kept.copy.purge();
-            }
-            !is_purged
-        });
+        let purged = shelf.kept.extract_if(|_, kept| !kept.files.is_disjoint(&files));
+        let purged: Vec<_> = purged.map(|(_, kept)| kept.copy).collect();
+        // Whoever opens one from here on is refused.
+        purged.iter().for_each(|copy| copy.is_purged.store(true, Ordering::SeqCst));
         let making = shelf.making.values_mut().filter(|making| !making.files.is_disjoint(&files));
         making.for_each(|making| making.is_purged = true);
+        drop(shelf);
+        purged.iter().for_each(|copy| copy.empty());
+    }
+
+    /// Answers those who have waited for too long, whatever the disk is doing, until [`Copies::close`]; on a thread of its own.
+    pub(super) fn watch(&self) {
+        let mut shelf = self.lock();
+        while !shelf.is_closed {
+            let answers = shelf.impatient(self.patience);
+            if !answers.is_empty() {
+                drop(shelf);
+                answer_all(answers);
+                shelf = self.lock();
+                continue;
+            }
+            let waiting = shelf.making.values().flat_map(|making| &making.waiting);
+            let oldest = waiting.map(|waiting| waiting.since).min();
+            shelf = match oldest {
+                None => self.waited.wait(shelf).unwrap_or_else(PoisonError::into_inner),
+                Some(since) => {
+                    let left = self.patience.saturating_sub(since.elapsed());
+                    self.waited.wait_timeout(shelf, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+        // Whoever makes copies may hang: who still waits reads as usual.
+        let waiting = shelf.making.values_mut().flat_map(|making| std::mem::take(&mut making.waiting)).collect();
+        let answers = shelf.settle(waiting, None);
+        drop(shelf);
+        answer_all(answers);
     }
 
     /// Makes what is wanted until [`Copies::close`]; on a thread of its own. `read` gives bytes that were checked, or none.
@@ -350,8 +397,11 @@ impl<O: Opener> Copies<O> {
     pub(super) fn close(&self) {
         let mut shelf = self.lock();
         shelf.is_closed = true;
-        shelf.kept.clear();
+        let kept = std::mem::take(&mut shelf.kept);
         self.queued.notify_all();
+        self.waited.notify_all();
+        drop(shelf);
+        drop(kept);
     }
 
     /// What there is now.
@@ -366,7 +416,13 @@ impl<O: Opener> Copies<O> {
         if shelf.is_closed || shelf.making.contains_key(&key) {
             return !shelf.is_closed;
         }
-        if shelf.has_failed(&key) || !shelf.make_room(file.size, self.limit(shelf.bytes())) {
+        // By what the disk had free when it was looked at last: it may take long to say so again.
+        if shelf.has_failed(&key) {
+            return false;
+        }
+        if !shelf.make_room(file.size) {
+            shelf.is_look_due = true;
+            self.queued.notify_all();
             return false;
         }
         let making = Making { first: *file, files: BTreeSet::new(), waiting: Vec::new(), is_purged: false };
@@ -388,12 +444,25 @@ impl<O: Opener> Copies<O> {
     fn next(&self) -> Option<LongFile> {
         let mut shelf = self.lock();
         loop {
+            let dead = std::mem::take(&mut shelf.dead);
+            if !dead.is_empty() {
+                drop(shelf);
+                drop(dead);
+                shelf = self.lock();
+                continue;
+            }
             if shelf.is_closed {
                 let waiting = shelf.making.drain().flat_map(|(_, making)| making.waiting).collect();
                 let answers = shelf.settle(waiting, None);
                 drop(shelf);
                 answer_all(answers);
                 return None;
+            }
+            if std::mem::take(&mut shelf.is_look_due) {
+                drop(shelf);
+                self.has_room();
+                shelf = self.lock();
+                continue;
             }
             if let Some(key) = shelf.queue.pop_front() {
                 match shelf.making.get(&key) {
@@ -405,7 +474,25 @@ impl<O: Opener> Copies<O> {
         }
     }
 
+    /// Looks anew at what the disk has free; false if there is no room for what is being made.
+    fn has_room(&self) -> bool {
+        // Nothing is taken yet by what is being made.
+        let taken = self.lock().kept.keys().map(|(_, size)| size).sum();
+        let limit = self.limit(taken);
+        let mut shelf = self.lock();
+        shelf.limit_bytes = limit;
+        shelf.is_look_due = false;
+        let has_room = shelf.make_room(0);
+        let dead = std::mem::take(&mut shelf.dead);
+        drop(shelf);
+        drop(dead);
+        has_room
+    }
+
     fn make(&self, file: &LongFile, read: impl Fn(NodeId, u64, usize) -> Option<Vec<u8>>) -> io::Result<File> {
+        if !self.has_room() {
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        }
         let mut copy = unnamed(&open_folder(&self.folder)?)?;
         // A full disk is found out before anybody has waited. Where space cannot be taken beforehand, it is found out later.
         match rustix::fs::fallocate(&copy, FallocateFlags::empty(), 0, file.size) {
@@ -425,15 +512,10 @@ impl<O: Opener> Copies<O> {
         for_reading(&copy)
     }
 
-    /// Between two steps: answers those who lost patience; false if nobody wants the copy any more.
+    /// Between two steps: false if nobody wants the copy any more.
     fn goes_on(&self, file: &LongFile) -> bool {
-        let mut shelf = self.lock();
-        let answers = shelf.impatient(self.patience);
-        let is_wanted = shelf.making.get(&file.key()).is_some_and(|making| !making.is_purged);
-        let goes_on = is_wanted && !shelf.is_closed;
-        drop(shelf);
-        answer_all(answers);
-        goes_on
+        let shelf = self.lock();
+        shelf.making.get(&file.key()).is_some_and(|making| !making.is_purged) && !shelf.is_closed
     }
 
     fn finish(&self, file: &LongFile, copy: io::Result<File>) {
@@ -442,6 +524,8 @@ impl<O: Opener> Copies<O> {
         let copy = match copy {
             _ if making.is_purged || shelf.is_closed => None,
             Ok(file) => Some(Arc::new(Copy { file, backing: OnceLock::new(), is_purged: AtomicBool::new(false) })),
+            // There may be room again at any moment.
+            Err(error) if error.kind() == io::ErrorKind::QuotaExceeded => None,
             Err(error) => {
                 tracing::debug!("copy {}: {error}", file.hash);
                 shelf.fail(file.key());

@@ -50,7 +50,7 @@ struct Scene {
     begun: Receiver<()>,
     tell: Sender<(u8, &'static str)>,
     told: Receiver<(u8, &'static str)>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
     _temp: tempfile::TempDir,
 }
 
@@ -72,8 +72,9 @@ impl Scene {
             byte.map(|byte| vec![byte; len])
         };
         let worker = Arc::clone(&copies);
-        let thread = Some(std::thread::spawn(move || worker.work(read)));
-        Some(Scene { copies, step, begun, tell, told, thread, _temp: temp })
+        let watcher = Arc::clone(&copies);
+        let threads = vec![std::thread::spawn(move || worker.work(read)), std::thread::spawn(move || watcher.watch())];
+        Some(Scene { copies, step, begun, tell, told, threads, _temp: temp })
     }
 
     /// Somebody opens a file; a file's content has its number.
@@ -109,10 +110,8 @@ impl Drop for Scene {
         self.copies.close();
         // Whatever is read goes through.
         self.step = channel().0;
-        if let Some(thread) = self.thread.take()
-            && !std::thread::panicking()
-        {
-            thread.join().expect("it ends");
+        if !std::thread::panicking() {
+            self.threads.drain(..).for_each(|thread| thread.join().expect("it ends"));
         }
     }
 }
@@ -156,6 +155,33 @@ fn who_loses_patience_reads_as_usual_until_all_let_go_and_the_copy_serves_the_ne
     (0..3).for_each(|_| scene.copies.release(NodeId(11)));
     scene.open(4, 11, 1);
     assert_eq!(scene.told(), (4, "copy"));
+}
+
+#[test]
+fn who_opens_a_file_while_the_disk_hangs_is_answered_all_the_same() {
+    let Some(scene) = Scene::new(16 << 20, Duration::ZERO) else { return };
+    scene.open(1, 11, 1);
+    assert_eq!(scene.told(), (1, "usual"));
+    // From here on nothing comes back.
+    scene.begun();
+
+    scene.open(2, 12, 1);
+    scene.open(3, 13, 2);
+
+    let mut told = [scene.told(), scene.told()];
+    told.sort_unstable();
+    assert_eq!(told, [(2, "usual"), (3, "usual")]);
+}
+
+#[test]
+fn who_waits_for_a_disk_that_hangs_is_answered_when_the_view_ends() {
+    let Some(scene) = Scene::new(16 << 20, PATIENT) else { return };
+    scene.open(1, 11, 1);
+    scene.begun();
+
+    scene.copies.close();
+
+    assert_eq!(scene.told(), (1, "usual"));
 }
 
 #[test]

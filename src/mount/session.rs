@@ -307,19 +307,26 @@ fn tell_refusal(teller: &Teller, why: &str) {
 struct Copier {
     through: Arc<Through>,
     thread: JoinHandle<()>,
+    /// Answers who waits for too long.
+    watch: JoinHandle<()>,
 }
 
 impl Copier {
     fn start<C: Catalog + 'static>(through: Arc<Through>, view: Arc<View<C>>) -> std::io::Result<Copier> {
         let copies = Arc::clone(&through);
         let work = move || copies.copies.work(|node, offset, len| view.read(node, offset, len).ok());
-        let thread = std::thread::Builder::new().name("larder-copies".to_owned()).spawn(work)?;
-        Ok(Copier { through, thread })
+        let watched = Arc::clone(&through);
+        let watch = move || watched.copies.watch();
+        let watch = std::thread::Builder::new().name("larder-patience".to_owned()).spawn(watch)?;
+        let thread = std::thread::Builder::new().name("larder-copies".to_owned()).spawn(work);
+        let thread = thread.inspect_err(|_| through.copies.close())?;
+        Ok(Copier { through, thread, watch })
     }
 
     fn end(self) {
         self.through.copies.close();
         // It stops between two steps, and runs nothing that could panic.
+        let _ = self.watch.join();
         let _ = self.thread.join();
     }
 }

@@ -375,7 +375,7 @@ pub(super) fn create_private_folder(larder: &Path) -> Result<(), NodeError> {
 
 /// A `.larder` that no machine of this user ever made is moved aside unread.
 pub(super) fn set_aside_foreign(dirs: &ProjectDirs, env: &Env, owner: &str) -> Result<(), NodeError> {
-    if !dirs.larder.join("origin.json").exists() {
+    if !Identity::is_in(&dirs.larder)? {
         return Ok(());
     }
     let opened = Identity::open(&dirs.larder, env, owner)?;
@@ -454,13 +454,17 @@ pub(super) fn take_lock(dirs: &ProjectDirs, patience: Option<Instant>) -> Result
 }
 
 /// Who this install is, also before its first run: then it is made here. With the project's own folder.
-pub(super) fn identity_of(env: &Env, settings: &Settings) -> Result<(Identity, PathBuf), NodeError> {
+pub(super) fn identity_of(
+    env: &Env,
+    options: &OpenOptions,
+    settings: &Settings,
+) -> Result<(Identity, PathBuf), NodeError> {
     let dirs = ProjectDirs::of(&settings.config);
-    if dirs.larder.join("origin.json").exists() {
+    if Identity::is_in(&dirs.larder)? {
         return Ok((Identity::load(&dirs.larder)?, dirs.larder));
     }
     create_private_folder(&dirs.larder)?;
-    let _lock = take_lock(&dirs, None)?;
+    let _lock = options.lock_of(&dirs)?;
     Ok((open_identity(&dirs, env, &settings.owner_id.value)?, dirs.larder))
 }
 

@@ -99,7 +99,7 @@ pub fn pair_peer(env: &Env, options: &OpenOptions, name: &str, code: &Code, plai
         let message = format!("the peer {} is no server: nobody is let in there or not", larder_patterns::shown(name));
         return Err(NodeError::user(message, "only http:// and https:// addresses are paired with"));
     }
-    let (identity, larder) = identity_of(env, &settings)?;
+    let (identity, larder) = identity_of(env, options, &settings)?;
     let pin = http::pair(address.reveal(), &settings.app_id.value, &identity, code, plain);
     let pin = pin.map_err(|error| {
         let denied = error.kind == TransportErrorKind::Denied;

@@ -13,6 +13,7 @@ use crate::sync::{Change, NoProgress, Report};
 
 mod ahead;
 mod closed;
+mod displaced;
 mod durable;
 mod garbage;
 mod hostile;

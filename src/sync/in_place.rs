@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::Read;
 
 use rustix::fs;
+use rustix::io::Errno;
 
 use super::graph::IndexGraph;
 use super::grow::NotGrown;
@@ -58,6 +59,8 @@ enum Left {
     Part(BaseStat, Vec<u8>, Box<Base>),
     /// The old content, or somebody's edit of it.
     Other,
+    /// It cannot be read now, and why.
+    Unread(String),
 }
 
 impl Engine {
@@ -181,14 +184,16 @@ impl Engine {
     /// Finishes an append that was stopped, or leaves what stands there to be looked at as an edit of the old base.
     pub(super) fn settle_append(&mut self, intent: &Intent) -> Result<()> {
         let spot = match Spot::open(&self.root, &intent.path, false) {
-            // Half an append would look like an edit once that is gone.
-            Err(away @ PlaceError::OtherDevice) => return self.keep_waiting(intent, &away.to_string()),
-            spot => spot.ok().flatten(),
+            Ok(spot) => spot,
+            Err(PlaceError::InTheWay { .. }) => None,
+            // Half an append would look like an edit once it can be looked at.
+            Err(away) => return self.keep_waiting(intent, &away.to_string()),
         };
         let base = match &spot {
             None => None,
             Some(spot) => match self.left_by(intent, spot)? {
                 Left::Other => None,
+                Left::Unread(why) => return self.keep_waiting(intent, &why),
                 Left::Whole(base) => Some(*base),
                 Left::Part(stat, missing, base) => match spot.grow(&stat, &missing) {
                     Ok(stat) => Some(Base { stat, ..*base }),
@@ -221,10 +226,16 @@ impl Engine {
     /// since, and a start after a kill is rare.
     fn left_by(&self, intent: &Intent, spot: &Spot) -> Result<Left> {
         let (Some(from), Some(new)) = (intent.append_from, intent.new_hash) else { return Ok(Left::Other) };
-        let Some(file) = open_file(spot) else { return Ok(Left::Other) };
+        let file = match open_file(spot) {
+            Ok(Some(file)) => file,
+            Ok(None) => return Ok(Left::Other),
+            Err(error) => return Ok(Left::Unread(error.to_string())),
+        };
         let before = stat_of(&file).map_err(io("look at a file"))?;
-        let Some(read) = read_through(&file, from, intent.new_size).map_err(io("read a file"))? else {
-            return Ok(Left::Other);
+        let read = match read_through(&file, from, intent.new_size) {
+            Ok(Some(read)) => read,
+            Ok(None) => return Ok(Left::Other),
+            Err(error) => return Ok(Left::Unread(error.to_string())),
         };
         let is_still = stat_of(&file).map_err(io("look at a file"))? == before;
         if Some(read.old) != intent.old_hash {
@@ -289,11 +300,15 @@ fn read_through(mut file: &File, from: u64, to: u64) -> std::io::Result<Option<R
     Ok(Some(ReadThrough { old, added, upto_new: hasher }))
 }
 
-/// The regular file at a spot, for reading.
-fn open_file(spot: &Spot) -> Option<File> {
+/// The regular file at a spot, for reading; `None` if there is none.
+fn open_file(spot: &Spot) -> std::result::Result<Option<File>, Errno> {
     use fs::{FileType, Mode, OFlags};
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = fs::openat(spot.folder(), spot.name(), flags, Mode::empty()).ok()?;
+    let file = match fs::openat(spot.folder(), spot.name(), flags, Mode::empty()) {
+        // A link, or a socket.
+        Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(None),
+        other => other?,
+    };
     let is_file = fs::fstat(&file).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
-    is_file.then(|| File::from(file))
+    Ok(is_file.then(|| File::from(file)))
 }

@@ -328,6 +328,7 @@ impl Engine {
                 Ok(()) => done.push(one),
                 Err(source) => {
                     self.drop_staged(&one);
+                    self.keep_aside(&one)?;
                     self.state.remove_intent(&one.intent.id)?;
                     self.wait_for(&one.step.slot.path, &source, report)?;
                 }
@@ -440,6 +441,16 @@ impl Engine {
         }
     }
 
+    /// A replace without EXCHANGE may fail with what it took away still aside, as somebody else's file has the place: it may be an edit.
+    fn keep_aside(&self, one: &Staged) -> Result<()> {
+        let (dir, name) = self.staged_place(&one.intent, &one.spot);
+        if fs::renameat(dir, format!("{name}.old"), dir, name.as_str()).is_err() {
+            // Nothing is aside; or it cannot be renamed now, and the next start finds it.
+            return Ok(());
+        }
+        Ok(self.state.set_displaced(&self.displaced_of(&one.intent))?)
+    }
+
     fn make_staged_durable(&self, staged: &[Staged]) -> Result<()> {
         let contents: Vec<&Staged> =
             staged.iter().filter(|one| one.intent.new_kind != ContentKind::Link && !one.step.remove).collect();
@@ -497,13 +508,14 @@ impl Engine {
         let mut displaced = Vec::new();
         for one in done.iter().filter(|one| one.step.base.is_some()) {
             let (dir, name) = self.staged_place(&one.intent, &one.spot);
-            let hash = hash_displaced(dir, &name, one.step.base.as_ref().map(|base| base.kind))?;
+            // What cannot be read is no reason to leave the others open: it is kept, and looked at again.
+            let hash = hash_displaced(dir, &name, one.step.base.as_ref().map(|base| base.kind)).ok();
             displaced.push(Displaced {
                 id: one.intent.id.clone(),
                 path: one.intent.path.clone(),
                 channel: one.intent.channel,
                 versions: one.intent.old_versions.clone(),
-                hash: Some(hash),
+                hash: hash.filter(|hash| Some(*hash) == one.intent.old_hash),
                 since_ms: now,
                 beside: one.intent.beside,
             });
@@ -521,7 +533,7 @@ impl Engine {
         for one in done.iter().filter(|one| one.step.remove) {
             prune_empty_folders(&self.root, &one.intent.path);
         }
-        self.record_slipped_in(done, &displaced, report)
+        self.record_slipped_in(&displaced, report)
     }
 
     /// The base after a step; the rename moved the ctime, so the facts are read again.
@@ -550,12 +562,10 @@ impl Engine {
     }
 
     /// Bytes that slipped in between the last look and the exchange become a version of the old base.
-    fn record_slipped_in(&mut self, done: &[Staged], displaced: &[Displaced], report: &mut Report) -> Result<()> {
-        for one in displaced {
-            let expected = done.iter().find(|d| d.intent.id == one.id).and_then(|d| d.intent.old_hash);
-            if one.hash != expected {
-                self.record_displaced(one, report)?;
-            }
+    fn record_slipped_in(&mut self, displaced: &[Displaced], report: &mut Report) -> Result<()> {
+        for one in displaced.iter().filter(|one| one.hash.is_none()) {
+            // What cannot be read is told by the sweep at the end of the run.
+            drop(self.record_displaced(one, report)?);
         }
         Ok(())
     }

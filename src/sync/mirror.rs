@@ -4,6 +4,7 @@
 //! index rows not yet mirrored plus the paths that failed: paths, not values, so draining writes the winner of that
 //! moment. A lost race is left to the foreign-edit reader and tried again; nothing is overwritten unseen.
 
+use std::collections::BTreeSet;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -78,6 +79,8 @@ impl Drop for Sent {
 #[derive(Default)]
 struct Outlet {
     sent: Option<Sent>,
+    /// Whose rows that batch deletes.
+    deletes: BTreeSet<Slot>,
     /// The row up to which the page under way reaches, if another page follows it.
     mark: Option<i64>,
 }
@@ -94,6 +97,17 @@ enum Need {
     Later(String),
     /// Another program wrote the row, and that edit is no version yet.
     Foreign(Box<Row>),
+}
+
+fn deletes_among(slots: &[Slot], writes: &[Write]) -> BTreeSet<Slot> {
+    let both = slots.iter().zip(writes);
+    both.filter(|(_, write)| matches!(write, Write::Delete { .. })).map(|(slot, _)| slot.clone()).collect()
+}
+
+/// What was counted when it was sent, and was not done.
+fn uncount(report: &mut Report, is_delete: bool) {
+    let count = if is_delete { &mut report.rows_deleted } else { &mut report.rows_written };
+    *count = count.saturating_sub(1);
 }
 
 impl Engine {
@@ -427,14 +441,16 @@ impl Engine {
             return Ok(true);
         }
         let (slots, writes): (Vec<Slot>, Vec<Write>) = items.into_iter().map(|item| (item.slot, item.write)).unzip();
+        let deletes = deletes_among(&slots, &writes);
         match &self.adapter {
             Some(shared) if outlet.mark.is_some() && !writes.is_empty() => {
                 outlet.sent = Some(Sent::new(shared.clone(), slots, writes, mark));
+                outlet.deletes = deletes;
                 Ok(true)
             }
             _ => {
                 let answers = if writes.is_empty() { Vec::new() } else { adapter.write_batch(&writes) };
-                self.settle_answers(adapter, &slots, answers, mark, report)
+                self.settle_answers(adapter, &slots, &deletes, answers, mark, report)
             }
         }
     }
@@ -456,7 +472,8 @@ impl Engine {
     fn settle_sent(&mut self, adapter: &dyn FileSyncAdapter, outlet: &mut Outlet, report: &mut Report) -> Result<bool> {
         let Some(mut sent) = outlet.sent.take() else { return Ok(true) };
         let answers = sent.answers();
-        self.settle_answers(adapter, &sent.slots, answers, sent.mark, report)
+        let deletes = std::mem::take(&mut outlet.deletes);
+        self.settle_answers(adapter, &sent.slots, &deletes, answers, sent.mark, report)
     }
 
     /// Settles each item by its own answer. False if the backend is down.
@@ -464,6 +481,7 @@ impl Engine {
         &mut self,
         adapter: &dyn FileSyncAdapter,
         slots: &[Slot],
+        deletes: &BTreeSet<Slot>,
         answers: Vec<Answer>,
         mark: Option<i64>,
         report: &mut Report,
@@ -475,16 +493,16 @@ impl Engine {
                 Ok(_) if waits => self.state.clear_outbox(&slot.path)?,
                 Ok(_) => {}
                 Err(error) if error.kind == ErrorKind::Conflict => {
-                    report.rows_written = report.rows_written.saturating_sub(1);
+                    uncount(report, deletes.contains(slot));
                     self.write_again(adapter, slot, report)?;
                 }
                 // Only of a row that was to be deleted: somebody else did.
                 Err(error) if error.kind == ErrorKind::NotFound => {
-                    report.rows_deleted = report.rows_deleted.saturating_sub(1);
+                    uncount(report, true);
                     self.write_again(adapter, slot, report)?;
                 }
                 Err(error) => {
-                    report.rows_written = report.rows_written.saturating_sub(1);
+                    uncount(report, deletes.contains(slot));
                     let next_ms = self.postpone_after(slot, &error)?;
                     if is_down(&error) {
                         down = Some((error, next_ms));
@@ -514,7 +532,10 @@ impl Engine {
             }
             Need::Row(item) => match adapter.write_batch(std::slice::from_ref(&item.write)).pop() {
                 Some(Ok(_)) => {
-                    report.rows_written += 1;
+                    match item.write {
+                        Write::Set { .. } => report.rows_written += 1,
+                        Write::Delete { .. } => report.rows_deleted += 1,
+                    }
                     Ok(self.state.clear_outbox(&slot.path)?)
                 }
                 Some(Err(error)) => self.postpone_after(slot, &error).map(drop),

@@ -13,6 +13,7 @@ mod bundle;
 mod closed;
 mod content;
 mod daily;
+mod displaced;
 mod durable;
 pub mod exchange;
 mod foreign;

@@ -7,8 +7,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use super::displaced::Held;
 use super::garbage::{BACKEND, CANNOT, StoreGarbage};
-use super::place::Spot;
 use super::resolve::{Outcome, Resolution};
 use super::{Engine, Report, Result, SyncError};
 use crate::index::{PurgePlan, Slot, Stored};
@@ -29,6 +29,8 @@ const STORES: &str = "purged in stores ";
 const LOOKED: &str = "purged";
 /// Who tells of it in `status`.
 const SOURCE: &str = "purge";
+/// The same of displaced files.
+const DISPLACED: &str = "purged displaced";
 /// The same of the full text.
 const WORDS: &str = "purged words";
 
@@ -404,10 +406,16 @@ impl Engine {
     /// Copies of contents that are neither ledger nor working files; whoever keeps further ones forgets them here.
     fn forget_copies(&mut self) -> Result<()> {
         let contents = self.index.purged_contents()?;
-        for one in self.displaced_of_any(&contents)? {
-            let spot = Spot::open(&self.root, &one.path, false).ok().flatten();
-            self.unlink_displaced(&one, spot.as_ref())?;
+        let mut left = Vec::new();
+        for (one, unread) in self.displaced_of_any(&contents)? {
+            let gone = match unread {
+                Some(why) => Err(why),
+                None => self.unlink_displaced(&one)?,
+            };
+            left.extend(gone.err().map(|why| still_displaced(&one, &why)));
         }
+        left.truncate(MAX_TOLD);
+        self.state.set_problems(DISPLACED, &left, self.now_ms() as i64)?;
         let looked = Hash::of(contents.iter().flat_map(|content| *content.as_bytes()).collect::<Vec<u8>>().as_slice());
         let looked = looked.to_string();
         if self.state.meta_text(LOOKED)?.as_deref() == Some(&*looked) {
@@ -437,8 +445,9 @@ impl Engine {
     /// Names what `forget_copies` removes.
     fn copies(&self, contents: &BTreeSet<ContentHash>) -> Result<Vec<String>> {
         let mut copies = Vec::new();
-        for one in self.displaced_of_any(contents)? {
-            copies.push(format!("displaced {} of {}", one.id, one.path.shown()));
+        for (one, unread) in self.displaced_of_any(contents)? {
+            let later = if unread.is_some() { ", which cannot be looked at now and goes once it can be" } else { "" };
+            copies.push(format!("displaced {} of {}{later}", one.id, one.path.shown()));
         }
         for content in contents {
             let steps = self.state.undo_steps_to(content)?;
@@ -450,16 +459,21 @@ impl Engine {
         Ok(copies)
     }
 
-    /// The displaced files that hold one of these contents, as they are now.
-    fn displaced_of_any(&self, contents: &BTreeSet<ContentHash>) -> Result<Vec<Displaced>> {
+    /// The displaced files that hold one of these contents, as they are now; with the reason, those that held one and cannot be looked at.
+    fn displaced_of_any(&self, contents: &BTreeSet<ContentHash>) -> Result<Vec<(Displaced, Option<String>)>> {
         let mut found = Vec::new();
         if contents.is_empty() {
             return Ok(found);
         }
         for one in self.state.displaced()? {
-            let may_be = one.hash.is_none_or(|hash| contents.contains(&hash));
-            if may_be && self.displaced_hash(&one).is_some_and(|hash| contents.contains(&hash)) {
-                found.push(one);
+            if !one.hash.is_none_or(|hash| contents.contains(&hash)) {
+                continue;
+            }
+            match self.held(&one) {
+                Held::Is(hash, _) if contents.contains(&hash) => found.push((one, None)),
+                // Of one that was never read nobody knows what it holds; `displaced` tells of it.
+                Held::Unread(why) if one.hash.is_some() => found.push((one, Some(why))),
+                Held::Is(..) | Held::Unread(_) | Held::Gone => {}
             }
         }
         Ok(found)
@@ -531,6 +545,13 @@ impl Engine {
         };
         Ok(counts.iter().take(MAX_TOLD).map(told).collect())
     }
+}
+
+fn still_displaced(one: &Displaced, why: &str) -> Problem {
+    let what = format!(
+        "a copy of what was purged still stands where a sync put it aside, as it cannot be removed ({why}); it goes at the first `larder sync` that reaches it"
+    );
+    Problem { path: one.path.shown(), what }
 }
 
 fn says_something(store: &StoreGarbage) -> bool {

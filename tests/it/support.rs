@@ -100,6 +100,22 @@ pub struct Lab {
     dir: TempDir,
 }
 
+impl Drop for Lab {
+    /// A test that failed leaves its views mounted, and their processes with them: they end with their mounts.
+    fn drop(&mut self) {
+        let below = self.dir.path().as_os_str().to_string_lossy().into_owned() + "/";
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let places = mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|place| place.starts_with(&below));
+        #[cfg(target_os = "linux")]
+        for place in places.collect::<Vec<_>>().into_iter().rev() {
+            // Refused to whoever is not root: `fusermount3` may.
+            if rustix::mount::unmount(place, rustix::mount::UnmountFlags::DETACH).is_err() {
+                let _ = Command::new("fusermount3").args(["-u", "-z", place]).status();
+            }
+        }
+    }
+}
+
 impl Lab {
     /// Makes an empty one.
     pub fn new() -> Lab {

@@ -25,7 +25,7 @@ pub fn run(context: &Context, args: &InitArgs) -> Result<Answer, NodeError> {
     let file = context.open.config.clone().unwrap_or_else(|| context.open.start_dir.join(CONFIG_FILE_NAME));
     let folder = folder_of(&file)?;
     let listing = init::survey(&folder);
-    let proposal = init::propose(&listing.files);
+    let proposal = init::propose_in(&folder, &listing.files);
     let mut lines: Vec<String> = proposal.found.iter().map(|found| format!("  {found}")).collect();
     let heading = if lines.is_empty() { "found nothing to keep yet; the config has common patterns" } else { "found" };
     lines.insert(0, heading.to_owned());

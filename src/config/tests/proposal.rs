@@ -6,7 +6,7 @@ use larder_patterns::{Channel, RelPath};
 use proptest::prelude::*;
 
 use super::settings;
-use crate::config::init::{propose, survey};
+use crate::config::init::{propose, propose_in, survey};
 
 fn paths(texts: &[&str]) -> Vec<RelPath> {
     texts.iter().map(|text| RelPath::parse(text).expect("a path")).collect()
@@ -39,6 +39,15 @@ fn a_project_gets_the_patterns_its_files_ask_for() {
     ];
     for (files, expected) in cases {
         assert_eq!(propose(&paths(files)).found, expected, "{files:?}");
+    }
+}
+
+#[test]
+fn a_copy_of_a_proposed_config_names_the_same_project_in_a_folder_of_another_name() {
+    for (folder, name) in [("/home/a/crm", "crm"), ("/home/a/My notes", "My-notes")] {
+        let text = propose_in(std::path::Path::new(folder), &[]).text;
+
+        assert_eq!(settings(&text).app_id.value, name);
     }
 }
 

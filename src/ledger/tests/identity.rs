@@ -133,3 +133,22 @@ fn damaged_identities_are_refused_with_the_file() {
         assert!(error.contains(expected), "{error}");
     }
 }
+
+#[test]
+fn what_cannot_be_looked_for_is_not_taken_for_absent() {
+    for what in ["origin.json", "devices"] {
+        let house = House::new(75);
+        let looked_for = if what == "devices" { house.env.state_home.join(what) } else { house.larder().join(what) };
+        let kept = house.folder.path().join("kept");
+        fs::rename(&looked_for, &kept).expect("moved");
+        // A link to itself can be looked through by nobody, root included.
+        std::os::unix::fs::symlink(&looked_for, &looked_for).expect("linked");
+
+        assert!(matches!(Identity::open(&house.larder(), &house.env, "anna"), Err(IdentityError::Io { .. })), "{what}");
+
+        fs::remove_file(&looked_for).expect("removed");
+        fs::rename(&kept, &looked_for).expect("moved");
+        let opened = Identity::open(&house.larder(), &house.env, "anna").expect("an identity");
+        assert_eq!(opened.identity.public_key(), house.identity.public_key(), "{what}");
+    }
+}

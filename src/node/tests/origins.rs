@@ -94,3 +94,19 @@ fn whoever_stops_may_go_on_as_the_same_one_in_a_generation_above_both() {
     assert_eq!(versions(b, "by-b.txt"), 1);
     expect_sound(b);
 }
+
+#[test]
+fn an_identity_is_made_under_the_lock_that_the_command_has() {
+    use crate::node::open::{ProjectDirs, create_private_folder, identity_of, take_lock};
+    let a = Machine::new("a", &backend());
+    let (env, mut options) = (a.env(), a.options());
+    let settings = options.settings(&env).expect("reads");
+    let dirs = ProjectDirs::of(&settings.config);
+    create_private_folder(&dirs.larder).expect("creates");
+    let lock = Arc::new(take_lock(&dirs, None).expect("is free"));
+    assert!(identity_of(&env, &options, &settings).is_err(), "somebody else works here");
+
+    options.lock = Some(lock);
+
+    assert!(identity_of(&env, &options, &settings).is_ok());
+}

@@ -14,6 +14,8 @@ use super::Machine;
 struct Swift {
     rows: MemoryAdapter,
     armed: AtomicBool,
+    /// The next deletion loses a race, and nothing else comes of it.
+    loses: AtomicBool,
 }
 
 impl FileSyncAdapter for Swift {
@@ -42,6 +44,9 @@ impl FileSyncAdapter for Swift {
     }
 
     fn delete(&self, id: &RecordId, expected: &Expected) -> Result<(), AdapterError> {
+        if self.loses.swap(false, Ordering::AcqRel) {
+            return Err(AdapterError::conflict(id, "somebody else was there at the same moment"));
+        }
         self.rows.delete(id, expected)
     }
 
@@ -56,7 +61,8 @@ impl FileSyncAdapter for Swift {
 
 #[test]
 fn a_row_that_somebody_else_deletes_first_is_deleted_and_nothing_waits() {
-    let swift = Arc::new(Swift { rows: MemoryAdapter::new(), armed: AtomicBool::new(false) });
+    let swift =
+        Arc::new(Swift { rows: MemoryAdapter::new(), armed: AtomicBool::new(false), loses: AtomicBool::new(false) });
     let adapter: Arc<dyn FileSyncAdapter> = swift.clone();
     let mut a = Machine::new("a", &adapter);
     a.write("kept.md", "kept\n");
@@ -73,4 +79,22 @@ fn a_row_that_somebody_else_deletes_first_is_deleted_and_nothing_waits() {
     assert!(a.run().is_empty());
     let row = |path: &str| swift.get(&RecordId::new("demo", "shared", path)).expect("reads").map(|row| row.content);
     assert!(row("gone.md").is_none() && row("kept.md").is_some());
+}
+
+#[test]
+fn a_deletion_that_is_tried_again_counts_as_one_deletion() {
+    let swift =
+        Arc::new(Swift { rows: MemoryAdapter::new(), armed: AtomicBool::new(false), loses: AtomicBool::new(false) });
+    let adapter: Arc<dyn FileSyncAdapter> = swift.clone();
+    let mut a = Machine::new("a", &adapter);
+    a.write("kept.md", "kept\n");
+    a.write("gone.md", "gone\n");
+    a.run();
+    std::fs::remove_file(a.path("gone.md")).expect("removes");
+    swift.loses.store(true, Ordering::Release);
+
+    let report = a.run();
+
+    assert_eq!((report.rows_deleted, report.rows_written), (1, 0));
+    assert!(swift.get(&RecordId::new("demo", "shared", "gone.md")).expect("reads").is_none());
 }

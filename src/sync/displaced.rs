@@ -1,0 +1,219 @@
+//! Displaced: what a replace took away is kept for a day, and until its bytes are known to be recorded.
+//!
+//! Invariant: a row of a displaced file goes only when the file is seen to be gone, or was removed. What cannot be looked at (a disk that
+//! fails, a folder that may not be entered, no handles left) is neither: it stays, is named in `status`, and is looked at by each run.
+
+use std::io::{Cursor, Read};
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::MetadataExt;
+
+use rustix::fs::{AtFlags, FileType, statat, unlinkat};
+use rustix::io::Errno;
+
+use super::materialise::{hash_displaced, open_displaced};
+use super::place::{BESIDE_PREFIX, PlaceError, Spot};
+use super::publish::Draft;
+use super::{Change, Engine, Report, Result, SyncError};
+use crate::chunk::{Chunker, CutKind};
+use crate::model::{
+    Content, ContentHash, ContentKind, Manifest, SegmentHash, SegmentRef, State as VersionState, VersionId,
+};
+use crate::state::{Displaced, Problem};
+
+/// Displaced files are kept this long, in milliseconds.
+const KEEP_MS: i64 = 24 * 3_600_000;
+/// Above this many, proven ones go before their time.
+const KEEP_FILES: usize = 20_000;
+/// Who tells in `status` of those that cannot be looked at.
+const SOURCE: &str = "displaced";
+/// Lines of them in `status`.
+const MAX_TOLD: usize = 20;
+
+/// What stands under the name of a staged or displaced file.
+pub(super) enum Held {
+    /// Nothing: the only answer that says so.
+    Gone,
+    /// Something that cannot be read, with the reason.
+    Unread(String),
+    /// These bytes, and how many.
+    Is(ContentHash, u64),
+}
+
+impl Held {
+    pub(super) fn is(&self, content: Option<ContentHash>) -> bool {
+        matches!(self, Held::Is(hash, _) if Some(*hash) == content)
+    }
+}
+
+impl Engine {
+    /// True if every byte of a content is in the ledger.
+    pub(super) fn ledger_has(&self, hash: &ContentHash, size: u64) -> Result<bool> {
+        if size == 0 || self.index.has_segment(&SegmentHash(hash.0))? {
+            return Ok(true);
+        }
+        Ok(self.index.knows_content(hash)?)
+    }
+
+    /// True if one of these versions has exactly this content, be it that its bytes were let go since.
+    fn is_of(&self, hash: &ContentHash, versions: &[VersionId]) -> Result<bool> {
+        for id in versions {
+            let content = self.index.version(id)?.and_then(|stored| stored.version.content());
+            if content.is_some_and(|content| content.hash == *hash) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Where a displaced file stands: the folder it is beside of, if it is beside its place.
+    pub(super) fn spot_of(&self, one: &Displaced) -> std::result::Result<Option<Spot>, PlaceError> {
+        if one.beside { Spot::open(&self.root, &one.path, false) } else { Ok(None) }
+    }
+
+    /// What a displaced file holds now.
+    pub(super) fn held(&self, one: &Displaced) -> Held {
+        let spot = match self.spot_of(one) {
+            // Another thing has the name of its folder: that folder is gone, with what was in it.
+            Err(PlaceError::InTheWay { .. }) => None,
+            Err(error) => return Held::Unread(error.to_string()),
+            Ok(spot) => spot,
+        };
+        self.displaced_place(one, spot.as_ref()).map_or(Held::Gone, |(dir, name)| held_at(dir, &name))
+    }
+
+    /// Drops displaced files that are old enough and proven; records those that are not. Called once a run.
+    pub fn sweep_displaced(&mut self, report: &mut Report) -> Result<()> {
+        let now = self.now_ms() as i64;
+        let displaced = self.state.displaced()?;
+        let surplus = displaced.len().saturating_sub(KEEP_FILES);
+        let mut problems = Vec::new();
+        for (i, one) in displaced.iter().enumerate() {
+            let is_due = now.saturating_sub(one.since_ms) >= KEEP_MS || i < surplus;
+            if !is_due && one.hash.is_some() {
+                continue;
+            }
+            let swept = match self.held(one) {
+                Held::Gone => Ok(self.state.remove_displaced(&one.id)?),
+                Held::Unread(why) => Err(why),
+                Held::Is(hash, size) if self.ledger_has(&hash, size)? || self.is_of(&hash, &one.versions)? => {
+                    if is_due {
+                        self.unlink_displaced(one)?
+                    } else {
+                        Ok(self.state.set_displaced(&Displaced { hash: Some(hash), ..one.clone() })?)
+                    }
+                }
+                Held::Is(..) => self.record_displaced(one, report)?,
+            };
+            if let Err(why) = swept {
+                problems.push(Problem { path: one.path.shown(), what: sentence(one, &why) });
+            }
+        }
+        problems.truncate(MAX_TOLD);
+        Ok(self.state.set_problems(SOURCE, &problems, now)?)
+    }
+
+    /// Removes a displaced file, and its row if it is gone then. The inner error says why it is not.
+    pub(super) fn unlink_displaced(&mut self, one: &Displaced) -> Result<std::result::Result<(), String>> {
+        let spot = match self.spot_of(one) {
+            Err(PlaceError::InTheWay { .. }) => None,
+            Err(error) => return Ok(Err(error.to_string())),
+            Ok(spot) => spot,
+        };
+        if let Some((dir, name)) = self.displaced_place(one, spot.as_ref()) {
+            match unlinkat(dir, name.as_str(), AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => return Ok(Err(format!("remove it: {errno}"))),
+            }
+        }
+        Ok(Ok(self.state.remove_displaced(&one.id)?))
+    }
+
+    /// Bytes that are no recorded version become one, with the old base as parent. The inner error says why they cannot be read.
+    pub(super) fn record_displaced(
+        &mut self,
+        one: &Displaced,
+        report: &mut Report,
+    ) -> Result<std::result::Result<(), String>> {
+        let spot = match self.spot_of(one) {
+            Err(error) => return Ok(Err(error.to_string())),
+            Ok(spot) => spot,
+        };
+        let slot = self.slot_of(one.channel, &one.path);
+        let pen = self.pen();
+        let mut open = self.open_batch(&pen, &slot.space)?;
+        let Some((dir, name)) = self.displaced_place(one, spot.as_ref()) else { return Ok(Ok(())) };
+        let (kind, bytes) = match read_of(dir, &name) {
+            Ok(read) => read,
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        let sink = |segment: SegmentRef, bytes: &[u8]| self.add_segment(&mut open, segment.0, bytes);
+        let split = match Chunker::new().split(bytes, CutKind::of(&one.path), sink) {
+            Ok(split) => split,
+            Err(SyncError::Io { source, .. }) => return Ok(Err(source.to_string())),
+            Err(error) => return Err(error),
+        };
+        let manifest: Manifest = split.manifest;
+        let mut parents = Vec::new();
+        for id in &one.versions {
+            parents.extend(self.index.version(id)?);
+        }
+        self.add_manifest(&mut open, &manifest, &parents)?;
+        let content = Content { hash: manifest.content, size: manifest.size, kind };
+        let state = VersionState::Content(content);
+        let channel = one.channel;
+        let draft = Draft { slot: slot.clone(), channel, parents, state, moved_from: None, via: None, adopted: false };
+        let version = self.version_of(draft)?;
+        open.batch.version(version)?;
+        open.versions += 1;
+        self.close_batch(&slot.space, open, report)?;
+        report.recorded.push((one.path.shown(), Change::Edited));
+        Ok(Ok(self.state.set_displaced(&Displaced { hash: Some(content.hash), ..one.clone() })?))
+    }
+}
+
+/// What `status` says of a displaced file that cannot be looked at.
+fn sentence(one: &Displaced, why: &str) -> String {
+    let place = if one.beside {
+        format!("{BESIDE_PREFIX}{} beside it", one.id)
+    } else {
+        format!(".larder/displaced/{}", one.id)
+    };
+    format!(
+        "what it held before a sync replaced it ({place}) cannot be looked at ({why}); it may be an edit that is nowhere else, so it stays and each run tries again; remove it if nobody needs it"
+    )
+}
+
+/// True if anything has that name. Errors: it cannot be told.
+pub(super) fn stands_at(dir: BorrowedFd<'_>, name: &str) -> std::result::Result<bool, PlaceError> {
+    match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(_) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// What stands under a name.
+pub(super) fn held_at(dir: BorrowedFd<'_>, name: &str) -> Held {
+    let stat = match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => stat,
+        Err(Errno::NOENT) => return Held::Gone,
+        Err(errno) => return Held::Unread(errno.to_string()),
+    };
+    let is_link = FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
+    let kind = if is_link { ContentKind::Link } else { ContentKind::File { exec: false } };
+    let size = u64::try_from(stat.st_size).unwrap_or(0);
+    match hash_displaced(dir, name, Some(kind)) {
+        Ok(hash) => Held::Is(hash, size),
+        Err(error) => Held::Unread(error.to_string()),
+    }
+}
+
+/// The bytes of a displaced file, or the target of a displaced link.
+fn read_of(dir: BorrowedFd<'_>, name: &str) -> Result<(ContentKind, Box<dyn Read>)> {
+    if let Ok(target) = rustix::fs::readlinkat(dir, name, Vec::new()) {
+        return Ok((ContentKind::Link, Box::new(Cursor::new(target.into_bytes()))));
+    }
+    let file = open_displaced(dir, name)?;
+    let exec = file.metadata().is_ok_and(|meta| meta.mode() & 0o100 != 0);
+    Ok((ContentKind::File { exec }, Box::new(file)))
+}
