@@ -212,9 +212,10 @@ impl Ledger {
         Ok(names.iter().all(is_named))
     }
 
-    /// The highest floor that a sound snapshot of a later generation tells for a chain; 1 if none does. Reads the newest of each.
-    pub(super) fn closed_floor(&self, chain: &Chain) -> Result<u64, LedgerError> {
-        let mut floor = 1;
+    /// The words about a chain in the newest sound snapshot of each later generation, as far as nothing that is here says that they are
+    /// about another device or owner. Whether all of it is listed there is not asked.
+    pub fn words_about(&self, chain: &Chain) -> Result<Vec<(Chain, Closed)>, LedgerError> {
+        let mut words = Vec::new();
         let (space, of_origin) = (&chain.space, format!("{}~", chain.origin));
         for folder in read_names(&self.root().join(space.as_str()))?.iter().filter(|name| name.starts_with(&of_origin))
         {
@@ -223,20 +224,26 @@ impl Ledger {
             for name in self.checkpoint_names(&later, 0)?.iter().rev() {
                 let Ok(checkpoint) = self.read_checkpoint(name) else { continue };
                 if checkpoint.body.snapshot.is_some() {
-                    let words = checkpoint.closed().into_iter().filter(|word| word.chain == *chain);
-                    floor = words.map(Closed::floor).fold(floor, u64::max);
+                    for word in checkpoint.closed().into_iter().filter(|word| word.chain == *chain) {
+                        if self.is_by(chain, word.key, word.cert.key)? {
+                            words.push((later.clone(), word.clone()));
+                        }
+                    }
                     break;
                 }
             }
         }
-        Ok(floor)
+        Ok(words)
     }
 
-    /// True if no checkpoint of a chain that is here was signed by another key than this. One that is damaged says nothing.
-    pub fn is_keyed(&self, chain: &Chain, key: PublicKey) -> Result<bool, LedgerError> {
+    /// True if no checkpoint of a chain that is here was signed by another device, or vouched for by another owner, than this. One that
+    /// is damaged says nothing.
+    ///
+    /// Both are asked: any owner may sign a certificate for the device of another one, whose key everybody knows.
+    pub fn is_by(&self, chain: &Chain, key: PublicKey, owner: PublicKey) -> Result<bool, LedgerError> {
         for name in self.checkpoint_names(chain, 0)?.iter().rev() {
             if let Ok(checkpoint) = self.read_checkpoint(name) {
-                return Ok(checkpoint.body.key == key);
+                return Ok(checkpoint.body.key == key && checkpoint.body.cert.key == owner);
             }
         }
         Ok(true)

@@ -128,7 +128,8 @@ impl Ledger {
         let names = self.checkpoint_names(chain, 0)?;
         let floors = names.iter().filter_map(|name| self.read_checkpoint(name).ok());
         let own = floors.map(|checkpoint| checkpoint.floor()).max().unwrap_or(1).max(1);
-        Ok(own.max(self.closed_floor(chain)?))
+        let words = self.words_about(chain)?;
+        Ok(words.iter().map(|(_, word)| word.floor()).fold(own, u64::max))
     }
 
     /// The artifacts of a chain that are here and do not count with this floor, in the order in which they may go.

@@ -99,22 +99,9 @@ impl Engine {
         chains.map(|chain| Ok((chain.clone(), self.index.closed_ends(&chain)?))).collect()
     }
 
-    /// The chain that stands for what is below a floor, with the floor of that one; `None` if the chain stands for itself.
-    pub(super) fn stand_in(&self, chain: &Chain, floor: u64) -> Result<Option<(Chain, u64)>> {
-        let ends = self.index.closed_ends(chain)?;
-        // The highest number first; of several the latest generation is who writes.
-        let by = ends.into_iter().filter(|end| end.tip.seq + 1 >= floor).max_by_key(|end| end.by.generation);
-        let Some(ClosedEnd { by, .. }) = by else { return Ok(None) };
-        let its_floor = self.index.floor(&by)?.seq;
-        match self.stand_in(&by, its_floor)? {
-            Some(later) => Ok(Some(later)),
-            None => Ok(Some((by, its_floor))),
-        }
-    }
-
     /// True if everything that counts of a chain, and of what stands for it, is here, so that the rest may go.
     pub(super) fn stands_alone(&self, chain: &Chain, floor: u64) -> Result<bool> {
-        let Some((by, its_floor)) = self.stand_in(chain, floor)? else {
+        let Some((by, its_floor)) = self.index.stand_in(chain, floor)? else {
             return Ok(self.ledger.stands_alone(chain, floor)?);
         };
         let all_here = self.ledger.standing(chain, floor)?.iter().all(|name| self.ledger.has(name));

@@ -567,7 +567,7 @@ impl Engine {
             return Ok(None);
         }
         // Of a chain that another one stands for nothing may be left; then that one is what has to stand there.
-        let is_told = match self.stand_in(chain, floor) {
+        let is_told = match self.index.stand_in(chain, floor) {
             Ok(Some((by, its_floor))) => {
                 let there = self.names_there(place, &by)?;
                 let Ok(standing) = self.ledger.standing(&by, its_floor) else { return Ok(None) };

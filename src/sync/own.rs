@@ -143,7 +143,7 @@ impl Engine {
     }
 
     /// The same origin goes on elsewhere: another machine adopted it, or this one is older than what it once wrote.
-    fn look_for_later_generation(&mut self) -> Result<()> {
+    pub(super) fn look_for_later_generation(&mut self) -> Result<()> {
         let (origin, own) = (self.identity.origin().clone(), self.identity.generation());
         let later = self.ledger.chains()?.into_iter().filter(|chain| chain.origin == origin);
         let Some(later) = later.map(|chain| chain.generation).filter(|&known| known > own).max() else {

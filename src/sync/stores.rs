@@ -406,12 +406,18 @@ impl Engine {
             self.seen_told.clear();
         }
         self.rescue_due |= done.floors_rose;
+        self.index_is_old |= !done.stale.is_empty();
         // What was purged has no place any more, also for whoever looked it up before.
         self.contents.forget_prepared();
         self.observe_clocks(&done.touched)?;
         // Tips are read again: an own chain may have come back from a store.
         self.chains.clear();
         Ok(())
+    }
+
+    /// True if what came shows that the index tells of what does not count: opening the project again makes it anew.
+    pub fn index_is_old(&self) -> bool {
+        self.index_is_old
     }
 
     /// Notes for `status`, and for the next exchange, what a replay could not apply. A pack that has not come yet is no
