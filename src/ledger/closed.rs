@@ -14,9 +14,9 @@ use super::error::LedgerError;
 use super::garbage::ListedVersions;
 use super::key::{Certificate, PublicKey};
 use super::name::{ArtifactKind, ArtifactName, ShortHash};
-use super::records::MAX_RECORDS_RAW_BYTES;
+use super::records::{MAX_RECORDS_RAW_BYTES, each_line, open};
 use super::store::{Ledger, read_names};
-use crate::model::{ArtifactHash, Chain, MAX_JSON_INTEGER, Record};
+use crate::model::{ArtifactHash, Chain, MAX_JSON_INTEGER, Record, VersionId};
 
 /// Branches that a word names.
 const MAX_TIPS: usize = 16;
@@ -200,6 +200,31 @@ impl Ledger {
         failed.map(Err).next().unwrap_or(Ok(all))
     }
 
+    /// The versions that a checkpoint from elsewhere says; `get` hands out its records. What is wrong or not there says nothing.
+    pub fn versions_said(checkpoint: &Checkpoint, get: impl Fn(&ArtifactName) -> Option<Vec<u8>>) -> Vec<VersionId> {
+        let mut versions = Vec::new();
+        let mut read = |raw: &[u8]| {
+            let wrong = |damage| LedgerError::damaged(&checkpoint.name, damage);
+            let _ = each_line(raw, wrong, |_, record| {
+                if let Record::Version(id, _) | Record::Carried(id, _) = record {
+                    versions.push(id);
+                }
+                Ok::<(), LedgerError>(())
+            });
+        };
+        if let Some(inline) = &checkpoint.body.inline {
+            read(inline.records.as_bytes());
+        }
+        for name in checkpoint.artifacts() {
+            let ArtifactName::Records { hash, .. } = &name else { continue };
+            let Some(stored) = get(&name) else { continue };
+            if let Ok(raw) = open(&stored, *hash, MAX_RECORDS_RAW_BYTES) {
+                read(&raw);
+            }
+        }
+        versions
+    }
+
     /// True if a word names every end that stands here on its number.
     pub fn ends_in(&self, word: &Closed) -> Result<bool, LedgerError> {
         let names = self.checkpoint_names(&word.chain, word.seq.saturating_sub(1))?;
@@ -236,16 +261,11 @@ impl Ledger {
         Ok(words)
     }
 
-    /// True if no checkpoint of a chain that is here was signed by another device, or vouched for by another owner, than this. One that
-    /// is damaged says nothing.
+    /// True if no checkpoint of a chain that is here, or was, was signed by another device, or vouched for by another owner, than this. One
+    /// that is damaged says nothing.
     ///
     /// Both are asked: any owner may sign a certificate for the device of another one, whose key everybody knows.
     pub fn is_by(&self, chain: &Chain, key: PublicKey, owner: PublicKey) -> Result<bool, LedgerError> {
-        for name in self.checkpoint_names(chain, 0)?.iter().rev() {
-            if let Ok(checkpoint) = self.read_checkpoint(name) {
-                return Ok(checkpoint.body.key == key && checkpoint.body.cert.key == owner);
-            }
-        }
-        Ok(true)
+        Ok(self.writer_of(chain)?.is_none_or(|writer| writer == (key, owner)))
     }
 }

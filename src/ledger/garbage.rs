@@ -187,6 +187,9 @@ impl Ledger {
     pub fn remove_garbage(&self, garbage: &[ArtifactName]) -> Result<u64, LedgerError> {
         let mut freed = 0;
         let mut folders = BTreeSet::new();
+        for chain in garbage.iter().map(ArtifactName::chain).collect::<BTreeSet<_>>() {
+            self.note_writer(chain, garbage)?;
+        }
         for name in garbage {
             freed += self.size(name).unwrap_or(0);
             self.disk().remove(&self.path(name))?;

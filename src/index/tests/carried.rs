@@ -139,6 +139,22 @@ fn a_carried_line_counts_once_its_owner_said_for_what_it_stands_and_every_order_
     assert_eq!(anew(&there.ledger, there.folder.path()).counts().expect("counts").versions, 0);
 }
 
+#[test]
+fn who_let_a_closed_chain_go_believes_nobody_elses_word_about_it_afterwards() {
+    let (house, first) = closed_house(69);
+    let device = house.ledger.writer_of(&first).expect("reads").expect("is known").0;
+    let other = impostor(&first, |owner| (Certificate::issue(owner, "mallory", device, &first.origin), device));
+    let garbage = house.ledger.garbage(&first, 3).expect("lists");
+    house.ledger.remove_garbage(&garbage).expect("removes");
+    assert_eq!(house.ledger.artifact_names(&first).expect("lists"), []);
+
+    copy(&other.ledger, &other.chain(), &house.ledger);
+
+    let index = anew(&house.ledger, house.folder.path());
+    assert_eq!((index.counts().expect("counts").versions, index.floor(&first).expect("reads").seq), (5, 3));
+    assert!(index.voices(&first).expect("reads").iter().all(|voice| voice.by == house.chain()));
+}
+
 fn put(from: &House, to: &House, name: &ArtifactName) {
     let bytes = std::fs::read(from.ledger.path(name)).expect("reads");
     to.ledger.put(name, &bytes).expect("put");
