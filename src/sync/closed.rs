@@ -128,7 +128,9 @@ impl Engine {
             let is_old = last.is_some_and(|last| last.body.hlc.wall_ms().saturating_add(retention_ms) <= now);
             let last_n = self.index.last_n(&chain)?;
             let is_held = held.get(&chain).is_none_or(|n| *n >= last_n);
-            if is_old && is_held && self.may_close(&chain)? {
+            // What a false word keeps others from hearing cannot be held by them before it is said again.
+            let may_be_due = (is_old && is_held) || self.is_belied(&chain)?;
+            if may_be_due && self.may_close(&chain)? {
                 keep.push(chain);
             }
         }
@@ -170,6 +172,14 @@ impl Engine {
         let Closable { word, mut before, .. } = closable;
         before.push(word);
         Ok(before)
+    }
+
+    /// Closes a chain at once.
+    #[cfg(test)]
+    pub(crate) fn close(&mut self, chain: &Chain) -> Result<()> {
+        let closed = self.carry_all(&chain.space, std::slice::from_ref(chain), &[], &mut 0)?;
+        let tip = self.own_chain(&chain.space)?.tip.expect("something was said again");
+        self.sweep(&chain.space, tip, &[], &closed).map(drop)
     }
 
     fn carry_lines(&mut self, space: &Space, closable: &Closable, bytes: &mut u64) -> Result<()> {

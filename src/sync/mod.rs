@@ -27,6 +27,7 @@ mod members;
 mod mirror;
 mod observe;
 mod own;
+mod passed_over;
 mod peers;
 pub mod place;
 pub mod plan;

@@ -153,8 +153,9 @@ impl Engine {
             "{origin} goes on elsewhere as generation {later}, and this folder is generation {own} of it: another machine adopted it, or this folder was restored from a backup"
         );
         let stop = Stop::new(why, &origin);
-        let problem = Problem { path: origin.to_string(), what: stop.to_string() };
-        self.state.set_problems(SOURCE, &[problem], self.now_ms() as i64)?;
+        let told = [Some(stop.to_string()), self.overclaim()?].into_iter().flatten();
+        let problems: Vec<Problem> = told.map(|what| Problem { path: origin.to_string(), what }).collect();
+        self.state.set_problems(SOURCE, &problems, self.now_ms() as i64)?;
         self.stop(LATER, stop)
     }
 

@@ -206,7 +206,7 @@ impl Engine {
         for chain in &config.own {
             self.state.pin_key(&chain.to_string(), self.identity.public_key().as_bytes())?;
         }
-        let (mut pulled, mut rounds) = (0, 0);
+        let (mut pulled, mut rounds, mut passed_over) = (0, 0, BTreeSet::new());
         let (done, failure) = loop {
             let journal = &mut StateJournal(&self.state, terms.marks);
             let outcome = exchange::exchange_telling(&*self.ledger, place, &config, journal, &*self.progress);
@@ -223,6 +223,7 @@ impl Engine {
                 Err(error) => (*error.done, Some(error.cause.to_string())),
             };
             pulled += done.pulled.len() as u64;
+            passed_over.extend(done.passed_over.iter().cloned());
             report.pushed += done.pushed.len() as u64;
             report.mended.extend(done.mended.iter().map(ArtifactName::to_string));
             self.settle_damage(&done, report)?;
@@ -247,6 +248,9 @@ impl Engine {
         self.note_stops(&terms.line, &done, failure.is_none() && heard_all)?;
         if pulled > 0 {
             self.replay()?;
+        }
+        if thoroughness == Thoroughness::Whole && terms.direction != Direction::Push {
+            self.tell_passed_over(place, &terms.problems, &passed_over)?;
         }
         Ok(failure)
     }
