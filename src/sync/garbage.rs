@@ -453,14 +453,16 @@ impl Engine {
         Ok(())
     }
 
-    /// The floors of a chain that were noted, each with when, rising.
+    /// The floors of a chain that were noted, each with when, rising. One that an index made anew does not accept any more, as what
+    /// told it is gone or was belied, lets nothing go and holds nothing back.
     fn accepted_floors(&self, chain: &Chain) -> Result<Vec<(u64, u64)>> {
         let text = self.state.meta_text(&format!("{ACCEPTED}{chain}"))?.unwrap_or_default();
         let pair = |part: &str| {
             let (floor, at) = part.split_once(':')?;
             Some((floor.parse().ok()?, at.parse().ok()?))
         };
-        Ok(text.split(',').filter_map(pair).collect())
+        let highest = self.index.floor(chain)?.seq;
+        Ok(text.split(',').filter_map(pair).filter(|(floor, _)| *floor <= highest).collect())
     }
 
     /// Takes what is below old floors of the own chains away from every store that is `meant`.
