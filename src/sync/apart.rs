@@ -199,6 +199,7 @@ impl Engine {
         report.pulled += came;
         if came > 0 {
             self.replay()?;
+            self.look_for_later_generation()?;
         }
         Ok(came)
     }
