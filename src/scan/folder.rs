@@ -122,13 +122,16 @@ impl Folder {
         Ok(Stat::of(&raw))
     }
 
-    /// Lists the names, sorted as their paths sort; with the error that cut the listing short, if one did.
-    pub(crate) fn names(&self) -> (Names, Option<Errno>) {
-        let mut names = Names::default();
-        let mut buffer: Vec<u8> = Vec::with_capacity(NAMES_BUFFER_BYTES);
-        let cut = self.gather(&mut names, buffer.spare_capacity_mut()).err();
+    /// Lists the names, sorted as their paths sort, in place of what `names` held; returns the error that cut the listing
+    /// short, if one did.
+    pub(crate) fn names(&self, names: &mut Names) -> Option<Errno> {
+        names.clear();
+        let mut buffer = std::mem::take(&mut names.buffer);
+        buffer.reserve_exact(NAMES_BUFFER_BYTES);
+        let cut = self.gather(names, buffer.spare_capacity_mut()).err();
+        names.buffer = buffer;
         names.sort();
-        (names, cut)
+        cut
     }
 
     fn gather(&self, names: &mut Names, buffer: &mut [MaybeUninit<u8>]) -> Result<(), Errno> {
@@ -185,11 +188,13 @@ fn gone_or_link(root: &Root, path: &RelPath) -> FolderError {
     }
 }
 
-/// The names of one folder.
+/// The names of one folder; their memory serves the next folder.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
     bytes: Vec<u8>,
     spans: Vec<(usize, usize, NameKind)>,
+    /// What the kernel fills; empty between two folders.
+    buffer: Vec<u8>,
 }
 
 impl Names {
@@ -199,8 +204,13 @@ impl Names {
         self.spans.push((start, self.bytes.len(), kind));
     }
 
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.spans.clear();
+    }
+
     fn sort(&mut self) {
-        let Names { bytes, spans } = self;
+        let Names { bytes, spans, .. } = self;
         spans.sort_unstable_by(|one, other| {
             let key = |&(start, end, kind): &(usize, usize, NameKind)| (&bytes[start..end], kind == NameKind::Folder);
             in_path_order(key(one), key(other))

@@ -31,7 +31,7 @@ mod tests;
 
 pub use entry::{Entry, EntryKind, Stat};
 pub use error::{NotAFile, ScanError};
-pub(crate) use folder::{Folder, FolderError, NameKind};
+pub(crate) use folder::{Folder, FolderError, NameKind, Names};
 pub(crate) use gitignore::IgnoreStack;
 pub use lease::{Alone, open_for_writing_elsewhere};
 pub use link::{LinkProblem, MAX_LINK_BYTES, check_link_target, read_link};

@@ -2,6 +2,8 @@
 //!
 //! Invariant: a part's items are in path order, and a folder stands among them where its paths belong.
 
+use std::ops::Range;
+
 use larder_patterns::{PatternRef, RelPath};
 use rustix::io::Errno;
 
@@ -77,44 +79,92 @@ pub(super) fn add_silent(listing: &mut Listing, silent: Vec<(String, Silence)>) 
 /// What all folders brought, in one piece: many small lists would leave as many holes in the heap when they go.
 #[derive(Default)]
 pub(super) struct Gathered {
-    /// `None` is what was taken out again.
-    items: Vec<Option<Item>>,
-    spans: Vec<(usize, std::ops::Range<usize>)>,
-    entry_count: usize,
+    /// In the order they came.
+    entries: Vec<Entry>,
+    /// Of each folder, by its slot, the entries and the folders in it.
+    runs: Vec<(usize, Run)>,
+}
+
+/// What stands together in a folder's order.
+enum Run {
+    Entries(Range<usize>),
+    Folder(usize),
 }
 
 impl Gathered {
     /// Takes in what the folder in `slot` brought; a folder can come in several pieces.
     pub(super) fn add(&mut self, slot: usize, items: &mut Vec<Item>) {
-        let start = self.items.len();
-        self.entry_count += items.iter().filter(|item| matches!(item, Item::Entry(_))).count();
-        self.items.extend(items.drain(..).map(Some));
-        if self.items.len() > start {
-            self.spans.push((slot, start..self.items.len()));
+        let mut start = self.entries.len();
+        for item in items.drain(..) {
+            match item {
+                Item::Entry(entry) => self.entries.push(entry),
+                Item::Folder(below) => {
+                    self.end_run(slot, start);
+                    start = self.entries.len();
+                    self.runs.push((slot, Run::Folder(below)));
+                }
+            }
+        }
+        self.end_run(slot, start);
+    }
+
+    fn end_run(&mut self, slot: usize, start: usize) {
+        if start < self.entries.len() {
+            self.runs.push((slot, Run::Entries(start..self.entries.len())));
         }
     }
 
     /// The entries of `top` and of all folders in it, each folder's in its place.
+    ///
+    /// They change places where they are: a second list would double what a walk holds.
     pub(super) fn into_entries(mut self, top: usize) -> Vec<Entry> {
         // Stable: the pieces of one folder stay in the order they came.
-        self.spans.sort_by_key(|(slot, _)| *slot);
-        let mut entries = Vec::with_capacity(self.entry_count);
-        self.put(top, &mut entries);
-        entries
+        self.runs.sort_by_key(|(slot, _)| *slot);
+        let mut order = Vec::with_capacity(self.entries.len());
+        self.put(top, &mut order);
+        arrange(&mut self.entries, order);
+        self.entries
     }
 
     /// Depth: that of a path.
-    fn put(&mut self, slot: usize, entries: &mut Vec<Entry>) {
-        let mut next = self.spans.partition_point(|(other, _)| *other < slot);
-        while let Some((_, span)) = self.spans.get(next).filter(|(other, _)| *other == slot) {
-            for at in span.clone() {
-                match self.items[at].take() {
-                    Some(Item::Entry(entry)) => entries.push(entry),
-                    Some(Item::Folder(below)) => self.put(below, entries),
-                    None => {}
-                }
+    fn put(&self, slot: usize, order: &mut Vec<usize>) {
+        let first = self.runs.partition_point(|(other, _)| *other < slot);
+        for (_, run) in self.runs[first..].iter().take_while(|(other, _)| *other == slot) {
+            match run {
+                Run::Entries(places) => order.extend(places.clone()),
+                Run::Folder(below) => self.put(*below, order),
             }
-            next += 1;
+        }
+    }
+}
+
+/// Brings to each place what `order` names for it; each place is named once.
+fn arrange<T>(items: &mut [T], mut order: Vec<usize>) {
+    assert_eq!(items.len(), order.len(), "each place is named once");
+    for first in 0..items.len() {
+        let mut place = first;
+        // A ring of places, each of which waits for what stands at the next.
+        while order[place] != first {
+            let next = std::mem::replace(&mut order[place], place);
+            items.swap(place, next);
+            place = next;
+        }
+        order[place] = place;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_the_order_each_item_comes_to_its_place() {
+        for order in [vec![], vec![0], vec![1, 0], vec![2, 0, 1, 3], vec![4, 3, 2, 1, 0], vec![1, 2, 0, 4, 3]] {
+            let mut items: Vec<usize> = (0..order.len()).collect();
+
+            arrange(&mut items, order.clone());
+
+            assert_eq!(items, order);
         }
     }
 }

@@ -11,7 +11,7 @@ use larder_patterns::{RelPath, Rules, Within};
 use rustix::io::Errno;
 
 use super::error::ScanError;
-use super::folder::{Folder, NameKind};
+use super::folder::{Folder, NameKind, Names};
 use super::gitignore::{GITIGNORE, IgnoreStack};
 use super::listing::{Listing, Silence};
 use super::part::{Gathered, Item, Part, add_problems, add_silent, part_of_closed, part_of_silence, unreadable};
@@ -207,10 +207,10 @@ impl<'w> Walk<'w> {
     }
 
     fn work(&self) {
-        let (mut tasks, mut items) = (Vec::new(), Vec::new());
+        let (mut tasks, mut items, mut names) = (Vec::new(), Vec::new(), Names::default());
         while let Some(task) = self.next_task() {
             let slot = task.slot;
-            let part = self.list(task, items, &mut tasks);
+            let part = self.list(task, items, &mut names, &mut tasks);
             items = self.keep(slot, part);
             let mut queue = lock(&self.queue);
             queue.busy -= 1;
@@ -262,7 +262,7 @@ impl<'w> Walk<'w> {
     }
 
     /// Lists one folder; `items` is empty.
-    fn list(&self, task: Task<'w>, items: Vec<Item>, tasks: &mut Vec<Task<'w>>) -> Part {
+    fn list(&self, task: Task<'w>, items: Vec<Item>, names: &mut Names, tasks: &mut Vec<Task<'w>>) -> Part {
         let (folder, within) = match task.source {
             Source::Root(folder) => (folder, self.rules.within(None)),
             Source::In { parent, above, path } => match parent.open_in(self.root, path.file_name()) {
@@ -271,7 +271,7 @@ impl<'w> Walk<'w> {
             },
         };
         let path = within.folder();
-        let (names, cut) = folder.names();
+        let cut = folder.names(names);
         let mut part = Part { items, listed: true, ..Part::default() };
         if cut.is_some() {
             let place = path.map_or(String::new(), |path| path.as_str().to_owned());
@@ -283,7 +283,7 @@ impl<'w> Walk<'w> {
             task.ignores
         };
         let scene = Scene { walk: self, within: &Arc::new(within), folder: &Arc::new(folder), ignores: &ignores };
-        scene.take_all(&names, &mut part, tasks);
+        scene.take_all(names, &mut part, tasks);
         part
     }
 

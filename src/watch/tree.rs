@@ -10,7 +10,7 @@ use larder_patterns::{RelPath, Rules};
 
 use super::backend::{Backend, WatchFailure};
 use super::mode::{MAX_POLLED_TREES, Mode, PollReason, Polled};
-use crate::scan::{Folder, FolderError, IgnoreStack, NameKind, Root};
+use crate::scan::{Folder, FolderError, IgnoreStack, NameKind, Names, Root};
 
 /// What decides whether a folder is of interest.
 pub(super) struct Interest<'i> {
@@ -139,7 +139,9 @@ impl Tree {
             Err(_) => return,
         };
         let ignores = interest.ignores(ignores, path.as_ref(), &folder);
-        let (names, _) = folder.names();
+        let mut names = Names::default();
+        // What could not be listed to its end is found out by the walk of the engine.
+        let _ = folder.names(&mut names);
         let prefix = path.map_or(String::new(), |path| format!("{path}/"));
         let folders = names.iter().filter(|(_, kind)| *kind == NameKind::Folder);
         for (name, _) in folders {
