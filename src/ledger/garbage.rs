@@ -132,23 +132,6 @@ impl Ledger {
         Ok(words.iter().map(|(_, word)| word.floor()).fold(own, u64::max))
     }
 
-    /// True if it is known that an artifact does not count with this floor: everything that could name it is here and sound.
-    pub fn is_below(&self, name: &ArtifactName, floor: u64) -> Result<bool, LedgerError> {
-        if floor <= 1 {
-            return Ok(false);
-        }
-        let mut next = floor;
-        for checkpoint in self.checkpoint_names(name.chain(), floor - 1)? {
-            // One that is missing or damaged, or a second one of a number, may name anything.
-            let is_next = checkpoint.seq() == next;
-            if !is_next || matches!(self.read_checkpoint(&checkpoint), Err(LedgerError::Damaged { .. })) {
-                return Ok(false);
-            }
-            next += 1;
-        }
-        Ok(next > floor && !self.standing(name.chain(), floor)?.contains(name))
-    }
-
     /// The artifacts of a chain that are here and do not count with this floor, in the order in which they may go.
     pub fn garbage(&self, chain: &Chain, floor: u64) -> Result<Vec<ArtifactName>, LedgerError> {
         if floor <= 1 {

@@ -75,8 +75,8 @@ impl Ledger {
         Ok(healed)
     }
 
-    /// Takes a note away: its artifact is not needed any more. Only for the holder of the lock.
-    pub fn forget_note(&self, name: &ArtifactName) -> Result<(), LedgerError> {
+    /// Takes a note away: its artifact is not needed any more.
+    pub(super) fn forget_note(&self, name: &ArtifactName) -> Result<(), LedgerError> {
         let path = self.note_path(name);
         if path.exists() { self.disk().remove(&path) } else { Ok(()) }
     }

@@ -168,7 +168,6 @@ impl Engine {
         report: &mut Report,
     ) -> Result<Option<String>> {
         let own = terms.spaces.iter().map(|space| self.identity.chain(space.clone())).collect();
-        self.forget_needless_damage()?;
         let wanted: Vec<ArtifactName> = self.ledger.noted_damage()?.into_iter().map(|noted| noted.name).collect();
         let thoroughness = match terms.marks {
             Marks::Kept => self.thoroughness(place.label(), &terms.line),
@@ -280,24 +279,7 @@ impl Engine {
     /// What is known to be damaged or lost here, and no store gave yet. What a person put right by hand is forgotten.
     pub fn known_damage(&self) -> Result<Vec<NotedDamage>> {
         self.ledger.forget_healed()?;
-        self.forget_needless_damage()?;
         Ok(self.ledger.noted_damage()?)
-    }
-
-    /// What does not count any more was let go or purged: nobody needs its good bytes, and no store has them for long.
-    fn forget_needless_damage(&self) -> Result<()> {
-        let noted = self.ledger.noted_damage()?;
-        if noted.is_empty() {
-            return Ok(());
-        }
-        let floors: BTreeMap<_, _> = self.index.floors()?.into_iter().collect();
-        for NotedDamage { name, .. } in noted {
-            let Some(floor) = floors.get(name.chain()) else { continue };
-            if self.ledger.is_below(&name, floor.seq)? {
-                self.ledger.forget_note(&name)?;
-            }
-        }
-        Ok(())
     }
 
     /// Everything is listed once a run of the program, once a day, and while somebody else was seen there to go on as we;

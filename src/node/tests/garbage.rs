@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::ledger::{ArtifactKind, ArtifactName, Ledger};
+use crate::ledger::{ArtifactName, Ledger};
 use crate::model::{Content, ContentHash, ContentKind, OriginName};
 use crate::node::{Glance, verify};
 use crate::sync::Collected;
@@ -456,38 +456,6 @@ fn a_displaced_file_whose_content_was_let_go_is_no_edit() {
     assert!(said.dropped.iter().any(|gone| gone.path == "x.txt"), "{said:?}");
     assert_eq!(after, before, "nothing was edited");
     assert_eq!(b.read("x.txt").as_deref(), Some("two\n"));
-}
-
-#[test]
-fn what_does_not_count_any_more_is_not_asked_for() {
-    let (clock, store) = (clock(), folder());
-    let mut a = machine("a", &clock, store.path());
-    a.write("x.txt", &super::purge::secret(1, 400_000));
-    a.run();
-    a.write("x.txt", "two\n");
-    a.write("kept.txt", &super::purge::secret(2, 400_000));
-    a.run();
-    a.node().engine.state.remove_undo(1).expect("forgets");
-    clock.advance(31 * DAY_MS);
-    assert_eq!(collect(&mut a).dropped.len(), 1);
-    let engine = &a.node().engine;
-    let floors = engine.index.floors().expect("lists");
-    let (chain, floor) = floors.first().expect("something went");
-    let is_pack = |name: &ArtifactName| name.kind() == ArtifactKind::Pack;
-    let needless = engine.ledger.garbage(chain, floor.seq).expect("lists").into_iter().find(is_pack);
-    let needed = engine.ledger.standing(chain, floor.seq).expect("lists").into_iter().find(is_pack);
-    // Both are lost, in the store as well.
-    let lost = [needless.expect("one went"), needed.expect("one stays")];
-    for name in &lost {
-        engine.ledger.note_damage(name, "is lost").expect("notes");
-        std::fs::remove_file(engine.ledger.path(name)).expect("removes");
-        std::fs::remove_file(store.path().join("demo").join(name.to_string())).unwrap_or_default();
-    }
-
-    a.run();
-
-    let noted = a.node().engine.ledger.noted_damage().expect("lists");
-    assert_eq!(noted.into_iter().map(|noted| noted.name).collect::<Vec<_>>(), lost[1..]);
 }
 
 #[test]
