@@ -53,8 +53,6 @@ pub(super) struct Cycle {
     started: Instant,
     last_exchange: Instant,
     last_whole: Instant,
-    /// When the index was last made anew because of what came.
-    index_made: Option<Instant>,
     not_before: Option<Instant>,
     last_error: Option<String>,
     /// Why the last run recorded and wrote nothing.
@@ -94,7 +92,6 @@ impl Cycle {
             started: now,
             last_exchange: now,
             last_whole: now,
-            index_made: None,
             not_before: None,
             last_error: None,
             stopped: None,
@@ -266,7 +263,6 @@ impl Cycle {
         match ran {
             Ok(report) => {
                 self.after(&report, say);
-                self.renew_index(say)?;
                 if timer && !ask && report.is_empty() {
                     self.collect(say);
                 }
@@ -334,15 +330,6 @@ impl Cycle {
             return Ok(done);
         }
         // Also if it failed: how far it came only its error tells.
-        self.open_anew(say)?;
-        if let Err(error) = self.run_due(true, say) {
-            self.failed(&error, say)?;
-        }
-        Ok(done)
-    }
-
-    /// Goes on with what the project is now: everybody is asked, and everything looked at.
-    fn open_anew(&mut self, say: &dyn Fn(&str)) -> Result<(), NodeError> {
         self.subscriptions.clear();
         self.waiters = None;
         self.node = self.node.opened_anew(self.progress.clone())?;
@@ -352,20 +339,10 @@ impl Cycle {
         }
         (self.whole, self.backend, self.not_before) = (true, true, None);
         self.renew_view(say);
-        Ok(())
-    }
-
-    /// Something came that an index which goes on cannot take in: it is made anew now, as it would be at the next start.
-    /// What asks for it again soon is no fault of the index, and waits.
-    fn renew_index(&mut self, say: &dyn Fn(&str)) -> Result<(), NodeError> {
-        let is_fresh = self.index_made.is_some_and(|at| at.elapsed() < WHOLE_LOOK);
-        if is_fresh || !self.node.engine.index_is_old() {
-            return Ok(());
+        if let Err(error) = self.run_due(true, say) {
+            self.failed(&error, say)?;
         }
-        self.open_anew(say)?;
-        self.index_made = Some(Instant::now());
-        say("the index was made anew: what came showed that something in it does not count");
-        Ok(())
+        Ok(done)
     }
 
     fn after(&mut self, report: &Report, say: &dyn Fn(&str)) {

@@ -37,10 +37,6 @@ pub struct SnapshotNote {
     pub lists: Option<SnapshotLists>,
     /// Chains of earlier generations that its chain stands for, each proven to be listed whole.
     pub closed: Vec<Closed>,
-    /// Those whose lines it may say again: one owner certified both devices.
-    pub speaks: Vec<Closed>,
-    /// Whether its words wait for its lists to be read; `None` if that says nothing new.
-    pub unread: Option<bool>,
 }
 
 /// The lists of a snapshot that the index keeps.

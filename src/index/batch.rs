@@ -144,7 +144,7 @@ impl<'a> Batch<'a> {
     pub fn advance(&mut self, cid: i64, item: &Item) -> Result<(), IndexError> {
         self.chains.insert(cid);
         let unknown = item.records.iter().filter(|record| matches!(record, Record::Unknown { .. })).count();
-        if item.reach == Reach::Base {
+        if item.reach != Reach::Follows {
             // What the checkpoints below hold stands in the snapshot's lists too, and counts once.
             let passed = (cid, item.seq.cast_signed());
             self.conn.prepare_cached("DELETE FROM unknown WHERE cid = ?1 AND seq < ?2")?.execute(passed)?;

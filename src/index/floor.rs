@@ -4,7 +4,7 @@
 //! whichever came first, so what can be read depends on the accepted set and never on what a disk still holds. Floors only rise.
 //! Knows nothing of when something may be dropped: that is `sync::garbage`'s question.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 
 use rusqlite::Row;
 
@@ -62,23 +62,10 @@ impl Floor {
 pub struct ClosedEnd {
     /// Where the branch goes on, if somebody holds more of it.
     pub tip: Tip,
-    /// The device that wrote the closed chain.
+    /// Who wrote the closed chain.
     pub key: PublicKey,
-    /// Whose device that was, and whose chain stands for it.
-    pub owner: PublicKey,
     /// The chain that stands for it.
     pub by: Chain,
-}
-
-/// A chain that says again what one of an earlier generation said: its carried lines of that one count.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Voice {
-    /// Which chain says it.
-    pub by: Chain,
-    /// The device that wrote the earlier chain, by its word.
-    pub key: PublicKey,
-    /// The owner of both.
-    pub owner: PublicKey,
 }
 
 /// Who said that a content is gone, and when last.
@@ -111,7 +98,6 @@ impl Batch<'_> {
     pub(super) fn begin_snapshots(&mut self, items: &[Item]) -> Result<(), IndexError> {
         for item in items {
             let Some(note) = &item.note else { continue };
-            self.note_voices(item, note)?;
             for word in &note.closed {
                 self.close(&item.chain, word)?;
             }
@@ -126,36 +112,16 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// Remembers of which chains a chain speaks, and whether its lists could be read for that.
-    fn note_voices(&mut self, item: &Item, note: &SnapshotNote) -> Result<(), IndexError> {
-        let by = self.intern_chain(&item.chain)?.cid;
-        for word in &note.speaks {
-            let cid = self.intern_chain(&word.chain)?.cid;
-            let insert = "INSERT OR IGNORE INTO voices(cid, by, key, owner) VALUES(?1, ?2, ?3, ?4)";
-            let row = (cid, by, word.key.as_bytes(), word.cert.key.as_bytes());
-            self.conn.prepare_cached(insert)?.execute(row)?;
-        }
-        let row = (by, item.seq.cast_signed(), item.hash.as_bytes());
-        let change = match note.unread {
-            None => return Ok(()),
-            Some(true) => "INSERT OR IGNORE INTO unread(cid, seq, hash) VALUES(?1, ?2, ?3)",
-            Some(false) => "DELETE FROM unread WHERE cid = ?1 AND seq = ?2 AND hash = ?3",
-        };
-        self.conn.prepare_cached(change)?.execute(row)?;
-        Ok(())
-    }
-
     /// Takes over that another chain says what this one said up to a number.
     fn close(&mut self, by: &Chain, word: &Closed) -> Result<(), IndexError> {
         let by = self.intern_chain(by)?.cid;
         let cid = self.intern_chain(&word.chain)?.cid;
         let mut insert = self.conn.prepare_cached(
-            "INSERT OR IGNORE INTO closed(cid, seq, hash, last_n, key, owner, by) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            "INSERT OR IGNORE INTO closed(cid, seq, hash, last_n, key, by) VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
         )?;
-        let (key, owner) = (word.key.as_bytes(), word.cert.key.as_bytes());
         for end in word.ends() {
             let (seq, n) = (end.seq.cast_signed(), end.last_n.cast_signed());
-            insert.execute((cid, seq, end.hash.as_bytes(), n, key, owner, by))?;
+            insert.execute((cid, seq, end.hash.as_bytes(), n, word.key.as_bytes(), by))?;
         }
         let known = self.known.chains.get(&cid).map_or(1, |state| state.floor.seq);
         if word.floor() > known {
@@ -266,72 +232,19 @@ impl Reader {
     pub fn closed_ends(&self, chain: &Chain) -> Result<Vec<ClosedEnd>, IndexError> {
         let Some(cid) = self.names.chain_id(&self.conn, chain)? else { return Ok(Vec::new()) };
         let mut statement = self.conn.prepare_cached(
-            "SELECT seq, hash, last_n, key, owner, by FROM closed WHERE cid = ?1 ORDER BY seq DESC, hash, by",
+            "SELECT seq, hash, last_n, key, by FROM closed WHERE cid = ?1 ORDER BY seq DESC, hash, by",
         )?;
         let mut rows = statement.query([cid])?;
         let mut ends = Vec::new();
         while let Some(row) = rows.next()? {
             let hash = ArtifactHash::from_slice(row.get_ref(1)?.as_blob()?);
             let hash = hash.ok_or_else(|| IndexError::damaged("a checkpoint's hash is not 32 bytes"))?;
-            let (key, owner) = (PublicKey::from_bytes(row.get(3)?), PublicKey::from_bytes(row.get(4)?));
+            let key = PublicKey::from_bytes(row.get(3)?);
             let (seq, last_n) = (row.get::<_, i64>(0)?.cast_unsigned(), row.get::<_, i64>(2)?.cast_unsigned());
-            let by = self.names.chain(&self.conn, row.get(5)?)?.chain;
-            ends.push(ClosedEnd { tip: Tip { seq, hash, last_n }, key, owner, by });
+            let by = self.names.chain(&self.conn, row.get(4)?)?.chain;
+            ends.push(ClosedEnd { tip: Tip { seq, hash, last_n }, key, by });
         }
         Ok(ends)
-    }
-
-    /// The chain that stands for what is below a floor, with the floor of that one; `None` if the chain stands for itself.
-    ///
-    /// Of several the latest generation, as it is the one that still writes; each step leads to a later one, so that it ends.
-    pub fn stand_in(&self, chain: &Chain, floor: u64) -> Result<Option<(Chain, u64)>, IndexError> {
-        let mut found: Option<(Chain, u64)> = None;
-        loop {
-            let (of, floor) = found.as_ref().map_or((chain, floor), |(by, floor)| (by, *floor));
-            let ends = self.closed_ends(of)?.into_iter().filter(|end| end.tip.seq + 1 >= floor);
-            let by = ends.map(|end| end.by).filter(|by| by.generation > of.generation).max_by_key(|by| by.generation);
-            let Some(by) = by else { return Ok(found) };
-            let its_floor = self.floor(&by)?.seq;
-            found = Some((by, its_floor));
-        }
-    }
-
-    /// The chains that say again what this one said.
-    pub fn voices(&self, chain: &Chain) -> Result<Vec<Voice>, IndexError> {
-        let Some(cid) = self.names.chain_id(&self.conn, chain)? else { return Ok(Vec::new()) };
-        let mut statement = self.conn.prepare_cached("SELECT by, key, owner FROM voices WHERE cid = ?1 ORDER BY by")?;
-        let mut rows = statement.query([cid])?;
-        let mut voices = Vec::new();
-        while let Some(row) = rows.next()? {
-            let by = self.names.chain(&self.conn, row.get(0)?)?.chain;
-            let (key, owner) = (PublicKey::from_bytes(row.get(1)?), PublicKey::from_bytes(row.get(2)?));
-            voices.push(Voice { by, key, owner });
-        }
-        Ok(voices)
-    }
-
-    /// The generations of its origin of which a chain speaks.
-    pub(super) fn spoken_for(&self, by: &Chain) -> Result<BTreeSet<u32>, IndexError> {
-        let Some(by) = self.names.chain_id(&self.conn, by)? else { return Ok(BTreeSet::new()) };
-        let mut statement = self
-            .conn
-            .prepare_cached("SELECT c.generation FROM voices v JOIN chains c ON c.cid = v.cid WHERE v.by = ?1")?;
-        let generations = statement.query_map([by], |row| row.get(0))?;
-        Ok(generations.collect::<Result<_, _>>()?)
-    }
-
-    /// Snapshots with words about other chains whose lists could not be read when they came.
-    pub(super) fn unread(&self) -> Result<Vec<(Chain, Tip)>, IndexError> {
-        let mut statement = self.conn.prepare_cached("SELECT cid, seq, hash FROM unread ORDER BY cid, seq, hash")?;
-        let mut rows = statement.query([])?;
-        let mut unread = Vec::new();
-        while let Some(row) = rows.next()? {
-            let hash = ArtifactHash::from_slice(row.get_ref(2)?.as_blob()?);
-            let hash = hash.ok_or_else(|| IndexError::damaged("a checkpoint's hash is not 32 bytes"))?;
-            let seq = row.get::<_, i64>(1)?.cast_unsigned();
-            unread.push((self.names.chain(&self.conn, row.get(0)?)?.chain, Tip { seq, hash, last_n: 0 }));
-        }
-        Ok(unread)
     }
 
     /// Every chain that others stand for.

@@ -8,7 +8,6 @@
 mod ahead;
 mod apply;
 mod batch;
-mod carried;
 mod codec;
 mod content;
 mod crowd;
@@ -49,7 +48,7 @@ pub use apply::{Applied, Fork, Item, Reach, Rejected, SnapshotLists, SnapshotNot
 pub use content::{ContentError, ContentReader, MAX_READ_BYTES, ONCE_CACHE_BYTES};
 pub use deletions::{Deletion, Revived, Span};
 pub use error::IndexError;
-pub use floor::{ClosedEnd, Dropped, Floor, Voice};
+pub use floor::{ClosedEnd, Dropped, Floor};
 pub use live::{Succession, Superseded};
 pub use manifest::MAX_RESOLVED_SEGMENTS;
 pub use numbers::{DirChange, Names as WantedNames, NumberedName, NumberedSlot, NumberedVersion, ROOT_DIR_NUMBER};

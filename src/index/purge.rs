@@ -234,9 +234,9 @@ impl Judge<'_> {
         }
         let mut owner = self.ledger.newest_sound(chain)?.map(|newest| newest.body.cert.key);
         if owner.is_none() {
-            // Of a closed chain nothing need be here; whoever closed it is of the same owner.
-            let ends = self.reader.closed_ends(chain)?.into_iter();
-            owner = ends.max_by_key(|end| end.by.generation).map(|end| end.owner);
+            // Of a closed chain nothing need be here; whoever closed it is of the same owner, and of a later generation.
+            let by = self.reader.closed_ends(chain)?.into_iter().map(|end| end.by).max_by_key(|by| by.generation);
+            owner = by.map(|by| self.owner(&by)).transpose()?.flatten();
         }
         self.owners.insert(chain.clone(), owner);
         Ok(owner)

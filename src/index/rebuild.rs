@@ -5,12 +5,11 @@
 //! Both branches of a forked chain are followed. A chain that is new here, or of which a part is not here, is read from its newest
 //! snapshot whose records are here: that lists all that came before. Does not judge whom to trust: what is in the ledger was accepted.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use super::carried::{Said, counts};
 use super::{Index, IndexError, Item, Reach, Rejected, Slot, SnapshotLists, SnapshotNote};
 use crate::ledger::{
-    ArtifactName, ChainCursor, Checkpoint, Damage, Ledger, LedgerError, ListedVersions, Place, ShortHash, Tip,
+    ArtifactName, ChainCursor, Checkpoint, Closed, Damage, Ledger, LedgerError, ListedVersions, Place, ShortHash, Tip,
 };
 use crate::model::{Chain, Record, SegmentHash};
 
@@ -72,11 +71,8 @@ pub fn replay(index: &mut Index, ledger: &Ledger) -> Result<Replayed, ReplayErro
 pub(super) fn replay_by(index: &mut Index, ledger: &Ledger, first_lines: usize) -> Result<Replayed, ReplayError> {
     let most_lines = lines_at_once(index, first_lines, 0)?;
     let (done, batch, absent) = (Replayed::default(), Vec::new(), Vec::new());
-    let (lines, lines_taken, spoken_for) = (0, 0, BTreeSet::new());
-    let mut replay =
-        Replay { index, ledger, done, batch, lines, first_lines, most_lines, lines_taken, absent, spoken_for };
+    let mut replay = Replay { index, ledger, done, batch, lines: 0, first_lines, most_lines, lines_taken: 0, absent };
     replay.come_packs()?;
-    replay.come_lists()?;
     let mut chains = ledger.chains()?;
     // Later generations first: they say up to where an earlier one need not be here.
     chains.sort_by(|a, b| (&a.space, &a.origin, b.generation).cmp(&(&b.space, &b.origin, a.generation)));
@@ -96,16 +92,15 @@ impl SnapshotNote {
         let packs = checkpoint.listed().filter(|name| matches!(name, ArtifactName::Pack { .. })).collect();
         let lists = SnapshotLists { dropped: snapshot.dropped.clone(), packs };
         let told = checkpoint.body.hlc;
-        let (closed, speaks) = (Vec::new(), Vec::new());
-        Some(SnapshotNote { floor: checkpoint.floor(), told, lists: Some(lists), closed, speaks, unread: None })
+        Some(SnapshotNote { floor: checkpoint.floor(), told, lists: Some(lists), closed: Vec::new() })
     }
 }
 
 type BySeq = BTreeMap<u64, Vec<ArtifactName>>;
 
-pub(super) struct Replay<'a> {
-    pub(super) index: &'a mut Index,
-    pub(super) ledger: &'a Ledger,
+struct Replay<'a> {
+    index: &'a mut Index,
+    ledger: &'a Ledger,
     done: Replayed,
     batch: Vec<Item>,
     lines: usize,
@@ -115,8 +110,6 @@ pub(super) struct Replay<'a> {
     /// Those of transactions that ended: of a few long files there are many more places than versions.
     lines_taken: usize,
     absent: Vec<ArtifactName>,
-    /// The generations of which the chain that is read now speaks.
-    pub(super) spoken_for: BTreeSet<u32>,
 }
 
 impl Replay<'_> {
@@ -134,9 +127,9 @@ impl Replay<'_> {
             }
         }
         let ends = self.index.closed_ends(chain)?;
-        for voice in self.index.voices(chain)? {
-            // The word came first, and was about another device, or another owner's, than the one that wrote what is here: it means nothing.
-            if !self.ledger.is_by(chain, voice.key, voice.owner)? {
+        for end in &ends {
+            // The word came first, and was about another device than the one that wrote what is here: it means nothing.
+            if !self.ledger.is_keyed(chain, end.key)? {
                 self.done.stale.push(chain.clone());
                 return Ok(());
             }
@@ -159,7 +152,6 @@ impl Replay<'_> {
             return Ok(());
         }
         let fork = forked.map_or(u64::MAX, |forked| forked + 1);
-        self.spoken_for = self.index.spoken_for(chain)?;
         let begun = self.begin(chain, start, fork, &by_seq);
         match begun.and_then(|start| self.follow(chain, start, fork, &by_seq)) {
             Ok(()) => Ok(()),
@@ -230,18 +222,13 @@ impl Replay<'_> {
         // What was merged most often is oldest: parents come before those who wait for them.
         let mut records: Vec<_> = lists.records.clone();
         records.sort_by_key(|listed| std::cmp::Reverse(listed.2));
-        let speaks = self.words_of(snapshot)?;
-        let spoken_for = self.spoken_for.iter().copied().chain(speaks.iter().map(|word| word.chain.generation));
-        let spoken_for: BTreeSet<u32> = spoken_for.collect();
         let mut versions = ListedVersions::default();
         for listed in records {
             let name = ArtifactName::Records { chain: snapshot.body.chain.clone(), hash: listed.0 };
             let mut records: Vec<Record> = Vec::new();
             self.ledger.each_record_in(&name, listed.1, |_, record| {
                 versions.note(&snapshot.body.chain, &record);
-                if counts(&record, &spoken_for) {
-                    records.push(record);
-                }
+                records.push(record);
                 Ok::<(), LedgerError>(())
             })?;
             self.push(Item { records, ..part_of(snapshot) })?;
@@ -250,9 +237,8 @@ impl Replay<'_> {
             return Err(lists_too_little(snapshot).into());
         }
         self.push_lists(snapshot)?;
-        let closed = self.proven(snapshot, &speaks, &versions)?;
-        self.spoken_for = spoken_for;
-        self.finish_snapshot(snapshot, Reach::Base, Said { closed, speaks, unread: Some(false) })
+        let closed = self.closed_by(snapshot, Some(&versions))?;
+        self.finish_snapshot(snapshot, Reach::Base, closed)
     }
 
     /// What no longer stands goes before anything is placed anew.
@@ -270,9 +256,46 @@ impl Replay<'_> {
         Ok(())
     }
 
-    fn finish_snapshot(&mut self, snapshot: &Checkpoint, reach: Reach, said: Said) -> Result<(), ReplayError> {
-        let Said { closed, speaks, unread } = said;
-        let note = SnapshotNote::of(snapshot).map(|note| SnapshotNote { lists: None, closed, speaks, unread, ..note });
+    /// The chains that a snapshot stands for and that are not known to be closed that far: those of which it lists every version.
+    fn closed_by(
+        &mut self,
+        snapshot: &Checkpoint,
+        listed: Option<&ListedVersions>,
+    ) -> Result<Vec<Closed>, ReplayError> {
+        let mut words: Vec<Closed> = Vec::new();
+        for word in snapshot.closed() {
+            let ends = self.index.closed_ends(&word.chain)?;
+            let known = ends.iter().any(|end| end.tip.seq >= word.seq && end.by == snapshot.body.chain);
+            if !known && self.ledger.is_keyed(&word.chain, word.key)? {
+                words.push(word.clone());
+            }
+        }
+        let versions;
+        let listed = match listed {
+            _ if words.is_empty() => return Ok(words),
+            Some(listed) => listed,
+            None => match self.ledger.listed_versions(snapshot) {
+                Ok(read) => {
+                    versions = read;
+                    &versions
+                }
+                // Until they came, the chain stands for itself.
+                Err(LedgerError::Missing { .. } | LedgerError::Damaged { .. }) => return Ok(Vec::new()),
+                Err(error) => return Err(error.into()),
+            },
+        };
+        words.retain(|word| listed.are_all_of_closed(word));
+        let mut proven = Vec::new();
+        for word in words {
+            if self.ledger.ends_in(&word)? && self.ledger.lists_all_closed(&word, listed)? {
+                proven.push(word);
+            }
+        }
+        Ok(proven)
+    }
+
+    fn finish_snapshot(&mut self, snapshot: &Checkpoint, reach: Reach, closed: Vec<Closed>) -> Result<(), ReplayError> {
+        let note = SnapshotNote::of(snapshot).map(|note| SnapshotNote { lists: None, closed, ..note });
         self.push(Item { note, reach, ..part_of(snapshot) })
     }
 
@@ -289,8 +312,8 @@ impl Replay<'_> {
         if raises {
             self.push_lists(snapshot)?;
         }
-        let said = self.hear(snapshot)?;
-        self.finish_snapshot(snapshot, Reach::Follows, said)
+        let closed = self.closed_by(snapshot, None)?;
+        self.finish_snapshot(snapshot, Reach::Follows, closed)
     }
 
     /// False if a snapshot would let versions go. One whose lists have not come yet is believed: nothing is removed before.
@@ -387,16 +410,14 @@ impl Replay<'_> {
         }
         let mut records: Vec<Record> = Vec::new();
         self.ledger.each_record(checkpoint, |_, record| {
-            if counts(&record, &self.spoken_for) {
-                records.push(record);
-            }
+            records.push(record);
             Ok::<(), LedgerError>(())
         })?;
         let places = self.places(checkpoint)?;
         self.push(Item { records, places, reach: Reach::Follows, ..part_of(checkpoint) })
     }
 
-    pub(super) fn push(&mut self, item: Item) -> Result<(), ReplayError> {
+    fn push(&mut self, item: Item) -> Result<(), ReplayError> {
         self.lines += item.records.len() + item.places.len();
         self.batch.push(item);
         // What a snapshot lists has its places behind its records: they belong into one transaction.
@@ -473,7 +494,7 @@ impl Replay<'_> {
         Ok(())
     }
 
-    pub(super) fn flush(&mut self) -> Result<(), ReplayError> {
+    fn flush(&mut self) -> Result<(), ReplayError> {
         self.lines_taken += std::mem::take(&mut self.lines);
         let (items, absent) = (std::mem::take(&mut self.batch), std::mem::take(&mut self.absent));
         if items.is_empty() {
@@ -496,7 +517,7 @@ fn lines_at_once(index: &Index, first_lines: usize, lines_taken: usize) -> Resul
 }
 
 /// An item of a checkpoint that says nothing yet.
-pub(super) fn part_of(checkpoint: &Checkpoint) -> Item {
+fn part_of(checkpoint: &Checkpoint) -> Item {
     Item {
         chain: checkpoint.body.chain.clone(),
         seq: checkpoint.body.seq,

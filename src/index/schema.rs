@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::IndexError;
 
 /// Raised with every change of a table or of what a blob in it holds.
-pub(super) const SCHEMA: i64 = 7;
+pub(super) const SCHEMA: i64 = 6;
 /// "LIDX": tells an index from any other SQLite file.
 const APPLICATION_ID: i64 = 0x4c49_4458;
 const BUSY_TIMEOUT_MS: u64 = 10_000;
@@ -34,10 +34,8 @@ CREATE TABLE origins(oid INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, version
 CREATE TABLE chains(cid INTEGER PRIMARY KEY, spid INTEGER NOT NULL, oid INTEGER NOT NULL, generation INTEGER NOT NULL,
   seq INTEGER, hash BLOB, last_n INTEGER NOT NULL DEFAULT 0, seen_n INTEGER NOT NULL DEFAULT 0, forked INTEGER,
   floor INTEGER NOT NULL DEFAULT 1, floor_at INTEGER NOT NULL DEFAULT 0, told INTEGER NOT NULL DEFAULT 0, UNIQUE(spid, oid, generation));
-CREATE TABLE closed(cid INTEGER, seq INTEGER, hash BLOB, last_n INTEGER NOT NULL, key BLOB NOT NULL, owner BLOB NOT NULL,
-  by INTEGER NOT NULL, PRIMARY KEY(cid, seq, hash, by)) WITHOUT ROWID;
-CREATE TABLE voices(cid INTEGER, by INTEGER, key BLOB NOT NULL, owner BLOB NOT NULL, PRIMARY KEY(cid, by)) WITHOUT ROWID;
-CREATE TABLE unread(cid INTEGER, seq INTEGER, hash BLOB, PRIMARY KEY(cid, seq, hash)) WITHOUT ROWID;
+CREATE TABLE closed(cid INTEGER, seq INTEGER, hash BLOB, last_n INTEGER NOT NULL, key BLOB NOT NULL, by INTEGER NOT NULL,
+  PRIMARY KEY(cid, seq, hash, by)) WITHOUT ROWID;
 CREATE TABLE ahead(cid INTEGER, seq INTEGER, hash BLOB NOT NULL, PRIMARY KEY(cid, seq)) WITHOUT ROWID;
 CREATE TABLE unknown(cid INTEGER, seq INTEGER, hash BLOB, count INTEGER NOT NULL, PRIMARY KEY(cid, seq, hash)) WITHOUT ROWID;
 

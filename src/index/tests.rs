@@ -1,6 +1,5 @@
 //! Laws of the index, on random histories of several writers and against a model that walks parents.
 
-mod carried;
 mod closed;
 mod content;
 mod crowd;

@@ -14,9 +14,9 @@ use super::error::LedgerError;
 use super::garbage::ListedVersions;
 use super::key::{Certificate, PublicKey};
 use super::name::{ArtifactKind, ArtifactName, ShortHash};
-use super::records::{MAX_RECORDS_RAW_BYTES, each_line, open};
+use super::records::MAX_RECORDS_RAW_BYTES;
 use super::store::{Ledger, read_names};
-use crate::model::{ArtifactHash, Chain, MAX_JSON_INTEGER, Record, VersionId};
+use crate::model::{ArtifactHash, Chain, MAX_JSON_INTEGER, Record};
 
 /// Branches that a word names.
 const MAX_TIPS: usize = 16;
@@ -200,31 +200,6 @@ impl Ledger {
         failed.map(Err).next().unwrap_or(Ok(all))
     }
 
-    /// The versions that a checkpoint from elsewhere says; `get` hands out its records. What is wrong or not there says nothing.
-    pub fn versions_said(checkpoint: &Checkpoint, get: impl Fn(&ArtifactName) -> Option<Vec<u8>>) -> Vec<VersionId> {
-        let mut versions = Vec::new();
-        let mut read = |raw: &[u8]| {
-            let wrong = |damage| LedgerError::damaged(&checkpoint.name, damage);
-            let _ = each_line(raw, wrong, |_, record| {
-                if let Record::Version(id, _) | Record::Carried(id, _) = record {
-                    versions.push(id);
-                }
-                Ok::<(), LedgerError>(())
-            });
-        };
-        if let Some(inline) = &checkpoint.body.inline {
-            read(inline.records.as_bytes());
-        }
-        for name in checkpoint.artifacts() {
-            let ArtifactName::Records { hash, .. } = &name else { continue };
-            let Some(stored) = get(&name) else { continue };
-            if let Ok(raw) = open(&stored, *hash, MAX_RECORDS_RAW_BYTES) {
-                read(&raw);
-            }
-        }
-        versions
-    }
-
     /// True if a word names every end that stands here on its number.
     pub fn ends_in(&self, word: &Closed) -> Result<bool, LedgerError> {
         let names = self.checkpoint_names(&word.chain, word.seq.saturating_sub(1))?;
@@ -237,10 +212,9 @@ impl Ledger {
         Ok(names.iter().all(is_named))
     }
 
-    /// The words about a chain in the newest sound snapshot of each later generation, as far as nothing that is here says that they are
-    /// about another device or owner. Whether all of it is listed there is not asked.
-    pub fn words_about(&self, chain: &Chain) -> Result<Vec<(Chain, Closed)>, LedgerError> {
-        let mut words = Vec::new();
+    /// The highest floor that a sound snapshot of a later generation tells for a chain; 1 if none does. Reads the newest of each.
+    pub(super) fn closed_floor(&self, chain: &Chain) -> Result<u64, LedgerError> {
+        let mut floor = 1;
         let (space, of_origin) = (&chain.space, format!("{}~", chain.origin));
         for folder in read_names(&self.root().join(space.as_str()))?.iter().filter(|name| name.starts_with(&of_origin))
         {
@@ -249,23 +223,22 @@ impl Ledger {
             for name in self.checkpoint_names(&later, 0)?.iter().rev() {
                 let Ok(checkpoint) = self.read_checkpoint(name) else { continue };
                 if checkpoint.body.snapshot.is_some() {
-                    for word in checkpoint.closed().into_iter().filter(|word| word.chain == *chain) {
-                        if self.is_by(chain, word.key, word.cert.key)? {
-                            words.push((later.clone(), word.clone()));
-                        }
-                    }
+                    let words = checkpoint.closed().into_iter().filter(|word| word.chain == *chain);
+                    floor = words.map(Closed::floor).fold(floor, u64::max);
                     break;
                 }
             }
         }
-        Ok(words)
+        Ok(floor)
     }
 
-    /// True if no checkpoint of a chain that is here, or was, was signed by another device, or vouched for by another owner, than this. One
-    /// that is damaged says nothing.
-    ///
-    /// Both are asked: any owner may sign a certificate for the device of another one, whose key everybody knows.
-    pub fn is_by(&self, chain: &Chain, key: PublicKey, owner: PublicKey) -> Result<bool, LedgerError> {
-        Ok(self.writer_of(chain)?.is_none_or(|writer| writer == (key, owner)))
+    /// True if no checkpoint of a chain that is here was signed by another key than this. One that is damaged says nothing.
+    pub fn is_keyed(&self, chain: &Chain, key: PublicKey) -> Result<bool, LedgerError> {
+        for name in self.checkpoint_names(chain, 0)?.iter().rev() {
+            if let Ok(checkpoint) = self.read_checkpoint(name) {
+                return Ok(checkpoint.body.key == key);
+            }
+        }
+        Ok(true)
     }
 }

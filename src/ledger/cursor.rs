@@ -6,7 +6,6 @@
 use super::checkpoint::Checkpoint;
 use super::error::{LedgerError, OrderProblem};
 use super::key::PublicKey;
-use super::name::{ArtifactName, ShortHash};
 use crate::model::{ArtifactHash, Chain};
 
 /// The end of a chain as far as it is known.
@@ -18,13 +17,6 @@ pub struct Tip {
     pub hash: ArtifactHash,
     /// The number of the chain's last version.
     pub last_n: u64,
-}
-
-impl Tip {
-    /// The name of its checkpoint in a chain.
-    pub fn name_in(&self, chain: &Chain) -> ArtifactName {
-        ArtifactName::Checkpoint { chain: chain.clone(), seq: self.seq, hash: ShortHash::of(&self.hash) }
-    }
 }
 
 /// Walks a chain and refuses what does not follow.

@@ -128,8 +128,7 @@ impl Ledger {
         let names = self.checkpoint_names(chain, 0)?;
         let floors = names.iter().filter_map(|name| self.read_checkpoint(name).ok());
         let own = floors.map(|checkpoint| checkpoint.floor()).max().unwrap_or(1).max(1);
-        let words = self.words_about(chain)?;
-        Ok(words.iter().map(|(_, word)| word.floor()).fold(own, u64::max))
+        Ok(own.max(self.closed_floor(chain)?))
     }
 
     /// The artifacts of a chain that are here and do not count with this floor, in the order in which they may go.
@@ -187,9 +186,6 @@ impl Ledger {
     pub fn remove_garbage(&self, garbage: &[ArtifactName]) -> Result<u64, LedgerError> {
         let mut freed = 0;
         let mut folders = BTreeSet::new();
-        for chain in garbage.iter().map(ArtifactName::chain).collect::<BTreeSet<_>>() {
-            self.note_writer(chain, garbage)?;
-        }
         for name in garbage {
             freed += self.size(name).unwrap_or(0);
             self.disk().remove(&self.path(name))?;

@@ -30,7 +30,6 @@ mod store;
 #[cfg(test)]
 pub(crate) mod tests;
 mod verify;
-mod writer;
 
 pub use batch::{Batch, Published, Sealed, Writer};
 pub use block::{BLOCK_RAW_BYTES, MAX_BLOCK_RAW_BYTES};

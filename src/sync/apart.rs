@@ -199,7 +199,6 @@ impl Engine {
         report.pulled += came;
         if came > 0 {
             self.replay()?;
-            self.look_for_later_generation()?;
         }
         Ok(came)
     }

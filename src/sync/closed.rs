@@ -99,9 +99,22 @@ impl Engine {
         chains.map(|chain| Ok((chain.clone(), self.index.closed_ends(&chain)?))).collect()
     }
 
+    /// The chain that stands for what is below a floor, with the floor of that one; `None` if the chain stands for itself.
+    pub(super) fn stand_in(&self, chain: &Chain, floor: u64) -> Result<Option<(Chain, u64)>> {
+        let ends = self.index.closed_ends(chain)?;
+        // The highest number first; of several the latest generation is who writes.
+        let by = ends.into_iter().filter(|end| end.tip.seq + 1 >= floor).max_by_key(|end| end.by.generation);
+        let Some(ClosedEnd { by, .. }) = by else { return Ok(None) };
+        let its_floor = self.index.floor(&by)?.seq;
+        match self.stand_in(&by, its_floor)? {
+            Some(later) => Ok(Some(later)),
+            None => Ok(Some((by, its_floor))),
+        }
+    }
+
     /// True if everything that counts of a chain, and of what stands for it, is here, so that the rest may go.
     pub(super) fn stands_alone(&self, chain: &Chain, floor: u64) -> Result<bool> {
-        let Some((by, its_floor)) = self.index.stand_in(chain, floor)? else {
+        let Some((by, its_floor)) = self.stand_in(chain, floor)? else {
             return Ok(self.ledger.stands_alone(chain, floor)?);
         };
         let all_here = self.ledger.standing(chain, floor)?.iter().all(|name| self.ledger.has(name));
@@ -128,9 +141,7 @@ impl Engine {
             let is_old = last.is_some_and(|last| last.body.hlc.wall_ms().saturating_add(retention_ms) <= now);
             let last_n = self.index.last_n(&chain)?;
             let is_held = held.get(&chain).is_none_or(|n| *n >= last_n);
-            // What a false word keeps others from hearing cannot be held by them before it is said again.
-            let may_be_due = (is_old && is_held) || self.is_belied(&chain)?;
-            if may_be_due && self.may_close(&chain)? {
+            if is_old && is_held && self.may_close(&chain)? {
                 keep.push(chain);
             }
         }
@@ -172,14 +183,6 @@ impl Engine {
         let Closable { word, mut before, .. } = closable;
         before.push(word);
         Ok(before)
-    }
-
-    /// Closes a chain at once.
-    #[cfg(test)]
-    pub(crate) fn close(&mut self, chain: &Chain) -> Result<()> {
-        let closed = self.carry_all(&chain.space, std::slice::from_ref(chain), &[], &mut 0)?;
-        let tip = self.own_chain(&chain.space)?.tip.expect("something was said again");
-        self.sweep(&chain.space, tip, &[], &closed).map(drop)
     }
 
     fn carry_lines(&mut self, space: &Space, closable: &Closable, bytes: &mut u64) -> Result<()> {

@@ -9,7 +9,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::exchange::Direction;
-use super::passed_over::NEWS_THERE;
 use super::{Engine, Result, SyncError};
 use crate::index::{Succession, Superseded};
 use crate::ledger::{ArtifactName, Closed, LedgerError, ShortHash, Sweep, Tip, Writer};
@@ -191,8 +190,7 @@ impl Engine {
         let (mut fresh, mut due) = (Vec::new(), Vec::new());
         for one in earlier.iter().chain([&chain]).filter(|_| !blocked) {
             let of_it = self.droppable(one, &members, retention_ms, &before)?;
-            let is_due = *one != chain && self.stands_for_itself(one)?;
-            if is_due && (!of_it.is_empty() || self.is_belied(one)?) {
+            if *one != chain && !of_it.is_empty() && self.stands_for_itself(one)? {
                 due.push(one.clone());
             }
             fresh.extend(of_it);
@@ -214,7 +212,7 @@ impl Engine {
         dropped.sort_unstable();
         let floor = self.index.floor(&chain)?.seq;
         let many = self.ledger.checkpoint_names(&chain, floor - 1)?.len() > MANY_CHECKPOINTS;
-        if fresh.is_empty() && due.is_empty() && !many {
+        if fresh.is_empty() && !many {
             return Ok(());
         }
         done.dropped.extend(fresh.iter().map(told));
@@ -453,16 +451,14 @@ impl Engine {
         Ok(())
     }
 
-    /// The floors of a chain that were noted, each with when, rising. One that an index made anew does not accept any more, as what
-    /// told it is gone or was belied, lets nothing go and holds nothing back.
+    /// The floors of a chain that were noted, each with when, rising.
     fn accepted_floors(&self, chain: &Chain) -> Result<Vec<(u64, u64)>> {
         let text = self.state.meta_text(&format!("{ACCEPTED}{chain}"))?.unwrap_or_default();
         let pair = |part: &str| {
             let (floor, at) = part.split_once(':')?;
             Some((floor.parse().ok()?, at.parse().ok()?))
         };
-        let highest = self.index.floor(chain)?.seq;
-        Ok(text.split(',').filter_map(pair).filter(|(floor, _)| *floor <= highest).collect())
+        Ok(text.split(',').filter_map(pair).collect())
     }
 
     /// Takes what is below old floors of the own chains away from every store that is `meant`.
@@ -535,15 +531,8 @@ impl Engine {
             return garbage;
         };
         for (chain, floor) in old.iter().filter(|(chain, _)| spaces.contains(&chain.space)) {
-            let outcome = self.garbage_there(place, chain, *floor).map_err(SyncError::from).and_then(|names| {
+            let outcome = self.garbage_there(place, chain, *floor).and_then(|names| {
                 garbage.waits |= names.is_none();
-                if let Some(names) = &names
-                    && self.is_closed(chain)?
-                    && self.holds_news(place, names)?
-                {
-                    (garbage.waits, garbage.why) = (true, Some(format!("{chain} {NEWS_THERE}")));
-                    return Ok(());
-                }
                 for name in names.into_iter().flatten() {
                     if !dry_run {
                         removing.remove(&format!("{}/{name}", self.policy.app))?;
@@ -578,7 +567,7 @@ impl Engine {
             return Ok(None);
         }
         // Of a chain that another one stands for nothing may be left; then that one is what has to stand there.
-        let is_told = match self.index.stand_in(chain, floor) {
+        let is_told = match self.stand_in(chain, floor) {
             Ok(Some((by, its_floor))) => {
                 let there = self.names_there(place, &by)?;
                 let Ok(standing) = self.ledger.standing(&by, its_floor) else { return Ok(None) };

@@ -28,7 +28,6 @@ mod members;
 mod mirror;
 mod observe;
 mod own;
-mod passed_over;
 mod peers;
 pub mod place;
 pub mod plan;
@@ -330,8 +329,6 @@ pub struct Engine {
     purges_told: bool,
     /// A floor rose since it was looked whether anything needs what it let go.
     rescue_due: bool,
-    /// The index tells of something that does not count, and has to be made anew.
-    index_is_old: bool,
     /// Rows written while recording goes on, if that was asked for.
     ahead: Option<ahead::Ahead>,
 }
@@ -408,7 +405,6 @@ impl Engine {
             told_later: BTreeMap::new(),
             purges_told: false,
             rescue_due: false,
-            index_is_old: false,
             ahead: None,
         };
         engine.begin_identity()?;

@@ -143,7 +143,7 @@ impl Engine {
     }
 
     /// The same origin goes on elsewhere: another machine adopted it, or this one is older than what it once wrote.
-    pub(super) fn look_for_later_generation(&mut self) -> Result<()> {
+    fn look_for_later_generation(&mut self) -> Result<()> {
         let (origin, own) = (self.identity.origin().clone(), self.identity.generation());
         let later = self.ledger.chains()?.into_iter().filter(|chain| chain.origin == origin);
         let Some(later) = later.map(|chain| chain.generation).filter(|&known| known > own).max() else {
@@ -153,9 +153,8 @@ impl Engine {
             "{origin} goes on elsewhere as generation {later}, and this folder is generation {own} of it: another machine adopted it, or this folder was restored from a backup"
         );
         let stop = Stop::new(why, &origin);
-        let told = [Some(stop.to_string()), self.overclaim()?].into_iter().flatten();
-        let problems: Vec<Problem> = told.map(|what| Problem { path: origin.to_string(), what }).collect();
-        self.state.set_problems(SOURCE, &problems, self.now_ms() as i64)?;
+        let problem = Problem { path: origin.to_string(), what: stop.to_string() };
+        self.state.set_problems(SOURCE, &[problem], self.now_ms() as i64)?;
         self.stop(LATER, stop)
     }
 

@@ -9,7 +9,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::exchange::{Direction, Trust};
-use super::passed_over::PASSED_OVER;
 use super::stores::{DAMAGE_THERE, Marks, PROJECT, Terms};
 use super::{Engine, Report, Result, SyncError};
 use crate::config::address::{Address, scheme};
@@ -221,8 +220,8 @@ impl Engine {
         self.open_peers
             .retain(|name, open| peers.iter().any(|peer| peer.name == *name && peer.address == open.address));
         self.told.retain(|line, _| !line.starts_with(PEER_LINE) || lines.contains(line));
-        let kept = |line: &String| [line.clone(), format!("{line}{DAMAGE_THERE}"), format!("{line}{PASSED_OVER}")];
-        let kept: Vec<String> = lines.iter().flat_map(kept).collect();
+        let damage = lines.iter().map(|line| format!("{line}{DAMAGE_THERE}"));
+        let kept: Vec<String> = damage.chain(lines.iter().cloned()).collect();
         Ok(self.state.forget_stores(PEER_LINE, &kept)?)
     }
 

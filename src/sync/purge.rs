@@ -362,15 +362,14 @@ impl Engine {
         for (key, text) in self.state.metas_below(STORES)? {
             let text = String::from_utf8_lossy(&text).into_owned();
             let mut lines = text.lines();
-            let noted = lines.next().and_then(|floor| floor.parse::<u64>().ok());
+            let floor = lines.next().and_then(|floor| floor.parse::<u64>().ok());
             let chain = key.strip_prefix(STORES).and_then(|chain| chain.parse::<Chain>().ok());
-            let Some((chain, _)) = chain.zip(noted) else {
+            let Some((chain, floor)) = chain.zip(floor) else {
                 self.state.set_meta(&key, None)?;
                 continue;
             };
             let open: BTreeSet<&str> = lines.collect();
-            // One that was noted and is not accepted any more would take away what counts.
-            let floor = self.index.floor(&chain)?.seq;
+            let floor = floor.max(self.index.floor(&chain)?.seq);
             let own = self.is_ours(&chain)?;
             let done = if own {
                 self.clean_stores(&[(chain, floor)], |store| open.contains(store), false)?

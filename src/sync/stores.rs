@@ -206,7 +206,7 @@ impl Engine {
         for chain in &config.own {
             self.state.pin_key(&chain.to_string(), self.identity.public_key().as_bytes())?;
         }
-        let (mut pulled, mut rounds, mut passed_over) = (0, 0, BTreeSet::new());
+        let (mut pulled, mut rounds) = (0, 0);
         let (done, failure) = loop {
             let journal = &mut StateJournal(&self.state, terms.marks);
             let outcome = exchange::exchange_telling(&*self.ledger, place, &config, journal, &*self.progress);
@@ -223,7 +223,6 @@ impl Engine {
                 Err(error) => (*error.done, Some(error.cause.to_string())),
             };
             pulled += done.pulled.len() as u64;
-            passed_over.extend(done.passed_over.iter().cloned());
             report.pushed += done.pushed.len() as u64;
             report.mended.extend(done.mended.iter().map(ArtifactName::to_string));
             self.settle_damage(&done, report)?;
@@ -248,9 +247,6 @@ impl Engine {
         self.note_stops(&terms.line, &done, failure.is_none() && heard_all)?;
         if pulled > 0 {
             self.replay()?;
-        }
-        if thoroughness == Thoroughness::Whole && terms.direction != Direction::Push {
-            self.tell_passed_over(place, &terms.problems, &passed_over)?;
         }
         Ok(failure)
     }
@@ -410,18 +406,12 @@ impl Engine {
             self.seen_told.clear();
         }
         self.rescue_due |= done.floors_rose;
-        self.index_is_old |= !done.stale.is_empty();
         // What was purged has no place any more, also for whoever looked it up before.
         self.contents.forget_prepared();
         self.observe_clocks(&done.touched)?;
         // Tips are read again: an own chain may have come back from a store.
         self.chains.clear();
         Ok(())
-    }
-
-    /// True if what came shows that the index tells of what does not count: opening the project again makes it anew.
-    pub fn index_is_old(&self) -> bool {
-        self.index_is_old
     }
 
     /// Notes for `status`, and for the next exchange, what a replay could not apply. A pack that has not come yet is no

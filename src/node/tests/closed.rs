@@ -1,6 +1,6 @@
 //! Laws of closed chains: what a later generation says again may go from an earlier one, and whoever held more of it loses nothing.
 
-use super::garbage::{DAY_MS, clock, collect, expect_sound, folder, ledger, machine, names_there, origin, reopen};
+use super::garbage::{DAY_MS, clock, collect, expect_sound, folder, ledger, machine, origin, reopen};
 use super::purge::{expect_nowhere, holders, holders_there, purge, purge_problems, same_owner, secret, versions};
 use super::*;
 use crate::env::SeededRandom;
@@ -316,143 +316,6 @@ fn what_a_closed_chain_says_is_let_go_by_the_generation_after_it_once_everybody_
     assert_eq!(collect(&mut a).dropped.iter().map(|gone| gone.path.as_str()).collect::<Vec<_>>(), ["kept.txt"]);
 }
 
-/// Says in a machine's own chain a word that no release would say: made of one with the certificate, key and end of that very chain.
-fn say_closed(machine: &mut Machine, word: impl Fn(Closed) -> Closed) {
-    let engine = &machine.node().engine;
-    let (identity, ledger) = (engine.identity.clone(), engine.ledger.clone());
-    let space = crate::model::Space::shared();
-    let chain = identity.chain(space.clone());
-    let names = ledger.checkpoint_names(&chain, 0).expect("lists");
-    let last = ledger.read_checkpoint(names.last().expect("one")).expect("reads");
-    let tips = vec![ClosedTip(last.hash, last.body.last_n)];
-    let said = word(Closed { cert: last.body.cert.clone(), chain, key: last.body.key, seq: last.body.seq, tips });
-    let writer = Writer { app: &last.body.app, identity: &identity, space: &space };
-    let nothing = std::collections::HashSet::new();
-    let sweep = Sweep { dropped: &[], gone: &nothing, purged: &nothing, closed: &[said] };
-    let swept = ledger.sweep(writer, last.tip(), last.body.hlc, std::collections::BTreeMap::new(), sweep);
-    swept.expect("a snapshot");
-}
-
-/// What stands in one machine's ledger of a chain goes into another one's.
-fn hand_over(from: &Machine, to: &Machine, chain: &Chain) {
-    let (from, to) = (ledger(from), ledger(to));
-    for name in from.artifact_names(chain).expect("lists") {
-        let bytes = std::fs::read(from.path(&name)).expect("reads");
-        to.put(&name, &bytes).expect("put");
-    }
-}
-
-#[test]
-fn a_running_machine_that_heard_a_false_word_before_the_chain_ends_as_one_that_starts_afterwards() {
-    let (clock, store, other) = (clock(), folder(), folder());
-    let mut lost = machine("lost", &clock, store.path());
-    let (mut b, mut c) = (machine("b", &clock, store.path()), machine("c", &clock, other.path()));
-    write_a_past(&mut lost, &clock, &secret(38, 3_000));
-    let name = origin(&mut lost).to_string();
-    converge(&mut [&mut b]);
-    adopt(&mut b, &name, 1);
-    b.write("by-b.txt", "b\n");
-    b.run();
-    let (first, later) = (first_chain(&mut b, &name), b.node().engine.identity.chain(crate::model::Space::shared()));
-    say_closed(&mut b, |word| Closed {
-        chain: first.clone(),
-        seq: 1_000_000,
-        tips: vec![ClosedTip(word.tips[0].0, 0)],
-        ..word
-    });
-    hand_over(&b, &c, &later);
-    c.node().engine.replay().expect("replays");
-    assert!(!c.node().engine.index_is_old());
-    hand_over(&b, &c, &first);
-    c.node().engine.replay().expect("replays");
-
-    assert!(c.node().engine.index_is_old(), "it cannot take back by itself what it believed");
-    let node = c.node().opened_anew(Arc::new(NoProgress)).expect("opens");
-    c.node = Some(node);
-    assert!(!c.node().engine.index_is_old());
-    let (running, floor) = (history(&mut c), c.node().engine.index.floor(&first).expect("reads").seq);
-    assert_eq!((floor, running.len()), (1, history(&mut b).len()));
-    rebuild(&mut c);
-    assert_eq!(history(&mut c), running);
-}
-
-fn problems(machine: &Machine, what: &str) -> usize {
-    machine.glance_status().problems.iter().filter(|problem| problem.what.contains(what)).count()
-}
-
-#[test]
-fn a_word_that_claims_more_than_was_written_is_told_takes_nothing_away_and_is_answered_by_who_wrote_more() {
-    const UNHEARD: &str = "did not know of this checkpoint";
-    let (clock, store) = (clock(), folder());
-    let mut lost = machine("lost", &clock, store.path());
-    let (mut b, mut c) = (machine("b", &clock, store.path()), machine("c", &clock, store.path()));
-    same_owner(&lost, &mut b);
-    write_a_past(&mut lost, &clock, &secret(39, 3_000));
-    let name = origin(&mut lost).to_string();
-    converge(&mut [&mut b, &mut c]);
-    let branch = [("small.txt", "edited away\n"), ("new.txt", "new\n")];
-    work_away(&mut lost, store.path(), &branch, &clock);
-    adopt(&mut b, &name, 1);
-    converge(&mut [&mut b, &mut c]);
-    let first = first_chain(&mut b, &name);
-    b.node().engine.close(&first).expect("closes");
-    converge(&mut [&mut b, &mut c]);
-    let (_, honest) = ledger(&b).words_about(&first).expect("reads").pop().expect("was closed");
-    let tips = vec![ClosedTip(crate::model::ArtifactHash::of(b"nothing"), honest.last_n())];
-    say_closed(&mut b, |_| Closed { seq: 1_000, tips: tips.clone(), ..honest.clone() });
-    reopen(&mut b);
-    converge(&mut [&mut b, &mut c]);
-    for machine in [&mut b, &mut c] {
-        assert_eq!(machine.node().engine.index.floor(&first).expect("reads").seq, 1_001, "{}", machine.host);
-        assert_eq!(problems(machine, UNHEARD), 0, "{}", machine.host);
-    }
-
-    // Whoever wrote more does not believe it, and says so.
-    lost.run();
-    assert_eq!(problems(&lost, "says that it stands for all of"), 1);
-    assert_eq!(lost.node().engine.index.floor(&first).expect("reads").seq, 1);
-    begin_anew(&mut lost);
-    lost.run();
-    let newest = ledger(&lost).checkpoint_names(&first, 0).expect("lists").pop().expect("one").to_string();
-    let stands = |store: &Path| names_there(store).iter().any(|there| there.ends_with(&newest));
-    assert!(stands(store.path()));
-    for machine in [&mut b, &mut c] {
-        reopen(machine);
-        machine.run();
-        assert_eq!(problems(machine, UNHEARD), 1, "{}", machine.host);
-        assert_eq!(machine.read("new.txt"), None, "{}", machine.host);
-    }
-    collect(&mut b);
-    clock.advance(8 * DAY_MS);
-    let done = collect(&mut b);
-    assert!(stands(store.path()), "{done:?}");
-    assert!(done.stores.iter().any(|there| there.why.as_ref().is_some_and(|why| why.contains("nobody here knows"))));
-
-    // It goes on as a later generation, and says the chain again.
-    adopt(&mut lost, &name, 3);
-    lost.run();
-    let done = collect(&mut lost);
-    assert!(done.swept.contains(&first.to_string()), "{done:?}");
-    lost.run();
-    b.run();
-    begin_anew(&mut b);
-    converge(&mut [&mut lost, &mut b, &mut c]);
-    let all = history(&mut lost);
-    for machine in [&mut lost, &mut b, &mut c] {
-        reopen(machine);
-        machine.run();
-        for _ in 0..2 {
-            assert_eq!(history(machine), all, "{}", machine.host);
-            for (name, text) in branch {
-                assert_eq!(machine.read(name).as_deref(), Some(text), "{}: {name}", machine.host);
-            }
-            assert_eq!((problems(machine, UNHEARD), machine.conflicts()), (0, 0), "{}", machine.host);
-            rebuild(machine);
-        }
-        expect_sound(machine);
-    }
-}
-
 #[test]
 fn a_word_of_another_owner_about_an_earlier_generation_hides_nothing_from_who_is_new() {
     let (clock, store) = (clock(), folder());
@@ -466,12 +329,26 @@ fn a_word_of_another_owner_about_an_earlier_generation_hides_nothing_from_who_is
     b.write("by-b.txt", "b\n");
     b.run();
     let first = first_chain(&mut b, &name);
-    say_closed(&mut b, |word| Closed {
-        chain: first.clone(),
-        seq: 1_000_000,
-        tips: vec![ClosedTip(word.tips[0].0, 0)],
-        ..word
-    });
+    {
+        let engine = &b.node().engine;
+        let (identity, ledger) = (engine.identity.clone(), engine.ledger.clone());
+        let space = first.space.clone();
+        let own = identity.chain(space.clone());
+        let names = ledger.checkpoint_names(&own, 0).expect("lists");
+        let last = ledger.read_checkpoint(names.last().expect("one")).expect("reads");
+        let lie = Closed {
+            cert: last.body.cert.clone(),
+            chain: first.clone(),
+            key: last.body.key,
+            seq: 1_000_000,
+            tips: vec![ClosedTip(last.hash, 0)],
+        };
+        let writer = Writer { app: &last.body.app, identity: &identity, space: &space };
+        let nothing = std::collections::HashSet::new();
+        let sweep = Sweep { dropped: &[], gone: &nothing, purged: &nothing, closed: &[lie] };
+        let swept = ledger.sweep(writer, last.tip(), last.body.hlc, std::collections::BTreeMap::new(), sweep);
+        swept.expect("a snapshot");
+    }
     reopen(&mut b);
     b.run();
 

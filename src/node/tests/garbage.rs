@@ -73,27 +73,6 @@ fn paths(done: &Collected) -> Vec<&str> {
     done.dropped.iter().map(|gone| gone.path.as_str()).collect()
 }
 
-#[test]
-fn a_noted_floor_that_is_accepted_no_more_lets_nothing_go_and_holds_nothing_back() {
-    let (clock, store) = (clock(), folder());
-    let (mut a, _b) = aged_pair(&clock, store.path());
-    assert_ne!(collect(&mut a).dropped, []);
-    let engine = &a.node().engine;
-    let chain = engine.identity.chain(crate::model::Space::shared());
-    let key = format!("floors of {chain}");
-    let noted = engine.state.meta_text(&key).expect("reads").expect("was noted");
-    let at = noted.rsplit_once(':').expect("floor and time").1;
-    engine.state.set_meta(&key, Some(format!("{noted},9999:{at}").as_bytes())).expect("notes");
-    clock.advance(8 * DAY_MS);
-
-    let done = collect(&mut a);
-
-    assert_eq!(done.held_back, [] as [String; 0]);
-    assert!(!done.removed.is_empty(), "{done:?}");
-    assert!(!a.node().engine.state.meta_text(&key).expect("reads").expect("is noted").contains("9999"));
-    expect_sound(&mut a);
-}
-
 /// Two machines that know of three contents of one path, all replaced 40 days ago and seen by both.
 fn aged_pair(clock: &Arc<ManualClock>, store: &Path) -> (Machine, Machine) {
     let (mut a, mut b) = (machine("a", clock, store), machine("b", clock, store));

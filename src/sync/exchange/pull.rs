@@ -165,15 +165,14 @@ impl Run<'_> {
     /// Takes over what a later generation says of earlier ones. Whether it says all that it stands for is proven when it is read.
     fn accept_words(&mut self, name: &ArtifactName, facts: &CheckpointFacts) -> Result<(), Stop> {
         for word in &facts.closed {
-            if !self.may_be_by(&word.chain, word.key, word.cert.key)? {
+            if !self.knows_key(&word.chain, word.key)? {
                 continue;
             }
             let floor = self.floors.entry(word.chain.clone()).or_default();
             floor.raise_from_outside(word.floor());
             let ends = self.closed.entry(word.chain.clone()).or_default();
             for tip in word.ends() {
-                let (key, owner, by) = (word.key, word.cert.key, name.chain().clone());
-                let end = ClosedEnd { tip, key, owner, by };
+                let end = ClosedEnd { tip, key: word.key, by: name.chain().clone() };
                 if !ends.contains(&end) {
                     ends.push(end);
                 }
@@ -196,7 +195,7 @@ impl Run<'_> {
         Ok(self.journal.accepted_key(chain)?.is_none() && self.local.checkpoints(chain, 0)?.is_empty())
     }
 
-    /// Words about a chain that was never here count unless the first checkpoint that the store holds of it has another key, or owner.
+    /// Words about a chain that was never here count unless the first checkpoint that the store holds of it has another key.
     fn judge_words(&mut self, view: &View) -> Result<(), Stop> {
         if self.closed.contains_key(&view.chain) {
             self.doubt_words(&view.chain)?;
@@ -205,7 +204,7 @@ impl Run<'_> {
         for name in view.remote.iter().take(MAX_BAD_PER_CHAIN as usize) {
             let Fetched::Bytes(bytes) = self.get(name)? else { continue };
             let Ok(facts) = self.local.inspect(name, &bytes) else { continue };
-            ends.retain(|end| *end.key.as_bytes() == facts.key && end.owner == facts.owner.key);
+            ends.retain(|end| *end.key.as_bytes() == facts.key);
             break;
         }
         if !ends.is_empty() {
@@ -223,14 +222,14 @@ impl Run<'_> {
         }
     }
 
-    /// False if a chain is known here by another key than this, or as another owner's.
-    fn may_be_by(&mut self, chain: &Chain, key: PublicKey, owner: PublicKey) -> Result<bool, Stop> {
-        if self.journal.accepted_key(chain)?.is_some_and(|accepted| accepted != *key.as_bytes()) {
-            return Ok(false);
+    /// False if a chain is known here by another key than this.
+    fn knows_key(&mut self, chain: &Chain, key: PublicKey) -> Result<bool, Stop> {
+        if let Some(accepted) = self.journal.accepted_key(chain)? {
+            return Ok(accepted == *key.as_bytes());
         }
         let newest = self.local.checkpoints(chain, 0)?.pop();
         let known = newest.map(|name| self.local_facts(&name)).transpose()?.flatten();
-        Ok(known.is_none_or(|facts| facts.key == *key.as_bytes() && facts.owner.key == owner))
+        Ok(known.is_none_or(|facts| facts.key == *key.as_bytes()))
     }
 
     /// The last version before a checkpoint whose predecessor nobody holds any more: as a closed chain ends there, or as another

@@ -207,9 +207,6 @@ pub struct Report {
     pub wrong_there: BTreeSet<ArtifactName>,
     /// Artifacts whose wrong bytes in the store were replaced by ours.
     pub mended: Vec<ArtifactName>,
-    /// Checkpoints of closed chains below their floors that are there, not here, and no end that a word names: the newest ones. Whether
-    /// whoever closed the chain knew of them is not known.
-    pub passed_over: BTreeSet<ArtifactName>,
     /// Artifacts that somebody asks for although their bytes in the store are right as seen from here.
     pub checked: BTreeSet<ArtifactName>,
     /// What is wrong with chains.

@@ -53,8 +53,6 @@ pub(super) struct View {
     pub remote: BTreeSet<ArtifactName>,
     /// The parts that the store holds; `None` if that was not listed and is to be assumed.
     pub remote_parts: Option<BTreeSet<ArtifactName>>,
-    /// Checkpoints that the store lists below the floor.
-    pub below: BTreeSet<ArtifactName>,
     /// Checkpoints that are here, from the number before the watermark on.
     pub here: BTreeSet<ArtifactName>,
     /// Checkpoints that came from this store in this exchange.
@@ -82,7 +80,6 @@ impl View {
             mark,
             remote: BTreeSet::new(),
             remote_parts: None,
-            below: BTreeSet::new(),
             here: BTreeSet::new(),
             taken: BTreeSet::new(),
             asked_for_parts: false,

@@ -63,7 +63,6 @@ impl Run<'_> {
                 }
                 view.remote_parts = Some(BTreeSet::new());
             }
-            self.note_passed_over(&view)?;
             views.push(view);
         }
         Ok(())
@@ -131,27 +130,8 @@ impl Run<'_> {
         let (checkpoints, parts): (BTreeSet<_>, BTreeSet<_>) =
             listed.into_iter().partition(|name| name.kind() == ArtifactKind::Checkpoint);
         // Whoever still holds what is below: it does not come back.
-        (view.below, view.remote) = checkpoints.into_iter().partition(|name| name.seq() < floor);
+        view.remote = checkpoints.into_iter().filter(|name| name.seq() >= floor).collect();
         view.remote_parts = Some(parts);
-    }
-
-    /// Of what a store holds below the floor of a closed chain, names the newest that may be of a branch of which nobody knew: what no word
-    /// names as an end, and what shares its number with another one.
-    fn note_passed_over(&mut self, view: &View) -> Result<(), Stop> {
-        let Some(ends) = self.closed.get(&view.chain) else { return Ok(()) };
-        let is_end = |name: &ArtifactName| {
-            ends.iter().any(|end| name.seq() == end.tip.seq && *name == end.tip.name_in(&view.chain))
-        };
-        let numbers: Vec<u64> = view.below.iter().map(ArtifactName::seq).collect();
-        let shared = numbers.windows(2).rev().find(|pair| pair[0] == pair[1]).map(|pair| pair[0]);
-        let strange: Vec<&ArtifactName> = view.below.iter().filter(|name| !is_end(name)).collect();
-        let newest = strange.last().map(|name| name.seq());
-        for name in strange {
-            if (newest == Some(name.seq()) || shared == Some(name.seq())) && !self.local.has(name)? {
-                self.report.passed_over.insert(name.clone());
-            }
-        }
-        Ok(())
     }
 
     fn parse(&self, name: &str) -> Option<ArtifactName> {
@@ -270,7 +250,7 @@ impl Run<'_> {
             for name in listing.names.iter().take(MAX_PAGE_NAMES) {
                 match self.parse(name).filter(|parsed| *parsed.chain() == view.chain) {
                     // Whoever still holds it: it does not come back.
-                    Some(name @ ArtifactName::Checkpoint { seq, .. }) if seq < floor => drop(view.below.insert(name)),
+                    Some(ArtifactName::Checkpoint { seq, .. }) if seq < floor => {}
                     Some(parsed) => drop(view.remote.insert(parsed)),
                     None => self.report.ignored_names += 1,
                 }
