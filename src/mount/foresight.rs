@@ -15,6 +15,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::catalog::{FileId, FileRow};
+use crate::env::run_anywhere;
 use crate::index::{ContentReader, IndexError, NumberedVersion, Reader, warm};
 use crate::ledger::Place;
 use crate::model::{Content, SegmentHash};
@@ -204,7 +205,10 @@ impl Foresight {
         let (path, contents, rows) = (self.path.clone(), Arc::clone(&self.contents), Arc::clone(&self.rows));
         let is_over = Arc::clone(&self.is_over);
         let seer = Seer { path, contents, rows, is_over, reader: None, warmed: None, pause: WARM_AGAIN };
-        let work = move || seer.work(&wished);
+        let work = move || {
+            run_anywhere();
+            seer.work(&wished);
+        };
         let thread = std::thread::Builder::new().name("larder-ahead".to_owned()).spawn(work).ok()?;
         Some(Worker { wishes, thread })
     }

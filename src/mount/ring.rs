@@ -3,15 +3,18 @@
 //! Whoever asks sleeps, and on the same processor the thread is woken that answers, so nobody wakes another processor; and one system call
 //! both gives an answer and fetches the next question. What may take long is answered by others meanwhile, on whichever processor is idle.
 //! Invariant: a slot belongs to the kernel from the call that hands it over until its completion, and to one thread after that; every
-//! question is answered, with an error if need be. If not all rings can be registered, the kernel goes back to the device by itself,
-//! which is served in any case: letting go of nodes and notifications stay there. What is answered is not decided here.
+//! question is answered, with an error if need be. From the handshake on the kernel answers nobody until all rings are registered, so what
+//! may fail is made before, and if they cannot be, the connection is ended. Letting go of nodes and notifications stay with the
+//! device. What is answered is not decided here.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::Builder;
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use rustix::event::{EventfdFlags, eventfd};
@@ -22,11 +25,14 @@ use super::fuse::MAX_REQUEST_BYTES;
 use super::wire::{Head, answer};
 
 /// Questions that one processor may have asked before the first is answered; more wait in the kernel.
-const DEPTH: usize = 4;
+const DEPTH: usize = 8;
 /// More processors than this are not given a ring each.
 const MAX_QUEUES: usize = 64;
 /// Threads for what may take long, of all processors together.
 const LONG_THREADS: usize = 2;
+
+/// Between two attempts at what cannot fail.
+const LULL: Duration = Duration::from_millis(10);
 
 /// Bytes of the buffer for heads: `struct fuse_uring_req_header`.
 const HEADER_BYTES: usize = 288;
@@ -50,72 +56,85 @@ const BELL: u64 = u64::MAX;
 
 type Ring = IoUring<squeue::Entry128, cqueue::Entry>;
 
-/// Rings that are made, and not registered yet.
+/// Rings with their threads, which wait for the connection. Whatever may fail before it is there has not failed.
 pub(super) struct Rings {
-    rings: Vec<Ring>,
+    threads: Vec<Waiting>,
+}
+
+/// A thread that waits for the connection whose requests it is to answer.
+struct Waiting {
+    go: Sender<Arc<OwnedFd>>,
+    told: Receiver<io::Result<()>>,
+    back: Arc<Back>,
+    thread: JoinHandle<()>,
 }
 
 impl Rings {
     /// One for each processor there may be. Errors: this system has none, or does not let us.
-    pub(super) fn new() -> io::Result<Rings> {
+    pub(super) fn new<C: Catalog + 'static>(answers: &Arc<Answers<C>>) -> io::Result<Rings> {
         let queues = possible_processors()?;
         if queues > MAX_QUEUES {
             return Err(io::Error::other(format!("{queues} processors are more than {MAX_QUEUES}")));
         }
-        let entries = u32::try_from((DEPTH + 1).next_power_of_two()).unwrap_or(u32::MAX);
-        let ring = |_| {
-            let mut builder = IoUring::<squeue::Entry128, cqueue::Entry>::builder();
-            builder.setup_single_issuer().setup_defer_taskrun().setup_r_disabled().build(entries)
-        };
-        Ok(Rings { rings: (0..queues).map(ring).collect::<io::Result<_>>()? })
-    }
-
-    /// Registers all of them for the connection behind `device`, and answers by threads that end with it.
-    ///
-    /// Errors: the kernel does not take them, and goes on through the device.
-    pub(super) fn start<C: Catalog + 'static>(
-        self,
-        device: BorrowedFd<'_>,
-        answers: &Arc<Answers<C>>,
-    ) -> io::Result<()> {
-        let device = Arc::new(device.try_clone_to_owned()?);
         let long = long_threads(answers)?;
-        let (tell, told) = mpsc::channel();
-        for (number, ring) in self.rings.into_iter().enumerate() {
-            let mut queue = Queue::new(ring, number, Arc::clone(&device), long.clone())?;
-            let (answers, tell) = (Arc::clone(answers), tell.clone());
+        let wait = |number| {
+            let mut queue = Queue::new(number, long.clone())?;
+            let back = Arc::clone(&queue.back);
+            let answers = Arc::clone(answers);
+            let ((go, gone), (tell, told)) = (mpsc::channel(), mpsc::channel());
             let work = move || {
+                let Ok(device) = gone.recv() else { return };
                 bind(number);
-                let begun = queue.register();
+                let begun = queue.register(device);
                 let is_begun = begun.is_ok();
-                // Whoever asked waits for all.
+                // Whoever sent the connection waits for this.
                 let _ = tell.send(begun);
-                drop(tell);
                 if is_begun {
                     queue.serve(&answers);
                 }
             };
-            Builder::new().name(format!("larder-ring-{number}")).spawn(work)?;
+            let thread = Builder::new().name(format!("larder-ring-{number}")).spawn(work)?;
+            Ok(Waiting { go, told, back, thread })
+        };
+        Ok(Rings { threads: (0..queues).map(wait).collect::<io::Result<_>>()? })
+    }
+
+    /// Registers all of them for the connection behind `device`; their threads end with it.
+    ///
+    /// Errors: not all are registered; then none is any more, and nothing here holds the connection.
+    pub(super) fn start(self, device: BorrowedFd<'_>) -> io::Result<()> {
+        let device = Arc::new(device.try_clone_to_owned()?);
+        for waiting in &self.threads {
+            // One that is gone is found below.
+            let _ = waiting.go.send(Arc::clone(&device));
         }
-        drop(tell);
-        told.iter().collect()
+        drop(device);
+        let gone = || io::Error::other("a thread ended");
+        let outcomes: Vec<io::Result<()>> =
+            self.threads.iter().map(|waiting| waiting.told.recv().unwrap_or_else(|_| Err(gone()))).collect();
+        let outcome: io::Result<()> = outcomes.into_iter().collect();
+        if outcome.is_err() {
+            for Waiting { back, thread, .. } in self.threads {
+                back.end();
+                // It can fail only by a panic, which was told.
+                let _ = thread.join();
+            }
+        }
+        outcome
     }
 }
 
-/// How many processors there may ever be: the kernel wants a queue for each.
+/// How many processors there may ever be: the kernel wants a queue for each, and counts them from 0 without a gap.
 fn possible_processors() -> io::Result<usize> {
     let list = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
-    count_listed(list.trim()).ok_or_else(|| io::Error::other(format!("not a list of processors: {}", list.trim())))
+    let list = list.trim();
+    count_listed(list).ok_or_else(|| io::Error::other(format!("processors {list} cannot have a ring each")))
 }
 
-/// How many numbers a list such as `0-3,8` has.
+/// How many numbers a list such as `0-3` has.
 fn count_listed(list: &str) -> Option<usize> {
-    let count = |range: &str| {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        let (first, last) = (first.parse::<usize>().ok()?, last.parse::<usize>().ok()?);
-        last.checked_sub(first)?.checked_add(1)
-    };
-    list.split(',').map(count).try_fold(0usize, |sum, count| sum.checked_add(count?))
+    let last = list.strip_prefix("0-").or_else(|| (list == "0").then_some("0"))?;
+    last.parse::<usize>().ok()?.checked_add(1)
 }
 
 /// Has this thread run where its questions are asked. Without it everything is as right, and slower.
@@ -180,10 +199,23 @@ struct Long {
     back: Arc<Back>,
 }
 
-/// Where a queue finds what was answered elsewhere.
+/// Where a queue finds what was answered elsewhere, and that it is over.
 struct Back {
     answered: Mutex<Vec<(usize, Slot)>>,
     bell: OwnedFd,
+    is_over: AtomicBool,
+}
+
+impl Back {
+    fn ring(&self) {
+        // It can only fail if it was rung 2^64 times without being heard.
+        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+    }
+
+    fn end(&self) {
+        self.is_over.store(true, Ordering::SeqCst);
+        self.ring();
+    }
 }
 
 /// Threads that answer what may take long, until nobody can send them anything.
@@ -196,8 +228,7 @@ fn long_threads<C: Catalog + 'static>(answers: &Arc<Answers<C>>) -> io::Result<S
             while let Some(Long { at, mut slot, back }) = next_of(&receive) {
                 slot.answer(&answers);
                 back.answered.lock().unwrap_or_else(PoisonError::into_inner).push((at, slot));
-                // It can only fail if it was rung 2^64 times without being heard.
-                let _ = rustix::io::write(&back.bell, &1u64.to_ne_bytes());
+                back.ring();
             }
         };
         Builder::new().name(format!("larder-ring-long-{number}")).spawn(work)?;
@@ -216,7 +247,8 @@ struct Queue {
     /// `None` while another thread answers it.
     slots: Vec<Option<Slot>>,
     number: u16,
-    device: Arc<OwnedFd>,
+    /// `None` before there is a connection.
+    device: Option<Arc<OwnedFd>>,
     long: Sender<Long>,
     back: Arc<Back>,
     /// Where the count of the bell is written, which is of no interest.
@@ -224,21 +256,27 @@ struct Queue {
 }
 
 impl Queue {
-    fn new(ring: Ring, number: usize, device: Arc<OwnedFd>, long: Sender<Long>) -> io::Result<Queue> {
+    fn new(number: usize, long: Sender<Long>) -> io::Result<Queue> {
+        let entries = u32::try_from((DEPTH + 1).next_power_of_two()).unwrap_or(u32::MAX);
+        let mut builder = IoUring::<squeue::Entry128, cqueue::Entry>::builder();
+        // Made here and used by one other thread: it is that one's from when it is enabled.
+        let ring = builder.setup_single_issuer().setup_defer_taskrun().setup_r_disabled().build(entries)?;
         let slots = (0..DEPTH).map(|_| Some(Slot::new())).collect();
-        let back = Arc::new(Back { answered: Mutex::default(), bell: eventfd(0, EventfdFlags::CLOEXEC)? });
+        let bell = eventfd(0, EventfdFlags::CLOEXEC)?;
+        let back = Arc::new(Back { answered: Mutex::default(), bell, is_over: AtomicBool::new(false) });
         let number = u16::try_from(number).unwrap_or(u16::MAX);
-        Ok(Queue { ring, slots, number, device, long, back, rung: Box::new([0; 8]) })
+        Ok(Queue { ring, slots, number, device: None, long, back, rung: Box::new([0; 8]) })
     }
 
     /// Gives the kernel the slots. Errors: it does not want them.
-    fn register(&mut self) -> io::Result<()> {
+    fn register(&mut self, device: Arc<OwnedFd>) -> io::Result<()> {
+        self.device = Some(device);
         self.ring.submitter().register_enable_rings()?;
         for at in 0..self.slots.len() {
             self.hand_over(at, REGISTER, 0)?;
         }
         self.ring.submit()?;
-        // What is refused is so at once.
+        // What is refused is so at once. No question is passed over here: those are delivered to who waits alone (deferred work).
         let refused = self.ring.completion().find(|done| done.result() < 0);
         match refused {
             Some(refused) => Err(io::Error::from_raw_os_error(-refused.result())),
@@ -247,11 +285,11 @@ impl Queue {
     }
 
     fn hand_over(&mut self, at: usize, command: u32, commit: u64) -> io::Result<()> {
-        let Some(Some(slot)) = self.slots.get(at) else { return Ok(()) };
+        let (Some(Some(slot)), Some(device)) = (self.slots.get(at), &self.device) else { return Ok(()) };
         let mut bytes = [0; 80];
         bytes[8..16].copy_from_slice(&commit.to_ne_bytes());
         bytes[16..18].copy_from_slice(&self.number.to_ne_bytes());
-        let fd = types::Fd(self.device.as_raw_fd());
+        let fd = types::Fd(device.as_raw_fd());
         let built = opcode::UringCmd80::new(fd, command).cmd(bytes).addr(Some(slot.vectors.as_ptr() as u64)).build();
         let mut entry = built.user_data(at as u64);
         // SAFETY: an entry is the kernel's `struct io_uring_sqe` of 128 bytes, plain numbers, of which this one stands at 24.
@@ -276,7 +314,14 @@ impl Queue {
             match self.ring.submit_and_wait(1) {
                 Ok(_) => {}
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => {}
-                Err(error) => return tracing::warn!("wait for requests: {error}"),
+                Err(error) => {
+                    // Whoever asks on this processor has nobody else.
+                    tracing::warn!("wait for requests: {error}");
+                    std::thread::sleep(LULL);
+                }
+            }
+            if self.back.is_over.load(Ordering::SeqCst) {
+                return;
             }
             done.extend(self.ring.completion().map(|done| (done.user_data(), done.result())));
             for (what, result) in done.drain(..) {
@@ -288,7 +333,7 @@ impl Queue {
                     self.answer(what as usize, answers)
                 };
                 // The kernel has let go of the connection, or of this slot.
-                living -= usize::from(outcome.is_err());
+                living = living.saturating_sub(usize::from(outcome.is_err()));
             }
         }
     }
@@ -320,11 +365,29 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+    use std::time::Instant;
+
     use super::*;
 
     #[test]
+    fn rings_that_are_refused_leave_no_thread_and_hold_nothing() {
+        let answers = Arc::new(super::super::wire::tests::answers());
+        let Ok(rings) = Rings::new(&answers) else { return println!("skipped: there is no io_uring here") };
+        let device = tempfile::tempfile().expect("a file");
+
+        rings.start(device.as_fd()).expect_err("no file system is behind it");
+
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while Arc::strong_count(&answers) > 1 {
+            assert!(Instant::now() < deadline, "threads are left");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
     fn processors_are_counted_as_the_system_lists_them() {
-        assert_eq!(["0", "0-1", "0-3,8", "0,2-3", "0-127"].map(count_listed), [1, 2, 5, 3, 128].map(Some));
-        assert_eq!(["", "0-", "3-1", "a", "0-18446744073709551615"].map(count_listed), [None; 5]);
+        assert_eq!(["0", "0-1", "0-127"].map(count_listed), [1, 2, 128].map(Some));
+        assert_eq!(["", "0-", "1-3", "0-3,8", "0,2-3", "0-18446744073709551615"].map(count_listed), [None; 6]);
     }
 }

@@ -13,6 +13,7 @@ use super::catalog::{Catalog, Tree};
 use super::listing::Entry;
 use super::node::{NodeId, Place};
 use super::view::{NodeKind, View, ViewError};
+use crate::env::run_anywhere;
 
 /// Folders listed ahead that nobody has asked for yet; below half of it the thread goes on.
 const AHEAD: usize = 32;
@@ -256,7 +257,13 @@ impl<C: Catalog + 'static> Scout<C> {
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         if thread.is_none() {
             let shared = Arc::clone(&self.shared);
-            *thread = std::thread::Builder::new().name("larder-scout".to_owned()).spawn(move || work(&shared)).ok();
+            *thread = std::thread::Builder::new()
+                .name("larder-scout".to_owned())
+                .spawn(move || {
+                    run_anywhere();
+                    work(&shared);
+                })
+                .ok();
         }
         self.shared.due.notify_one();
     }

@@ -261,15 +261,19 @@ fn begin_with_rings<C: Catalog + 'static>(answers: &Arc<Answers<C>>, dir: &Path,
     if answers.through.is_some() {
         return Err(io::Error::other("long files are read from copies, which only the device can be told of"));
     }
-    let rings = Rings::new()?;
+    let rings = Rings::new(answers)?;
     let agreed = Arc::new(AtomicBool::new(false));
     let (fs, end) = ViewFs::new(answers, Some(Arc::clone(&agreed)));
     let session = Session::new(fs, dir, config)?;
     if !agreed.load(Ordering::SeqCst) {
         return Err(io::Error::other(NO_RINGS));
     }
-    // From the handshake on the kernel answers nobody until it has them.
-    rings.start(session.as_fd(), answers)?;
+    if let Err(why) = rings.start(session.as_fd()) {
+        // The kernel answers nobody: whoever asked already is let go with the connection, and nothing stays mounted.
+        drop(session);
+        let _ = unmount_path(dir);
+        return Err(why);
+    }
     Ok(Begun { session: session.spawn()?, end })
 }
 

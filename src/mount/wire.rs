@@ -303,4 +303,4 @@ impl<'a> Out<'a> {
 
 #[cfg(test)]
 #[path = "wire_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -15,7 +15,7 @@ const WALL_MS: u64 = 1_784_034_732_045;
 const ROOM: usize = 4096;
 const OWNER: u32 = 7;
 
-fn answers() -> Answers<MemoryCatalog> {
+pub(in crate::mount) fn answers() -> Answers<MemoryCatalog> {
     let view = Arc::new(View::new(MemoryCatalog::new()));
     for number in 0..200 {
         view.catalog().put(&MemoryPut::file("laptop-abc234", &format!("notes/{number}.md"), b"a text", WALL_MS));

@@ -75,6 +75,37 @@ fn many_readers_of_long_and_short_files_get_their_bytes() {
     });
 }
 
+/// Which processors the threads of this process that begin with a name may run on.
+fn processors_of(name: &str) -> Vec<String> {
+    let tasks = fs::read_dir("/proc/self/task").expect("this process").map_while(Result::ok);
+    let of = |task: fs::DirEntry| {
+        let is_named = fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.starts_with(name));
+        let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).map(str::trim);
+        line.filter(|_| is_named).map(str::to_owned)
+    };
+    tasks.filter_map(of).collect()
+}
+
+#[test]
+fn who_works_ahead_is_not_bound_to_the_processor_of_who_asked_first() {
+    if !are_offered() {
+        return;
+    }
+    let puts: Vec<(String, String)> = (0..40).map(|i| (format!("notes/{i}/a.md"), format!("{i}"))).collect();
+    let puts: Vec<MemoryPut<'_>> =
+        puts.iter().map(|(path, text)| MemoryPut::file(ORIGIN, path, text.as_bytes(), WALL_MS)).collect();
+    let fixture = with_rings(&puts);
+
+    let _ = walk(&fixture.path("merged"));
+
+    let whole = processors_of("larder-notify");
+    let rings: Vec<String> = processors_of("larder-ring-").into_iter().filter(|list| !whole.contains(list)).collect();
+    assert!(rings.len() > 1 || whole.first().is_some_and(|list| !list.contains(['-', ','])), "{rings:?} {whole:?}");
+    eventually("the lister's thread to begin", || !processors_of("larder-scout").is_empty());
+    eventually("it to run anywhere", || processors_of("larder-scout").iter().all(|list| whole.contains(list)));
+}
+
 #[test]
 fn an_answer_that_fails_badly_is_an_error_and_the_next_ones_are_given() {
     if !are_offered() {
