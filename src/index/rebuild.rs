@@ -128,8 +128,9 @@ impl Replay<'_> {
         }
         let ends = self.index.closed_ends(chain)?;
         for end in &ends {
-            // The word came first, and was about another device than the one that wrote what is here: it means nothing.
-            if !self.ledger.is_keyed(chain, end.key)? {
+            // The word came first, and was about another device or of another owner than what is here: it means nothing.
+            let owner = self.ledger.newest_sound(&end.by)?.map(|newest| newest.body.cert.key);
+            if !self.ledger.is_by(chain, end.key, owner)? {
                 self.done.stale.push(chain.clone());
                 return Ok(());
             }
@@ -266,7 +267,7 @@ impl Replay<'_> {
         for word in snapshot.closed() {
             let ends = self.index.closed_ends(&word.chain)?;
             let known = ends.iter().any(|end| end.tip.seq >= word.seq && end.by == snapshot.body.chain);
-            if !known && self.ledger.is_keyed(&word.chain, word.key)? {
+            if !known && self.ledger.is_by(&word.chain, word.key, Some(word.cert.key))? {
                 words.push(word.clone());
             }
         }

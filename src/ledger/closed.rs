@@ -232,11 +232,12 @@ impl Ledger {
         Ok(floor)
     }
 
-    /// True if no checkpoint of a chain that is here was signed by another key than this. One that is damaged says nothing.
-    pub fn is_keyed(&self, chain: &Chain, key: PublicKey) -> Result<bool, LedgerError> {
+    /// True if no checkpoint of a chain that is here was signed by another device than this, or certified by another owner: anybody can
+    /// certify somebody else's device. One that is damaged says nothing, and without an owner (`None`) nobody is asked for.
+    pub fn is_by(&self, chain: &Chain, key: PublicKey, owner: Option<PublicKey>) -> Result<bool, LedgerError> {
         for name in self.checkpoint_names(chain, 0)?.iter().rev() {
-            if let Ok(checkpoint) = self.read_checkpoint(name) {
-                return Ok(checkpoint.body.key == key);
+            if let Ok(Checkpoint { body, .. }) = self.read_checkpoint(name) {
+                return Ok(body.key == key && owner.is_none_or(|owner| body.cert.key == owner));
             }
         }
         Ok(true)

@@ -329,6 +329,12 @@ impl Identity {
         self.fields.cert.private_space().expect("checked when the identity was made or loaded")
     }
 
+    /// The key by which devices are certified.
+    #[cfg(test)]
+    pub(crate) fn owner_signing_key(env: &Env) -> SigningKey {
+        open_owner_key(env).expect("an owner's key")
+    }
+
     pub(crate) fn signing_key(&self) -> &SigningKey {
         &self.device_key
     }

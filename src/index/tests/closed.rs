@@ -1,5 +1,6 @@
 //! Chains that a later generation stands for, and branches beside the snapshot at a floor: nothing of them is missed when an index is made anew.
 
+use crate::env::Env;
 use crate::index::{Index, replay};
 use crate::ledger::tests::fixture::*;
 use crate::ledger::*;
@@ -90,22 +91,32 @@ fn a_word_that_counts_fewer_versions_than_stand_here_closes_nothing() {
 
 #[test]
 fn a_word_of_another_owner_that_came_before_the_chain_itself_hides_nothing_of_it() {
-    let mut house = House::new(49);
+    word_of_another_owner(49, |own, _, _| (own.cert.clone(), own.key));
+}
+
+#[test]
+fn nor_does_one_that_names_the_right_device_certified_by_that_other_owner() {
+    word_of_another_owner(57, |own, env, device| {
+        let owner_key = Identity::owner_signing_key(env);
+        assert_eq!(PublicKey::of(&owner_key), own.cert.key);
+        (Certificate::issue(&owner_key, "mallory", device, &own.chain.origin), device)
+    });
+}
+
+/// A word about a chain by whoever took its origin's name, once before the chain comes and once after it.
+fn word_of_another_owner(seed: u64, sign: impl Fn(&CheckpointBody, &Env, PublicKey) -> (Certificate, PublicKey)) {
+    let mut house = House::new(seed);
     house.publish(&[("a.txt", b"a".to_vec())]);
     house.publish(&[("b.txt", b"b".to_vec())]);
     let first = house.chain();
-    let mut other = House::new(50);
+    let mut other = House::new(seed + 1);
     let origin = first.origin.clone();
     other.identity = Identity::adopt(&other.larder(), &other.env, "mallory", origin, 99).expect("adopted");
     other.publish(&[("x.txt", b"x".to_vec())]);
     let own = other.checkpoints().pop().expect("one").body;
-    let word = Closed {
-        cert: own.cert.clone(),
-        chain: first.clone(),
-        key: own.key,
-        seq: 1_000_000,
-        tips: vec![ClosedTip(ArtifactHash::of(b"nothing"), 0)],
-    };
+    let (cert, key) = sign(&own, &other.env, house.identity.public_key());
+    let tips = vec![ClosedTip(ArtifactHash::of(b"nothing"), 0)];
+    let word = Closed { cert, chain: first.clone(), key, seq: 1_000_000, tips };
     other.close(std::slice::from_ref(&word));
 
     let mut index = Index::recreate(&other.folder.path().join("index.db"), 1).expect("an index");
@@ -120,6 +131,11 @@ fn a_word_of_another_owner_that_came_before_the_chain_itself_hides_nothing_of_it
     replay(&mut anew, &other.ledger).expect("replayed");
     assert_eq!(anew.counts().expect("counts").versions, 3, "made anew");
     assert!(came == 3 || !replayed.stale.is_empty(), "{came}, {replayed:?}");
+
+    // Where the chain was first, the word is not believed either.
+    other.close(std::slice::from_ref(&Closed { seq: 2_000_000, ..word }));
+    replay(&mut anew, &other.ledger).expect("replayed");
+    assert_eq!((anew.floor(&first).expect("reads").seq, anew.counts().expect("counts").versions), (1, 3));
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::local::{CheckpointFacts, LocalError};
+use super::local::{CheckpointFacts, LocalError, Owner};
 use super::report::{Finding, Need, Problem, Waiting, fingerprint};
 use super::run::{Fetched, MAX_BAD_PER_CHAIN, MAX_KNOWN, Run, Stop, View};
 use super::{JournalError, Trust};
@@ -165,7 +165,7 @@ impl Run<'_> {
     /// Takes over what a later generation says of earlier ones. Whether it says all that it stands for is proven when it is read.
     fn accept_words(&mut self, name: &ArtifactName, facts: &CheckpointFacts) -> Result<(), Stop> {
         for word in &facts.closed {
-            if !self.knows_key(&word.chain, word.key)? {
+            if !self.knows_key(&word.chain, word.key)? || !self.is_of_owner(&word.chain, &facts.owner)? {
                 continue;
             }
             let floor = self.floors.entry(word.chain.clone()).or_default();
@@ -220,6 +220,13 @@ impl Run<'_> {
         if view.here.iter().chain(&view.remote).any(|name| name.seq() < floor) {
             view.rise(floor);
         }
+    }
+
+    /// False if what stands here of a chain was certified by another owner.
+    fn is_of_owner(&mut self, chain: &Chain, owner: &Owner) -> Result<bool, Stop> {
+        let newest = self.local.checkpoints(chain, 0)?.pop();
+        let known = newest.map(|name| self.local_facts(&name)).transpose()?.flatten();
+        Ok(known.is_none_or(|facts| facts.owner.key == owner.key))
     }
 
     /// False if a chain is known here by another key than this.
