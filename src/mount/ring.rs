@@ -22,7 +22,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use super::answers::Answers;
 use super::catalog::Catalog;
 use super::fuse::MAX_REQUEST_BYTES;
-use super::wire::{Head, answer};
+use super::wire::{Head, answer, u32_at, u64_at};
 
 /// Questions that one processor may have asked before the first is answered; more wait in the kernel.
 const DEPTH: usize = 8;
@@ -169,13 +169,13 @@ impl Slot {
 
     /// Which question stands in it, as the kernel counts.
     fn commit(&self) -> u64 {
-        u64::from_ne_bytes(std::array::from_fn(|i| self.header[COMMIT_AT + i]))
+        u64_at(&self.header, COMMIT_AT)
     }
 
     /// Answers what stands in it, by an error if the answer cannot be had.
     fn answer<C: Catalog + 'static>(&mut self, answers: &Answers<C>) {
         let head = Head::of(&self.header);
-        let sent = u32::from_ne_bytes(std::array::from_fn(|i| self.header[LEN_AT + i])) as usize;
+        let sent = u32_at(&self.header, LEN_AT) as usize;
         let op = &self.header[OP_AT..ENTRY_AT];
         let payload = &mut self.payload;
         // A thread that is gone would leave whoever asks on its processor waiting for ever.

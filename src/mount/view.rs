@@ -245,8 +245,7 @@ impl<C: Catalog> View<C> {
             return Ok(bytes.len());
         };
         let row = self.row(file)?;
-        let left = usize::try_from(row.content.size.saturating_sub(offset)).unwrap_or(usize::MAX);
-        let len = out.len().min(MAX_READ_BYTES).min(left);
+        let len = left_of(&row, offset).min(out.len()).min(MAX_READ_BYTES);
         if len > 0 {
             self.fill_from_row(&row, offset, &mut out[..len])?;
         }
@@ -319,8 +318,7 @@ impl<C: Catalog> View<C> {
     }
 
     fn read_row(&self, row: &FileRow, offset: u64, len: usize) -> Result<Vec<u8>, ViewError> {
-        let left = usize::try_from(row.content.size.saturating_sub(offset)).unwrap_or(usize::MAX);
-        let len = len.min(left);
+        let len = len.min(left_of(row, offset));
         if len == 0 {
             return Ok(Vec::new());
         }
@@ -473,6 +471,11 @@ impl<C: Catalog> View<C> {
 }
 
 /// Up to `len` bytes of `whole` from `offset`.
+/// The bytes of a file from an offset on.
+fn left_of(row: &FileRow, offset: u64) -> usize {
+    usize::try_from(row.content.size.saturating_sub(offset)).unwrap_or(usize::MAX)
+}
+
 fn part(whole: &[u8], offset: u64, len: usize) -> Vec<u8> {
     let start = usize::try_from(offset).unwrap_or(usize::MAX).min(whole.len());
     whole[start..start.saturating_add(len).min(whole.len())].to_vec()

@@ -85,11 +85,13 @@ mod op {
 /// Set in `struct fuse_setattr_in` if the size is to change.
 const SETS_SIZE: u32 = 1 << 3;
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
+/// The number at a place; 0 if it would not be whole.
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes)
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
+/// The same of eight bytes.
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     bytes.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_ne_bytes)
 }
 

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use larder_adapters::{FileSyncAdapter, MemoryAdapter, Query, RecordId, RowContent};
 
-use super::{Node, OpenOptions};
+use super::{Node, OpenOptions, RunOptions, Way};
 use crate::env::{Env, ManualClock, Random};
 use crate::ledger::Depth;
 use crate::model::RelPath;
+use crate::state::Intent;
+use crate::sync::resolve::Outcome;
 use crate::sync::{Change, NoProgress, Report};
 
 mod ahead;
@@ -128,6 +130,31 @@ fn converge(machines: &mut [&mut Machine]) {
         }
     }
     panic!("six rounds were not enough");
+}
+
+/// An intent of `b` to replace what it has at a path by what it was told, or to append the rest; left open, as by a stop.
+fn open_intent(b: &mut Machine, path: &str, appends: bool) -> Intent {
+    b.node().run(&RunOptions { way: Way::Push, ..RunOptions::default() }).expect("fetches");
+    let path = RelPath::parse(path).expect("a path");
+    let engine = &b.node().engine;
+    let base = engine.state.base(&path).expect("reads").expect("a base");
+    let resolution = engine.resolution(&engine.slot_of(base.channel, &path)).expect("resolves");
+    let Outcome::Content(content) = resolution.outcome else { panic!("{resolution:?}") };
+    let intent = Intent {
+        id: "stopped".to_owned(),
+        path,
+        channel: base.channel,
+        old_versions: base.versions,
+        old_hash: Some(base.hash),
+        new_versions: resolution.versions,
+        new_hash: Some(content.hash),
+        new_size: content.size,
+        new_kind: content.kind,
+        beside: false,
+        append_from: appends.then_some(base.stat.size),
+    };
+    engine.state.add_intent(&intent).expect("opens the intent");
+    intent
 }
 
 fn tree(root: &Path) -> Vec<(String, Vec<u8>)> {

@@ -3,12 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Machine, backend, converge};
+use super::{Machine, backend, converge, open_intent};
 use crate::env::ManualClock;
 use crate::model::{Channel, ContentHash, ContentKind, RelPath};
-use crate::node::{RunOptions, Way};
-use crate::state::{Displaced, Intent};
-use crate::sync::resolve::Outcome;
+use crate::state::Displaced;
 
 const DAY_MS: u64 = 86_400_000;
 
@@ -99,31 +97,6 @@ fn a_displaced_file_that_cannot_be_removed_stays_listed() {
     assert_eq!(problems(&a, "displaced").len(), 1);
 }
 
-/// An intent of `b` to replace what it has at `a.txt` by what it was told.
-fn open_intent(b: &mut Machine) -> Intent {
-    b.node().run(&RunOptions { way: Way::Push, ..RunOptions::default() }).expect("fetches");
-    let path = RelPath::parse("a.txt").expect("a path");
-    let engine = &b.node().engine;
-    let base = engine.state.base(&path).expect("reads").expect("a base");
-    let resolution = engine.resolution(&engine.slot_of(base.channel, &path)).expect("resolves");
-    let Outcome::Content(content) = resolution.outcome else { panic!("{resolution:?}") };
-    let intent = Intent {
-        id: "stopped".to_owned(),
-        path,
-        channel: base.channel,
-        old_versions: base.versions,
-        old_hash: Some(base.hash),
-        new_versions: resolution.versions,
-        new_hash: Some(content.hash),
-        new_size: content.size,
-        new_kind: content.kind,
-        beside: false,
-        append_from: None,
-    };
-    engine.state.add_intent(&intent).expect("opens the intent");
-    intent
-}
-
 /// Two machines with one file, which `a` changed to "two" and `b` has not heard of.
 fn pair() -> (Machine, Machine) {
     let backend = backend();
@@ -139,7 +112,7 @@ fn pair() -> (Machine, Machine) {
 fn an_edit_that_slipped_into_a_replace_before_a_stop_is_recorded() {
     for gap in ["after the exchange", "before what was aside got its name"] {
         let (_a, mut b) = pair();
-        open_intent(&mut b);
+        open_intent(&mut b, "a.txt", false);
         b.write("a.txt", "two");
         let name = if gap == "after the exchange" { "stopped" } else { "stopped.old" };
         std::fs::write(b.path(".larder/displaced").join(name), "slipped in").expect("writes");
@@ -157,7 +130,7 @@ fn an_edit_that_slipped_into_a_replace_before_a_stop_is_recorded() {
 #[test]
 fn a_torn_copy_that_was_staged_is_no_edit() {
     let (_a, mut b) = pair();
-    open_intent(&mut b);
+    open_intent(&mut b, "a.txt", false);
     std::fs::write(b.path(".larder/displaced/stopped"), "t").expect("writes");
 
     b.restart();
@@ -171,7 +144,7 @@ fn a_torn_copy_that_was_staged_is_no_edit() {
 #[test]
 fn what_a_stopped_replace_took_away_waits_until_it_can_be_read() {
     let (_a, mut b) = pair();
-    open_intent(&mut b);
+    open_intent(&mut b, "a.txt", false);
     b.write("a.txt", "two");
     let place = b.path(".larder/displaced/stopped");
     make_unreadable(&place);
@@ -196,7 +169,7 @@ fn a_stop_before_a_file_was_made_runnable_takes_nothing_back() {
     converge(&mut [&mut a, &mut b]);
     std::fs::set_permissions(a.path("a.txt"), std::fs::Permissions::from_mode(0o755)).expect("sets");
     a.run();
-    open_intent(&mut b);
+    open_intent(&mut b, "a.txt", false);
     // The same bytes are staged, and the stop came before the exchange.
     std::fs::write(b.path(".larder/displaced/stopped"), "one").expect("writes");
 

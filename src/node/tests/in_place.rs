@@ -186,26 +186,7 @@ fn undo_takes_an_append_back() {
 
 /// Leaves `b` as a stop would: the intent of the append is open, and `standing` stands in the file.
 fn stop_in_the_middle(b: &mut Machine, standing: &[u8]) {
-    b.node().run(&RunOptions { way: Way::Push, ..RunOptions::default() }).expect("fetches");
-    let path = RelPath::parse(LOG).expect("a path");
-    let engine = &b.node().engine;
-    let base = engine.state.base(&path).expect("reads").expect("a base");
-    let resolution = engine.resolution(&engine.slot_of(base.channel, &path)).expect("resolves");
-    let Outcome::Content(content) = resolution.outcome else { panic!("{resolution:?}") };
-    let intent = Intent {
-        id: "stopped".to_owned(),
-        path,
-        channel: base.channel,
-        old_versions: base.versions,
-        old_hash: Some(base.hash),
-        new_versions: resolution.versions,
-        new_hash: Some(content.hash),
-        new_size: content.size,
-        new_kind: content.kind,
-        beside: false,
-        append_from: Some(base.stat.size),
-    };
-    engine.state.add_intent(&intent).expect("opens the intent");
+    open_intent(b, LOG, true);
     std::fs::write(b.path(LOG), standing).expect("writes");
     b.restart();
 }

@@ -59,8 +59,8 @@ impl FileSyncAdapter for Swift {
     }
 }
 
-#[test]
-fn a_row_that_somebody_else_deletes_first_is_deleted_and_nothing_waits() {
+/// A machine one of whose two mirrored files was removed since.
+fn with_a_file_that_is_gone() -> (Arc<Swift>, Machine) {
     let swift =
         Arc::new(Swift { rows: MemoryAdapter::new(), armed: AtomicBool::new(false), loses: AtomicBool::new(false) });
     let adapter: Arc<dyn FileSyncAdapter> = swift.clone();
@@ -69,6 +69,12 @@ fn a_row_that_somebody_else_deletes_first_is_deleted_and_nothing_waits() {
     a.write("gone.md", "gone\n");
     a.run();
     std::fs::remove_file(a.path("gone.md")).expect("removes");
+    (swift, a)
+}
+
+#[test]
+fn a_row_that_somebody_else_deletes_first_is_deleted_and_nothing_waits() {
+    let (swift, mut a) = with_a_file_that_is_gone();
 
     swift.armed.store(true, Ordering::Release);
     let report = a.run();
@@ -83,14 +89,7 @@ fn a_row_that_somebody_else_deletes_first_is_deleted_and_nothing_waits() {
 
 #[test]
 fn a_deletion_that_is_tried_again_counts_as_one_deletion() {
-    let swift =
-        Arc::new(Swift { rows: MemoryAdapter::new(), armed: AtomicBool::new(false), loses: AtomicBool::new(false) });
-    let adapter: Arc<dyn FileSyncAdapter> = swift.clone();
-    let mut a = Machine::new("a", &adapter);
-    a.write("kept.md", "kept\n");
-    a.write("gone.md", "gone\n");
-    a.run();
-    std::fs::remove_file(a.path("gone.md")).expect("removes");
+    let (swift, mut a) = with_a_file_that_is_gone();
     swift.loses.store(true, Ordering::Release);
 
     let report = a.run();

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::local::{CheckpointFacts, LocalError, Owner};
+use super::local::{CheckpointFacts, LocalError};
 use super::report::{Finding, Need, Problem, Waiting, fingerprint};
 use super::run::{Fetched, MAX_BAD_PER_CHAIN, MAX_KNOWN, Run, Stop, View};
 use super::{JournalError, Trust};
@@ -165,7 +165,7 @@ impl Run<'_> {
     /// Takes over what a later generation says of earlier ones. Whether it says all that it stands for is proven when it is read.
     fn accept_words(&mut self, name: &ArtifactName, facts: &CheckpointFacts) -> Result<(), Stop> {
         for word in &facts.closed {
-            if !self.knows_key(&word.chain, word.key)? || !self.is_of_owner(&word.chain, &facts.owner)? {
+            if !self.may_be_by(&word.chain, word.key, facts.owner.key)? {
                 continue;
             }
             let floor = self.floors.entry(word.chain.clone()).or_default();
@@ -222,21 +222,13 @@ impl Run<'_> {
         }
     }
 
-    /// False if what stands here of a chain was certified by another owner.
-    fn is_of_owner(&mut self, chain: &Chain, owner: &Owner) -> Result<bool, Stop> {
+    /// False if a chain is known here by another key than this, or what stands here of it was certified by another owner.
+    fn may_be_by(&mut self, chain: &Chain, key: PublicKey, owner: PublicKey) -> Result<bool, Stop> {
         let newest = self.local.checkpoints(chain, 0)?.pop();
         let known = newest.map(|name| self.local_facts(&name)).transpose()?.flatten();
-        Ok(known.is_none_or(|facts| facts.owner.key == owner.key))
-    }
-
-    /// False if a chain is known here by another key than this.
-    fn knows_key(&mut self, chain: &Chain, key: PublicKey) -> Result<bool, Stop> {
-        if let Some(accepted) = self.journal.accepted_key(chain)? {
-            return Ok(accepted == *key.as_bytes());
-        }
-        let newest = self.local.checkpoints(chain, 0)?.pop();
-        let known = newest.map(|name| self.local_facts(&name)).transpose()?.flatten();
-        Ok(known.is_none_or(|facts| facts.key == *key.as_bytes()))
+        let written_by = self.journal.accepted_key(chain)?.or_else(|| known.as_ref().map(|facts| facts.key));
+        let is_right_key = written_by.is_none_or(|known| known == *key.as_bytes());
+        Ok(is_right_key && known.is_none_or(|facts| facts.owner.key == owner))
     }
 
     /// The last version before a checkpoint whose predecessor nobody holds any more: as a closed chain ends there, or as another
