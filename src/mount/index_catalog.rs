@@ -237,6 +237,8 @@ impl IndexCatalog {
     /// The files whose bytes a person let go, which nobody is shown any more; and the clean merges that were shown of any such. Looks at
     /// every version.
     pub fn purged_files(&self) -> Answer<Vec<FileId>> {
+        // Places that were looked up until now may be of what is gone.
+        self.foresight.forget();
         // Tails are bytes: they are merged anew from what is left.
         lock(&self.tails).clear();
         let merges: Vec<(FileId, Vec<VersionId>)> =
