@@ -209,15 +209,25 @@ impl State {
     ) -> std::result::Result<T, E> {
         self.connection.execute_batch("BEGIN IMMEDIATE").map_err(sqlite("begin"))?;
         match work(self) {
-            Ok(value) => {
-                self.connection.execute_batch("COMMIT").map_err(sqlite("commit"))?;
-                Ok(value)
-            }
+            Ok(value) => match self.connection.execute_batch("COMMIT") {
+                Ok(()) => Ok(value),
+                Err(error) => {
+                    self.roll_back();
+                    Err(sqlite("commit")(error).into())
+                }
+            },
             Err(error) => {
-                // A failed rollback leaves the transaction to the connection's drop, which also undoes it.
-                let _ = self.connection.execute_batch("ROLLBACK");
+                self.roll_back();
                 Err(error)
             }
+        }
+    }
+
+    /// A transaction that stayed open would be in the way of every later one, and what those commit would not be durable.
+    fn roll_back(&self) {
+        if !self.connection.is_autocommit() {
+            // A failed rollback leaves the transaction to the connection's drop, which also undoes it.
+            let _ = self.connection.execute_batch("ROLLBACK");
         }
     }
 

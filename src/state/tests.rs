@@ -65,6 +65,27 @@ fn a_failed_transaction_leaves_nothing() {
 }
 
 #[test]
+fn a_commit_that_fails_leaves_nothing_open_and_later_ones_as_durable_as_ever() {
+    let mut state = State::in_memory().expect("opens");
+    // A reference to nothing is refused by the commit.
+    let tables = "PRAGMA foreign_keys=ON; CREATE TABLE a(id INTEGER PRIMARY KEY);
+        CREATE TABLE b(id INTEGER REFERENCES a(id) DEFERRABLE INITIALLY DEFERRED);";
+    state.connection.execute_batch(tables).expect("creates");
+
+    let failed: std::result::Result<(), StateError> = state.quick_transaction(|state| {
+        state.set_base(&base("a"))?;
+        state.connection.execute_batch("INSERT INTO b VALUES(1)").map_err(sqlite("refer"))
+    });
+
+    assert!(failed.is_err());
+    let level = state.connection.query_row("PRAGMA synchronous", [], |row| row.get::<_, i64>(0)).expect("tells");
+    assert_eq!(level, 2, "commits wait for the disk");
+    let done: std::result::Result<(), StateError> = state.transaction(|state| state.set_base(&base("b")));
+    done.expect("goes on");
+    assert_eq!((state.base(&path("a")).expect("reads"), state.count_live(false, None).expect("counts")), (None, 1));
+}
+
+#[test]
 fn a_success_turns_its_own_line_green_and_no_other() {
     let state = State::in_memory().expect("opens");
     state.note_failure("sqlite", Direction::Push, 10, "locked").expect("notes");
