@@ -85,11 +85,13 @@ fn add(
             Err(Errno::INTR) => continue,
             Err(errno) => errno.into(),
         };
-        if done == 0 {
+        let has_size = || fs::fstat(file).is_ok_and(|now| base_stat(&now).size == size);
+        // A disk that fails may have taken a part of what it refused.
+        if done == 0 && has_size() {
             return Err(NotGrown::Untouched);
         }
-        let is_back =
-            fs::ftruncate(file, size).is_ok() && fs::fstat(file).is_ok_and(|now| base_stat(&now).size == size);
+        // Durable, as no intent speaks of it afterwards: a loss of power must not bring back a part of the tail.
+        let is_back = fs::ftruncate(file, size).is_ok() && has_size() && fs::fdatasync(file).is_ok();
         return Err(if is_back { NotGrown::TakenBack(why) } else { NotGrown::Unclear(why) });
     }
     Ok(())
@@ -193,6 +195,18 @@ mod tests {
         assert!(matches!(refused, Err(NotGrown::TakenBack(PlaceError::NoSpace))), "{refused:?}");
         assert_eq!(place.text(), "one\n");
         assert!(matches!(add(&file, 4, b"two\n", |_| Err(Errno::NOSPC)), Err(NotGrown::Untouched)));
+    }
+
+    #[test]
+    fn what_a_failing_disk_took_of_what_it_refused_is_cut_off_again() {
+        let place = Place::with("one\n");
+        let file = std::fs::File::options().append(true).open(place.path()).expect("opens");
+        let write = |bytes: &[u8]| rustix::io::write(&file, &bytes[..2]).and(Err(Errno::IO));
+
+        let refused = add(&file, 4, b"two\n", write);
+
+        assert!(matches!(refused, Err(NotGrown::TakenBack(PlaceError::Io(_)))), "{refused:?}");
+        assert_eq!(place.text(), "one\n");
     }
 
     #[test]
