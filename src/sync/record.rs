@@ -600,9 +600,11 @@ impl Engine {
         }
         let mut expected = entry.stat;
         for _ in 0..READ_TRIES {
-            match self.take_file(&entry.path, entry.kind, &expected, base, scratch, open)? {
-                Reading::Busy => {}
-                other => return Ok(other),
+            match self.take_file(&entry.path, entry.kind, &expected, base, scratch, open) {
+                Ok(Reading::Busy) => {}
+                // One file that the disk does not give is no reason to leave the others; all else here has errors of its own.
+                Err(SyncError::Io { source, .. }) => return Ok(Reading::Refused(format!("cannot be read: {source}"))),
+                other => return other,
             }
             (self.env.pause)(QUIET_MS);
             match scan::stat(&self.root, entry.path.path()) {

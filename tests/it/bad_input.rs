@@ -423,6 +423,35 @@ fn files_on_another_disk_are_durable_before_they_take_their_places_and_their_pla
 }
 
 #[test]
+fn a_file_that_the_disk_does_not_give_holds_up_no_other_and_is_named() {
+    const TEST: &str = "a_file_that_the_disk_does_not_give_holds_up_no_other_and_is_named";
+    let reads = [libc::SYS_read, libc::SYS_pread64];
+    // Read at once, and in pieces.
+    for (name, bytes) in [("small.md", 10), ("large.md", 300_000), ("large.jsonl", 300_000)] {
+        let lab = Lab::new();
+        let (a, b) = lab.pair();
+        let path = format!("shared/{name}");
+        a.write(&path, "one line\n".repeat(bytes / 9));
+        a.write("shared/beside.md", "beside\n");
+
+        let ended = tracer::run_refusing(a.command(["sync"]), &reads, libc::EIO, |file| file.ends_with(name));
+        let code = match ended {
+            Ok(code) => code,
+            Err(error) => return skip(TEST, &format!("ptrace or seccomp is not permitted here ({error})")),
+        };
+
+        assert_eq!(code, 0, "{name}");
+        a.run(["status"]).says(&path).says("cannot be read");
+        b.sync();
+        arrived(&b, "shared/beside.md", "beside\n");
+        assert!(!b.path(&path).exists(), "{name}");
+        a.sync();
+        b.sync();
+        assert_eq!(b.read(&path), a.read(&path), "{name}");
+    }
+}
+
+#[test]
 fn what_comes_for_a_folder_on_another_disk_waits_until_it_is_the_projects_own() {
     const TEST: &str = "what_comes_for_a_folder_on_another_disk_waits_until_it_is_the_projects_own";
     if !is_root() {

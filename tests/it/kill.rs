@@ -11,6 +11,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,6 +24,8 @@ const MAX_KILLS: u64 = 400;
 /// Kills at random moments, all workers together.
 const RANDOM_KILLS: u64 = 500;
 const WORKERS: usize = 2;
+/// The exit code of a program that panicked.
+const PANICKED: i32 = 101;
 const MANY_FILES: usize = 1_100;
 /// What a purge is to take away; at the beginning of its file, so that it stands in one segment.
 const SECRET: &str = "the password is 7c1f9e30b2d84a65 and is nobody's business\n";
@@ -351,8 +354,20 @@ fn kill_everywhere_in(
     max_kills: u64,
     check: fn(&Scene, &str),
 ) -> io::Result<()> {
+    strike_everywhere(&tracer::run, set, test, args, max_kills, check)
+}
+
+/// `strike` runs a command and does something to it at its n-th call; it is tried until a run ends by itself that had fewer.
+fn strike_everywhere(
+    strike: &(dyn Fn(Command, u64) -> io::Result<Ended> + Sync),
+    set: fn() -> Scene,
+    test: &str,
+    args: &[&str],
+    max_kills: u64,
+    check: fn(&Scene, &str),
+) -> io::Result<()> {
     let scenes: Vec<Scene> = (0..WORKERS).map(|_| set()).collect();
-    let total = match tracer::run(scenes[0].a.command(args), 0)? {
+    let total = match strike(scenes[0].a.command(args), 0)? {
         Ended::ByItself { code: 0, calls } => calls,
         other => panic!("{args:?} without a kill: {other:?}"),
     };
@@ -368,13 +383,20 @@ fn kill_everywhere_in(
                 loop {
                     let kill_at = next.fetch_add(stride, Ordering::SeqCst);
                     scene.reset();
-                    let ended = tracer::run(scene.a.command(args), kill_at).expect("ptrace worked before");
-                    let Ended::Killed = ended else {
-                        // Threads make the count differ a little between runs; beyond it there is nothing to kill.
-                        assert!(kill_at + stride + 50 > total, "ended by itself: {ended:?} of {total}");
-                        return;
-                    };
-                    check(scene, &format!("killed before call {kill_at} of {total} of {args:?}"));
+                    let ended = strike(scene.a.command(args), kill_at).expect("ptrace worked before");
+                    match ended {
+                        Ended::Killed => check(scene, &format!("killed before call {kill_at} of {total} of {args:?}")),
+                        Ended::ByItself { code, calls } if calls >= kill_at => {
+                            let moment = format!("call {kill_at} of {total} of {args:?} failed");
+                            assert!(code < PANICKED, "{moment}: exit code {code}");
+                            check(scene, &moment);
+                        }
+                        // Threads make the count differ a little between runs; beyond it there is nothing to strike.
+                        Ended::ByItself { .. } => {
+                            assert!(kill_at + stride + 50 > total, "ended by itself: {ended:?} of {total}");
+                            return;
+                        }
+                    }
                 }
             });
         }
@@ -400,6 +422,23 @@ fn killed_at_every_call_of_a_sync_with_a_folder_nothing_is_lost_torn_or_doubled(
     const TEST: &str = "killed_at_every_call_of_a_sync_with_a_folder_nothing_is_lost_torn_or_doubled";
     let ended = kill_everywhere_in(Scene::set_with_folder, TEST, &["sync"], MAX_KILLS / 4, Scene::check);
     or_skip(TEST, ended);
+}
+
+#[test]
+fn killed_at_every_call_of_a_sync_where_renames_know_no_flags_nothing_is_lost_torn_or_doubled() {
+    const TEST: &str = "killed_at_every_call_of_a_sync_where_renames_know_no_flags_nothing_is_lost_torn_or_doubled";
+    let strike = &tracer::run_without_flags;
+    or_skip(TEST, strike_everywhere(strike, Scene::set, TEST, &["sync"], MAX_KILLS / 8, Scene::check));
+}
+
+#[test]
+fn whichever_call_of_a_sync_the_disk_refuses_nothing_is_lost_torn_or_doubled_and_the_next_one_ends_it() {
+    const TEST: &str =
+        "whichever_call_of_a_sync_the_disk_refuses_nothing_is_lost_torn_or_doubled_and_the_next_one_ends_it";
+    for errno in [libc::EIO, libc::ENOSPC] {
+        let strike = move |command, fail_at| tracer::run_failing(command, fail_at, errno);
+        or_skip(TEST, strike_everywhere(&strike, Scene::set, TEST, &["sync"], MAX_KILLS / 8, Scene::check));
+    }
 }
 
 #[test]

@@ -4,13 +4,14 @@
 //! happens: the whole program dies by SIGKILL with the disk as the calls before left it. Between two such calls
 //! nothing on disk changes, so all n are all the states a crash can leave. (Changes by mmap, SQLite's -shm, are not
 //! counted: they mean nothing after a crash.) The same way something can be done beside a program just before it looks at
-//! a file of some name.
+//! a file of some name, and a call can be answered with an error, as a disk does that is full or fails.
 //! Deliberately not here: power cuts, which also lose what was not fsynced.
 
 use std::io;
 use std::mem::offset_of;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -80,16 +81,68 @@ const CHANGING: &[libc::c_long] = &[
 ///
 /// Errors: ptrace or seccomp is not permitted here.
 pub fn run(command: Command, kill_at: u64) -> io::Result<Ended> {
+    trace(command, changing(Renames::WithFlags), &mut nth(kill_at, Verdict::Kills))
+}
+
+/// The same on a file system that knows no flags of a rename.
+pub fn run_without_flags(command: Command, kill_at: u64) -> io::Result<Ended> {
+    trace(command, changing(Renames::WithoutFlags), &mut nth(kill_at, Verdict::Kills))
+}
+
+/// Runs `command`; its `fail_at`-th changing call does not happen and is answered with this error.
+///
+/// Errors: ptrace or seccomp is not permitted here, or no call can be answered on this machine.
+pub fn run_failing(command: Command, fail_at: u64, errno: i32) -> io::Result<Ended> {
+    trace(command, changing(Renames::WithFlags), &mut nth(fail_at, Verdict::Fails(errno)))
+}
+
+/// Runs `command`; those of these calls whose first argument is the handle of a file or folder that `refuses` are answered with this error.
+///
+/// Returns the exit code. Errors: as of [`run_failing`].
+pub fn run_refusing(
+    command: Command,
+    calls: &[libc::c_long],
+    errno: i32,
+    refuses: impl Fn(&Path) -> bool,
+) -> io::Result<i32> {
+    let ended = trace(command, asking(calls), &mut |pid| {
+        if handle_of(pid).is_ok_and(|path| refuses(&path)) { Verdict::Fails(errno) } else { Verdict::Goes }
+    })?;
+    match ended {
+        Ended::ByItself { code, .. } => Ok(code),
+        Ended::Killed => unreachable!("nothing asked for it"),
+    }
+}
+
+/// What becomes of a call at which the program was stopped.
+#[derive(Clone, Copy)]
+enum Verdict {
+    /// It happens.
+    Goes,
+    /// The program dies before it.
+    Kills,
+    /// It does not happen, and this error is its answer.
+    Fails(i32),
+}
+
+/// The verdict on the `n`-th call (from 1); the others go.
+fn nth(n: u64, verdict: Verdict) -> impl FnMut(i32) -> Verdict {
     let mut calls = 0;
-    trace(command, changing(), &mut |_| {
+    move |_| {
         calls += 1;
-        calls == kill_at
-    })
+        if calls == n { verdict } else { Verdict::Goes }
+    }
+}
+
+/// What stands behind the handle that is a stopped call's first argument.
+fn handle_of(pid: i32) -> io::Result<PathBuf> {
+    let (_, arguments) = stopped_call(pid)?;
+    std::fs::read_link(format!("/proc/{pid}/fd/{}", arguments[0]))
 }
 
 /// Runs `command` to its end and counts how often it waits for the disk. Errors: ptrace or seccomp is not permitted here.
 pub fn syncs(command: Command) -> io::Result<u64> {
-    match trace(command, asking(&[libc::SYS_fsync, libc::SYS_fdatasync]), &mut |_| false)? {
+    match trace(command, asking(&[libc::SYS_fsync, libc::SYS_fdatasync]), &mut |_| Verdict::Goes)? {
         Ended::ByItself { code: 0, calls } => Ok(calls),
         ended => Err(io::Error::other(format!("the command failed: {ended:?}"))),
     }
@@ -115,7 +168,7 @@ pub fn acts_on(command: Command, device: u64) -> io::Result<Vec<Act>> {
         {
             acts.push(act);
         }
-        false
+        Verdict::Goes
     })?;
     acts.dedup();
     Ok(acts)
@@ -142,7 +195,7 @@ pub fn run_beside(command: Command, name: &str, nth: u64, act: &mut dyn FnMut())
                 act();
             }
         }
-        false
+        Verdict::Goes
     })?;
     match ended {
         Ended::ByItself { code, .. } => Ok((code, looks)),
@@ -177,7 +230,7 @@ fn looked_at(pid: i32) -> io::Result<Vec<u8>> {
 fn trace(
     mut command: Command,
     filter: Vec<libc::sock_filter>,
-    on_call: &mut dyn FnMut(i32) -> bool,
+    on_call: &mut dyn FnMut(i32) -> Verdict,
 ) -> io::Result<Ended> {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     // SAFETY: between fork and exec only system calls are made, on memory that was allocated before the fork.
@@ -250,13 +303,28 @@ fn asking(calls: &[libc::c_long]) -> Vec<libc::sock_filter> {
     filter
 }
 
+/// What the file system knows of renames.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Renames {
+    WithFlags,
+    WithoutFlags,
+}
+
 // Asks the tracer about the calls that change something.
-fn changing() -> Vec<libc::sock_filter> {
+fn changing(renames: Renames) -> Vec<libc::sock_filter> {
     let (allow, ask) = (ALLOW, ASK);
     // The low half of an argument: both architectures are little-endian.
     let argument = |n: usize| offset_of!(libc::seccomp_data, args) + 8 * n;
 
     let mut filter = opening();
+    if renames == Renames::WithoutFlags {
+        // renameat2(.., flags)
+        let refused = libc::SECCOMP_RET_ERRNO | u32::try_from(libc::EINVAL).expect("small");
+        filter.push(equal(number(libc::SYS_renameat2), 0, 4));
+        filter.push(load(argument(4)));
+        filter.push(equal(0, 1, 0));
+        filter.extend([result(refused), result(ask)]);
+    }
     // write(fd > 2): what is said on standard output or error changes nothing.
     filter.push(equal(number(libc::SYS_write), 0, 4));
     filter.push(load(argument(0)));
@@ -286,8 +354,7 @@ const OPTIONS: i32 = libc::PTRACE_O_TRACESECCOMP
     | libc::PTRACE_O_EXITKILL;
 
 // Only this thread's own tracees are waited for, so that tests beside each other do not take each other's.
-// Whoever answers a call with true has the program killed before it.
-fn follow(leader: i32, on_call: &mut dyn FnMut(i32) -> bool) -> io::Result<Ended> {
+fn follow(leader: i32, on_call: &mut dyn FnMut(i32) -> Verdict) -> io::Result<Ended> {
     let (mut calls, mut is_set_up, mut is_killed) = (0, false, false);
     loop {
         let mut status = 0;
@@ -319,16 +386,41 @@ fn follow(leader: i32, on_call: &mut dyn FnMut(i32) -> bool) -> io::Result<Ended
         let (signal, event) = (libc::WSTOPSIG(status), status >> 16);
         if event == libc::PTRACE_EVENT_SECCOMP {
             calls += 1;
-            if on_call(pid) {
-                is_killed = true;
-                // SAFETY: the leader was not waited for yet, so its pid is still its own; SIGKILL ends all its threads.
-                unsafe { libc::kill(leader, libc::SIGKILL) };
-                continue;
+            match on_call(pid) {
+                Verdict::Goes => {}
+                Verdict::Fails(errno) => answer(pid, errno)?,
+                Verdict::Kills => {
+                    is_killed = true;
+                    // SAFETY: the leader was not waited for yet, so its pid is still its own; SIGKILL ends all its threads.
+                    unsafe { libc::kill(leader, libc::SIGKILL) };
+                    continue;
+                }
             }
         }
         let is_ours = event != 0 || signal == libc::SIGTRAP || signal == libc::SIGSTOP;
         resume(pid, if is_ours { 0 } else { signal });
     }
+}
+
+/// Has a stopped call skipped and its caller told this error.
+#[cfg(target_arch = "x86_64")]
+fn answer(pid: i32, errno: i32) -> io::Result<()> {
+    // A call of no number is skipped, and what stands in the register of results is its result.
+    let registers = offset_of!(libc::user, regs);
+    for (register, value) in [
+        (offset_of!(libc::user_regs_struct, orig_rax), -1),
+        (offset_of!(libc::user_regs_struct, rax), -i64::from(errno)),
+    ] {
+        // SAFETY: `pid` is stopped and ours; the offset is that of a register in what the kernel calls its user area.
+        check(unsafe { libc::ptrace(libc::PTRACE_POKEUSER, pid, registers + register, value) })?;
+    }
+    Ok(())
+}
+
+/// Other machines keep the number of a call elsewhere.
+#[cfg(not(target_arch = "x86_64"))]
+fn answer(_pid: i32, _errno: i32) -> io::Result<()> {
+    Err(io::Error::from(io::ErrorKind::Unsupported))
 }
 
 fn resume(pid: i32, signal: i32) {
