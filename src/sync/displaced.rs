@@ -1,18 +1,24 @@
 //! Displaced: what a replace took away is kept for a day, and until its bytes are known to be recorded.
 //!
+//! Bytes of the versions that it stands on, of whatever these merge into, or of anything else that is recorded are no edit.
+//!
 //! Invariant: a row of a displaced file goes only when the file is seen to be gone, or was removed. What cannot be looked at (a disk that
 //! fails, a folder that may not be entered, no handles left) is neither: it stays, is named in `status`, and is looked at by each run.
 
+use std::collections::BTreeSet;
 use std::io::{Cursor, Read};
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::MetadataExt;
 
+use larder_patterns::{CONTENT_HEAD_BYTES, denied_content};
 use rustix::fs::{AtFlags, FileType, statat, unlinkat};
 use rustix::io::Errno;
 
+use super::graph::IndexGraph;
 use super::materialise::{hash_displaced, open_displaced};
 use super::place::{BESIDE_PREFIX, PlaceError, Spot};
 use super::publish::Draft;
+use super::resolve::resolve;
 use super::{Change, Engine, Report, Result, SyncError};
 use crate::chunk::{Chunker, CutKind};
 use crate::model::{
@@ -54,11 +60,38 @@ impl Engine {
         Ok(self.index.knows_content(hash)?)
     }
 
-    /// True if one of these versions has exactly this content, be it that its bytes were let go since.
+    /// True if a displaced file holds what is recorded, be it that its bytes were let go since.
+    fn is_no_edit(&self, one: &Displaced, hash: &ContentHash, size: u64) -> Result<bool> {
+        // What was merged and never published is known once, and not again when a part of it was let go.
+        let was_merged = one.versions.len() > 1 && one.hash == Some(*hash);
+        Ok(was_merged || self.ledger_has(hash, size)? || self.is_of(hash, &one.versions)?)
+    }
+
+    /// True if one of these versions has exactly this content, or all of them together.
     fn is_of(&self, hash: &ContentHash, versions: &[VersionId]) -> Result<bool> {
+        let mut stored = Vec::with_capacity(versions.len());
+        for id in versions {
+            stored.extend(self.index.version(id)?);
+        }
+        let mut contents = stored.iter().filter_map(|stored| stored.version.content());
+        if contents.any(|content| content.hash == *hash) {
+            return Ok(true);
+        }
+        if stored.len() < 2 {
+            return Ok(false);
+        }
+        let merged = resolve(&stored, &IndexGraph::new(&self.index, &self.contents)).outcome;
+        let mut pieces = self.pieces(&merged);
+        // Where bytes are missing the hash is another one.
+        while let Ok(Some(_)) = pieces.next() {}
+        Ok(pieces.hash() == *hash)
+    }
+
+    /// True if one of these versions has one of these contents.
+    pub(super) fn stands_on(&self, versions: &[VersionId], contents: &BTreeSet<ContentHash>) -> Result<bool> {
         for id in versions {
             let content = self.index.version(id)?.and_then(|stored| stored.version.content());
-            if content.is_some_and(|content| content.hash == *hash) {
+            if content.is_some_and(|content| contents.contains(&content.hash)) {
                 return Ok(true);
             }
         }
@@ -92,24 +125,46 @@ impl Engine {
             if !is_due && one.hash.is_some() {
                 continue;
             }
-            let swept = match self.held(one) {
-                Held::Gone => Ok(self.state.remove_displaced(&one.id)?),
-                Held::Unread(why) => Err(why),
-                Held::Is(hash, size) if self.ledger_has(&hash, size)? || self.is_of(&hash, &one.versions)? => {
-                    if is_due {
-                        self.unlink_displaced(one)?
-                    } else {
-                        Ok(self.state.set_displaced(&Displaced { hash: Some(hash), ..one.clone() })?)
-                    }
-                }
-                Held::Is(..) => self.record_displaced(one, report)?,
-            };
-            if let Err(why) = swept {
+            if let Err(why) = self.prove_displaced(one, is_due, report)? {
                 problems.push(Problem { path: one.path.shown(), what: sentence(one, &why) });
             }
         }
         problems.truncate(MAX_TOLD);
         Ok(self.state.set_problems(SOURCE, &problems, now)?)
+    }
+
+    /// Looks at one displaced file: what is recorded is noted, and goes if it is due; what is not becomes a version. The inner error says
+    /// why it cannot be told.
+    pub(crate) fn prove_displaced(
+        &mut self,
+        one: &Displaced,
+        is_due: bool,
+        report: &mut Report,
+    ) -> Result<std::result::Result<(), String>> {
+        match self.held(one) {
+            Held::Gone => Ok(Ok(self.state.remove_displaced(&one.id)?)),
+            Held::Unread(why) => Ok(Err(why)),
+            Held::Is(hash, size) if self.is_no_edit(one, &hash, size)? => {
+                if is_due {
+                    return self.unlink_displaced(one);
+                }
+                Ok(Ok(self.state.set_displaced(&Displaced { hash: Some(hash), ..one.clone() })?))
+            }
+            Held::Is(..) => self.record_displaced(one, report),
+        }
+    }
+
+    /// Why bytes that slipped in stay where they are: what no look at the path would record is not recorded here either.
+    fn kept_back(&self, one: &Displaced, dir: BorrowedFd<'_>, name: &str) -> Option<String> {
+        match self.policy.rules.admit(&one.path) {
+            Ok(admitted) if admitted.channel() == one.channel => {}
+            Ok(admitted) => return Some(format!("today's patterns say {} of its path", admitted.channel())),
+            Err(refusal) => return Some(refusal.to_string()),
+        }
+        let mut head = Vec::new();
+        let file = open_displaced(dir, name).ok()?;
+        file.take(CONTENT_HEAD_BYTES as u64).read_to_end(&mut head).ok()?;
+        denied_content(&head).map(|denied| denied.to_string())
     }
 
     /// Removes a displaced file, and its row if it is gone then. The inner error says why it is not.
@@ -129,15 +184,16 @@ impl Engine {
     }
 
     /// Bytes that are no recorded version become one, with the old base as parent. The inner error says why they cannot be read.
-    pub(super) fn record_displaced(
-        &mut self,
-        one: &Displaced,
-        report: &mut Report,
-    ) -> Result<std::result::Result<(), String>> {
+    fn record_displaced(&mut self, one: &Displaced, report: &mut Report) -> Result<std::result::Result<(), String>> {
         let spot = match self.spot_of(one) {
             Err(error) => return Ok(Err(error.to_string())),
             Ok(spot) => spot,
         };
+        if let Some((dir, name)) = self.displaced_place(one, spot.as_ref())
+            && let Some(why) = self.kept_back(one, dir, &name)
+        {
+            return Ok(Err(why));
+        }
         let slot = self.slot_of(one.channel, &one.path);
         let pen = self.pen();
         let mut open = self.open_batch(&pen, &slot.space)?;
@@ -179,7 +235,7 @@ fn sentence(one: &Displaced, why: &str) -> String {
         format!(".larder/displaced/{}", one.id)
     };
     format!(
-        "what it held before a sync replaced it ({place}) cannot be looked at ({why}); it may be an edit that is nowhere else, so it stays and each run tries again; remove it if nobody needs it"
+        "what it held before a sync replaced it ({place}) is not known to be recorded ({why}); it may be an edit that is nowhere else, so it stays and each run tries again; remove it if nobody needs it"
     )
 }
 

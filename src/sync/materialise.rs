@@ -562,10 +562,10 @@ impl Engine {
     }
 
     /// Bytes that slipped in between the last look and the exchange become a version of the old base.
-    fn record_slipped_in(&mut self, displaced: &[Displaced], report: &mut Report) -> Result<()> {
+    pub(crate) fn record_slipped_in(&mut self, displaced: &[Displaced], report: &mut Report) -> Result<()> {
         for one in displaced.iter().filter(|one| one.hash.is_none()) {
-            // What cannot be read is told by the sweep at the end of the run.
-            drop(self.record_displaced(one, report)?);
+            // What cannot be read is told by the sweep at the end of the run; what can by now may be what was expected.
+            drop(self.prove_displaced(one, false, report)?);
         }
         Ok(())
     }

@@ -466,13 +466,17 @@ impl Engine {
             return Ok(found);
         }
         for one in self.state.displaced()? {
-            if !one.hash.is_none_or(|hash| contents.contains(&hash)) {
+            // What several versions were merged into has bytes of each, and what was never read most likely is what it stands on.
+            let is_it = one.hash.is_some_and(|hash| contents.contains(&hash));
+            let may_be = (one.hash.is_none() || one.versions.len() > 1) && self.stands_on(&one.versions, contents)?;
+            if !is_it && !may_be && one.hash.is_some() {
                 continue;
             }
             match self.held(&one) {
-                Held::Is(hash, _) if contents.contains(&hash) => found.push((one, None)),
-                // Of one that was never read nobody knows what it holds; `displaced` tells of it.
-                Held::Unread(why) if one.hash.is_some() => found.push((one, Some(why))),
+                Held::Is(hash, _) if contents.contains(&hash) || (may_be && one.hash == Some(hash)) => {
+                    found.push((one, None));
+                }
+                Held::Unread(why) if is_it || may_be => found.push((one, Some(why))),
                 Held::Is(..) | Held::Unread(_) | Held::Gone => {}
             }
         }

@@ -1,4 +1,4 @@
-//! Laws of files that a sync took away: none is lost because it cannot be looked at.
+//! Laws of files that a sync took away: none is lost because it cannot be looked at, and none is an edit that is recorded.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use super::{Machine, backend, converge, open_intent};
 use crate::env::ManualClock;
 use crate::model::{Channel, ContentHash, ContentKind, RelPath};
 use crate::state::Displaced;
+use crate::sync::Report;
 
 const DAY_MS: u64 = 86_400_000;
 
@@ -178,4 +179,96 @@ fn a_stop_before_a_file_was_made_runnable_takes_nothing_back() {
 
     let mode = |machine: &Machine| std::fs::metadata(machine.path("a.txt")).expect("is there").permissions().mode();
     assert_eq!((mode(&a) & 0o100, mode(&b) & 0o100), (0o100, 0o100));
+}
+
+#[test]
+fn what_could_not_be_read_and_then_is_what_stood_there_is_no_edit() {
+    let backend = backend();
+    let (mut a, mut b) = (Machine::new("a", &backend), Machine::new("b", &backend));
+    a.write("a.txt", "one");
+    converge(&mut [&mut a, &mut b]);
+    let path = RelPath::parse("a.txt").expect("a path");
+    let base = b.node().engine.state.base(&path).expect("reads").expect("a base");
+    a.write("a.txt", "two");
+    converge(&mut [&mut a, &mut b]);
+    // As a batch leaves it that could not read what it took away.
+    let [row] = &b.node().engine.state.displaced().expect("lists")[..] else { panic!("one is displaced") };
+    let unread = Displaced { hash: None, ..row.clone() };
+    assert_eq!(unread.versions, base.versions);
+
+    let mut report = Report::default();
+    b.node().engine.record_slipped_in(&[unread], &mut report).expect("looks");
+
+    assert_eq!(report.recorded, []);
+    assert_eq!((b.conflicts(), b.read("a.txt").as_deref()), (0, Some("two")));
+}
+
+/// A machine that merged lines of two others, and then was told that all of them were written anew.
+fn with_a_merge_that_was_replaced(clock: &Arc<ManualClock>) -> Machine {
+    let backend = backend();
+    let [mut a, mut b, mut c] = ["a", "b", "c"].map(|host| Machine::timed(host, &backend, clock));
+    a.write("log.jsonl", "{\"n\":0}\n");
+    converge(&mut [&mut a, &mut b, &mut c]);
+    a.write("log.jsonl", "{\"n\":0}\n{\"a\":1}\n");
+    b.write("log.jsonl", "{\"n\":0}\n{\"b\":1}\n");
+    a.run();
+    b.run();
+    converge(&mut [&mut a, &mut b, &mut c]);
+    clock.advance(1_000);
+    a.write("log.jsonl", "{\"written\":\"anew\"}\n");
+    converge(&mut [&mut a, &mut b, &mut c]);
+    c
+}
+
+#[test]
+fn what_was_merged_and_never_published_is_no_edit_when_its_time_is_over() {
+    let clock = Arc::new(ManualClock::new(4_000_000_000_000));
+    let mut c = with_a_merge_that_was_replaced(&clock);
+    assert_eq!(c.node().engine.state.displaced().expect("lists").len(), 1);
+
+    for read_before in [true, false] {
+        let [row] = &c.node().engine.state.displaced().expect("lists")[..] else { panic!("one is displaced") };
+        let row = Displaced { hash: row.hash.filter(|_| read_before), ..row.clone() };
+        c.node().engine.state.set_displaced(&row).expect("writes");
+        let mut report = Report::default();
+        c.node().engine.prove_displaced(&row, false, &mut report).expect("looks").expect("is read");
+        assert_eq!(report.recorded, [], "read before: {read_before}");
+    }
+    clock.advance(2 * DAY_MS);
+    let report = c.run();
+
+    assert_eq!((report.recorded, c.conflicts()), (vec![], 0));
+    assert_eq!(c.node().engine.state.displaced().expect("lists"), []);
+    assert_eq!(std::fs::read_dir(c.path(".larder/displaced")).expect("lists").count(), 0);
+}
+
+#[test]
+fn what_slipped_in_is_published_only_if_a_look_at_the_path_would_publish_it() {
+    let key = "-----BEGIN OPENSSH PRIVATE KEY-----\nnobody's business\n";
+    let mut a = Machine::new("a", &backend());
+    a.write("a.txt", "one");
+    a.run();
+    let path = RelPath::parse("a.txt").expect("a path");
+    let base = a.node().engine.state.base(&path).expect("reads").expect("a base");
+    let row = |id: &str, path: &str| Displaced {
+        id: id.to_owned(),
+        path: RelPath::parse(path).expect("a path"),
+        channel: base.channel,
+        versions: base.versions.clone(),
+        hash: None,
+        since_ms: 0,
+        beside: false,
+    };
+    for (one, text) in [(row("key", "a.txt"), key), (row("other", "a.bin"), "of no pattern any more")] {
+        std::fs::write(a.path(".larder/displaced").join(&one.id), text).expect("writes");
+        a.node().engine.state.set_displaced(&one).expect("writes");
+    }
+
+    a.run();
+
+    assert!(!is_recorded(&mut a, key) && !is_recorded(&mut a, "of no pattern any more"));
+    assert_eq!(rows(&mut a), ["key", "other"]);
+    let told = problems(&a, "displaced");
+    assert!(told.len() == 2 && told.iter().any(|what| what.contains("private key")), "{told:?}");
+    assert!(["key", "other"].iter().all(|name| a.path(".larder/displaced").join(name).exists()));
 }

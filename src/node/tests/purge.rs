@@ -242,6 +242,68 @@ fn what_something_else_needs_stays_and_is_named_until_that_is_purged_too() {
 }
 
 #[test]
+fn a_displaced_copy_that_was_never_read_is_named_by_a_purge_and_goes_once_it_can_be_read() {
+    let (clock, store) = (clock(), folder());
+    let (mut a, mut b) = (machine("a", &clock, store.path()), machine("b", &clock, store.path()));
+    let text = secret(31, 3_000);
+    a.write("x.txt", &text);
+    converge(&mut [&mut a, &mut b]);
+    a.write("x.txt", "clean\n");
+    clock.advance(1000);
+    converge(&mut [&mut a, &mut b]);
+    let [row] = &b.node().engine.state.displaced().expect("lists")[..] else { panic!("one is displaced") };
+    let row = crate::state::Displaced { hash: None, ..row.clone() };
+    b.node().engine.state.set_displaced(&row).expect("writes");
+    let (place, away) = (b.path(".larder/displaced").join(&row.id), b.home.path().join("away"));
+    std::fs::rename(&place, &away).expect("renames");
+    // It stands there and cannot be read, whoever tries.
+    std::fs::create_dir(&place).expect("creates");
+    let old = versions(&mut a, "x.txt")[1];
+    let told = |machine: &Machine| {
+        let problems = machine.glance_status().problems.into_iter();
+        problems.filter(|problem| problem.source == "purged displaced").map(|problem| problem.path).collect::<Vec<_>>()
+    };
+
+    purge(&mut a, "x.txt", Some(old));
+    converge(&mut [&mut a, &mut b]);
+    assert_eq!(told(&b), ["x.txt"]);
+    std::fs::remove_dir(&place).expect("removes");
+    std::fs::rename(&away, &place).expect("renames");
+    converge(&mut [&mut a, &mut b]);
+
+    assert_eq!(told(&b), [""; 0]);
+    expect_nowhere(&mut [&mut a, &mut b], store.path(), &text);
+}
+
+#[test]
+fn what_was_merged_of_something_purged_and_then_displaced_goes_too() {
+    let (clock, store) = (clock(), folder());
+    let [mut a, mut b, mut c] = ["a", "b", "c"].map(|host| machine(host, &clock, store.path()));
+    a.write("log.jsonl", "{\"n\":0}\n");
+    converge(&mut [&mut a, &mut b, &mut c]);
+    let line = "{\"the\":\"line which is to go and is long enough to be found anywhere\"}\n";
+    let text = format!("{{\"n\":0}}\n{line}");
+    a.write("log.jsonl", &text);
+    b.write("log.jsonl", "{\"n\":0}\n{\"b\":1}\n");
+    a.run();
+    b.run();
+    converge(&mut [&mut a, &mut b, &mut c]);
+    assert!(c.read("log.jsonl").is_some_and(|text| text.contains(line.trim_end()) && text.contains("\"b\"")));
+    clock.advance(1000);
+    a.write("log.jsonl", "{\"written\":\"anew\"}\n");
+    converge(&mut [&mut a, &mut b, &mut c]);
+    let hash = ContentHash::of(text.as_bytes());
+    let with_line = a.node().engine.reader().expect("opens").versions_of_content(&hash).expect("reads")[0];
+
+    purge(&mut a, "log.jsonl", Some(with_line));
+    converge(&mut [&mut a, &mut b, &mut c]);
+
+    for machine in [&mut a, &mut b, &mut c] {
+        assert_eq!(holders(&machine.path(".larder"), line.trim_end()), [] as [String; 0], "{}", machine.host);
+    }
+}
+
+#[test]
 fn parts_that_other_versions_share_stay_and_those_versions_are_named() {
     let (clock, store) = (clock(), folder());
     let (mut a, mut b) = (machine("a", &clock, store.path()), machine("b", &clock, store.path()));
