@@ -315,13 +315,11 @@ impl Engine {
                 Err(source) => self.wait_for(&path, &source, report)?,
             }
         }
-        self.make_staged_durable(&staged)?;
-        self.state.transaction(|state| {
-            for one in &staged {
-                state.add_intent(&one.intent)?;
-            }
-            Ok::<(), SyncError>(())
-        })?;
+        if let Err(error) = self.announce(&staged) {
+            // No intent names them: on a full disk the next run would stage them all beside these.
+            staged.iter().for_each(|one| self.drop_staged(one));
+            return Err(error);
+        }
         let mut done = Vec::with_capacity(staged.len());
         for one in staged {
             match self.rename_in(&one) {
@@ -336,6 +334,12 @@ impl Engine {
         }
         self.make_folders_durable(&done)?;
         self.finish_batch(&done, report)
+    }
+
+    /// What is staged is durable, then its intents are.
+    fn announce(&mut self, staged: &[Staged]) -> Result<()> {
+        self.make_staged_durable(staged)?;
+        self.state.transaction(|state| staged.iter().try_for_each(|one| Ok(state.add_intent(&one.intent)?)))
     }
 
     pub(super) fn wait_for(&mut self, path: &RelPath, why: &PlaceError, report: &mut Report) -> Result<()> {

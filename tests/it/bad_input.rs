@@ -452,6 +452,28 @@ fn a_file_that_the_disk_does_not_give_holds_up_no_other_and_is_named() {
 }
 
 #[test]
+fn what_was_staged_and_cannot_be_made_durable_does_not_stay_on_a_full_disk() {
+    const TEST: &str = "what_was_staged_and_cannot_be_made_durable_does_not_stay_on_a_full_disk";
+    let syncs = [libc::SYS_fsync, libc::SYS_fdatasync];
+    let lab = Lab::new();
+    let (a, b) = lab.pair();
+    ["one", "two"].iter().for_each(|name| a.write(format!("shared/{name}.md"), "text\n"));
+    a.sync();
+    let stage = b.path(".larder/displaced");
+
+    let is_staged = |file: &Path| file.parent().is_some_and(|folder| folder.ends_with(".larder/displaced"));
+    let code = match tracer::run_refusing(b.command(["sync"]), &syncs, libc::ENOSPC, is_staged) {
+        Ok(code) => code,
+        Err(error) => return skip(TEST, &format!("ptrace or seccomp is not permitted here ({error})")),
+    };
+
+    assert_ne!(code, 0);
+    assert_eq!(fs::read_dir(stage).expect("list").count(), 0);
+    b.sync();
+    arrived(&b, "shared/one.md", "text\n");
+}
+
+#[test]
 fn what_comes_for_a_folder_on_another_disk_waits_until_it_is_the_projects_own() {
     const TEST: &str = "what_comes_for_a_folder_on_another_disk_waits_until_it_is_the_projects_own";
     if !is_root() {
