@@ -27,6 +27,7 @@ mod peers;
 mod purge;
 mod race;
 mod search;
+mod settle;
 mod skew;
 mod star;
 mod weather;
@@ -135,12 +136,19 @@ fn converge(machines: &mut [&mut Machine]) {
 /// An intent of `b` to replace what it has at a path by what it was told, or to append the rest; left open, as by a stop.
 fn open_intent(b: &mut Machine, path: &str, appends: bool) -> Intent {
     b.node().run(&RunOptions { way: Way::Push, ..RunOptions::default() }).expect("fetches");
+    let intent = intent_to_write(b, path, appends);
+    b.node().engine.state.add_intent(&intent).expect("opens the intent");
+    intent
+}
+
+/// The same, of what was fetched before, and not yet open.
+fn intent_to_write(b: &mut Machine, path: &str, appends: bool) -> Intent {
     let path = RelPath::parse(path).expect("a path");
     let engine = &b.node().engine;
     let base = engine.state.base(&path).expect("reads").expect("a base");
     let resolution = engine.resolution(&engine.slot_of(base.channel, &path)).expect("resolves");
     let Outcome::Content(content) = resolution.outcome else { panic!("{resolution:?}") };
-    let intent = Intent {
+    Intent {
         id: "stopped".to_owned(),
         path,
         channel: base.channel,
@@ -152,9 +160,7 @@ fn open_intent(b: &mut Machine, path: &str, appends: bool) -> Intent {
         new_kind: content.kind,
         beside: false,
         append_from: appends.then_some(base.stat.size),
-    };
-    engine.state.add_intent(&intent).expect("opens the intent");
-    intent
+    }
 }
 
 fn tree(root: &Path) -> Vec<(String, Vec<u8>)> {

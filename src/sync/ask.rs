@@ -31,7 +31,7 @@ impl Engine {
         self.undo_batch = None;
         self.ahead = None;
         self.folders.forget();
-        Ok(())
+        if dry_run { Ok(()) } else { self.settle_again() }
     }
 
     /// What was asked for came to its end: whatever was published is known to the index.

@@ -45,12 +45,6 @@ pub(super) enum Held {
     Is(ContentHash, u64),
 }
 
-impl Held {
-    pub(super) fn is(&self, content: Option<ContentHash>) -> bool {
-        matches!(self, Held::Is(hash, _) if Some(*hash) == content)
-    }
-}
-
 impl Engine {
     /// True if every byte of a content is in the ledger.
     pub(super) fn ledger_has(&self, hash: &ContentHash, size: u64) -> Result<bool> {

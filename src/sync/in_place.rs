@@ -17,7 +17,7 @@ use super::grow::NotGrown;
 use super::materialise::{Step, close_step};
 use super::place::{PlaceError, Spot, stat_of};
 use super::resolve::{Appended, Graph, Outcome};
-use super::{Engine, Report, Result, SyncError, io};
+use super::{Engine, Report, Result, SyncError};
 use crate::chunk::{ContentHasher, ResumeState, is_line_file};
 use crate::model::{Content, ContentHash, ContentKind};
 use crate::state::{Base, BaseStat, Intent};
@@ -174,13 +174,6 @@ impl Engine {
             && graph.bytes(&old, ancestor.size, own).is_some_and(|bytes| bytes == expected)
     }
 
-    /// Settles the appends that could not be finished when they were begun.
-    pub(super) fn settle_appends(&mut self) -> Result<()> {
-        self.unfinished.clear();
-        let intents = self.state.intents()?;
-        intents.iter().filter(|intent| intent.append_from.is_some()).try_for_each(|intent| self.settle_append(intent))
-    }
-
     /// Finishes an append that was stopped, or leaves what stands there to be looked at as an edit of the old base.
     pub(super) fn settle_append(&mut self, intent: &Intent) -> Result<()> {
         let spot = match Spot::open(&self.root, &intent.path, false) {
@@ -210,7 +203,9 @@ impl Engine {
             }
             state.set_pending(&intent.path, "write", "was interrupted", 0)?;
             Ok::<(), SyncError>(state.remove_intent(&intent.id)?)
-        })
+        })?;
+        self.settled.insert(intent.path.clone());
+        Ok(())
     }
 
     /// The intent stays open, and with it the path as it is, until a later run can finish it.
@@ -231,13 +226,17 @@ impl Engine {
             Ok(None) => return Ok(Left::Other),
             Err(error) => return Ok(Left::Unread(error.to_string())),
         };
-        let before = stat_of(&file).map_err(io("look at a file"))?;
+        // Whatever stands there, no intent speaks of it afterwards: a loss of power must not bring back a part of the tail.
+        let before = match fs::fdatasync(&file).map_err(Into::into).and_then(|()| stat_of(&file)) {
+            Ok(before) => before,
+            Err(error) => return Ok(Left::Unread(error.to_string())),
+        };
         let read = match read_through(&file, from, intent.new_size) {
             Ok(Some(read)) => read,
             Ok(None) => return Ok(Left::Other),
             Err(error) => return Ok(Left::Unread(error.to_string())),
         };
-        let is_still = stat_of(&file).map_err(io("look at a file"))? == before;
+        let is_still = stat_of(&file).is_ok_and(|after| after == before);
         if Some(read.old) != intent.old_hash {
             return Ok(Left::Other);
         }
@@ -247,8 +246,7 @@ impl Engine {
             Box::new(Base { path, channel: intent.channel, versions, hash: new, kind: intent.new_kind, stat, resume })
         };
         if read.upto_new.finish() == new {
-            // Durable before the base says so. More behind it, or a change meanwhile, is an edit of the new content.
-            fs::fdatasync(&file).map_err(|errno| io("make a file durable")(errno.into()))?;
+            // More behind it, or a change meanwhile, is an edit of the new content.
             let is_all = is_still && before.size == intent.new_size;
             return Ok(Left::Whole(base(&read.upto_new, if is_all { before } else { BaseStat::default() })));
         }
@@ -262,13 +260,7 @@ impl Engine {
 
     /// The tail of a stopped append, out of the ledger.
     fn tail_again(&self, intent: &Intent, from: u64) -> Result<Option<Vec<u8>>> {
-        let resolution = self.resolution(&self.slot_of(intent.channel, &intent.path))?;
-        if resolution.versions == intent.new_versions {
-            return Ok(self.bytes_from(&resolution.outcome, from));
-        }
-        let Some(hash) = intent.new_hash else { return Ok(None) };
-        let content = Content { hash, size: intent.new_size, kind: intent.new_kind };
-        Ok(self.bytes_from(&Outcome::Content(content), from))
+        Ok(self.new_outcome(intent)?.and_then(|outcome| self.bytes_from(&outcome, from)))
     }
 }
 

@@ -98,9 +98,6 @@ const REFUSED_BY: &str = "refused_by";
 impl Engine {
     /// Brings the disk to what the heads say. With `dry_run` only lists it.
     pub fn materialise(&mut self, dry_run: bool, report: &mut Report) -> Result<()> {
-        if !dry_run {
-            self.settle_appends()?;
-        }
         let rules = Some(self.policy.fingerprint.clone());
         let same_rules = self.state.meta_text(REFUSED_BY)? == rules;
         let retry = self.paths_that_wait(same_rules)?;
@@ -149,7 +146,7 @@ impl Engine {
         let mut writes = Vec::new();
         for slot in slots {
             if self.unfinished.contains(&slot.path) {
-                report.waiting.push((slot.path.shown(), "an append to it was interrupted".to_owned()));
+                report.waiting.push((slot.path.shown(), "a change of it was interrupted".to_owned()));
                 continue;
             }
             let base = self.state.base(&slot.path)?.filter(|base| self.space_of(base.channel) == slot.space);
@@ -325,9 +322,8 @@ impl Engine {
             match self.rename_in(&one) {
                 Ok(()) => done.push(one),
                 Err(source) => {
-                    self.drop_staged(&one);
-                    self.keep_aside(&one)?;
-                    self.state.remove_intent(&one.intent.id)?;
+                    // It may have got through a part of it, or all: what stands there tells, as after a stop.
+                    self.settle_intent(&one.intent)?;
                     self.wait_for(&one.step.slot.path, &source, report)?;
                 }
             }
@@ -443,16 +439,6 @@ impl Engine {
         if one.intent.new_hash.is_some() {
             self.unlink_staged(&one.intent, &one.spot);
         }
-    }
-
-    /// A replace without EXCHANGE may fail with what it took away still aside, as somebody else's file has the place: it may be an edit.
-    fn keep_aside(&self, one: &Staged) -> Result<()> {
-        let (dir, name) = self.staged_place(&one.intent, &one.spot);
-        if fs::renameat(dir, format!("{name}.old"), dir, name.as_str()).is_err() {
-            // Nothing is aside; or it cannot be renamed now, and the next start finds it.
-            return Ok(());
-        }
-        Ok(self.state.set_displaced(&self.displaced_of(&one.intent))?)
     }
 
     fn make_staged_durable(&self, staged: &[Staged]) -> Result<()> {

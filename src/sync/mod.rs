@@ -22,6 +22,7 @@ mod graph;
 mod grow;
 mod in_place;
 mod inbox;
+mod left;
 mod look;
 mod materialise;
 mod members;
@@ -38,6 +39,7 @@ mod remake;
 pub mod resolve;
 mod seen;
 mod settle;
+mod stage;
 mod star;
 mod stores;
 
@@ -313,8 +315,12 @@ pub struct Engine {
     folders: place::Folders,
     /// Line files that are recorded while they grow.
     growing: std::collections::BTreeSet<RelPath>,
-    /// Files that hold a part of what was being appended to them.
+    /// Paths whose interrupted change could not be settled yet.
     unfinished: std::collections::BTreeSet<RelPath>,
+    /// Paths whose interrupted change was settled and that were not looked at since.
+    settled: std::collections::BTreeSet<RelPath>,
+    /// Files in `.larder/displaced` that nothing names, as they were told.
+    kept_in_stage: std::collections::BTreeSet<String>,
     /// The undo list of this run, once it has been begun.
     undo_batch: Option<i64>,
     /// Paths whose rows a dry run would write.
@@ -398,6 +404,8 @@ impl Engine {
             folders: place::Folders::default(),
             growing: std::collections::BTreeSet::new(),
             unfinished: std::collections::BTreeSet::new(),
+            settled: std::collections::BTreeSet::new(),
+            kept_in_stage: std::collections::BTreeSet::new(),
             undo_batch: None,
             planned_rows: std::collections::BTreeSet::new(),
             late_rows: Vec::new(),

@@ -21,6 +21,8 @@ use crate::state::BaseStat;
 
 /// Prefix of files staged beside their target across a mount boundary; on the denylist.
 pub const BESIDE_PREFIX: &str = "_tmp-larder-";
+/// Ends the name of what a replace without EXCHANGE took away, until the new content has its place.
+pub(super) const ASIDE: &str = ".old";
 
 /// Why a file could not be put in place. The text names the reason for `status`.
 #[derive(Debug, thiserror::Error)]
@@ -190,7 +192,7 @@ impl Spot {
     pub fn create_from(&self, stage: BorrowedFd<'_>, id: &str) -> Result<()> {
         match rename(stage, id, self.folder.as_fd(), &self.name, RenameFlags::NOREPLACE) {
             Err(Errno::EXIST) => Err(PlaceError::Raced),
-            Err(Errno::INVAL | Errno::NOSYS) => self.create_without_flags(stage, id),
+            Err(errno) if knows_no_flags(errno) => self.create_without_flags(stage, id),
             other => Ok(other?),
         }
     }
@@ -208,14 +210,14 @@ impl Spot {
     pub fn exchange_with(&self, stage: BorrowedFd<'_>, id: &str) -> Result<()> {
         match rename(stage, id, self.folder.as_fd(), &self.name, RenameFlags::EXCHANGE) {
             Err(Errno::NOENT) => Err(PlaceError::Raced),
-            Err(Errno::INVAL | Errno::NOSYS) => self.exchange_without_flags(stage, id),
+            Err(errno) if knows_no_flags(errno) => self.exchange_without_flags(stage, id),
             other => Ok(other?),
         }
     }
 
     /// Without EXCHANGE: the old name goes aside first, then the new one is created; the intent covers the gap.
     fn exchange_without_flags(&self, stage: BorrowedFd<'_>, id: &str) -> Result<()> {
-        let aside = format!("{id}.old");
+        let aside = format!("{id}{ASIDE}");
         fs::renameat(&self.folder, self.name.as_str(), stage, aside.as_str())?;
         if let Err(error) = self.create_from(stage, id) {
             // What stands there by now is somebody's own; the old one stays aside then, and is settled with the intent.
@@ -229,9 +231,21 @@ impl Spot {
     pub fn remove_to(&self, stage: BorrowedFd<'_>, id: &str) -> Result<()> {
         match rename(self.folder.as_fd(), &self.name, stage, id, RenameFlags::NOREPLACE) {
             Err(Errno::NOENT) => Err(PlaceError::Raced),
-            Err(Errno::INVAL | Errno::NOSYS) => Ok(fs::renameat(&self.folder, self.name.as_str(), stage, id)?),
+            Err(errno) if knows_no_flags(errno) => Ok(fs::renameat(&self.folder, self.name.as_str(), stage, id)?),
             other => Ok(other?),
         }
+    }
+
+    /// True if a staged file is the very one that stands here, under a second name.
+    pub fn holds(&self, stage: BorrowedFd<'_>, id: &str) -> Result<bool> {
+        let inode = |dir: BorrowedFd<'_>, name: &str| match fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            // Not every system numbers inodes well; a file of one name is no other one.
+            Ok(stat) if stat.st_nlink > 1 => Ok(Some((stat.st_dev, stat.st_ino))),
+            Ok(_) | Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(PlaceError::from(errno)),
+        };
+        let here = inode(self.folder.as_fd(), &self.name)?;
+        Ok(here.is_some() && here == inode(stage, id)?)
     }
 
     /// The folder as a handle, to stage beside the file or to make its entries durable.
@@ -298,6 +312,11 @@ fn open_folder(folder: BorrowedFd<'_>, name: &str) -> std::result::Result<OwnedF
 /// From what is mounted below the root nothing leads back to the root's own mount, so the last folder speaks for all above it.
 fn check_within(root: &Root, folder: &OwnedFd) -> Result<()> {
     if root.is_same_device(folder.as_fd())? { Ok(()) } else { Err(PlaceError::OtherDevice) }
+}
+
+/// File systems that know no flags of a rename say so in several ways.
+fn knows_no_flags(errno: Errno) -> bool {
+    matches!(errno, Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)
 }
 
 fn rename(

@@ -122,6 +122,7 @@ impl<'p> Gathered<'p> {
 impl Engine {
     /// Looks at the disk and records what changed.
     pub fn record(&mut self, scope: &Scope, dry_run: bool, report: &mut Report) -> Result<()> {
+        let scope = &*self.with_settled(scope);
         let observation = self.observe(scope)?;
         self.save_problems(scope, &observation, report)?;
         let first_contact = self.state.meta_text("contact_rules")?.as_deref() != Some(&self.policy.fingerprint);
@@ -132,6 +133,9 @@ impl Engine {
         self.record_changes(observation.changed, moves, first_contact, dry_run, report)?;
         if first_contact && !dry_run && matches!(scope, Scope::All) {
             self.state.set_meta("contact_rules", Some(self.policy.fingerprint.as_bytes()))?;
+        }
+        if !dry_run {
+            self.settled.clear();
         }
         Ok(())
     }

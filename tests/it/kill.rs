@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -439,6 +439,32 @@ fn whichever_call_of_a_sync_the_disk_refuses_nothing_is_lost_torn_or_doubled_and
         let strike = move |command, fail_at| tracer::run_failing(command, fail_at, errno);
         or_skip(TEST, strike_everywhere(&strike, Scene::set, TEST, &["sync"], MAX_KILLS / 8, Scene::check));
     }
+}
+
+#[test]
+fn a_change_of_the_executable_bit_that_was_stopped_is_on_the_disk_before_it_is_settled() {
+    const TEST: &str = "a_change_of_the_executable_bit_that_was_stopped_is_on_the_disk_before_it_is_settled";
+    let is_exec =
+        |project: &Project| fs::metadata(project.path("shared/run.md")).expect("look").permissions().mode() & 0o100;
+    let lab = Lab::new();
+    let (a, b) = lab.pair();
+    a.write("shared/run.md", "run\n");
+    a.sync();
+    b.sync();
+    fs::set_permissions(a.path("shared/run.md"), fs::Permissions::from_mode(0o755)).expect("set");
+    a.sync();
+    let folder = b.path("shared").canonicalize().expect("a folder");
+    let stopped = match tracer::run_until_synced(b.command(["sync"]), Some(&folder)) {
+        Ok((stopped, _)) => stopped,
+        Err(error) => return skip(TEST, &format!("ptrace or seccomp is not permitted here ({error})")),
+    };
+    assert_eq!((stopped, is_exec(&b)), (Ended::Killed, 0o100), "it took its place, maybe in memory alone");
+
+    let (_, synced) = tracer::run_until_synced(b.command(["sync"]), None).expect("traced before");
+
+    assert!(synced.contains(&folder), "{synced:?}");
+    a.sync();
+    assert_eq!((is_exec(&a), is_exec(&b)), (0o100, 0o100));
 }
 
 #[test]

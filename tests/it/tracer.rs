@@ -114,6 +114,22 @@ pub fn run_refusing(
     }
 }
 
+/// Runs `command` and kills it before it first waits until this folder is on the disk.
+///
+/// Returns also what it had waited for, in order. Errors: ptrace or seccomp is not permitted here.
+pub fn run_until_synced(command: Command, folder: Option<&Path>) -> io::Result<(Ended, Vec<PathBuf>)> {
+    let mut synced = Vec::new();
+    let ended = trace(command, asking(&[libc::SYS_fsync, libc::SYS_fdatasync]), &mut |pid| {
+        let Ok(path) = handle_of(pid) else { return Verdict::Goes };
+        if Some(path.as_path()) == folder {
+            return Verdict::Kills;
+        }
+        synced.push(path);
+        Verdict::Goes
+    })?;
+    Ok((ended, synced))
+}
+
 /// What becomes of a call at which the program was stopped.
 #[derive(Clone, Copy)]
 enum Verdict {

@@ -6,9 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::env::{Random, SystemRandom};
-use crate::node::{RunOptions, Way};
-use crate::state::Intent;
-use crate::sync::resolve::Outcome;
 
 const LOG: &str = "run.jsonl";
 
@@ -264,31 +261,6 @@ fn a_stopped_append_waits_while_somebody_has_the_file_open() {
     assert!(b.node().engine.state.pending().expect("lists").is_empty());
 }
 
-/// Leaves `b` as a stop right after a replace would: what stood there lies in the stage, and nobody has looked at it yet.
-fn stop_after_a_replace(b: &mut Machine, path: &str, taken_away: &str) {
-    b.node().run(&RunOptions { way: Way::Push, ..RunOptions::default() }).expect("fetches");
-    let rel = RelPath::parse(path).expect("a path");
-    let engine = &b.node().engine;
-    let base = engine.state.base(&rel).expect("reads").expect("a base");
-    let resolution = engine.resolution(&engine.slot_of(base.channel, &rel)).expect("resolves");
-    let Outcome::Content(content) = resolution.outcome else { panic!("{resolution:?}") };
-    let intent = Intent {
-        id: "stopped".to_owned(),
-        path: rel,
-        channel: base.channel,
-        old_versions: base.versions,
-        old_hash: Some(base.hash),
-        new_versions: resolution.versions,
-        new_hash: Some(content.hash),
-        new_size: content.size,
-        new_kind: content.kind,
-        beside: false,
-        append_from: None,
-    };
-    engine.state.add_intent(&intent).expect("opens the intent");
-    std::fs::write(b.path(".larder/displaced/stopped"), taken_away).expect("writes");
-}
-
 #[test]
 fn an_edit_that_a_stopped_replace_took_away_is_recorded_though_its_folder_cannot_be_looked_into() {
     for what in ["removed", "moved away and linked"] {
@@ -299,7 +271,8 @@ fn an_edit_that_a_stopped_replace_took_away_is_recorded_though_its_folder_cannot
         a.write("docs/a.txt", "two");
         a.run();
 
-        stop_after_a_replace(&mut b, "docs/a.txt", "only here");
+        open_intent(&mut b, "docs/a.txt", false);
+        std::fs::write(b.path(".larder/displaced/stopped"), "only here").expect("writes");
         let elsewhere = tempfile::tempdir().expect("a folder");
         std::fs::rename(b.path("docs"), b.path(".larder/moved")).expect("moved");
         if what != "removed" {
