@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io::Read;
 
-use super::materialise::open_displaced;
+use super::displaced::open_displaced;
 use super::place::Spot;
 use super::publish::{Draft, Piece};
 use super::resolve::Outcome;

@@ -6,20 +6,20 @@
 //! fails, a folder that may not be entered, no handles left) is neither: it stays, is named in `status`, and is looked at by each run.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::{Cursor, Read};
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::MetadataExt;
 
 use larder_patterns::{CONTENT_HEAD_BYTES, denied_content};
-use rustix::fs::{AtFlags, FileType, statat, unlinkat};
+use rustix::fs::{self, AtFlags, FileType, statat, unlinkat};
 use rustix::io::Errno;
 
 use super::graph::IndexGraph;
-use super::materialise::{hash_displaced, open_displaced};
-use super::place::{BESIDE_PREFIX, PlaceError, Spot};
+use super::place::{BESIDE_PREFIX, PlaceError, Spot, stat_of};
 use super::publish::Draft;
 use super::resolve::resolve;
-use super::{Change, Engine, Report, Result, SyncError};
+use super::{Change, Engine, Report, Result, SyncError, io};
 use crate::chunk::{Chunker, CutKind};
 use crate::model::{
     Content, ContentHash, ContentKind, Manifest, SegmentHash, SegmentRef, State as VersionState, VersionId,
@@ -260,10 +260,32 @@ pub(super) fn held_at(dir: BorrowedFd<'_>, name: &str) -> Held {
 
 /// The bytes of a displaced file, or the target of a displaced link.
 fn read_of(dir: BorrowedFd<'_>, name: &str) -> Result<(ContentKind, Box<dyn Read>)> {
-    if let Ok(target) = rustix::fs::readlinkat(dir, name, Vec::new()) {
+    if let Ok(target) = fs::readlinkat(dir, name, Vec::new()) {
         return Ok((ContentKind::Link, Box::new(Cursor::new(target.into_bytes()))));
     }
     let file = open_displaced(dir, name)?;
     let exec = file.metadata().is_ok_and(|meta| meta.mode() & 0o100 != 0);
     Ok((ContentKind::File { exec }, Box::new(file)))
+}
+
+/// Hashes a displaced file, or the target of a displaced link.
+pub(super) fn hash_displaced(dir: BorrowedFd<'_>, name: &str, kind: Option<ContentKind>) -> Result<ContentHash> {
+    if kind == Some(ContentKind::Link) {
+        let target =
+            fs::readlinkat(dir, name, Vec::new()).map_err(|errno| io("read a displaced link")(errno.into()))?;
+        return Ok(ContentHash::of(target.as_bytes()));
+    }
+    let mut file = open_displaced(dir, name)?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(&mut file).map_err(io("read a displaced file"))?;
+    Ok(ContentHash(crate::model::Hash::from_bytes(*hasher.finalize().as_bytes())))
+}
+
+pub(super) fn open_displaced(dir: BorrowedFd<'_>, name: &str) -> Result<File> {
+    let flags = fs::OFlags::RDONLY | fs::OFlags::NOFOLLOW | fs::OFlags::CLOEXEC | fs::OFlags::NONBLOCK;
+    let fd = fs::openat(dir, name, flags, fs::Mode::empty());
+    let file = fd.map(File::from).map_err(|errno| io("open a displaced file")(errno.into()))?;
+    // The facts are read so that a pipe or device under this name is refused before a byte is.
+    stat_of(&file).map_err(io("look at a displaced file"))?;
+    Ok(file)
 }

@@ -12,9 +12,10 @@ use std::io::Read;
 use rustix::fs;
 use rustix::io::Errno;
 
+use super::apply::close_step;
 use super::graph::IndexGraph;
 use super::grow::NotGrown;
-use super::materialise::{Step, close_step};
+use super::materialise::Step;
 use super::place::{PlaceError, Spot, stat_of};
 use super::resolve::{Appended, Graph, Outcome};
 use super::{Engine, Report, Result, SyncError};

@@ -8,8 +8,7 @@
 use std::io::Read;
 use std::os::fd::BorrowedFd;
 
-use super::displaced::{Held, held_at, stands_at};
-use super::materialise::{hash_displaced, open_displaced};
+use super::displaced::{Held, hash_displaced, held_at, open_displaced, stands_at};
 use super::place::{ASIDE, PlaceError, Spot, Standing};
 use super::resolve::Outcome;
 use super::{Engine, SyncError};

@@ -7,6 +7,7 @@
 mod ahead;
 mod apart;
 mod append;
+mod apply;
 mod ask;
 mod brake;
 mod bundle;
@@ -29,6 +30,7 @@ mod members;
 mod mirror;
 mod observe;
 mod own;
+mod parents;
 mod peers;
 pub mod place;
 pub mod plan;
@@ -42,6 +44,7 @@ mod settle;
 mod stage;
 mod star;
 mod stores;
+mod take;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
