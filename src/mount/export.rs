@@ -22,6 +22,7 @@ use super::catalog::{Catalog, CatalogError, FileRow};
 use super::listing::Entry;
 use super::node::NodeId;
 use super::view::{NodeKind, README_NAME, View, ViewError};
+use crate::env::syncs_whole;
 use crate::model::{Content, ContentHash, ContentKind};
 use crate::scan::check_link_target;
 
@@ -109,6 +110,8 @@ pub fn export_tree<C: Catalog>(
         written: HashMap::new(),
         here: None,
         project: source.and_then(|root| open_folder(CWD, root).ok()),
+        syncs_each: false,
+        syncs: 0,
     };
     if is_dry {
         writer.folder(None, top, "")?;
@@ -123,10 +126,32 @@ pub fn export_tree<C: Catalog>(
         return Err(filled());
     }
     writer.here = rustix::io::dup(&handle).ok();
+    writer.syncs_each = !syncs_whole(&handle);
     writer.folder(Some(&handle), top, "")?;
-    // One wait for everything, instead of one for each file.
-    rustix::fs::syncfs(&handle).map_err(|errno| disk(errno.into()))?;
+    if writer.syncs_each {
+        // Its own name too, and those of folders that were made for it.
+        for folder in
+            dir.ancestors().skip(1).map(|folder| if folder == Path::new("") { Path::new(".") } else { folder })
+        {
+            let folder = std::fs::File::open(folder).map_err(disk)?;
+            if syncs_whole(&folder) {
+                break;
+            }
+            sync_folder(&folder).map_err(disk)?;
+        }
+    } else {
+        // One wait for everything, instead of one for each file.
+        rustix::fs::syncfs(&handle).map_err(|errno| disk(errno.into()))?;
+    }
     Ok(writer.done)
+}
+
+fn sync_folder(folder: impl AsFd) -> io::Result<()> {
+    match rustix::fs::fsync(folder) {
+        // Some network and user-space file systems cannot sync a folder: there is nothing more to be had.
+        Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS | Errno::BADF | Errno::ISDIR) => Ok(()),
+        outcome => Ok(outcome?),
+    }
 }
 
 fn open_folder(at: impl AsFd, path: impl rustix::path::Arg) -> rustix::io::Result<OwnedFd> {
@@ -179,6 +204,10 @@ struct Writer<'a, C> {
     here: Option<OwnedFd>,
     /// The same of the project's own files.
     project: Option<OwnedFd>,
+    /// Every file and folder waits for the disk by itself: one wait for the file system would prove nothing.
+    syncs_each: bool,
+    /// Of those that did.
+    syncs: u64,
 }
 
 impl<C: Catalog> Writer<'_, C> {
@@ -198,6 +227,10 @@ impl<C: Catalog> Writer<'_, C> {
                 Err(Skip::Why(why)) => self.leave_out(path, why, false),
                 Err(Skip::Absent(why)) => self.leave_out(path, why, true),
             }
+        }
+        if let Some(into) = into.filter(|_| self.syncs_each) {
+            sync_folder(into).map_err(|source| ExportError::Disk { path: PathBuf::from(below), source })?;
+            self.syncs += 1;
         }
         Ok(())
     }
@@ -250,6 +283,10 @@ impl<C: Catalog> Writer<'_, C> {
             let time =
                 Timespec { tv_sec: time.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: time.subsec_nanos().into() };
             rustix::fs::futimens(&file, &Timestamps { last_access: time, last_modification: time })?;
+            if self.syncs_each {
+                file.sync_all()?;
+                self.syncs += 1;
+            }
             if self.here.is_some() && self.written.len() < MAX_REMEMBERED {
                 self.written.entry(row.content.hash).or_insert_with(|| path.to_owned());
             }
@@ -424,6 +461,31 @@ mod tests {
         assert_eq!((done.files, done.left_out_count), (9, 0));
     }
 
+    fn writer(view: &View<MemoryCatalog>) -> Writer<'_, MemoryCatalog> {
+        let (done, written) = (Exported::default(), HashMap::new());
+        Writer { view, done, written, here: None, project: None, syncs_each: false, syncs: 0 }
+    }
+
+    #[test]
+    fn where_no_file_system_is_synced_at_one_stroke_every_file_and_folder_waits_by_itself() {
+        let view = view(&[
+            put("docs/a.md", b"a", ContentKind::File { exec: false }),
+            put("docs/deep/b.md", b"b", ContentKind::File { exec: false }),
+            put("link", b"docs/a.md", ContentKind::Link),
+        ]);
+        let top = view.top(&Top::Merged).expect("a folder");
+        for (syncs_each, syncs) in [(false, 0), (true, 2 + 3)] {
+            let temp = tempfile::tempdir().expect("a folder");
+            let handle = open_folder(CWD, temp.path()).expect("opens");
+            let mut writer = Writer { syncs_each, ..writer(&view) };
+
+            writer.folder(Some(&handle), top.id, "").expect("written");
+
+            assert_eq!(writer.syncs, syncs);
+            assert_eq!(std::fs::read(temp.path().join("docs/deep/b.md")).expect("bytes"), b"b");
+        }
+    }
+
     #[test]
     fn a_file_is_whole_wherever_its_handle_stood_when_a_clone_was_no_good() {
         let view = view(&[put("a.md", b"the right bytes", ContentKind::File { exec: false })]);
@@ -432,8 +494,7 @@ mod tests {
         let row = view.file(entry.node.id).expect("a file");
         let file = tempfile::tempfile().expect("a file");
         std::io::Seek::seek(&mut &file, io::SeekFrom::Start(15)).expect("as after reading it all");
-        let mut writer =
-            Writer { view: &view, done: Exported::default(), written: HashMap::new(), here: None, project: None };
+        let mut writer = writer(&view);
 
         assert!(writer.fill(&file, &entry, &row).is_ok());
 
