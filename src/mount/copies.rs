@@ -397,11 +397,11 @@ impl<O: Opener> Copies<O> {
     pub(super) fn close(&self) {
         let mut shelf = self.lock();
         shelf.is_closed = true;
+        // Freed by whoever makes copies: a disk may take long over it, and who unmounts waits for none.
         let kept = std::mem::take(&mut shelf.kept);
+        shelf.dead.extend(kept.into_values().map(|kept| kept.copy));
         self.queued.notify_all();
         self.waited.notify_all();
-        drop(shelf);
-        drop(kept);
     }
 
     /// What there is now.

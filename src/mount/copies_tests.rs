@@ -244,3 +244,54 @@ fn whoever_waits_when_the_view_ends_is_answered() {
     scene.open(3, 13, 3);
     assert_eq!(scene.told(), (3, "usual"));
 }
+
+/// Says where it is let go.
+struct Freed(Sender<Option<String>>);
+
+impl Drop for Freed {
+    fn drop(&mut self) {
+        self.0.send(std::thread::current().name().map(str::to_owned)).unwrap_or_default();
+    }
+}
+
+/// What the kernel knows of a copy goes with its bytes.
+struct Keeper(Sender<Option<String>>);
+
+impl Opener for Keeper {
+    type Backing = Freed;
+
+    fn back(&self, _copy: &File) -> io::Result<Freed> {
+        Ok(Freed(self.0.clone()))
+    }
+
+    fn pass_through(self, _backing: &Freed) {}
+
+    fn read_usually(self) {}
+
+    fn refuse(self) {}
+}
+
+#[test]
+fn what_a_disk_takes_long_to_free_keeps_nobody_who_unmounts() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let copies = Arc::new(Copies::new(temp.path().join("cache"), 16 << 20, PATIENT));
+    if let Err(error) = copies.sample() {
+        println!("skipped: no files without a name here: {error}");
+        return;
+    }
+    let (tell, told) = channel();
+    let worker = Arc::clone(&copies);
+    let work = move || worker.work(|_, _, len| Some(vec![7; len]));
+    let thread = std::thread::Builder::new().name("copier".to_owned()).spawn(work).expect("a thread");
+    let file = LongFile { node: NodeId(1), file: FileId(1), hash: ContentHash::of(b"1"), size: BYTES };
+    copies.open(file, Keeper(tell));
+    while copies.held().copies == 0 {
+        std::thread::yield_now();
+    }
+    copies.release(NodeId(1));
+
+    copies.close();
+
+    assert_eq!(told.recv_timeout(DEADLINE).expect("it is freed").as_deref(), Some("copier"));
+    thread.join().expect("it ends");
+}

@@ -32,9 +32,12 @@ use super::ring::Rings;
 use super::scout::Scout;
 use super::through::Through;
 use super::view::{README_NAME, View, ViewError};
+use super::worker::Worker;
 
 /// How long the kernel may take to say goodbye to a view that nobody uses.
 const GOODBYE: Duration = Duration::from_millis(200);
+/// How long an unmount waits for a disk that copies lie on.
+const ENDING: Duration = Duration::from_secs(2);
 /// A wait without an end is made of these.
 const LONG: Duration = Duration::from_secs(24 * 3600);
 /// Stands for "no name in particular": a name that is never shown.
@@ -310,7 +313,7 @@ fn tell_refusal(teller: &Teller, why: &str) {
 /// The thread that makes copies.
 struct Copier {
     through: Arc<Through>,
-    thread: JoinHandle<()>,
+    worker: Worker,
     /// Answers who waits for too long.
     watch: JoinHandle<()>,
 }
@@ -322,16 +325,19 @@ impl Copier {
         let watched = Arc::clone(&through);
         let watch = move || watched.copies.watch();
         let watch = std::thread::Builder::new().name("larder-patience".to_owned()).spawn(watch)?;
-        let thread = std::thread::Builder::new().name("larder-copies".to_owned()).spawn(work);
-        let thread = thread.inspect_err(|_| through.copies.close())?;
-        Ok(Copier { through, thread, watch })
+        let worker = Worker::start("larder-copies", work).inspect_err(|_| through.copies.close())?;
+        Ok(Copier { through, worker, watch })
     }
 
     fn end(self) {
         self.through.copies.close();
-        // It stops between two steps, and runs nothing that could panic.
+        // It waits for no disk, and runs nothing that could panic.
         let _ = self.watch.join();
-        let _ = self.thread.join();
+        if !self.worker.end(ENDING) {
+            tracing::debug!(
+                "the disk with the copies of long files does not answer; what is left of them goes when it does"
+            );
+        }
     }
 }
 
