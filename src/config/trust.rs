@@ -6,7 +6,7 @@
 //! itself and never an item.
 //!
 //! Kept in `<state home>/trust/<hash of the project's real path>.json`, mode 0600, written by rename. A file that cannot
-//! be understood is no consent. Asks nobody: the caller shows the request and calls `grant`.
+//! be understood is no consent. Asks nobody: the caller shows the request and, where a person said so, calls `grant`.
 
 use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File};
@@ -25,9 +25,11 @@ use super::settings::{PeerSetting, Settings};
 use crate::env::Env;
 use crate::model::Hash;
 
-/// The sentence for a caller that is not on a terminal.
-pub const NOT_ON_A_TERMINAL: &str =
-    "this config reaches beyond its folder and nobody can be asked here: read it, then run `larder up --trust`";
+/// What a person does who agrees. Whatever command was refused, it goes on where one of these was.
+pub const HOW_TO_AGREE: &str =
+    "read it; `larder sync --trust` agrees and runs once, `larder up --trust` agrees and goes on until it is stopped";
+/// The same for what a running daemon refused: it takes nobody's word while it runs.
+pub const HOW_TO_AGREE_LATER: &str = "read it; if you agree, stop this larder and start it with `larder up --trust`";
 
 const MAX_CONSENT_BYTES: u64 = 1 << 20;
 

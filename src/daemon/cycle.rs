@@ -202,8 +202,9 @@ impl Cycle {
                 self.node.engine.note_config_error(None);
             }
             Err(error) => {
-                say(&format!("the edited config is not used: {error}"));
-                self.node.engine.note_config_error(Some(&error.message));
+                let why = error.hint.map_or(error.message.clone(), |hint| format!("{}\n{hint}", error.message));
+                say(&format!("the edited config is not used: {why}"));
+                self.node.engine.note_config_error(Some(&why));
             }
         }
     }

@@ -236,7 +236,8 @@ impl Node {
     /// Returns the keys that changed. Errors: the config's; consent that is missing; a backend that changed needs a restart.
     pub fn reload(&mut self) -> Result<Vec<String>, NodeError> {
         let reloaded = config::reload(&self.settings.config, &self.settings, &self.env, &self.options.flags)?;
-        require_consent(&reloaded.settings, &self.env, false)?;
+        require_consent(&reloaded.settings, &self.env, false)
+            .map_err(|error| NodeError { hint: Some(config::trust::HOW_TO_AGREE_LATER.to_owned()), ..error })?;
         if reloaded.settings.root_dir != self.settings.root_dir {
             return Err(NodeError::user("the config's root changed", "restart larder to use it"));
         }
@@ -323,7 +324,7 @@ pub(super) fn require_consent(settings: &Settings, env: &Env, trust: bool) -> Re
     let items: Vec<String> = request.items.iter().map(|item| format!("  - {item}")).collect();
     let what = if request.widened { "now reaches further beyond its folder" } else { "reaches beyond its folder" };
     let message = format!("this config {what}:\n{}", items.join("\n"));
-    Err(NodeError::user(message, config::trust::NOT_ON_A_TERMINAL))
+    Err(NodeError::user(message, config::trust::HOW_TO_AGREE))
 }
 
 /// The backend that was handed in, or the one the settings name.
