@@ -19,6 +19,7 @@ mod displaced;
 mod durable;
 mod garbage;
 mod hostile;
+mod idle;
 mod in_place;
 mod inbox;
 mod members;

@@ -152,10 +152,12 @@ impl Engine {
         idle.map(|pattern| pattern.text.to_string()).collect()
     }
 
-    /// Files that came in a run may be what a pattern waited for.
+    /// Files that came in a run, or would have come but for a full disk or something in their way, may be what a pattern waited for.
     pub fn forget_idle_patterns(&self, report: &Report) -> Result<()> {
         let came = report.recorded.iter().chain(&report.written).filter(|(_, change)| *change != Change::Deleted);
-        let paths: Vec<RelPath> = came.take(MAX_CAME).filter_map(|(path, _)| RelPath::parse(path).ok()).collect();
+        let held_up = report.waiting.iter().map(|(path, _)| path);
+        let names = came.map(|(path, _)| path).chain(held_up).take(MAX_CAME);
+        let paths: Vec<RelPath> = names.filter_map(|path| RelPath::parse(path).ok()).collect();
         if paths.is_empty() {
             return Ok(());
         }
