@@ -31,6 +31,8 @@ mod row;
 mod schema;
 mod star;
 mod stats;
+#[cfg(test)]
+mod traced;
 mod tree;
 mod waiting;
 mod warm;
@@ -62,6 +64,8 @@ pub use row::{Slot, Stored};
 pub use schema::{FreshReason, Opened};
 pub use star::Star;
 pub use stats::{Conflict, Counts, MissingBytes, MissingParents, OriginCounts};
+#[cfg(test)]
+pub(crate) use traced::{rows_of, traced};
 pub use tree::{DirEntry, Entry, EntryKind, Tree};
 pub use warm::warm;
 

@@ -213,6 +213,8 @@ pub(super) fn remove(path: &Path) -> Result<(), IndexError> {
 
 fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, IndexError> {
     let conn = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    #[cfg(test)]
+    super::traced::note_opened(&conn);
     conn.busy_timeout(std::time::Duration::from_millis(BUSY_TIMEOUT_MS))?;
     conn.set_prepared_statement_cache_capacity(STATEMENTS);
     // Plans do not depend on bound values; without this, statements are compiled again at every binding.

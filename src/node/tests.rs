@@ -27,6 +27,7 @@ mod origins;
 mod peers;
 mod purge;
 mod race;
+mod rest;
 mod search;
 mod settle;
 mod skew;
