@@ -80,6 +80,12 @@ fn push_purge(lines: &mut Vec<String>, purge: &PurgeReport, dry_run: bool) {
             lines.push(format!("~ {name}: what stands for it is not all there yet; the next `larder sync` goes on"));
         }
     }
+    if !purge.damaged.is_empty() {
+        let artifacts = count(purge.damaged.len() as u64, "artifact");
+        lines.push(format!(
+            "! {artifacts} of this machine hold it still: they are damaged, and what else stands in them has to be whole first (`larder repair`) or be purged as well"
+        ));
+    }
     if !purge.elsewhere.is_empty() {
         let artifacts = count(purge.elsewhere.len() as u64, "artifact");
         lines.push(format!("~ {artifacts} of other machines hold it here, until those machines hear of it"));

@@ -438,6 +438,17 @@ impl Reader {
 }
 
 impl Index {
+    /// Artifacts are whole again: those of them that have bytes of what is purged are noted, as when they came first.
+    pub fn note_whole_again(&self, ledger: &Ledger, names: &[ArtifactName]) -> Result<(), IndexError> {
+        let gone = &self.known.purging.segments;
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let places = |name: &&ArtifactName| ledger.places_in(name).unwrap_or_default();
+        let holds = |name: &&ArtifactName| places(name).iter().any(|(segment, _)| gone.contains(segment.as_bytes()));
+        note_holding(&self.conn, &names.iter().filter(holds).collect())
+    }
+
     /// Forgets artifacts that are not here any more.
     pub fn forget_holding(&self, ledger: &Ledger) -> Result<(), IndexError> {
         for name in self.holding()?.iter().filter(|name| ledger.is_gone(name)) {

@@ -157,6 +157,13 @@ impl Ledger {
         }
     }
 
+    /// True if everything else than what is gone can be copied out of a pack. False if its own index cannot tell what it holds.
+    pub fn can_do_without(&self, pack: &ArtifactName, gone: &HashSet<SegmentHash>) -> bool {
+        let Ok(index) = self.pack_index(pack) else { return false };
+        let mut kept = index.places(pack).filter(|(segment, _)| !gone.contains(segment));
+        kept.all(|(segment, place)| self.read_segment(segment, &place).is_ok())
+    }
+
     /// The files in the quarantine that stood under names of these chains, whatever they hold.
     pub fn quarantined(&self, chains: &BTreeSet<Chain>) -> Result<Vec<PathBuf>, LedgerError> {
         let folder = self.quarantine();

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a note says that an artifact was missing or wrong when somebody looked, and nothing else follows from it. Whoever
 //! reads may leave one, with the project's lock or without; only the holder of the lock takes one away, and only after
-//! the artifact was read whole. A lost note costs one more look.
+//! the artifact was read whole or does not count any more. A lost note costs one more look.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -75,8 +75,8 @@ impl Ledger {
         Ok(healed)
     }
 
-    /// Takes a note away: its artifact is not needed any more.
-    pub(super) fn forget_note(&self, name: &ArtifactName) -> Result<(), LedgerError> {
+    /// Takes a note away: its artifact is not needed any more. Only for the holder of the lock.
+    pub fn forget_note(&self, name: &ArtifactName) -> Result<(), LedgerError> {
         let path = self.note_path(name);
         if path.exists() { self.disk().remove(&path) } else { Ok(()) }
     }

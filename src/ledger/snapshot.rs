@@ -3,7 +3,8 @@
 //! Small checkpoints carry their content inline; a snapshot copies what has gathered into records artifacts and packs,
 //! and merges ten small ones of a level into one of the next, so that the list grows with the content and not with the
 //! number of edits. Invariant: the listed artifacts hold exactly the lines and segments that reading every checkpoint
-//! from the first yields, but for the segments that a sweep was told are gone. Nothing is removed here: see `garbage`.
+//! from the first yields, but for the segments that a sweep was told are gone; what is copied out of a pack was proven before, so
+//! that damage gets no new name under which it would be whole. Nothing is removed here: see `garbage`.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -18,7 +19,7 @@ use super::name::{ArtifactName, BlockAddress, Place, ShortHash};
 use super::pack::PACK_BYTES;
 use super::pack_builder::PackBuilder;
 use super::records::{RECORDS_RAW_BYTES, RecordsBuilder};
-use super::store::{Ledger, slice_segment};
+use super::store::{Ledger, slice_segment, verify_bytes};
 use crate::model::{ArtifactHash, Chain, ContentHash, Hlc, SegmentHash};
 
 /// A snapshot is due after this many checkpoints with inline content.
@@ -64,6 +65,8 @@ pub struct Sweep<'a> {
     pub gone: &'a HashSet<SegmentHash>,
     /// Those of them that no listed pack may hold, however little of it they are.
     pub purged: &'a HashSet<SegmentHash>,
+    /// Packs that cannot be read and that nothing needs: they are listed no more.
+    pub lost: &'a HashSet<ArtifactHash>,
     /// Chains that this one closes; what it says of them was published before.
     pub closed: &'a [Closed],
 }
@@ -146,6 +149,9 @@ impl Ledger {
             making.list.take_over(base);
         }
         making.gather(&since)?;
+        if let Some(sweep) = sweep {
+            making.list.packs.retain(|listed| !sweep.lost.contains(&listed.0));
+        }
         let left = making.repack(sweep.map_or(&none, |sweep| sweep.purged))?;
         making.merge_levels()?;
         let Making { list, places, bytes, .. } = making;
@@ -243,8 +249,14 @@ impl<'a> Making<'a> {
         let mut due = Vec::new();
         for listed in &self.list.packs {
             let name = ArtifactName::Pack { chain: self.chain.clone(), hash: listed.0 };
-            // One that is not here, or damaged, is told of elsewhere, and stays listed.
-            let Ok(index) = self.ledger.pack_index(&name) else { continue };
+            let index = match self.ledger.pack_index(&name) {
+                Ok(index) => index,
+                // It stays listed, until somebody has good bytes or nothing needs them.
+                Err(error) => {
+                    self.ledger.note_error(&error);
+                    continue;
+                }
+            };
             let gone = |(_, place): &(SegmentHash, Place)| u64::from(place.len);
             let all: u64 = index.places(&name).map(|place| gone(&place)).sum();
             let lost: u64 =
@@ -254,15 +266,41 @@ impl<'a> Making<'a> {
                 due.push((listed.0, name));
             }
         }
-        let left = due.len() > MAX_REPACKED;
-        due.truncate(MAX_REPACKED);
         let mut merger = self.merger()?;
+        let (mut copied, mut left) = (0, false);
         for (hash, name) in due {
-            merger.pack(&name)?;
-            self.list.packs.retain(|listed| listed.0 != hash);
+            if copied == MAX_REPACKED {
+                left = true;
+                break;
+            }
+            if self.copy(&mut merger, &name)? {
+                self.list.packs.retain(|listed| listed.0 != hash);
+                copied += 1;
+            }
         }
         self.publish(merger, 0)?;
         Ok(left)
+    }
+
+    /// Copies a pack without what is gone. False, and nothing is copied, if anything else of it is damaged.
+    fn copy(&self, merger: &mut Merger<'_>, name: &ArtifactName) -> Result<bool, LedgerError> {
+        if self.proven(name) {
+            return merger.pack(name).map(|()| true);
+        }
+        if !self.ledger.can_do_without(name, self.gone) {
+            return Ok(false);
+        }
+        merger.rest_of(name).map(|()| true)
+    }
+
+    /// True if every byte of a pack is as its name says. Damage is noted: blocks are copied as they stand, and a wrong one would be right
+    /// by its new name, for everybody.
+    fn proven(&self, name: &ArtifactName) -> bool {
+        let whole = self.ledger.read_whole(name).and_then(|bytes| {
+            let wrong = |damage| LedgerError::damaged(name, damage);
+            verify_bytes(name, &bytes).map_err(wrong)
+        });
+        whole.inspect_err(|error| self.ledger.note_error(error)).is_ok()
     }
 
     /// Lists what stands in files already, and copies what stands inline into files.
@@ -297,9 +335,13 @@ impl<'a> Making<'a> {
                 let name = ArtifactName::Records { chain: self.chain.clone(), hash };
                 merger.lines(&self.ledger.read_records(&name, raw_len)?)?;
             }
-            for Listed(hash, ..) in packs {
-                let name = ArtifactName::Pack { chain: self.chain.clone(), hash };
-                merger.pack(&name)?;
+            for listed in packs {
+                let name = ArtifactName::Pack { chain: self.chain.clone(), hash: listed.0 };
+                if self.proven(&name) {
+                    merger.pack(&name)?;
+                } else {
+                    self.list.packs.push(listed);
+                }
             }
             self.publish(merger, level + 1)?;
         }
@@ -397,6 +439,17 @@ impl<'a> Merger<'a> {
             self.block(self.ledger.stored_block(&place)?, block.raw_len, segments, name)?;
         }
         Ok(())
+    }
+
+    /// Copies what is not gone of a pack of which other blocks may be damaged.
+    fn rest_of(&mut self, name: &ArtifactName) -> Result<(), LedgerError> {
+        for (segment, place) in self.ledger.pack_index(name)?.places(name) {
+            if !self.gone.contains(&segment) {
+                self.packs.segment(self.ledger, segment, &self.ledger.read_segment(segment, &place)?)?;
+            }
+        }
+        self.packs.close_block(self.ledger)?;
+        if self.packs.is_full() { self.waiting.close_pack(self.ledger, &mut self.packs) } else { Ok(()) }
     }
 
     fn finish(mut self) -> Result<Waiting, LedgerError> {

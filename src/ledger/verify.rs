@@ -77,7 +77,7 @@ pub enum Problem {
 }
 
 /// What puts a damaged artifact right, as a sentence for people.
-pub const HEALING: &str = "`larder sync` asks every store for good bytes, `larder repair` makes a pack anew from the project's own files; if neither helps, copy the file of this name from another machine's `.larder/ledger` over it";
+pub const HEALING: &str = "`larder sync` asks every store for good bytes, `larder repair` makes a pack anew from the project's own files; if neither helps, copy the file of this name from another machine's `.larder/ledger` over it, or let go what is lost for good: `larder verify --deep` names the versions, `larder purge PATH --version ID` ends it";
 
 impl Finding {
     /// What repairs it, as a sentence for people.

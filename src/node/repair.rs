@@ -63,7 +63,8 @@ impl Repaired {
                 "{count} of the things that were recorded are damaged or missing, and no place has them whole"
             ),
             hint: Some(
-                "run `larder repair` on the machine that wrote them, or on any other that may hold them".to_owned(),
+                "run `larder repair` on another machine that may hold them, before all on the one that wrote them; what none has is lost: `larder verify --deep` names the versions that need it, and `larder purge PATH --version ID` lets them go"
+                    .to_owned(),
             ),
         })
     }

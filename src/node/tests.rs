@@ -22,6 +22,7 @@ mod hostile;
 mod idle;
 mod in_place;
 mod inbox;
+mod lost;
 mod members;
 mod origins;
 mod peers;

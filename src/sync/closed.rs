@@ -159,8 +159,7 @@ impl Engine {
         if chains.is_empty() {
             return Ok(Vec::new());
         }
-        let mut gone = self.index.segments_of_none(&dropped.iter().copied().collect())?;
-        gone.extend(self.index.purged_segments()?);
+        let gone = self.segments_gone(dropped)?;
         let mut words = Vec::new();
         for chain in chains {
             words.extend(self.carry(space, chain, &gone, bytes)?);

@@ -234,8 +234,8 @@ impl Engine {
         closed: &[Closed],
     ) -> Result<u64> {
         let purged = self.index.purged_segments()?;
-        let mut gone = self.index.segments_of_none(&dropped.iter().copied().collect())?;
-        gone.extend(&purged);
+        let gone = self.segments_gone(dropped)?;
+        let lost = self.needless_packs(&self.identity.chain(space.clone()), &gone)?;
         let mut bytes = 0;
         let (ledger, pen) = (self.ledger.clone(), self.pen());
         for _ in 0..MAX_SWEEPS {
@@ -247,7 +247,7 @@ impl Engine {
                 tip,
                 hlc,
                 seen.clone(),
-                Sweep { dropped, gone: &gone, purged: &purged, closed },
+                Sweep { dropped, gone: &gone, purged: &purged, lost: &lost, closed },
             )?;
             tip = swept.published.tip;
             bytes += swept.published.bytes_written;

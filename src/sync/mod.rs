@@ -25,6 +25,7 @@ mod in_place;
 mod inbox;
 mod left;
 mod look;
+mod lost;
 mod materialise;
 mod members;
 mod mirror;

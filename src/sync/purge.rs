@@ -12,7 +12,7 @@ use super::garbage::{BACKEND, CANNOT, StoreGarbage};
 use super::resolve::{Outcome, Resolution};
 use super::{Engine, Report, Result, SyncError};
 use crate::index::{PurgePlan, Slot, Stored};
-use crate::ledger::{ArtifactName, LedgerError};
+use crate::ledger::{ArtifactKind, ArtifactName, LedgerError};
 use crate::model::{Chain, Content, ContentHash, Hash, MetaEvent, RelPath, SegmentHash, SegmentRef, Space, VersionId};
 use crate::state::{Displaced, Problem};
 use crate::transport::Transport;
@@ -72,6 +72,8 @@ pub struct PurgeReport {
     pub before: u64,
     /// Artifacts of this machine that held the bytes, and are gone.
     pub artifacts: Vec<String>,
+    /// Artifacts of this machine that hold the bytes and stay: they are damaged, and what else stands in them cannot be copied.
+    pub damaged: Vec<String>,
     /// Artifacts of other machines here that hold the bytes, until those machines hear of it.
     pub elsewhere: Vec<String>,
     /// Copies beside the ledger that are gone: displaced files, quarantined artifacts, steps of `undo`.
@@ -108,8 +110,9 @@ impl Engine {
         let rewritable = self.rewritable()?;
         let mut done = self.planned(path, &named, &plan, &rewritable)?;
         if dry_run {
-            let held: BTreeSet<ArtifactName> =
-                plan.holders.into_iter().filter(|name| rewritable.contains(name.chain())).collect();
+            let stays =
+                |name: &ArtifactName| !rewritable.contains(name.chain()) || done.damaged.contains(&name.to_string());
+            let held: BTreeSet<ArtifactName> = plan.holders.into_iter().filter(|name| !stays(name)).collect();
             done.stores = self.at_stores(|_| true, |engine, store, place, _| engine.held_in(store, place, &held))?;
             done.stores.retain(says_something);
             return Ok(done);
@@ -188,12 +191,28 @@ impl Engine {
         }
         let (own, others): (Vec<&ArtifactName>, Vec<&ArtifactName>) =
             plan.holders.iter().partition(|name| rewritable.contains(name.chain()));
-        done.artifacts = own.into_iter().map(ArtifactName::to_string).collect();
+        let stuck = self.stuck(&own, plan)?;
+        done.damaged = stuck.iter().map(ArtifactName::to_string).collect();
+        done.artifacts = own.into_iter().filter(|name| !stuck.contains(*name)).map(ArtifactName::to_string).collect();
         done.elsewhere = others.into_iter().map(ArtifactName::to_string).collect();
         done.copies = self.copies(&plan.contents)?;
         done.on_disk
             .extend(self.state.base(path)?.filter(|base| plan.contents.contains(&base.hash)).map(|_| path.shown()));
         Ok(done)
+    }
+
+    /// Of artifacts that are to be rewritten, those that are damaged so that they cannot be.
+    fn stuck(&self, own: &[&ArtifactName], plan: &PurgePlan) -> Result<BTreeSet<ArtifactName>> {
+        let noted: Vec<ArtifactName> = self.ledger.noted_damage()?.into_iter().map(|noted| noted.name).collect();
+        let mut stuck = BTreeSet::new();
+        for name in noted.into_iter().filter(|name| name.kind() == ArtifactKind::Pack && own.contains(&name)) {
+            let mut gone = self.segments_gone(&self.let_go_by([name.chain()].into_iter())?)?;
+            gone.extend(&plan.segments);
+            if !self.ledger.can_do_without(&name, &gone) {
+                stuck.insert(name);
+            }
+        }
+        Ok(stuck)
     }
 
     /// The other versions that have the same content and stay.
@@ -263,7 +282,8 @@ impl Engine {
             self.replay()?;
         }
         self.forget_copies()?;
-        if self.index.holding()?.is_empty() {
+        // What is lost holds nothing that anybody could read, and goes with the rest.
+        if self.index.holding()?.is_empty() && self.ledger.noted_damage()?.is_empty() {
             return Ok(());
         }
         for space in [Space::shared(), self.private_space.clone()] {
@@ -291,12 +311,35 @@ impl Engine {
                 due.push(one.clone());
             }
         }
-        if due.is_empty() && !self.holds_standing(&chain, &holding)? {
+        let holds = self.holds_standing(&chain, &holding)?;
+        if due.is_empty() && !holds && self.ledger.noted_damage()?.is_empty() {
             return Ok(0);
         }
+        let dropped = self.let_go_by(earlier.iter().chain([&chain]))?;
+        let needless = self.lists_needless(&chain, &dropped)?;
+        let holds = needless || (holds && self.can_be_rewritten(&chain, &holding, &dropped)?);
+        if due.is_empty() && !holds {
+            return Ok(0);
+        }
+        let mut bytes = 0;
+        let closed = self.carry_all(space, &due, &dropped, &mut bytes)?;
+        if closed.is_empty() && !holds {
+            return Ok(bytes);
+        }
+        let Some(tip) = self.own_chain(space)?.tip else { return Ok(bytes) };
+        bytes += self.sweep(space, tip, &dropped, &closed)?;
+        if needless {
+            // No file here tells of it, but a store may hold what is left of it.
+            self.expect_stores(&chain, self.index.floor(&chain)?.seq)?;
+        }
+        Ok(bytes)
+    }
+
+    /// The contents that these chains let go and no head has again, in order; whatever is purged among them.
+    fn let_go_by<'c>(&self, chains: impl Iterator<Item = &'c Chain>) -> Result<Vec<ContentHash>> {
         let heads = self.index.contents_of_heads()?;
         let (mut dropped, mut purged) = (Vec::new(), Vec::new());
-        for chain in earlier.iter().chain([&chain]) {
+        for chain in chains {
             dropped.extend(self.index.dropped_by(chain)?);
             purged.extend(self.index.purged_of(chain)?);
         }
@@ -304,13 +347,25 @@ impl Engine {
         dropped.extend(purged);
         dropped.sort_unstable();
         dropped.dedup();
-        let mut bytes = 0;
-        let closed = self.carry_all(space, &due, &dropped, &mut bytes)?;
-        if closed.is_empty() && !self.holds_standing(&chain, &holding)? {
-            return Ok(bytes);
+        Ok(dropped)
+    }
+
+    /// True if a snapshot would list less: of what counts and holds anything purged, something is more than a damaged pack whose other
+    /// bytes nobody could copy. That one stays until it is healed, and no run writes a snapshot for it.
+    fn can_be_rewritten(
+        &self,
+        chain: &Chain,
+        holding: &BTreeSet<ArtifactName>,
+        dropped: &[ContentHash],
+    ) -> Result<bool> {
+        let standing = self.ledger.standing(chain, self.index.floor(chain)?.seq)?;
+        let damaged: BTreeSet<ArtifactName> = self.ledger.noted_damage()?.into_iter().map(|noted| noted.name).collect();
+        if damaged.is_empty() {
+            return Ok(true);
         }
-        let Some(tip) = self.own_chain(space)?.tip else { return Ok(bytes) };
-        Ok(bytes + self.sweep(space, tip, &dropped, &closed)?)
+        let gone = self.segments_gone(dropped)?;
+        let is_stuck = |name: &ArtifactName| damaged.contains(name) && !self.ledger.can_do_without(name, &gone);
+        Ok(holding.intersection(&standing).any(|name| !is_stuck(name)))
     }
 
     /// True if what counts of a chain holds anything of what is given.
@@ -324,7 +379,10 @@ impl Engine {
 
     /// Removes what is below floors and holds anything purged, without the grace of ordinary garbage; the rest of that keeps it.
     fn remove_purged(&mut self, report: &mut Report) -> Result<()> {
-        let holding: BTreeSet<ArtifactName> = self.index.holding()?.into_iter().collect();
+        let mut holding: BTreeSet<ArtifactName> = self.index.holding()?.into_iter().collect();
+        // One that cannot say what it holds may hold any of it.
+        let damaged = self.ledger.noted_damage()?.into_iter().map(|noted| noted.name);
+        holding.extend(damaged.filter(|name| name.kind() == ArtifactKind::Pack));
         let mut rescued = false;
         for chain in holding.iter().map(ArtifactName::chain).collect::<BTreeSet<_>>() {
             let floor = self.index.floor(chain)?.seq;
@@ -416,8 +474,7 @@ impl Engine {
         }
         left.truncate(MAX_TOLD);
         self.state.set_problems(DISPLACED, &left, self.now_ms() as i64)?;
-        let looked = Hash::of(contents.iter().flat_map(|content| *content.as_bytes()).collect::<Vec<u8>>().as_slice());
-        let looked = looked.to_string();
+        let looked = digest(&contents);
         if self.state.meta_text(LOOKED)?.as_deref() == Some(&*looked) {
             return Ok(());
         }
@@ -533,10 +590,15 @@ impl Engine {
             *counts.entry(name.chain().clone()).or_default() += 1;
         }
         let chains = self.ledger.chains()?;
+        let own = self.identity.origin();
         let told = |(chain, count): (&Chain, &u64)| {
             let later = chains.iter().any(|other| other.origin == chain.origin && other.generation > chain.generation);
             let origin = &chain.origin;
-            let what = if later {
+            let what = if origin == own && !later {
+                format!(
+                    "{count} artifacts hold what was purged; nobody can read it, and the bytes go once what else of this machine's is damaged or missing here is whole, or is purged as well: `larder repair` looks for it"
+                )
+            } else if later {
                 format!(
                     "{count} artifacts hold what was purged; {origin} went on as a later generation, which says anew what else stands in them once it heard of it and holds all of this one; until then nobody can read it, and its bytes stay; they stay for good if that generation is another owner's"
                 )
@@ -549,6 +611,11 @@ impl Engine {
         };
         Ok(counts.iter().take(MAX_TOLD).map(told).collect())
     }
+}
+
+/// Another one for each set of contents.
+fn digest(contents: &BTreeSet<ContentHash>) -> String {
+    Hash::of(&contents.iter().flat_map(|content| *content.as_bytes()).collect::<Vec<u8>>()).to_string()
 }
 
 fn still_displaced(one: &Displaced, why: &str) -> Problem {

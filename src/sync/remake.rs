@@ -29,7 +29,7 @@ impl Engine {
                 remade.push(name);
             }
         }
-        self.ledger.forget_healed()?;
+        self.forget_healed()?;
         if !remade.is_empty() {
             self.replay()?;
         }

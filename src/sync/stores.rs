@@ -168,6 +168,7 @@ impl Engine {
         report: &mut Report,
     ) -> Result<Option<String>> {
         let own = terms.spaces.iter().map(|space| self.identity.chain(space.clone())).collect();
+        self.forget_needless_damage()?;
         let wanted: Vec<ArtifactName> = self.ledger.noted_damage()?.into_iter().map(|noted| noted.name).collect();
         let thoroughness = match terms.marks {
             Marks::Kept => self.thoroughness(place.label(), &terms.line),
@@ -263,7 +264,7 @@ impl Engine {
         for name in &done.damaged {
             self.ledger.note_damage(name, "its bytes are not what its name says")?;
         }
-        report.healed.extend(self.ledger.forget_healed()?.iter().map(ArtifactName::to_string));
+        report.healed.extend(self.forget_healed()?.iter().map(ArtifactName::to_string));
         Ok(())
     }
 
@@ -274,7 +275,8 @@ impl Engine {
 
     /// What is known to be damaged or lost here, and no store gave yet. What a person put right by hand is forgotten.
     pub fn known_damage(&self) -> Result<Vec<NotedDamage>> {
-        self.ledger.forget_healed()?;
+        self.forget_healed()?;
+        self.forget_needless_damage()?;
         Ok(self.ledger.noted_damage()?)
     }
 

@@ -197,7 +197,8 @@ fn who_begins_at_a_snapshot_waits_for_no_bytes_however_small_transactions_are() 
     }
     let (space, nothing) = (Space::shared(), HashSet::new());
     let writer = Writer { app: "app", identity: &project.identity, space: &space };
-    let sweep = Sweep { dropped: &[], gone: &nothing, purged: &nothing, closed: &[] };
+    let sweep =
+        Sweep { dropped: &[], gone: &nothing, purged: &nothing, lost: &std::collections::HashSet::new(), closed: &[] };
     let tip = project.tip.expect("was published");
     project.ledger.sweep(writer, tip, Hlc::from_u64(99), BTreeMap::new(), sweep).expect("a snapshot with a floor");
     project.index = Index::recreate(&project.index_path(), 2).expect("a new index");

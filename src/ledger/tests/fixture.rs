@@ -79,7 +79,8 @@ impl House {
         let tip = self.tip.expect("a chain");
         let gone = dropped.iter().map(|bytes| SegmentHash::of(bytes)).collect();
         let dropped: Vec<ContentHash> = dropped.iter().map(|bytes| ContentHash::of(bytes)).collect();
-        let sweep = Sweep { dropped: &dropped, gone: &gone, purged: &std::collections::HashSet::new(), closed: &[] };
+        let (purged, lost) = (std::collections::HashSet::new(), std::collections::HashSet::new());
+        let sweep = Sweep { dropped: &dropped, gone: &gone, purged: &purged, lost: &lost, closed: &[] };
         let swept = self.ledger.sweep(writer, tip, Hlc::new(WALL_MS, 3), BTreeMap::new(), sweep).expect("a sweep");
         self.tip = Some(swept.published.tip);
         swept.published
@@ -112,7 +113,8 @@ impl House {
         let space = Space::shared();
         let writer = Writer { app: "test", identity: &self.identity, space: &space };
         let nothing = std::collections::HashSet::new();
-        let sweep = Sweep { dropped: &[], gone: &nothing, purged: &nothing, closed };
+        let lost = std::collections::HashSet::new();
+        let sweep = Sweep { dropped: &[], gone: &nothing, purged: &nothing, lost: &lost, closed };
         let tip = self.tip.expect("a chain");
         let swept = self.ledger.sweep(writer, tip, Hlc::new(WALL_MS, 5), BTreeMap::new(), sweep).expect("a sweep");
         self.tip = Some(swept.published.tip);

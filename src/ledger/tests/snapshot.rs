@@ -179,3 +179,72 @@ fn a_removal_that_is_cut_off_leaves_a_sound_chain() {
         assert_eq!(house.findings(Depth::Bytes), Vec::<String>::new(), "after {name}");
     }
 }
+
+/// The packs of the house, in the order of their names.
+fn packs(house: &House) -> Vec<ArtifactName> {
+    let names = house.ledger.artifact_names(&house.chain()).expect("lists").into_iter();
+    names.filter(|name| name.kind() == ArtifactKind::Pack).collect()
+}
+
+/// Flips one byte of an artifact; returns the bytes as they were.
+fn flip(house: &House, name: &ArtifactName, at: usize) -> Vec<u8> {
+    let good = house.ledger.read_whole(name).expect("reads");
+    let mut wrong = good.clone();
+    wrong[at] ^= 1;
+    put(house, name, &wrong);
+    good
+}
+
+fn put(house: &House, name: &ArtifactName, bytes: &[u8]) {
+    let path = house.ledger.path(name);
+    std::fs::remove_file(&path).expect("removed");
+    std::fs::write(&path, bytes).expect("written");
+}
+
+fn noted(house: &House) -> Vec<ArtifactName> {
+    house.ledger.noted_damage().expect("lists").into_iter().map(|noted| noted.name).collect()
+}
+
+#[test]
+fn damage_in_a_pack_gets_no_new_name_by_which_it_would_be_whole() {
+    let mut house = House::new(28);
+    for i in 0..11 {
+        house.publish(&[("a", noise(i, 300_000))]);
+    }
+    let harmed = packs(&house).swap_remove(3);
+    let good = flip(&house, &harmed, 150_000);
+
+    house.snapshot();
+
+    let snapshot = house.checkpoints().pop().expect("a snapshot");
+    let listed = house.ledger.listed_places(&snapshot).expect("places");
+    assert_eq!(listed.len(), 11);
+    let wrong = listed.iter().filter(|(segment, place)| house.ledger.read_segment(*segment, place).is_err());
+    assert_eq!(wrong.map(|(_, place)| &place.artifact).collect::<Vec<_>>(), [&harmed]);
+    assert_eq!(noted(&house), std::slice::from_ref(&harmed));
+    put(&house, &harmed, &good);
+    assert_eq!(house.ledger.forget_healed().expect("looks"), [harmed]);
+    check(&house);
+}
+
+#[test]
+fn a_damaged_pack_is_copied_without_what_is_gone_only_if_all_else_of_it_is_right() {
+    let (gone, kept) = (noise(1, 200_000), noise(2, 90_000));
+    // One byte of what is gone, one of what stays.
+    for (at, is_copied) in [(100_000, true), (250_000, false)] {
+        let mut house = House::new(29);
+        house.publish(&[("a", gone.clone()), ("b", kept.clone())]);
+        let harmed = packs(&house).remove(0);
+        flip(&house, &harmed, at);
+
+        house.sweep(&[&gone]);
+
+        let snapshot = house.checkpoints().pop().expect("a snapshot");
+        let listed = house.ledger.listed_places(&snapshot).expect("places");
+        let (_, place) = listed.iter().find(|(segment, _)| *segment == SegmentHash::of(&kept)).expect("it stays");
+        assert_eq!(place.artifact != harmed, is_copied);
+        assert_eq!(house.ledger.read_segment(SegmentHash::of(&kept), place).is_ok(), is_copied);
+        assert_eq!(listed.iter().any(|(segment, _)| *segment == SegmentHash::of(&gone)), !is_copied);
+        assert_eq!(noted(&house), [harmed]);
+    }
+}

@@ -345,7 +345,13 @@ fn a_word_of_another_owner_about_an_earlier_generation_hides_nothing_from_who_is
         };
         let writer = Writer { app: &last.body.app, identity: &identity, space: &space };
         let nothing = std::collections::HashSet::new();
-        let sweep = Sweep { dropped: &[], gone: &nothing, purged: &nothing, closed: &[lie] };
+        let sweep = Sweep {
+            dropped: &[],
+            gone: &nothing,
+            purged: &nothing,
+            lost: &std::collections::HashSet::new(),
+            closed: &[lie],
+        };
         let swept = ledger.sweep(writer, last.tip(), last.body.hlc, std::collections::BTreeMap::new(), sweep);
         swept.expect("a snapshot");
     }
