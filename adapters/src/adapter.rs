@@ -201,6 +201,17 @@ pub trait FileSyncAdapter: Send + Sync {
         Vec::new()
     }
 
+    /// Takes the bytes of what was deleted or replaced out of free space and logs, where those are files of this machine.
+    ///
+    /// Slow: all that stands there may be written anew. `None` when none of it is left; else a sentence that says where it may be, and
+    /// what a person can do. Errors: as `set`; nothing is lost, and a later try is due.
+    fn scrub(&self) -> Result<Option<String>, AdapterError> {
+        let name = &self.capabilities().name;
+        Ok(Some(format!(
+            "{name} keeps what was deleted in free space, logs and backups for as long as its keeper lets it"
+        )))
+    }
+
     /// Empties caches: nothing may be asked for a while. Changes nothing else.
     fn shrink(&self) {}
 

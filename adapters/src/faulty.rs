@@ -252,6 +252,10 @@ impl FileSyncAdapter for FaultyAdapter {
         self.write("delete", || self.inner.delete(id, expected), late)
     }
 
+    fn scrub(&self) -> Result<Option<String>, AdapterError> {
+        self.call("scrub", || self.inner.scrub())
+    }
+
     fn subscribe(&self, query: &Query, from: Cursor, sink: Sink) -> Result<Subscription, AdapterError> {
         let sink = Arc::new(sink);
         let told = Arc::clone(&sink);

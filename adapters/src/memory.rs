@@ -196,6 +196,11 @@ impl FileSyncAdapter for MemoryAdapter {
         }))
     }
 
+    /// Nothing is kept of what was deleted but what memory holds.
+    fn scrub(&self) -> Result<Option<String>, AdapterError> {
+        Ok(None)
+    }
+
     fn close(&self) -> Result<(), AdapterError> {
         self.closed.store(true, Ordering::Release);
         Ok(())

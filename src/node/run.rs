@@ -157,6 +157,9 @@ impl Node {
         if options.way != Way::Pull {
             let mirrored = self.engine.mirror(options.dry_run, &mut report);
             soften(mirrored, &mut report)?;
+            if !options.dry_run && report.backend_error.is_none() {
+                self.engine.scrub_backend(&mut report)?;
+            }
         }
         steps.done("mirror");
         if options.dry_run {

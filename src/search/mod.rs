@@ -18,4 +18,4 @@ pub use error::SearchError;
 pub use filler::{FillGate, Filler};
 pub use find::{Hit, Hits, PlaceOfHit, found_slots, search};
 pub use query::{Query, QueryError};
-pub use store::{Fts, forget, remove};
+pub use store::{Fts, forget, remove, wipe};

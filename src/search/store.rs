@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, ffi};
 
 use super::SearchError;
 use crate::index::Reader;
@@ -60,28 +60,55 @@ impl Fts {
         number(&self.conn, key)
     }
 
-    /// Takes versions out, with their words unless another version has the same content. The file is rewritten without them.
-    fn forget(&mut self, numbers: &[i64]) -> Result<bool, SearchError> {
+    /// Takes versions out, with their words unless another version has the same content.
+    fn forget(&mut self, numbers: &[i64], rewrite: Rewrite) -> Result<bool, SearchError> {
         let transaction = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut is_changed = false;
         for vid in numbers {
             is_changed |= remove_place(&transaction, *vid)?;
         }
-        if is_changed {
+        let is_due = is_changed || rewrite == Rewrite::Always;
+        if is_due {
             // Until its parts are merged, an index of words still holds those of deleted rows.
             transaction.execute("INSERT INTO text(text) VALUES('optimize')", [])?;
         }
         transaction.commit()?;
-        if is_changed {
-            self.conn.execute_batch("VACUUM; PRAGMA wal_checkpoint(TRUNCATE);")?;
+        if is_due {
+            self.conn.execute_batch("VACUUM")?;
+            let moved = self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0))?;
+            if moved != 0 {
+                // It went on reading for longer than anybody waits: the log may hold the words still.
+                return Err(SearchError::Sqlite(rusqlite::Error::SqliteFailure(
+                    ffi::Error::new(ffi::SQLITE_BUSY),
+                    None,
+                )));
+            }
         }
         Ok(is_changed)
     }
 }
 
+/// When the file is written anew.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Rewrite {
+    /// If something was taken out.
+    IfChanged,
+    /// In any case.
+    Always,
+}
+
 /// Forgets what versions say, so that no word of them is found or left in the file at `path`. To be called before, or after, their
 /// contents are gone: what cannot be read does not enter again. True if there was something to forget.
 pub fn forget(path: &Path, index: &Reader, versions: &[VersionId]) -> Result<bool, SearchError> {
+    take_out(path, index, versions, Rewrite::IfChanged)
+}
+
+/// The same for what must be in no byte of the file: what was taken out long ago, with what replaced it, is still where it was.
+pub fn wipe(path: &Path, index: &Reader, versions: &[VersionId]) -> Result<bool, SearchError> {
+    take_out(path, index, versions, Rewrite::Always)
+}
+
+fn take_out(path: &Path, index: &Reader, versions: &[VersionId], rewrite: Rewrite) -> Result<bool, SearchError> {
     if !path.exists() {
         return Ok(false);
     }
@@ -89,7 +116,7 @@ pub fn forget(path: &Path, index: &Reader, versions: &[VersionId]) -> Result<boo
     for id in versions {
         numbers.extend(index.numbers_of(id)?);
     }
-    match Fts::open(path, index.epoch()).and_then(|mut fts| fts.forget(&numbers)) {
+    match Fts::open(path, index.epoch()).and_then(|mut fts| fts.forget(&numbers, rewrite)) {
         // What cannot be read cannot be cleaned either.
         Err(error) if error.is_damage() => remove(path).map(|()| true),
         other => other,

@@ -517,7 +517,8 @@ impl Engine {
         Ok(stores)
     }
 
-    fn clean_store(
+    /// Takes what is below floors of own chains away from one store.
+    pub(super) fn clean_store(
         &self,
         store: &str,
         place: &dyn Transport,

@@ -15,7 +15,7 @@ use crate::index::{PurgePlan, Slot, Stored};
 use crate::ledger::{ArtifactKind, ArtifactName, LedgerError};
 use crate::model::{Chain, Content, ContentHash, Hash, MetaEvent, RelPath, SegmentHash, SegmentRef, Space, VersionId};
 use crate::state::{Displaced, Problem};
-use crate::transport::Transport;
+use crate::transport::{Removing, Transport};
 
 /// Versions of one path that one command looks at.
 const MAX_HISTORY: usize = 100_000;
@@ -33,6 +33,12 @@ const SOURCE: &str = "purge";
 const DISPLACED: &str = "purged displaced";
 /// The same of the full text.
 const WORDS: &str = "purged words";
+/// For which set of purged contents the backend was rid of what it keeps of deleted rows; and who tells of it.
+const SCRUBBED: &str = "purged in the backend";
+/// When that was tried last.
+const SCRUB_TRIED: &str = "purged in the backend tried";
+/// All of a database may have to be written: what does not work is not tried again at once.
+const SCRUB_PAUSE_MS: i64 = 3_600_000;
 
 /// A version that a purge names.
 #[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
@@ -430,7 +436,16 @@ impl Engine {
             let floor = floor.max(self.index.floor(&chain)?.seq);
             let own = self.is_ours(&chain)?;
             let done = if own {
-                self.clean_stores(&[(chain, floor)], |store| open.contains(store), false)?
+                let old = [(chain, floor)];
+                let visit = |engine: &Engine, store: &str, place: &dyn Transport, spaces: &[Space]| {
+                    let mut done = engine.clean_store(store, place, spaces, &old, false);
+                    // What was damaged may have held it, too.
+                    let aside = place.removing().map_or(Ok(()), Removing::remove_set_aside);
+                    done.waits |= aside.is_err();
+                    done.why = done.why.or(aside.err().map(|error| error.to_string()));
+                    done
+                };
+                self.at_stores(|store| open.contains(store), visit)?
             } else {
                 self.at_stores(
                     |store| open.contains(store),
@@ -447,6 +462,43 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Has the backend take what it keeps of deleted and replaced rows out of its files, once for each set of purged contents: after all
+    /// that was to be deleted is, and after this run's rows.
+    pub fn scrub_backend(&mut self, report: &mut Report) -> Result<()> {
+        let Some(adapter) = self.adapter.clone().filter(|_| self.index.has_purges()) else { return Ok(()) };
+        let contents = self.index.purged_contents()?;
+        let digest = digest(&contents);
+        let is_done = self.state.meta_text(SCRUBBED)?.as_deref() == Some(&*digest);
+        if contents.is_empty() || is_done || self.waits_for_backend()? {
+            return Ok(());
+        }
+        let now = self.now_ms().cast_signed();
+        let tried = self.state.meta_i64(SCRUB_TRIED)?;
+        if tried.is_some_and(|tried| (tried..tried.saturating_add(SCRUB_PAUSE_MS)).contains(&now)) {
+            return Ok(());
+        }
+        let scrubbed = adapter.scrub();
+        let problem = scrubbed.as_ref().err().map(|error| {
+            let what =
+                format!("free space of its file may hold what was purged; a later `larder sync` tries again ({error})");
+            Problem { path: BACKEND.to_owned(), what }
+        });
+        self.state.set_problems(SCRUBBED, problem.as_slice(), now)?;
+        let Ok(left) = scrubbed else { return Ok(self.state.set_meta_i64(SCRUB_TRIED, now)?) };
+        self.state.set_meta(SCRUB_TRIED, None)?;
+        if left.is_some() {
+            let told = StoreGarbage { why: left, ..StoreGarbage::of(BACKEND) };
+            report.purge.get_or_insert_default().stores.push(told);
+        }
+        Ok(self.state.set_meta(SCRUBBED, Some(digest.as_bytes()))?)
+    }
+
+    /// True if rows of the backend are still to be deleted.
+    fn waits_for_backend(&self) -> Result<bool> {
+        let open = self.state.metas_below(STORES)?;
+        Ok(open.iter().any(|(_, text)| String::from_utf8_lossy(text).lines().skip(1).any(|store| store == BACKEND)))
     }
 
     /// Whether a store still holds what does not count of another machine's chain: that is its own to take away.
@@ -485,7 +537,7 @@ impl Engine {
         }
         self.ledger.remove_quarantined(&self.ledger.quarantined(&self.chains_with(&contents)?)?)?;
         // While somebody fills it, it is locked: the next run tries again, and all of this once more, which removes nothing then.
-        let forgotten = crate::search::forget(&self.words, &self.index, &versions);
+        let forgotten = crate::search::wipe(&self.words, &self.index, &versions);
         let what = forgotten.as_ref().err().map(|error| {
             let what = format!(
                 "words of what was purged may still stand there; the next `larder sync` takes them out ({error})"

@@ -236,6 +236,10 @@ impl Removing for DeadlineTransport {
             None => Err(TransportError::new(TransportErrorKind::Unsupported, "remove", place.label(), "it cannot")),
         })
     }
+
+    fn remove_set_aside(&self) -> Result<(), TransportError> {
+        self.have("remove", 0, move |place| place.removing().map_or(Ok(()), Removing::remove_set_aside))
+    }
 }
 
 impl Mending for DeadlineTransport {

@@ -211,6 +211,11 @@ impl Removing for FolderTransport {
         self.check_present("remove")?;
         self.remove_file(name)
     }
+
+    fn remove_set_aside(&self) -> Result<(), TransportError> {
+        self.check_present("remove")?;
+        self.remove_wrong()
+    }
 }
 
 /// Opens a plain path, or `folder:PATH`; relative ones are relative to `opening.base`.

@@ -235,6 +235,13 @@ pub trait Removing: Send + Sync {
     ///
     /// Idempotent: what is not there is done. Need not be durable: what comes back is taken away again. Errors: as `get`.
     fn remove(&self, name: &str) -> Result<(), TransportError>;
+
+    /// Takes away the wrong bytes that were set aside when right ones took their place, whoever did it: nobody can tell what is in them.
+    ///
+    /// Idempotent; nothing where none are kept. Errors: as `get`.
+    fn remove_set_aside(&self) -> Result<(), TransportError> {
+        Ok(())
+    }
 }
 
 /// What a place of plain bytes can do about damage: whoever finds it leaves word, whoever has the right bytes puts them there.

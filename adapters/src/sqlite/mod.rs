@@ -8,6 +8,7 @@ mod failure;
 mod listen;
 mod read;
 mod schema;
+mod scrub;
 mod session;
 mod write;
 
@@ -227,6 +228,10 @@ impl FileSyncAdapter for SqliteAdapter {
 
     fn sync_writes(&self) -> Result<(), AdapterError> {
         self.with(Role::Writer, Session::sync_writes)
+    }
+
+    fn scrub(&self) -> Result<Option<String>, AdapterError> {
+        self.with(Role::Writer, Session::scrub)
     }
 
     fn status(&self) -> Vec<String> {

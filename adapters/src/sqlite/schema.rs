@@ -10,6 +10,10 @@ use std::sync::LazyLock;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use rusqlite_migration::{HookError, HookResult, M, MigrationDefinitionError, Migrations};
 
+/// The tables that are made here.
+pub(super) const TABLES_OF_OURS: [&str; 6] =
+    ["files", "file_chunks", "file_mirror", "file_changes", "file_store", "file_chunked"];
+
 const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS files (
     id TEXT PRIMARY KEY,

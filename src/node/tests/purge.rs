@@ -593,3 +593,77 @@ fn converge_quietly(machines: &mut [&mut Machine]) {
         }
     }
 }
+
+#[test]
+fn what_was_set_aside_in_a_store_as_damaged_goes_with_a_purge() {
+    let (clock, store) = (clock(), folder());
+    let mut a = machine("a", &clock, store.path());
+    let text = secret(22, 400_000);
+    a.write("x.txt", &text);
+    a.run();
+    a.write("x.txt", "clean\n");
+    a.run();
+    let old = versions(&mut a, "x.txt")[1];
+    let tmp = store.path().join(".larder-tmp");
+    let (wrong, others) = (tmp.join("~syncthing~wrong-larder-1.tmp"), tmp.join("somebodys.txt"));
+    std::fs::create_dir_all(&tmp).expect("creates");
+    for path in [&wrong, &others] {
+        std::fs::write(path, &text).expect("writes");
+    }
+
+    purge(&mut a, "x.txt", Some(old));
+
+    assert!(!wrong.exists() && others.exists());
+}
+
+/// Of the file and its log, as they stand on the disk.
+fn holds_raw(database: &Path, needle: &[u8]) -> bool {
+    ["", "-wal"].iter().any(|suffix| {
+        let mut path = database.to_owned().into_os_string();
+        path.push(suffix);
+        std::fs::read(path).unwrap_or_default().windows(needle.len()).any(|window| window == needle)
+    })
+}
+
+#[test]
+fn what_was_purged_is_in_no_byte_of_a_database_that_is_a_file_here() {
+    let (clock, store, data) = (clock(), folder(), folder());
+    let context = larder_adapters::OpenContext::new(data.path());
+    let adapter = larder_adapters::open("sqlite:sync.db", &context).expect("opens");
+    let (mut a, mut b) = (machine("a", &clock, store.path()), machine("b", &clock, store.path()));
+    for machine in [&mut a, &mut b] {
+        machine.adapter = adapter.clone();
+        reopen(machine);
+    }
+    let database = data.path().join("sync.db");
+    let (row, packed, late) = (secret(20, 3_000), secret(21, 600_000), secret(23, 3_000));
+    for (name, text) in [("row.txt", &row), ("packed.txt", &packed), ("late.txt", &late)] {
+        a.write(name, text);
+    }
+    converge(&mut [&mut a, &mut b]);
+    let held = ledger(&a);
+    let names = held.chains().expect("lists").into_iter().flat_map(|chain| held.artifact_names(&chain).expect("lists"));
+    let pack = names.into_iter().find(|name| name.to_string().ends_with(".pack")).expect("a pack");
+    let pack = held.read_whole(&pack).expect("reads");
+    for name in ["row.txt", "packed.txt"] {
+        a.write(name, "clean\n");
+    }
+    clock.advance(1000);
+    converge(&mut [&mut a, &mut b]);
+    let artifact = &pack[pack.len() / 2..pack.len() / 2 + 40];
+    let needles = [&row.as_bytes()[..40], &late.as_bytes()[..40], artifact];
+    let held = |needles: &[&[u8]]| needles.iter().filter(|needle| holds_raw(&database, needle)).count();
+    assert_eq!(held(&needles), 3, "it was there, and a row's old text still is");
+
+    // Of one the edit that takes it out is found by the purge's own run.
+    a.write("late.txt", "clean\n");
+    for (name, at) in [("row.txt", 1), ("packed.txt", 1), ("late.txt", 0)] {
+        let old = versions(&mut a, name)[at];
+        purge(&mut a, name, Some(old));
+    }
+
+    assert_eq!(held(&needles), 0);
+    converge(&mut [&mut a, &mut b]);
+    assert_eq!(held(&needles), 0, "nor does it come back");
+    assert_eq!(purge_problems(&mut a), [] as [String; 0]);
+}

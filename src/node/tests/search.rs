@@ -313,6 +313,36 @@ fn what_a_person_purged_is_found_by_no_search_and_its_words_are_in_no_file() {
 }
 
 #[test]
+fn what_a_person_purged_left_no_word_where_it_was_taken_out_before() {
+    // By an edit of a line file, and with an index that was made anew.
+    for rebuilds in [false, true] {
+        let project = Project::new();
+        project.write("a.jsonl", "{\"the watchword\":\"xylophonist\"}\n");
+        project.run();
+        assert_eq!(project.paths("xylophonist"), ["a.jsonl"]);
+        project.write("a.jsonl", "{\"another\":\"watchword\"}\n");
+        project.run();
+        if rebuilds {
+            crate::node::rebuild(&project.env(), &project.options(), false).expect("rebuilds");
+        }
+        assert!(project.paths("xylophonist").is_empty());
+        // Tables that are made anew may come to lie over it.
+        assert!(rebuilds || holds(&project.fts(), b"xylophonist"), "it is in a part that nobody reads");
+        let path = crate::model::RelPath::parse("a.jsonl").expect("a path");
+        let glance = Glance::open(&project.env(), &project.options()).expect("opens");
+        let log = glance.log(Some(&path), 10).expect("lists");
+        let old = log.iter().find(|stored| stored.version.parents.is_empty()).expect("the first").id;
+
+        let mut node = Node::open(&project.env(), &project.options(), Arc::new(NoProgress)).expect("opens");
+        node.purge(&path, Some(&old), false).expect("purges");
+        drop(node);
+
+        assert!(!holds(&project.fts(), b"xylophonist"), "{rebuilds}");
+        assert_eq!(project.paths("another"), ["a.jsonl"]);
+    }
+}
+
+#[test]
 fn words_of_what_was_dropped_leave_the_file_with_the_collection() {
     let project = Project::new();
     project.write("a.md", "the watchword is xylophonist\n");

@@ -23,7 +23,7 @@ const STAGING: &str = ".larder-tmp";
 /// Begins the names of staged files: Syncthing and Dropbox leave such names alone.
 const STAGED_PREFIX: &str = "~syncthing~larder-";
 const STAGED_SUFFIX: &str = ".tmp";
-/// Begins the names of wrong bytes that were replaced; they stay.
+/// Begins the names of wrong bytes that were replaced; they stay until a purge.
 const WRONG_PREFIX: &str = "~syncthing~wrong-larder-";
 /// Staged files older than this were left by a process that died, in seconds.
 const STALE_SECONDS: i64 = 24 * 3600;
@@ -309,6 +309,25 @@ impl FolderTransport {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(failed(name)(errno)),
         }
+    }
+
+    /// Removes wrong bytes that [`FolderTransport::replace`] kept.
+    pub(super) fn remove_wrong(&self) -> Result<(), TransportError> {
+        let staging = match self.root.open_beneath(STAGING, OFlags::RDONLY | OFlags::DIRECTORY) {
+            Ok(staging) => staging,
+            Err(Errno::NOENT) => return Ok(()),
+            Err(errno) => return Err(failed(STAGING)(errno)),
+        };
+        for entry in rustix::fs::Dir::read_from(&staging).map_err(failed(STAGING))? {
+            let entry = entry.map_err(failed(STAGING))?;
+            if entry.file_name().to_bytes().starts_with(WRONG_PREFIX.as_bytes()) {
+                match rustix::fs::unlinkat(&staging, entry.file_name(), AtFlags::empty()) {
+                    Ok(()) | Err(Errno::NOENT) => {}
+                    Err(errno) => return Err(failed(STAGING)(errno)),
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Says whether the same bytes stand there; `None` if nothing does. Errors: Conflict.
