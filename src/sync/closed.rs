@@ -162,7 +162,14 @@ impl Engine {
         let gone = self.segments_gone(dropped)?;
         let mut words = Vec::new();
         for chain in chains {
-            words.extend(self.carry(space, chain, &gone, bytes)?);
+            match self.carry(space, chain, &gone, bytes) {
+                Ok(closed) => words.extend(closed),
+                // It is closed once it is healed; nothing else waits for that.
+                Err(SyncError::Ledger(error @ (LedgerError::Damaged { .. } | LedgerError::Missing { .. }))) => {
+                    self.ledger.note_error(&error);
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(words)
     }
@@ -177,11 +184,21 @@ impl Engine {
         bytes: &mut u64,
     ) -> Result<Vec<Closed>> {
         let Some(closable) = self.closable(earlier)? else { return Ok(Vec::new()) };
+        if self.is_known_damaged(&closable, gone)? {
+            return Ok(Vec::new());
+        }
         self.carry_lines(space, &closable, bytes)?;
         self.carry_segments(space, &closable, gone, bytes)?;
         let Closable { word, mut before, .. } = closable;
         before.push(word);
         Ok(before)
+    }
+
+    /// True if something that would have to be said again was noted as damaged and still is: nothing is said in vain at each run.
+    fn is_known_damaged(&self, closable: &Closable, gone: &HashSet<SegmentHash>) -> Result<bool> {
+        let noted = self.ledger.noted_damage()?.into_iter().map(|noted| noted.name);
+        let mut needed = noted.filter(|name| closable.artifacts.contains(name));
+        Ok(needed.any(|name| !self.ledger.is_whole(&name) && !self.ledger.can_do_without(&name, gone)))
     }
 
     fn carry_lines(&mut self, space: &Space, closable: &Closable, bytes: &mut u64) -> Result<()> {

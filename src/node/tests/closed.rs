@@ -93,6 +93,60 @@ fn what_is_purged_goes_from_a_chain_that_was_closed_and_all_else_of_it_stays() {
     expect_nowhere(&mut [&mut b, &mut c, &mut d], store.path(), &text);
 }
 
+#[test]
+fn a_damaged_pack_of_an_earlier_generation_keeps_no_purge_from_all_else_and_is_said_again_by_no_run() {
+    let (clock, store) = (clock(), folder());
+    let mut lost = machine("lost", &clock, store.path());
+    let mut b = machine("b", &clock, store.path());
+    same_owner(&lost, &mut b);
+    lost.write("large.txt", &secret(30, 400_000));
+    lost.write("small.txt", &secret(31, 3_000));
+    lost.run();
+    lost.write("small.txt", "clean\n");
+    lost.run();
+    let name = origin(&mut lost).to_string();
+    converge(&mut [&mut b]);
+    drop(lost);
+    adopt(&mut b, &name, 1);
+    let text = secret(32, 3_000);
+    b.write("later.txt", &text);
+    b.run();
+    b.write("later.txt", "clean\n");
+    b.run();
+    let held = ledger(&b);
+    let names = held.chains().expect("lists").into_iter().flat_map(|chain| held.artifact_names(&chain).expect("lists"));
+    let pack = names.into_iter().find(|name| name.to_string().ends_with(".pack")).expect("a pack");
+    let mut wrong = held.read_whole(&pack).expect("reads");
+    wrong[100] ^= 1;
+    for path in [held.path(&pack), store.path().join("demo").join(pack.to_string())] {
+        std::fs::remove_file(&path).expect("removes");
+    }
+    std::fs::write(held.path(&pack), &wrong).expect("writes");
+    let row = RecordId::new("demo-ledger", "shared", &pack.to_string());
+    let stands = b.adapter.get(&row).expect("reads").expect("adopting brought it there").revision;
+    b.adapter.delete(&row, &larder_adapters::Expected::Revision(stands)).expect("deletes");
+    crate::node::verify(&b.env(), &b.options(), Depth::Bytes).expect("looks");
+
+    for name in ["small.txt", "later.txt"] {
+        let path = RelPath::parse(name).expect("a path");
+        let old = versions(&mut b, name)[1];
+        b.node().purge(&path, Some(&old), false).expect("purges");
+    }
+    b.run();
+
+    assert_eq!(holders_there(store.path(), &text[..48]), [] as [String; 0], "what stands elsewhere goes");
+    let count = |machine: &Machine| {
+        let ledger = ledger(machine);
+        let chains = ledger.chains().expect("lists");
+        chains.iter().map(|chain| ledger.checkpoint_names(chain, 0).expect("lists").len()).sum::<usize>()
+    };
+    let before = count(&b);
+    for _ in 0..3 {
+        b.run();
+    }
+    assert_eq!(count(&b), before);
+}
+
 /// Works where no store can be reached.
 fn work_away(machine: &mut Machine, store: &Path, files: &[(&str, &str)], clock: &ManualClock) {
     let away = store.with_extension("away");
