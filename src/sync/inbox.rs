@@ -1,16 +1,18 @@
 //! The inbox: what paired devices put here, until it is taken into the ledger by the rules of every exchange.
 //!
 //! `.larder/inbox/` is a store like any other, filled by a server and emptied here. Invariant: nothing leaves it that is not whole in
-//! the ledger; what the exchange refuses or lets wait stays there and is named. Whoever put it is believed at first sight, as
-//! with any store that a person named: the device was paired. Knows nothing of servers.
+//! the ledger, but what does not count any more or was purged; what the exchange refuses or lets wait stays there and is named. Whoever
+//! put it is believed at first sight, as with any store that a person named: the device was paired. Knows nothing of servers.
 
+use std::collections::HashSet;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::exchange::{Direction, Trust};
 use super::stores::{Marks, Terms};
 use super::{Engine, Report, Result, SyncError};
-use crate::ledger::ArtifactName;
-use crate::model::Space;
+use crate::ledger::{ArtifactKind, ArtifactName, PackIndex};
+use crate::model::{SegmentHash, Space};
 use crate::state::Problem;
 use crate::transport::folder::STORE_FILE;
 use crate::transport::{Depth, FolderTransport, ListRequest, Transport};
@@ -100,15 +102,34 @@ impl Engine {
     fn empty_inbox(&self, folder: &Path, names: &[ArtifactName]) -> Result<()> {
         let mut names: Vec<&ArtifactName> = names.iter().collect();
         names.sort_by_key(|name| std::cmp::Reverse(name.kind()));
+        let purged = self.index.purged_segments()?;
         for name in names {
             // What stands below a floor is taken by nobody any more.
             let floor = self.index.floor(name.chain())?.seq;
             let below = matches!(name, ArtifactName::Checkpoint { seq, .. } if *seq < floor);
-            if below || self.ledger.is_whole(name) {
-                remove(&path_in(folder, &self.policy.app, name))?;
+            let path = path_in(folder, &self.policy.app, name);
+            if below || self.ledger.is_whole(name) || self.is_left_over(&path, name, floor, &purged)? {
+                remove(&path)?;
             }
         }
         Ok(())
+    }
+
+    /// True for a pack with bytes of what is purged that nothing here names. Were its checkpoint still to come, its writer says anew what
+    /// else stands in it once he has heard.
+    fn is_left_over(
+        &self,
+        path: &Path,
+        name: &ArtifactName,
+        floor: u64,
+        purged: &HashSet<SegmentHash>,
+    ) -> Result<bool> {
+        if purged.is_empty() || name.kind() != ArtifactKind::Pack || self.ledger.has(name) {
+            return Ok(false);
+        }
+        let index = File::open(path).ok().and_then(|file| PackIndex::read(&file).ok());
+        let holds = index.is_some_and(|index| index.places(name).any(|(segment, _)| purged.contains(&segment)));
+        Ok(holds && !self.ledger.standing(name.chain(), floor)?.contains(name))
     }
 }
 

@@ -94,3 +94,29 @@ fn an_inbox_that_cannot_be_read_stops_nothing_and_is_named_until_it_can() {
     assert_eq!(a.read("b.md").as_deref(), Some("b\n"));
     assert!(complaints(&a).is_empty());
 }
+
+#[test]
+fn what_was_purged_before_it_was_taken_in_does_not_stay_in_the_inbox() {
+    let (mut a, mut b) = pair();
+    let (text, kept) = (super::purge::secret(1, 400_000), super::purge::secret(2, 400_000));
+    b.write("x.txt", &text);
+    b.run();
+    let packs: Vec<String> = waiting(&a).into_iter().filter(|name| name.ends_with(".pack")).collect();
+    let inbox = a.path(".larder/inbox");
+    let bytes: Vec<Vec<u8>> = packs.iter().map(|name| std::fs::read(inbox.join(name)).expect("reads")).collect();
+    assert_eq!(packs.len(), 1);
+    b.write("x.txt", "clean\n");
+    b.run();
+    let path = RelPath::parse("x.txt").expect("a path");
+    b.node().purge(&path, None, false).expect("purges");
+    // A device that speaks to a server can take nothing away there.
+    std::fs::write(inbox.join(&packs[0]), &bytes[0]).expect("writes");
+    b.write("y.txt", &kept);
+    b.run();
+
+    a.run();
+
+    assert!(waiting(&a).is_empty(), "{:?}", waiting(&a));
+    assert_eq!(super::purge::holders(&a.path(".larder"), &text[..48]), [] as [String; 0]);
+    assert_eq!(a.read("y.txt").as_deref(), Some(&*kept));
+}
