@@ -10,8 +10,8 @@ use super::row::{SlotRow, VersionRow};
 use super::{Dropped, IndexError, Reader};
 use crate::model::{Chain, ContentHash, Hlc, OriginName, RelPath, SegmentHash, SegmentRef, VersionId};
 
-/// Segments looked for at once.
-const MAX_UNPLACED: usize = 100_000;
+/// Segments looked for at once: where so many are named, there may be more.
+pub const MAX_UNPLACED: usize = 100_000;
 
 /// A version that stands at its place in a chain: enough to judge whether everybody knows it.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -51,7 +51,7 @@ pub use content::{ContentError, ContentReader, MAX_READ_BYTES, ONCE_CACHE_BYTES}
 pub use deletions::{Deletion, Revived, Span};
 pub use error::IndexError;
 pub use floor::{ClosedEnd, Dropped, Floor};
-pub use live::{Succession, Superseded};
+pub use live::{MAX_UNPLACED, Succession, Superseded};
 pub use manifest::MAX_RESOLVED_SEGMENTS;
 pub use numbers::{DirChange, Names as WantedNames, NumberedName, NumberedSlot, NumberedVersion, ROOT_DIR_NUMBER};
 pub use past::Lived;

@@ -7,6 +7,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use super::{Engine, Result};
+use crate::index::MAX_UNPLACED;
 use crate::ledger::{ArtifactKind, ArtifactName, LedgerError, NotedDamage, ShortHash};
 use crate::model::{ArtifactHash, Chain, ContentHash, SegmentHash};
 
@@ -19,7 +20,7 @@ impl Engine {
             return Ok(needless);
         }
         let awaited = self.index.unplaced(&self.state.base_contents()?)?;
-        let is_awaited = awaited.iter().any(|segment| !gone.contains(segment));
+        let is_awaited = awaited.len() >= MAX_UNPLACED || awaited.iter().any(|segment| !gone.contains(segment));
         for name in lost {
             let layout = self.index.pack_layout(&name)?;
             let is_needed = layout.places(&name).any(|(segment, _)| !gone.contains(&segment));
@@ -59,7 +60,7 @@ impl Engine {
     }
 
     /// The packs of a chain that were noted as damaged or lost and cannot say what they hold.
-    fn lost_packs(&self, chain: &Chain) -> Result<Vec<ArtifactName>> {
+    pub(super) fn lost_packs(&self, chain: &Chain) -> Result<Vec<ArtifactName>> {
         let mut lost = Vec::new();
         for NotedDamage { name, .. } in self.ledger.noted_damage()? {
             let is_meant = name.kind() == ArtifactKind::Pack && name.chain() == chain;

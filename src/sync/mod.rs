@@ -337,6 +337,8 @@ pub struct Engine {
     told_later: BTreeMap<String, String>,
     /// What waits of purges was told in this process.
     purges_told: bool,
+    /// Of each space the damage and the purges with which an own chain could not be rewritten.
+    swept_in_vain: BTreeMap<Space, crate::model::Hash>,
     /// A floor rose since it was looked whether anything needs what it let go.
     rescue_due: bool,
     /// Rows written while recording goes on, if that was asked for.
@@ -416,6 +418,7 @@ impl Engine {
             seen_told: std::collections::BTreeSet::new(),
             told_later: BTreeMap::new(),
             purges_told: false,
+            swept_in_vain: BTreeMap::new(),
             rescue_due: false,
             ahead: None,
         };

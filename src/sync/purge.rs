@@ -318,13 +318,19 @@ impl Engine {
             }
         }
         let holds = self.holds_standing(&chain, &holding)?;
-        if due.is_empty() && !holds && self.ledger.noted_damage()?.is_empty() {
+        if due.is_empty() && !holds && self.lost_packs(&chain)?.is_empty() {
+            return Ok(0);
+        }
+        let looked_at = self.damage_and_purges(&holding)?;
+        if due.is_empty() && self.swept_in_vain.get(space) == Some(&looked_at) {
             return Ok(0);
         }
         let dropped = self.let_go_by(earlier.iter().chain([&chain]))?;
         let needless = self.lists_needless(&chain, &dropped)?;
         let holds = needless || (holds && self.can_be_rewritten(&chain, &holding, &dropped)?);
         if due.is_empty() && !holds {
+            // What is damaged may stay so for long, and the look passes over everything that is known.
+            self.swept_in_vain.insert(space.clone(), looked_at);
             return Ok(0);
         }
         let mut bytes = 0;
@@ -339,6 +345,15 @@ impl Engine {
             self.expect_stores(&chain, self.index.floor(&chain)?.seq)?;
         }
         Ok(bytes)
+    }
+
+    /// Another one when anything else is purged, holds what is, or is damaged.
+    fn damage_and_purges(&self, holding: &BTreeSet<ArtifactName>) -> Result<Hash> {
+        let noted = self.ledger.noted_damage()?.into_iter().map(|noted| noted.name.to_string());
+        let names: Vec<String> =
+            noted.chain(["holding".to_owned()]).chain(holding.iter().map(ToString::to_string)).collect();
+        let purged = digest(&self.index.purged_contents()?);
+        Ok(Hash::of(format!("{purged} {}", names.join(" ")).as_bytes()))
     }
 
     /// The contents that these chains let go and no head has again, in order; whatever is purged among them.
