@@ -40,6 +40,7 @@ mod purge;
 pub(crate) mod record;
 mod remake;
 pub mod resolve;
+mod scrub;
 mod seen;
 mod settle;
 mod stage;

@@ -24,7 +24,7 @@ const MAX_KEEPERS: usize = 20;
 /// Lines of one kind in `status`.
 const MAX_TOLD: usize = 20;
 /// Begins the entries in `state.db` of stores that still have to be emptied, before the chain: the floor, then a store a line.
-const STORES: &str = "purged in stores ";
+pub(super) const STORES: &str = "purged in stores ";
 /// For which set of purged contents the quarantine was looked through.
 const LOOKED: &str = "purged";
 /// Who tells of it in `status`.
@@ -33,12 +33,6 @@ const SOURCE: &str = "purge";
 const DISPLACED: &str = "purged displaced";
 /// The same of the full text.
 const WORDS: &str = "purged words";
-/// For which set of purged contents the backend was rid of what it keeps of deleted rows; and who tells of it.
-const SCRUBBED: &str = "purged in the backend";
-/// When that was tried last.
-const SCRUB_TRIED: &str = "purged in the backend tried";
-/// All of a database may have to be written: what does not work is not tried again at once.
-const SCRUB_PAUSE_MS: i64 = 3_600_000;
 
 /// A version that a purge names.
 #[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
@@ -479,43 +473,6 @@ impl Engine {
         Ok(())
     }
 
-    /// Has the backend take what it keeps of deleted and replaced rows out of its files, once for each set of purged contents: after all
-    /// that was to be deleted is, and after this run's rows.
-    pub fn scrub_backend(&mut self, report: &mut Report) -> Result<()> {
-        let Some(adapter) = self.adapter.clone().filter(|_| self.index.has_purges()) else { return Ok(()) };
-        let contents = self.index.purged_contents()?;
-        let digest = digest(&contents);
-        let is_done = self.state.meta_text(SCRUBBED)?.as_deref() == Some(&*digest);
-        if contents.is_empty() || is_done || self.waits_for_backend()? {
-            return Ok(());
-        }
-        let now = self.now_ms().cast_signed();
-        let tried = self.state.meta_i64(SCRUB_TRIED)?;
-        if tried.is_some_and(|tried| (tried..tried.saturating_add(SCRUB_PAUSE_MS)).contains(&now)) {
-            return Ok(());
-        }
-        let scrubbed = adapter.scrub();
-        let problem = scrubbed.as_ref().err().map(|error| {
-            let what =
-                format!("free space of its file may hold what was purged; a later `larder sync` tries again ({error})");
-            Problem { path: BACKEND.to_owned(), what }
-        });
-        self.state.set_problems(SCRUBBED, problem.as_slice(), now)?;
-        let Ok(left) = scrubbed else { return Ok(self.state.set_meta_i64(SCRUB_TRIED, now)?) };
-        self.state.set_meta(SCRUB_TRIED, None)?;
-        if left.is_some() {
-            let told = StoreGarbage { why: left, ..StoreGarbage::of(BACKEND) };
-            report.purge.get_or_insert_default().stores.push(told);
-        }
-        Ok(self.state.set_meta(SCRUBBED, Some(digest.as_bytes()))?)
-    }
-
-    /// True if rows of the backend are still to be deleted.
-    fn waits_for_backend(&self) -> Result<bool> {
-        let open = self.state.metas_below(STORES)?;
-        Ok(open.iter().any(|(_, text)| String::from_utf8_lossy(text).lines().skip(1).any(|store| store == BACKEND)))
-    }
-
     /// Whether a store still holds what does not count of another machine's chain: that is its own to take away.
     fn left_in(&self, store: &str, place: &dyn Transport, chain: &Chain, floor: u64) -> StoreGarbage {
         let mut left = StoreGarbage::of(store);
@@ -681,7 +638,7 @@ impl Engine {
 }
 
 /// Another one for each set of contents.
-fn digest(contents: &BTreeSet<ContentHash>) -> String {
+pub(super) fn digest(contents: &BTreeSet<ContentHash>) -> String {
     Hash::of(&contents.iter().flat_map(|content| *content.as_bytes()).collect::<Vec<u8>>()).to_string()
 }
 
