@@ -63,7 +63,7 @@ fn a_backend_outside_the_folder_needs_consent_once() {
     let a = lab.project("a", &config);
     a.write("shared/note.md", "note\n");
 
-    a.run(["sync"]).expect(1).says("--trust");
+    a.run(["sync"]).expect(1).says("`larder sync --trust` agrees");
     assert!(!lab.path("elsewhere.db").exists());
 
     a.run(["sync", "--trust"]).expect(0);

@@ -434,3 +434,19 @@ fn one_run_finishes_an_exchange_whatever_a_round_of_it_may_cost() {
     assert_eq!(names(store.path()).iter().filter(|name| name.contains("/cp-")).count(), 12);
     assert_eq!((0..12).filter(|n| b.read(&format!("{n}.txt")) == Some(noise(*n))).count(), 12);
 }
+
+#[test]
+fn an_edited_config_that_reaches_further_is_not_used_and_the_error_says_what_to_do() {
+    let there = tempfile::tempdir().expect("a folder");
+    let mut a = Machine::new("a", &backend());
+    a.run();
+    let peers = serde_json::json!({ "there": there.path() });
+    std::fs::write(a.path("sync-config.json"), CONFIG.replacen('{', &format!(r#"{{ "peers": {peers}, "#), 1))
+        .expect("writes");
+
+    let refused = a.node().reload().expect_err("nobody agreed");
+
+    let hint = refused.hint.expect("something can be done");
+    assert!(hint.contains("stop this larder") && hint.contains("`larder up --trust`"), "{hint}");
+    assert!(a.node().settings.peers.is_empty());
+}
