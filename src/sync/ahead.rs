@@ -77,6 +77,7 @@ impl Engine {
 
     /// Begins to write the rows of a batch that the index has just taken in as its rows after `before`.
     pub(super) fn write_ahead(&mut self, before: i64, item: Item) -> Result<()> {
+        let has_rows = self.adapter.as_ref().is_some_and(|adapter| self.has_rows(&**adapter, &item.chain.space));
         let (Some(ahead), Some(adapter)) = (&mut self.ahead, &self.adapter) else { return Ok(()) };
         if item.records.len() < WORTH_VERSIONS {
             return Ok(());
@@ -85,7 +86,7 @@ impl Engine {
         if ahead.done.is_down || ahead.reached != before {
             return Ok(());
         }
-        if !item.chain.space.is_shared() && !adapter.capabilities().own {
+        if !has_rows {
             return Ok(());
         }
         let mark = self.index.max_row()?;

@@ -14,10 +14,11 @@ use larder_adapters::{
     SHARED_OWNER, Write,
 };
 
+use super::content::shape_of;
 use super::resolve::{Outcome, Resolution};
 use super::{Engine, Report, Result, SyncError};
 use crate::index::{Slot, Stored};
-use crate::model::{Channel, RelPath, Space};
+use crate::model::{Channel, ContentKind, RelPath, Space};
 use crate::state::Direction;
 
 /// Slots looked at per page; their rows are one batch, unless they are large.
@@ -229,11 +230,14 @@ impl Engine {
     ) -> Result<bool> {
         let mut batch: Vec<Item> = Vec::new();
         let mut batch_bytes = 0;
-        let own_only = adapter.capabilities().own;
         // A path that changed many times is looked at once.
         let mut seen = HashSet::new();
-        let has_row = |slot: &&Slot| slot.origin.is_none() && (slot.space.is_shared() || own_only);
-        let mirrored: Vec<&Slot> = slots.iter().filter(has_row).filter(|slot| seen.insert(*slot)).collect();
+        let (mirrored, rowless): (Vec<&Slot>, Vec<&Slot>) =
+            slots.iter().filter(|slot| seen.insert(*slot)).partition(|slot| self.has_row(adapter, slot));
+        if !rowless.is_empty() && !dry_run && self.state.any_outbox()? {
+            // What can have no row waits for none.
+            rowless.iter().try_for_each(|slot| self.state.clear_outbox(&slot.path))?;
+        }
         for group in mirrored.chunks(LOOK_SLOTS) {
             let looks = match self.look(adapter, group) {
                 Err(SyncError::Adapter(error)) if is_down(&error) => {
@@ -304,11 +308,9 @@ impl Engine {
     /// Rows of what a dry run only listed as recorded.
     pub fn plan_rows_of_recorded(&mut self, report: &mut Report) {
         let planned = std::mem::take(&mut self.planned_rows);
-        if self.adapter.is_none() {
-            return;
-        }
+        let Some(adapter) = self.adapter.clone() else { return };
         for (path, change) in &report.recorded {
-            let counted = planned.contains(path) || self.is_archive(path);
+            let counted = planned.contains(path) || self.is_without_row(&*adapter, path);
             match change {
                 _ if counted => {}
                 super::Change::Deleted => report.rows_deleted += 1,
@@ -321,9 +323,9 @@ impl Engine {
         }
     }
 
-    fn is_archive(&self, path: &str) -> bool {
+    fn is_without_row(&self, adapter: &dyn FileSyncAdapter, path: &str) -> bool {
         let admitted = RelPath::parse(path).ok().and_then(|path| self.policy.rules.admit(&path).ok());
-        admitted.is_some_and(|admitted| admitted.channel() == Channel::Archive)
+        admitted.is_some_and(|admitted| !self.has_row(adapter, &self.slot_of(admitted.channel(), admitted.path())))
     }
 
     /// Notes it, for `status` and for who asked for this run.
@@ -380,7 +382,7 @@ impl Engine {
             None => Expected::Absent,
         };
         let item = match &resolution.outcome {
-            Outcome::Absent | Outcome::Unknown => {
+            outcome if is_rowless(outcome) => {
                 if row.is_none() {
                     return Ok(Need::Nothing);
                 }
@@ -584,9 +586,33 @@ impl Engine {
         self.owner_in(&slot.space)
     }
 
+    /// Whether a slot's content can stand in a row: an archive file's cannot, which has one for each origin.
+    fn has_row(&self, adapter: &dyn FileSyncAdapter, slot: &Slot) -> bool {
+        slot.origin.is_none() && self.has_rows(adapter, &slot.space)
+    }
+
+    /// Whether files of a space have rows in this backend.
+    ///
+    /// Private ones only below a name of one's own: under the name that stands for everybody they would be everybody's to read,
+    /// and one row with a shared file of that path.
+    pub(super) fn has_rows(&self, adapter: &dyn FileSyncAdapter, space: &Space) -> bool {
+        space.is_shared() || (adapter.capabilities().own && self.policy.owner != SHARED_OWNER)
+    }
+
     /// Whose the rows of a space are.
     pub(super) fn owner_in(&self, space: &Space) -> String {
         if space.is_shared() { SHARED_OWNER.to_owned() } else { self.policy.owner.clone() }
+    }
+}
+
+/// Nothing, or a link, whose text in a row would become a file.
+fn is_rowless(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Absent | Outcome::Unknown => true,
+        Outcome::Pending(_) => false,
+        Outcome::Content(_) | Outcome::Appended(_) => {
+            shape_of(outcome).is_some_and(|(_, kind)| kind == ContentKind::Link)
+        }
     }
 }
 

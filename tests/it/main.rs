@@ -27,6 +27,7 @@ mod postgres;
 #[path = "../../adapters/tests/servers/postgres.rs"]
 mod postgres_server;
 mod repair;
+mod rows;
 mod s3;
 #[path = "../../adapters/tests/servers/skip.rs"]
 mod skipping;

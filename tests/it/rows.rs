@@ -1,0 +1,94 @@
+//! What has a row in the database and what has none, seen from outside.
+//!
+//! Invariant: what can have no row waits for none, and no private content stands under the name that everybody's rows have.
+
+use std::os::unix::fs::symlink;
+
+use crate::support::{CONFIG, Lab, Project, Rows};
+
+/// The paths and owners of the rows of a project's own database.
+fn owners(project: &Project) -> Vec<(String, String)> {
+    let connection = rusqlite::Connection::open(project.path("sync.db")).expect("open the database");
+    let mut rows = connection.prepare("SELECT path, owner_id FROM files ORDER BY path").expect("read rows");
+    let pairs = rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).expect("read rows");
+    pairs.map(|pair| pair.expect("two texts")).collect()
+}
+
+/// What `status` says waits for a row.
+fn outbox(project: &Project) -> serde_json::Value {
+    project.run(["status", "--json"]).json()["outbox"].clone()
+}
+
+fn pair(path: &str, owner: &str) -> (String, String) {
+    (path.to_owned(), owner.to_owned())
+}
+
+#[test]
+fn private_files_have_no_row_under_the_name_that_stands_for_everybody() {
+    let lab = Lab::new();
+    let project = lab.project("project", CONFIG);
+    project.write("shared/plan.md", "plan\n");
+    project.write("mine/diary.md", "private\n");
+
+    let planned = project.run(["sync", "--dry-run", "--json"]).expect(0).json();
+    let done = project.run(["sync", "--json"]).expect(0).json();
+
+    assert_eq!(owners(&project), [pair("shared/plan.md", "shared")]);
+    assert_eq!((&planned["rows_written"], &done["rows_written"]), (&1.into(), &1.into()));
+    let next = project.run(["sync", "--json"]).expect(0).json();
+    assert_eq!((&next["rows_written"], &next["rows_deleted"]), (&0.into(), &0.into()), "{next:#}");
+    assert_eq!(project.read("mine/diary.md").as_deref(), Some(&b"private\n"[..]));
+    project.verify();
+}
+
+#[test]
+fn private_files_of_an_owner_with_a_name_have_rows_under_that_name() {
+    let lab = Lab::new();
+    let project = lab.project("project", &CONFIG.replacen('{', "{ \"ownerId\": \"ann\",", 1));
+    project.write("shared/plan.md", "plan\n");
+    project.write("mine/diary.md", "private\n");
+
+    for _ in 0..2 {
+        project.sync();
+
+        assert_eq!(owners(&project), [pair("mine/diary.md", "ann"), pair("shared/plan.md", "shared")]);
+    }
+}
+
+#[test]
+fn a_link_waits_for_no_row_and_takes_that_of_the_text_before_it_away() {
+    let lab = Lab::new();
+    let project = lab.project("project", CONFIG);
+    project.write("shared/plan.md", "plan\n");
+    project.write("shared/now.md", "a text at first\n");
+    symlink("plan.md", project.path("shared/link.md")).expect("make a link");
+    project.sync();
+    let rows = Rows::open(&project.path("sync.db"));
+    assert_eq!(rows.content("shared/now.md").as_deref(), Some("a text at first\n"));
+
+    project.remove("shared/now.md");
+    symlink("plan.md", project.path("shared/now.md")).expect("make a link");
+    project.sync();
+
+    assert_eq!(outbox(&project), serde_json::json!([]));
+    assert_eq!((rows.content("shared/now.md"), rows.count()), (None, 1));
+    project.sync();
+    assert!(project.path("shared/now.md").is_symlink(), "no row makes a file of a link");
+}
+
+#[test]
+fn approved_deletions_of_archive_files_wait_for_no_row() {
+    let lab = Lab::new();
+    let project = lab.project("project", CONFIG);
+    for n in 0..40 {
+        project.write(format!("logs/{n}.log"), format!("{n}\n"));
+    }
+    project.sync();
+    std::fs::remove_dir_all(project.path("logs")).expect("remove");
+    project.run(["sync"]).expect(3);
+
+    project.run(["deletes", "approve"]).expect(0);
+
+    project.sync();
+    assert_eq!(outbox(&project), serde_json::json!([]));
+}
