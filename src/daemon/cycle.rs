@@ -427,12 +427,13 @@ impl Cycle {
         lines
     }
 
-    /// A run failed: said once, tried again later. Errors: the project folder is gone; then nothing is tried again.
+    /// A run failed: said once, tried again later. Errors: the project folder is gone, or its state; then nothing is tried again.
     pub fn failed(&mut self, error: &NodeError, say: &dyn Fn(&str)) -> Result<(), NodeError> {
         // The watcher tells of it too, but not of every way in which a folder can go.
         if self.node.engine.root().check_present().is_err() {
             return Err(root_gone(&self.node));
         }
+        self.node.check_in_place()?;
         if self.last_error.as_deref() != Some(&error.message) {
             say(&format!("a run failed and is tried again: {error}"));
         }
@@ -442,6 +443,9 @@ impl Cycle {
 
     /// Ends in good order: threads joined, view unmounted.
     pub fn finish(mut self) {
+        if self.node.check_in_place().is_err() {
+            return self.leave();
+        }
         self.subscriptions.clear();
         self.waiters = None;
         self.filler = None;
@@ -450,6 +454,15 @@ impl Cycle {
             let _ = mounted.unmount();
         }
         drop(self.watcher);
+    }
+
+    /// Ends without closing what is open: SQLite would remove the logs of databases that another process made in their place.
+    fn leave(mut self) {
+        if let Some(mounted) = self.mounted.take() {
+            let _ = mounted.unmount();
+        }
+        // The end of the process closes the files and touches no name.
+        std::mem::forget(self);
     }
 }
 

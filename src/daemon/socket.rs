@@ -4,7 +4,7 @@
 //! thread for ten seconds and nothing else. Knows nothing of what is asked.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, channel};
@@ -28,13 +28,22 @@ pub(super) struct Asked {
 /// Listens until it is dropped; then the socket file goes.
 pub(super) struct Listener {
     path: PathBuf,
+    /// Which file it is: device and inode.
+    file: Option<(u64, u64)>,
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        // Left behind it would only be refused and replaced at the next start.
-        let _ = std::fs::remove_file(&self.path);
+        // Another daemon's, if the folder was replaced meanwhile, stays.
+        if file_at(&self.path) == self.file {
+            // Left behind it would only be refused and replaced at the next start.
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
+}
+
+fn file_at(path: &Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 /// Starts listening. The socket's folder is private (mode 0700), the socket too.
@@ -53,7 +62,7 @@ pub(super) fn listen(path: &Path, notes: impl Fn(Asked) + Send + Clone + 'static
             let _ = std::thread::Builder::new().name("larder-ask".to_owned()).spawn(move || serve(&stream, &notes));
         }
     })?;
-    Ok(Listener { path: path.to_owned() })
+    Ok(Listener { path: path.to_owned(), file: file_at(path) })
 }
 
 fn serve(stream: &UnixStream, notes: &impl Fn(Asked)) {

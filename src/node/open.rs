@@ -217,6 +217,22 @@ impl Node {
         OpenOptions { lock: Some(self.lock.clone()), ..self.options.clone() }
     }
 
+    /// Errors: `.larder` is not the one that was opened any more. Then nobody else is kept out, and what is open has no names:
+    /// `self` must neither run nor be closed, which would remove files that another process made in their place.
+    pub fn check_in_place(&self) -> Result<(), NodeError> {
+        if self.lock.is_at(&self.dirs.lock()) {
+            return Ok(());
+        }
+        let larder = larder_patterns::shown(&self.dirs.larder.to_string_lossy());
+        let origin = self.engine.origin();
+        Err(NodeError::user(
+            format!("{larder} was removed or replaced while larder ran; nothing more is recorded or written"),
+            format!(
+                "start `larder up` again; if the folder is gone for good, `larder origin adopt {origin}` goes on under its name"
+            ),
+        ))
+    }
+
     /// Tries again to open a backend that was away.
     pub fn reopen_backend(&mut self) -> Result<(), NodeError> {
         if self.backend_error.is_some() {
@@ -403,6 +419,18 @@ impl ProjectLock {
         self.left_open.swap(false, Ordering::Relaxed)
     }
 
+    /// False if another file stands at `path`, or none: whoever took the folder away left its holder a lock on nothing.
+    fn is_at(&self, path: &Path) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        let Ok(held) = self.file.metadata() else { return true };
+        match std::fs::symlink_metadata(path) {
+            // Not every file system keeps its numbers: a file with another number that names this holder is the same.
+            Ok(there) => (there.dev(), there.ino()) == (held.dev(), held.ino()) || names_this_process(path),
+            // What cannot be looked at is not gone.
+            Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+        }
+    }
+
     /// Written in place and always as long: a lock file is never torn, and truncating it would cost a journal entry.
     fn write_holder(&self, holder: u32) -> std::io::Result<()> {
         self.file.write_all_at(format!("{holder:>10}\n").as_bytes(), 0)
@@ -421,6 +449,10 @@ fn read_holder(file: &mut File) -> Option<u32> {
     let mut text = String::new();
     file.read_to_string(&mut text).ok()?;
     text.lines().next()?.trim().parse().ok()
+}
+
+fn names_this_process(path: &Path) -> bool {
+    File::open(path).is_ok_and(|mut file| read_holder(&mut file) == Some(std::process::id()))
 }
 
 /// Takes the lock; for a command that holds it, or a daemon that is dying, waits no longer than `patience`. A daemon that listens stays.

@@ -86,6 +86,7 @@ impl Node {
     }
 
     fn steps(&mut self, options: &RunOptions, partners: &Partners) -> Result<Report, NodeError> {
+        self.check_in_place()?;
         self.reopen_backend()?;
         let mut report = Report::default();
         if let Some(error) = &self.backend_error {

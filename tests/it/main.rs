@@ -10,6 +10,7 @@ mod carrier;
 mod convex;
 #[path = "../../adapters/tests/servers/convex.rs"]
 mod convex_server;
+mod daemon;
 mod errand;
 mod firestore;
 #[path = "../../adapters/tests/firestore_server/mod.rs"]

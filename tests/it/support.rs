@@ -496,6 +496,24 @@ impl Daemon {
         assert!(code.success(), "`larder up` ended with {code}; it said {:#?}", self.heard);
     }
 
+    /// Waits until it ends by itself; its exit code.
+    #[track_caller]
+    pub fn code(mut self) -> Option<i32> {
+        let mut status = None;
+        until("`larder up` ends by itself", DAEMON_DEADLINE, || {
+            status = self.child.try_wait().expect("wait for a child of our own");
+            status.is_some()
+        });
+        status.and_then(|status| status.code())
+    }
+
+    /// Asks it to end, and waits until it does, with whatever code.
+    #[track_caller]
+    pub fn end(self) {
+        self.signal(rustix::process::Signal::TERM);
+        self.code();
+    }
+
     /// Kills it as a power cut would, and waits until it is gone.
     pub fn kill(mut self) {
         self.signal(rustix::process::Signal::KILL);

@@ -1,0 +1,54 @@
+//! What a running project does when the ground moves: its state is removed.
+
+use std::fs;
+
+use crate::origin::member;
+use crate::support::{CONFIG, Lab};
+
+#[test]
+fn a_daemon_whose_state_is_removed_ends_and_writes_nothing_more() {
+    let (lab, a) = crate::origin::lab();
+    let b = member(&lab, "b");
+    a.write("shared/plan.md", "1\n");
+    let mut daemon = a.up();
+    b.sync();
+    fs::remove_dir_all(a.path(".larder")).expect("as `git clean -fdx` does");
+    // Whoever works there next has a state of his own.
+    a.sync();
+    let name = a.run(["origin", "--json"]).expect(0).json()["origin"].clone();
+
+    b.write("shared/new.md", "from b\n");
+    b.sync();
+
+    daemon.wait_for("was removed or replaced");
+    assert_eq!(daemon.code(), Some(1));
+    a.sync();
+    assert_eq!(a.run(["origin", "--json"]).expect(0).json()["origin"], name);
+    assert_eq!(a.read("shared/new.md").as_deref(), Some(&b"from b\n"[..]));
+    let listed = b.run(["origin", "list", "--json"]).expect(0).json();
+    let forked = listed["origins"].as_array().expect("a list").iter().any(|line| line["forked"] == true);
+    assert!(!forked, "{listed:#}");
+    a.verify();
+}
+
+#[test]
+fn a_removed_state_leaves_what_another_process_made_there_meanwhile() {
+    let lab = Lab::new();
+    let project = lab.project("project", CONFIG);
+    project.write("shared/plan.md", "1\n");
+    let first = project.up();
+    fs::remove_dir_all(project.path(".larder")).expect("remove");
+    let second = project.up();
+    project.write("shared/plan.md", "2\n");
+    project.run(["sync"]).expect(0);
+
+    first.end();
+
+    // The log of a database belongs to who made it, and so does the socket.
+    assert!(project.path(".larder/control.sock").exists() && project.path(".larder/state.db-wal").exists());
+    project.write("shared/plan.md", "3\n");
+    project.run(["sync", "--json"]).expect(0).says("\"by\": \"daemon\"");
+    second.kill();
+    project.sync();
+    project.verify();
+}
