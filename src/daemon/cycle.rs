@@ -191,7 +191,8 @@ impl Cycle {
 
     fn reload(&mut self, say: &dyn Fn(&str)) {
         match self.node.reload() {
-            Ok(keys) if keys.is_empty() => {}
+            // As it was before it was edited.
+            Ok(keys) if keys.is_empty() => self.node.engine.note_config_error(None),
             Ok(keys) => {
                 say(&format!("the config changed: {}", keys.join(", ")));
                 self.watcher.set_rules(self.node.settings.rules.clone());
@@ -202,9 +203,8 @@ impl Cycle {
                 self.node.engine.note_config_error(None);
             }
             Err(error) => {
-                let why = error.hint.map_or(error.message.clone(), |hint| format!("{}\n{hint}", error.message));
-                say(&format!("the edited config is not used: {why}"));
-                self.node.engine.note_config_error(Some(&why));
+                say(&format!("the edited config is not used: {}", on_one_line(&error)));
+                self.node.engine.note_config_error(Some(&on_one_line(&error)));
             }
         }
     }
@@ -479,6 +479,12 @@ fn root_gone(node: &Node) -> NodeError {
         format!("the project folder {root} was moved, removed or unmounted; nothing was taken as deleted"),
         "run `larder up` where it is now",
     )
+}
+
+/// What is wrong with a config and what to do, on one line of `status`.
+fn on_one_line(error: &NodeError) -> String {
+    let said = error.message.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+    error.hint.as_ref().map_or(said.clone(), |hint| format!("{said}; {hint}"))
 }
 
 /// One look at a path, for the debounce.

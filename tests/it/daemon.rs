@@ -1,9 +1,9 @@
-//! What a running project does when the ground moves: its state is removed.
+//! What a running project does when the ground moves: its state is removed, its config is edited and put back.
 
 use std::fs;
 
 use crate::origin::member;
-use crate::support::{CONFIG, Lab};
+use crate::support::{CONFIG, DAEMON_DEADLINE, Lab, Project, until};
 
 #[test]
 fn a_daemon_whose_state_is_removed_ends_and_writes_nothing_more() {
@@ -51,4 +51,29 @@ fn a_removed_state_leaves_what_another_process_made_there_meanwhile() {
     second.kill();
     project.sync();
     project.verify();
+}
+
+/// What `status` says of an edited config.
+fn config_problem(project: &Project) -> Option<String> {
+    let problems = project.run(["status", "--json"]).json()["problems"].clone();
+    let told = problems.as_array()?.iter().find(|one| one["source"] == "config")?;
+    Some(told["what"].as_str().expect("a sentence").to_owned())
+}
+
+#[test]
+fn a_config_that_is_put_back_as_it_was_leaves_no_problem() {
+    let lab = Lab::new();
+    let project = lab.project("project", CONFIG);
+    project.write("shared/plan.md", "1\n");
+    let mut daemon = project.up();
+    project.write("sync-config.json", CONFIG.replacen('{', "{ \"peers\": { \"nas\": \"/nas\" },", 1));
+    daemon.wait_for("the edited config is not used");
+    let told = config_problem(&project).expect("is listed");
+    assert!(told.contains("/nas") && told.contains("larder up --trust"), "{told}");
+    assert!(!told.contains("\\n"), "one line: {told}");
+
+    project.write("sync-config.json", CONFIG);
+
+    until("the problem goes with its reason", DAEMON_DEADLINE, || config_problem(&project).is_none());
+    daemon.stop();
 }
