@@ -3,18 +3,16 @@
 //! Invariant: nothing is written before the config is valid and consent is there; a folder whose identity is in doubt is
 //! never written with. A backend that is away does not stop opening: files are kept, and `status` says so.
 
-use std::fs::{File, TryLockError};
-use std::io::Read;
-use std::os::unix::fs::FileExt;
+use std::fs::File;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use larder_adapters::{ErrorKind, FileSyncAdapter, OpenContext};
 
 use super::error::{Kind, NodeError};
+use super::lock::{ProjectLock, read_holder, take_lock};
 use crate::config::{self, ConfigPath, Flags, Settings};
 use crate::env::{Env, at_short_path};
 use crate::index::{ContentReader, Index, ONCE_CACHE_BYTES, Opened, Reader, Replayed, replay};
@@ -24,9 +22,6 @@ use crate::scan::Root;
 use crate::state::State;
 use crate::sync::exchange::Trust;
 use crate::sync::{Engine, Parts, Peer, Policy, Progress};
-
-/// Between two tries to take a lock.
-const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// Where a project's own files are.
 #[derive(Clone, Debug)]
@@ -404,86 +399,6 @@ pub(super) fn set_aside_foreign(dirs: &ProjectDirs, env: &Env, owner: &str) -> R
         .map_err(|error| NodeError::new(Kind::User, format!("set aside {}: {error}", dirs.larder.display())))?;
     tracing::warn!("a .larder of another machine came with this folder; it was moved to {} unread", aside.display());
     Ok(())
-}
-
-/// The project's lock; ends with its holder, however that ends. Holds the process id, and 0 after an end in good order.
-pub struct ProjectLock {
-    file: File,
-    /// The holder before did not end in good order, and nobody looked into it since.
-    left_open: AtomicBool,
-}
-
-impl ProjectLock {
-    /// True, once, if the holder before did not end in good order.
-    fn was_left_open(&self) -> bool {
-        self.left_open.swap(false, Ordering::Relaxed)
-    }
-
-    /// False if another file stands at `path`, or none: whoever took the folder away left its holder a lock on nothing.
-    fn is_at(&self, path: &Path) -> bool {
-        use std::os::unix::fs::MetadataExt;
-        let Ok(held) = self.file.metadata() else { return true };
-        match std::fs::symlink_metadata(path) {
-            // Not every file system keeps its numbers: a file with another number that names this holder is the same.
-            Ok(there) => (there.dev(), there.ino()) == (held.dev(), held.ino()) || names_this_process(path),
-            // What cannot be looked at is not gone.
-            Err(error) => error.kind() != std::io::ErrorKind::NotFound,
-        }
-    }
-
-    /// Written in place and always as long: a lock file is never torn, and truncating it would cost a journal entry.
-    fn write_holder(&self, holder: u32) -> std::io::Result<()> {
-        self.file.write_all_at(format!("{holder:>10}\n").as_bytes(), 0)
-    }
-}
-
-impl Drop for ProjectLock {
-    fn drop(&mut self) {
-        // If it cannot be said that this end was in good order, the next holder looks more closely.
-        let _ = self.write_holder(0);
-    }
-}
-
-/// The process id in a lock file.
-fn read_holder(file: &mut File) -> Option<u32> {
-    let mut text = String::new();
-    file.read_to_string(&mut text).ok()?;
-    text.lines().next()?.trim().parse().ok()
-}
-
-fn names_this_process(path: &Path) -> bool {
-    File::open(path).is_ok_and(|mut file| read_holder(&mut file) == Some(std::process::id()))
-}
-
-/// Takes the lock; for a command that holds it, or a daemon that is dying, waits no longer than `patience`. A daemon that listens stays.
-pub(super) fn take_lock(dirs: &ProjectDirs, patience: Option<Instant>) -> Result<ProjectLock, NodeError> {
-    let internal = |error: std::io::Error| NodeError::new(Kind::Internal, format!("open the project's lock: {error}"));
-    let path = dirs.lock();
-    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(internal)?;
-    let mut taken = file.try_lock();
-    let may_wait = || patience.is_some_and(|until| Instant::now() < until);
-    while matches!(taken, Err(TryLockError::WouldBlock)) && may_wait() && !dirs.has_daemon() {
-        std::thread::sleep(LOCK_PAUSE);
-        taken = file.try_lock();
-    }
-    match taken {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            // A name is a courtesy; the message stands without it.
-            let holder = read_holder(&mut file).filter(|holder| *holder != 0);
-            let named = holder.map_or(String::new(), |holder| format!(" (process {holder})"));
-            let message = format!("another larder already works in this project{named}");
-            let end =
-                holder.map_or("stop that one".to_owned(), |holder| format!("`kill {holder}` ends it in good order"));
-            return Err(NodeError::user(message, format!("`larder status` works beside it; for this, {end} first")));
-        }
-        Err(TryLockError::Error(error)) => return Err(internal(error)),
-    }
-    let is_new = file.metadata().map_err(internal)?.len() == 0;
-    let left_open = !is_new && read_holder(&mut file) != Some(0);
-    let lock = ProjectLock { file, left_open: AtomicBool::new(left_open) };
-    lock.write_holder(std::process::id()).map_err(internal)?;
-    Ok(lock)
 }
 
 /// Who this install is, also before its first run: then it is made here. With the project's own folder.
