@@ -180,12 +180,16 @@ impl Identity {
             return Ok(Opened { identity, standing: Standing::Same, created: true });
         }
         let identity = Identity::load(larder)?;
-        let standing = if is_known(env, identity.public_key())? {
-            identity.fields.fingerprint.standing(&Fingerprint::of(larder, env)?)
-        } else {
-            Standing::Unknown
-        };
+        let standing = identity.standing(larder, env)?;
         Ok(Opened { identity, standing, created: false })
+    }
+
+    /// How the folder relates to the one this identity was made in. Writes nothing.
+    pub fn standing(&self, larder: &Path, env: &Env) -> Result<Standing, IdentityError> {
+        if !is_known(env, self.public_key())? {
+            return Ok(Standing::Unknown);
+        }
+        Ok(self.fields.fingerprint.standing(&Fingerprint::of(larder, env)?))
     }
 
     /// True if a folder has an identity. What cannot be told is no "no": another one would take the place of the one that is there.

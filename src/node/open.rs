@@ -278,6 +278,8 @@ pub struct Glance {
     pub contents: Option<ContentReader>,
     /// Who this install is; `None` before the first run.
     pub identity: Option<Identity>,
+    /// Why the next run would be refused, if it would.
+    pub refused: Option<NodeError>,
 }
 
 impl Glance {
@@ -286,15 +288,32 @@ impl Glance {
         let settings = options.settings(env)?;
         let dirs = ProjectDirs::of(&settings.config);
         let state = State::open_read_only(&dirs.state())?;
+        // A daemon that runs goes on with what was agreed to when it began.
+        let refused =
+            if dirs.holder().is_some() { None } else { refusal_of_run(&settings, &dirs, env).unwrap_or_else(Some) };
         if state.is_none() || !dirs.index().exists() {
-            return Ok(Glance { settings, dirs, state, index: None, contents: None, identity: None });
+            return Ok(Glance { settings, dirs, state, index: None, contents: None, identity: None, refused });
         }
         let identity = Some(Identity::load(&dirs.larder)?);
         let ledger = Arc::new(Ledger::open(&dirs.larder)?);
         let contents = ContentReader::new(ledger, Reader::open(&dirs.index())?);
         let index = Some(Reader::open(&dirs.index())?);
-        Ok(Glance { settings, dirs, state, index, contents: Some(contents), identity })
+        Ok(Glance { settings, dirs, state, index, contents: Some(contents), identity, refused })
     }
+}
+
+/// What the next run would be refused for: by consent that is missing, or by a folder that is not the identity's own.
+fn refusal_of_run(settings: &Settings, dirs: &ProjectDirs, env: &Env) -> Result<Option<NodeError>, NodeError> {
+    if let Err(error) = require_consent(settings, env, false) {
+        return Ok(Some(error));
+    }
+    if !Identity::is_in(&dirs.larder)? {
+        return Ok(None);
+    }
+    let identity = Identity::load(&dirs.larder)?;
+    let standing = identity.standing(&dirs.larder, env)?;
+    // One that nobody here knows is set aside by the next run, which then begins anew.
+    Ok(refusal(standing, &identity).filter(|_| standing != Standing::Unknown))
 }
 
 /// What the engine needs of the settings.
@@ -419,12 +438,19 @@ pub(super) fn identity_of(
 fn open_identity(dirs: &ProjectDirs, env: &Env, owner: &str) -> Result<Identity, NodeError> {
     let opened = Identity::open(&dirs.larder, env, owner)?;
     let mut identity = opened.identity;
-    let why = match opened.standing {
-        Standing::Same => return Ok(identity),
-        Standing::Moved => {
-            identity.settle(&dirs.larder, env)?;
-            return Ok(identity);
-        }
+    if let Some(refusal) = refusal(opened.standing, &identity) {
+        return Err(refusal);
+    }
+    if opened.standing == Standing::Moved {
+        identity.settle(&dirs.larder, env)?;
+    }
+    Ok(identity)
+}
+
+/// Why nothing is written with an identity in this folder; `None` if it is its own.
+fn refusal(standing: Standing, identity: &Identity) -> Option<NodeError> {
+    let why = match standing {
+        Standing::Same | Standing::Moved => return None,
         Standing::Restored => "was restored from a backup or replaced",
         Standing::Copied => "is a copy of another project folder, its .larder included",
         Standing::OtherMachine => "came from another machine, its .larder included",
@@ -435,7 +461,7 @@ fn open_identity(dirs: &ProjectDirs, env: &Env, owner: &str) -> Result<Identity,
         "run `larder origin new` here to make it a machine of its own, or, if the other folder is gone for good, `larder origin adopt {}` to go on as it; nothing is lost",
         identity.origin()
     );
-    Err(NodeError::user(message, hint))
+    Some(NodeError::user(message, hint))
 }
 
 /// The index, brought up to the ledger, and what that took.

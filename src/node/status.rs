@@ -39,7 +39,7 @@ pub struct Status {
     pub owner: String,
     /// Who this install is; none before the first run.
     pub origin: Option<String>,
-    /// Why nothing is recorded or written here: somebody else writes, or wrote, as this machine.
+    /// Why nothing is recorded or written here: somebody else writes, or wrote, as this machine, or the next run would be refused.
     pub stopped: Option<StopStatus>,
     /// The process that holds the project.
     pub running_pid: Option<u32>,
@@ -210,6 +210,18 @@ impl From<&Stop> for StopStatus {
     }
 }
 
+impl StopStatus {
+    /// What the next run would end with.
+    fn of_refusal(error: &NodeError) -> StopStatus {
+        let why = error.message.lines().map(|line| line.trim().trim_start_matches("- ")).collect::<Vec<_>>();
+        let why = match &*why {
+            [what, items @ ..] if !items.is_empty() => format!("{what} {}", items.join(", ")),
+            whole => whole.concat(),
+        };
+        StopStatus { why, way_on: error.hint.clone().unwrap_or_default() }
+    }
+}
+
 /// A path that waits.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct PendingStatus {
@@ -277,6 +289,7 @@ impl Glance {
             status.read_journal(state)?;
             status.stopped = stops(state)?.first().map(StopStatus::from);
         }
+        status.stopped = self.refused.as_ref().map(StopStatus::of_refusal).or(status.stopped);
         let lines = self.state.as_ref().map(State::peer_lines).transpose()?.unwrap_or_default();
         let peers = settings.peers.iter();
         status.peers = peers.map(|(name, setting)| PeerStatus::of(name, &setting.value, &lines)).collect();

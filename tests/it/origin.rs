@@ -242,8 +242,11 @@ fn a_larder_folder_restored_by_itself_is_refused_until_a_word_says_what_it_is() 
     restore(&lab.path("backup/.larder"), &a.path(".larder"));
     fs::remove_dir_all(a.path(".larder-lost")).expect("remove");
 
-    a.run(["sync"]).expect(1).says("restored from a backup").says(&format!("larder origin adopt {name}"));
+    for told in ["sync", "status"] {
+        a.run([told]).expect(1).says("restored from a backup").says(&format!("larder origin adopt {name}"));
+    }
     a.run(["origin", "adopt", &name]).expect(0);
+    a.run(["status"]).expect(0);
     a.sync();
 
     holds(&a, &[("shared/one.md", "2\n")]);

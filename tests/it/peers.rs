@@ -52,6 +52,30 @@ fn a_peer_is_named_tried_used_and_taken_out_again() {
 }
 
 #[test]
+fn status_says_that_the_next_run_would_be_refused_until_somebody_agrees() {
+    let lab = lab();
+    let share = lab.path("share").to_string_lossy().into_owned();
+    let config = CONFIG.replacen('{', &format!("{{ \"peers\": {{ \"share\": \"{share}\" }},"), 1);
+    let project = lab.project("project", &config);
+    project.write("shared/a.md", "a\n");
+    let refused = |project: &Project| {
+        for command in ["sync", "status"] {
+            project.run([command]).expect(1).says(&format!("give files to the peer share at {share}")).says("--trust");
+        }
+    };
+
+    refused(&project);
+    project.run(["sync", "--trust"]).expect(0);
+    let status = project.run(["status", "--json"]).expect(0).json();
+    assert_eq!(status["stopped"], serde_json::Value::Null);
+
+    // Consent is a folder's.
+    let moved = project.at(&lab.path("moved"));
+    fs::rename(&project.dir, &moved.dir).expect("move the project");
+    refused(&moved);
+}
+
+#[test]
 fn what_can_be_no_peer_is_refused_with_a_sentence_and_the_config_stays() {
     let lab = lab();
     let a = lab.project("a", CONFIG);
