@@ -76,7 +76,8 @@ fn read<T: serde::de::DeserializeOwned>(body: Value) -> Result<T, NodeError> {
     })
 }
 
-fn remains_of((code, message): (u8, String), hint: Option<String>) -> NodeError {
+/// What a daemon said that remains, as this command would have said it.
+pub fn remains_of((code, message): (u8, String), hint: Option<String>) -> NodeError {
     NodeError { kind: kind_of(code), message, hint: hint.or_else(|| hint_of(code)) }
 }
 

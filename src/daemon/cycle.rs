@@ -17,7 +17,7 @@ use crate::node::{ChangeRequest, Errand, Errands, Node, NodeError, RunOptions};
 use crate::scan::{self, EntryKind};
 use crate::search::{FillGate, Filler};
 use crate::sync::{Asked, Progress, Report, Scope};
-use crate::watch::{Debounce, Hint, Observed, Patience, Settled, Watcher, Writer};
+use crate::watch::{Debounce, Hint, Observed, Patience, RescanReason, Settled, Watcher, Writer};
 
 /// After a failed run the next one waits at least this long.
 const RETRY: Duration = Duration::from_secs(5);
@@ -32,6 +32,13 @@ const LARGE_BYTES: u64 = 4 << 20;
 const LONG: Duration = Duration::from_millis(100);
 /// Sentences of the view that `status` repeats.
 const MAX_NOT_SHOWN: usize = 10;
+
+/// Why the last run failed, and what to do.
+pub(super) struct Failure {
+    pub code: u8,
+    pub message: String,
+    pub hint: Option<String>,
+}
 
 /// The loop's state.
 pub(super) struct Cycle {
@@ -54,7 +61,7 @@ pub(super) struct Cycle {
     last_exchange: Instant,
     last_whole: Instant,
     not_before: Option<Instant>,
-    last_error: Option<String>,
+    last_error: Option<Failure>,
     /// Why the last run recorded and wrote nothing.
     stopped: Option<String>,
     notes: Option<Sender<Note>>,
@@ -173,7 +180,10 @@ impl Cycle {
             match hint {
                 Hint::RootGone => return Err(root_gone(&self.node)),
                 Hint::Rescan { reason } => {
-                    self.node.engine.note_rescan(&reason.to_string())?;
+                    // That rules changed is somebody's word, and nothing went wrong.
+                    if reason != RescanReason::RulesChanged {
+                        self.node.engine.note_rescan(&reason.to_string())?;
+                    }
                     self.whole = true;
                 }
                 Hint::DirtyTree(tree) => drop(self.trees.insert(tree)),
@@ -423,8 +433,13 @@ impl Cycle {
         lines.extend(mute.map(|name| format!("the peer {name} cannot tell of news: it is asked every {seconds} s")));
         lines.extend(self.not_shown.iter().map(|sentence| format!("the view could not {sentence}")));
         lines.extend(self.stopped.iter().map(|why| format!("nothing is recorded or written here: {why}")));
-        lines.extend(self.last_error.iter().map(|error| format!("the last run failed: {error}")));
+        lines.extend(self.last_error.iter().map(|failure| format!("the last run failed: {}", failure.message)));
         lines
+    }
+
+    /// Why the last run failed, if it did.
+    pub fn failure(&self) -> Option<&Failure> {
+        self.last_error.as_ref()
     }
 
     /// A run failed: said once, tried again later. Errors: the project folder is gone, or its state; then nothing is tried again.
@@ -434,10 +449,11 @@ impl Cycle {
             return Err(root_gone(&self.node));
         }
         self.node.check_in_place()?;
-        if self.last_error.as_deref() != Some(&error.message) {
+        if self.last_error.as_ref().is_none_or(|failure| failure.message != error.message) {
             say(&format!("a run failed and is tried again: {error}"));
         }
-        self.last_error = Some(error.message.clone());
+        let (code, message, hint) = (error.kind.exit_code(), error.message.clone(), error.hint.clone());
+        self.last_error = Some(Failure { code, message, hint });
         Ok(())
     }
 

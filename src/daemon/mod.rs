@@ -76,6 +76,13 @@ impl Reply {
         Reply { body: serde_json::to_value(body).unwrap_or_default(), error: remains, hint: None }
     }
 
+    /// Lines for `status`, and why the last run failed if it did.
+    fn glanced(lines: &[String], failure: Option<&cycle::Failure>) -> Reply {
+        let error = failure.map(|failure| (failure.code, format!("the last run failed: {}", failure.message)));
+        let hint = failure.and_then(|failure| failure.hint.clone());
+        Reply { body: serde_json::json!({ "lines": lines }), error, hint }
+    }
+
     /// Nothing came of it.
     fn refused(error: &NodeError) -> Reply {
         let said = Some((error.kind.exit_code(), error.message.clone()));

@@ -112,7 +112,7 @@ fn serve(cycle: &mut Cycle, inbox: &Receiver<Note>, say: &dyn Fn(&str)) -> Resul
                     Err(error) => Reply::refused(&error),
                 },
                 (Request::Sync, Err(error)) => Reply::refused(error),
-                _ => Reply::told(&serde_json::json!({ "lines": cycle.lines() }), None),
+                _ => Reply::glanced(&cycle.lines(), cycle.failure()),
             };
             // The asker hung up.
             drop(ask.answer.send(reply));

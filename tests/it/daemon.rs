@@ -1,4 +1,4 @@
-//! What a running project does when the ground moves: its state is removed, its config is edited and put back.
+//! What a running project does when the ground moves: its state is removed, its config is edited and put back, its runs fail.
 
 use std::fs;
 
@@ -75,5 +75,43 @@ fn a_config_that_is_put_back_as_it_was_leaves_no_problem() {
     project.write("sync-config.json", CONFIG);
 
     until("the problem goes with its reason", DAEMON_DEADLINE, || config_problem(&project).is_none());
+    daemon.stop();
+}
+
+#[test]
+fn a_changed_pattern_is_no_problem_and_one_that_matches_nothing_is_a_warning() {
+    let lab = Lab::new();
+    let project = lab.project("project", CONFIG);
+    let mut daemon = project.up();
+
+    project.write("sync-config.json", CONFIG.replace("shared/**", "other/**"));
+    daemon.wait_for("the config changed");
+    project.run(["sync"]).expect(0);
+
+    let status = project.run(["status"]).expect(0);
+    let told = |word: &str| status.out.lines().any(|line| line.starts_with(word));
+    assert!(told("warning   other/**") && !told("problem"), "{status:#?}");
+    daemon.stop();
+}
+
+#[test]
+fn status_fails_as_the_last_run_of_a_daemon_did_until_one_succeeds() {
+    let lab = Lab::new();
+    let project = lab.project("project", CONFIG);
+    project.write("shared/plan.md", "1\n");
+    let mut daemon = project.up();
+    let staging = project.path(".larder/ledger/.staging");
+    fs::remove_dir_all(&staging).expect("remove");
+    fs::write(&staging, "in the way").expect("write");
+    project.write("shared/plan.md", "2\n");
+    daemon.wait_for("a run failed and is tried again");
+
+    let failed = project.run(["status", "--json"]);
+
+    assert!(failed.code != Some(0), "{failed:#?}");
+    let said = failed.json()["error"]["message"].as_str().expect("a sentence").to_owned();
+    assert!(said.starts_with("the last run failed: "), "{said}");
+    fs::remove_file(&staging).expect("out of the way");
+    until("a run succeeds", DAEMON_DEADLINE, || project.run(["status"]).code == Some(0));
     daemon.stop();
 }

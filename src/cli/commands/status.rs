@@ -2,26 +2,30 @@
 
 use serde_json::{Value, json};
 
+use crate::cli::act;
 use crate::cli::context::Context;
 use crate::cli::out::Answer;
 use crate::cli::text::{ago, count, size};
 use crate::daemon::{self, Request};
-use crate::node::{ContactStatus, NodeError, Status};
+use crate::node::{ContactStatus, NodeError, ProblemStatus, Status};
 
 /// Lines of one kind after which the rest is counted; `--json` has all.
 const MAX_LINES: usize = 20;
+/// The source of patterns that match nothing: on a machine whose archive is empty that is as it should be.
+const IDLE_PATTERNS: &str = "patterns";
 
 /// Computed from the journal and the index; the daemon, if one runs, adds what only it knows.
 pub fn run(context: &Context) -> Result<Answer, NodeError> {
     let glance = context.glance()?;
     let status = glance.status()?;
     let daemon = status.running_pid.and_then(|_| daemon::ask(&glance.dirs.socket(), &Request::Status));
-    let daemon = daemon.map_or(Value::Null, |reply| reply.body);
+    let (daemon, failed) = daemon
+        .map_or((Value::Null, None), |reply| (reply.body, reply.error.map(|said| act::remains_of(said, reply.hint))));
     // A struct of strings and numbers always has a JSON form.
     let mut object = serde_json::to_value(&status).unwrap_or_default();
     object["daemon"] = daemon.clone();
     let answer = Answer::new(lines(&status, &daemon, context.now_ms()), object);
-    Ok(answer.with_remains(status.remains()))
+    Ok(answer.with_remains(failed.or_else(|| status.remains())))
 }
 
 /// The status as people read it.
@@ -85,9 +89,11 @@ fn push_findings(lines: &mut Vec<String>, status: &Status, now_ms: u64) {
         )
     });
     list(lines, "held", &status.held_deletions, |path| format!("deletion of {path}"));
-    list(lines, "problem", &status.problems, |problem| {
-        format!("{}: {} ({})", problem.path, problem.what, problem.source)
-    });
+    let (warnings, problems): (Vec<&ProblemStatus>, Vec<&ProblemStatus>) =
+        status.problems.iter().partition(|problem| problem.source == IDLE_PATTERNS);
+    let told = |problem: &&ProblemStatus| format!("{}: {} ({})", problem.path, problem.what, problem.source);
+    list(lines, "problem", &problems, told);
+    list(lines, "warning", &warnings, told);
     list(lines, "warning", &status.warnings, Clone::clone);
     let late = [
         (counts.waiting, "wait for versions before them that are not here yet"),
