@@ -10,11 +10,18 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::error::{Kind, NodeError};
+use super::error::NodeError;
 use super::open::ProjectDirs;
 
 /// Between two tries to take a lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
+/// The lock file could not be opened, read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("open the project's lock: {source}")]
+struct LockError {
+    source: std::io::Error,
+}
 
 /// The project's lock; ends with its holder, however that ends. Holds the process id, and 0 after an end in good order.
 pub struct ProjectLock {
@@ -67,9 +74,9 @@ fn names_this_process(path: &Path) -> bool {
 
 /// Takes the lock; for a command that holds it, or a daemon that is dying, waits no longer than `patience`. A daemon that listens stays.
 pub(super) fn take_lock(dirs: &ProjectDirs, patience: Option<Instant>) -> Result<ProjectLock, NodeError> {
-    let internal = |error: std::io::Error| NodeError::new(Kind::Internal, format!("open the project's lock: {error}"));
+    let failed = |source: std::io::Error| NodeError::of_machine(&LockError { source });
     let path = dirs.lock();
-    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(internal)?;
+    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
     let mut taken = file.try_lock();
     let may_wait = || patience.is_some_and(|until| Instant::now() < until);
     let stays =
@@ -89,12 +96,12 @@ pub(super) fn take_lock(dirs: &ProjectDirs, patience: Option<Instant>) -> Result
                 holder.map_or("stop that one".to_owned(), |holder| format!("`kill {holder}` ends it in good order"));
             return Err(NodeError::user(message, format!("`larder status` works beside it; for this, {end} first")));
         }
-        Err(TryLockError::Error(error)) => return Err(internal(error)),
+        Err(TryLockError::Error(error)) => return Err(failed(error)),
     }
-    let is_new = file.metadata().map_err(internal)?.len() == 0;
+    let is_new = file.metadata().map_err(failed)?.len() == 0;
     let left_open = !is_new && read_holder(&mut file) != Some(0);
     let lock = ProjectLock { file, left_open: AtomicBool::new(left_open) };
-    lock.write_holder(std::process::id()).map_err(internal)?;
+    lock.write_holder(std::process::id()).map_err(failed)?;
     Ok(lock)
 }
 
@@ -115,7 +122,18 @@ fn tells_of_an_end(status: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::tells_of_an_end;
+    use super::{LockError, tells_of_an_end};
+    use crate::node::{Kind, NodeError};
+
+    #[test]
+    fn a_lock_on_a_disk_that_may_only_be_read_is_the_users_to_mend() {
+        let source = std::io::Error::from(std::io::ErrorKind::ReadOnlyFilesystem);
+
+        let error = NodeError::of_machine(&LockError { source });
+
+        assert_eq!(error.kind, Kind::User);
+        assert!(error.hint.is_some_and(|hint| hint.contains("can be written to")));
+    }
 
     #[test]
     fn a_process_that_was_killed_is_ending_before_it_is_gone() {
