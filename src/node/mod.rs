@@ -44,5 +44,5 @@ pub use run::{Places, RunOptions, Way};
 pub use star::Behind;
 pub use status::{
     BackendStatus, ContactStatus, CountStatus, OpenConflict, OriginStatus, OutboxStatus, PeerStatus, PendingStatus,
-    ProblemStatus, RevivedStatus, Status, StopStatus, VerifiedFrom,
+    ProblemStatus, RevivedStatus, Status, StopStatus, VerifiedFrom, held_remain,
 };

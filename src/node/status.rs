@@ -504,7 +504,7 @@ pub(super) fn damage_there(count: usize) -> Option<NodeError> {
 }
 
 /// That deletions wait for a person.
-pub(super) fn held_remain(count: usize) -> Option<NodeError> {
+pub fn held_remain(count: usize) -> Option<NodeError> {
     let message = match count {
         0 => return None,
         1 => "1 deletion waits for you".to_owned(),

@@ -511,7 +511,7 @@ fn an_emptied_folder_is_held_back_until_somebody_approves() {
     assert_eq!(lab.rows().count(), 40);
     a.run(["sync"]).expect(3);
     a.run(["status"]).says("held");
-    a.run(["deletes"]).says("shared/7.md");
+    a.run(["deletes"]).expect(3).says("shared/7.md");
 
     a.run(["deletes", "approve"]).expect(0);
     converge(&a, &b);

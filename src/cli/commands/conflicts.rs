@@ -77,7 +77,10 @@ fn list(context: &Context) -> Result<Answer, NodeError> {
     let objects: Vec<Value> = conflicts.iter().map(object).collect();
     let remains = (!conflicts.is_empty()).then(|| NodeError {
         kind: Kind::Conflicts,
-        message: format!("{} files have edits that could not both be kept in place", conflicts.len()),
+        message: match conflicts.len() {
+            1 => "1 file has edits that could not both be kept in place".to_owned(),
+            count => format!("{count} files have edits that could not both be kept in place"),
+        },
         hint: Some(
             "`larder conflicts show PATH` prints both, `larder conflicts resolve PATH [--pick ID]` settles it"
                 .to_owned(),

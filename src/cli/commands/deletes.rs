@@ -9,7 +9,7 @@ use crate::cli::context::Context;
 use crate::cli::out::Answer;
 use crate::cli::text::count;
 use crate::model::{RelPath, VersionId};
-use crate::node::{ChangeRequest, NodeError};
+use crate::node::{ChangeRequest, NodeError, held_remain};
 
 /// What `larder deletes` takes.
 #[derive(Args, Debug)]
@@ -33,7 +33,10 @@ type Held = Vec<(VersionId, RelPath, String)>;
 /// Lists, approves or takes back.
 pub fn run(context: &Context, args: &DeletesArgs) -> Result<Answer, NodeError> {
     match &args.what {
-        None | Some(What::List) => listed(&held(context)?, "waits: deletion of"),
+        None | Some(What::List) => {
+            let held = held(context)?;
+            Ok(listed(&held, "waits: deletion of")?.with_remains(held_remain(held.len())))
+        }
         Some(What::Approve(Dry { dry_run: true })) => listed(&held(context)?, "would delete"),
         Some(What::Restore(Dry { dry_run: true })) => listed(&held(context)?, "would bring back"),
         Some(What::Approve(Dry { dry_run: false })) => settle(context, "approved", &ChangeRequest::ApproveDeletions),
