@@ -182,13 +182,17 @@ impl Engine {
     /// Rows that failed before and are due again.
     fn mirror_due(&mut self, adapter: &dyn FileSyncAdapter, dry_run: bool, report: &mut Report) -> Result<()> {
         let now = self.now_ms() as i64;
-        let due: Vec<Slot> = self
+        let (due, rowless): (Vec<Slot>, Vec<Slot>) = self
             .state
             .outbox()?
             .into_iter()
             .filter(|(_, _, _, next_ms, _)| *next_ms <= now)
             .map(|(channel, path, ..)| self.slot_of(channel, &path))
-            .collect();
+            .partition(|slot| slot.origin.is_none() && self.is_named(&slot.space));
+        if !dry_run {
+            // What can have no row in any backend waits for none.
+            rowless.iter().try_for_each(|slot| self.state.clear_outbox(&slot.path))?;
+        }
         self.mirror_slots(adapter, &due, dry_run, report).map(drop)
     }
 
@@ -232,12 +236,8 @@ impl Engine {
         let mut batch_bytes = 0;
         // A path that changed many times is looked at once.
         let mut seen = HashSet::new();
-        let (mirrored, rowless): (Vec<&Slot>, Vec<&Slot>) =
-            slots.iter().filter(|slot| seen.insert(*slot)).partition(|slot| self.has_row(adapter, slot));
-        if !rowless.is_empty() && !dry_run && self.state.any_outbox()? {
-            // What can have no row waits for none.
-            rowless.iter().try_for_each(|slot| self.state.clear_outbox(&slot.path))?;
-        }
+        let with_row = slots.iter().filter(|slot| self.has_row(adapter, slot));
+        let mirrored: Vec<&Slot> = with_row.filter(|slot| seen.insert(*slot)).collect();
         for group in mirrored.chunks(LOOK_SLOTS) {
             let looks = match self.look(adapter, group) {
                 Err(SyncError::Adapter(error)) if is_down(&error) => {
@@ -592,11 +592,16 @@ impl Engine {
     }
 
     /// Whether files of a space have rows in this backend.
-    ///
-    /// Private ones only below a name of one's own: under the name that stands for everybody they would be everybody's to read,
-    /// and one row with a shared file of that path.
     pub(super) fn has_rows(&self, adapter: &dyn FileSyncAdapter, space: &Space) -> bool {
-        space.is_shared() || (adapter.capabilities().own && self.policy.owner != SHARED_OWNER)
+        self.is_named(space) && (space.is_shared() || adapter.capabilities().own)
+    }
+
+    /// Whether there is a name for rows of a space.
+    ///
+    /// Private ones need a name of one's own: under the name that stands for everybody they would be everybody's to read,
+    /// and one row with a shared file of that path.
+    fn is_named(&self, space: &Space) -> bool {
+        space.is_shared() || self.policy.owner != SHARED_OWNER
     }
 
     /// Whose the rows of a space are.
