@@ -171,6 +171,10 @@ pub struct CountStatus {
     pub unknown: u64,
     /// Everything that waits for an upgrade: those records, and checkpoints that only a newer release can read.
     pub upgrade: u64,
+    /// All deletions that wait for approval, listed or not.
+    pub held_deletions: u64,
+    /// All paths with edits that could not both be kept in place, listed or not.
+    pub conflicts: u64,
     /// By who published.
     pub origins: Vec<OriginStatus>,
 }
@@ -296,13 +300,15 @@ impl Glance {
         let ledger = Ledger::open(&self.dirs.larder)?;
         status.read_damage(&ledger)?;
         status.verified_from = self.verified_from(&ledger)?;
-        status.counts = self.counts()?;
+        let held = status.counts.held_deletions;
+        status.counts = CountStatus { held_deletions: held, ..self.counts()? };
         let newer = crate::sync::exchange::Need::Upgrade.to_string();
         let checkpoints: BTreeSet<&str> =
             status.problems.iter().filter(|problem| problem.what == newer).map(|problem| &*problem.path).collect();
         status.counts.upgrade = status.counts.unknown + checkpoints.len() as u64;
-        status.conflicts =
-            self.conflicts()?.into_iter().take(MAX_LISTED).map(|found| found.slot.path.shown()).collect();
+        let conflicts = self.conflicts()?;
+        status.counts.conflicts = conflicts.len() as u64;
+        status.conflicts = conflicts.into_iter().take(MAX_LISTED).map(|found| found.slot.path.shown()).collect();
         status.revived = self.revived()?;
         Ok(status)
     }
@@ -347,6 +353,8 @@ impl Glance {
             rejected: counts.rejected,
             unknown: counts.unknown,
             upgrade: counts.unknown,
+            held_deletions: 0,
+            conflicts: 0,
             origins: counts.origins.iter().map(origin).collect(),
         })
     }
@@ -387,6 +395,7 @@ impl Status {
         self.backend.ok = succeeded && self.backend.lines.iter().all(|line| line.failure_ms.is_none());
         self.pending = state.pending()?.into_iter().take(MAX_LISTED).map(PendingStatus::from).collect();
         let held = state.held()?;
+        self.counts.held_deletions = held.len() as u64;
         self.held_deletions = held.iter().take(MAX_LISTED).map(|(_, path, _)| path.shown()).collect();
         for (_, path, attempts, next_ms, error) in state.outbox()?.into_iter().take(MAX_LISTED) {
             self.outbox.push(OutboxStatus {
@@ -467,7 +476,7 @@ impl Status {
             let hint = "everything else was done; `larder sync` tries again";
             return Some(with_hint(Kind::Unavailable, message, hint));
         }
-        held_remain(self.held_deletions.len()).or_else(|| conflicts_remain(self.conflicts.len()))
+        held_remain(self.counts.held_deletions as usize).or_else(|| conflicts_remain(self.counts.conflicts as usize))
     }
 }
 

@@ -520,6 +520,25 @@ fn an_emptied_folder_is_held_back_until_somebody_approves() {
 }
 
 #[test]
+fn status_counts_all_deletions_that_wait_and_lists_a_part() {
+    let lab = Lab::new();
+    let a = lab.project("a", CONFIG);
+    for n in 0..1_010 {
+        a.write(format!("shared/{n}.md"), format!("{n}\n"));
+    }
+    a.sync();
+    fs::remove_dir_all(a.path("shared")).expect("remove");
+    fs::create_dir(a.path("shared")).expect("make");
+    a.run(["sync"]).expect(3);
+
+    a.run(["status"]).expect(3).says("1010 deletions wait for you").says("and 990 more");
+
+    let status = a.run(["status", "--json"]).expect(3).json();
+    assert_eq!(status["held_deletions"].as_array().map(Vec::len), Some(1_000));
+    assert_eq!(status["counts"]["held_deletions"], 1_010);
+}
+
+#[test]
 fn a_vanished_project_folder_deletes_nothing() {
     let lab = Lab::new();
     let (a, b) = lab.pair();

@@ -81,14 +81,14 @@ fn push_findings(lines: &mut Vec<String>, status: &Status, now_ms: u64) {
     list(lines, "outbox", &status.outbox, |row| {
         format!("{}: {} ({})", row.path, row.error, count(u64::from(row.attempts), "try"))
     });
-    list(lines, "conflict", &status.conflicts, Clone::clone);
+    list_of(lines, "conflict", counts.conflicts, &status.conflicts, Clone::clone);
     list(lines, "revived", &status.revived, |revived| {
         let (path, moved_to) = (&revived.path, &revived.moved_to);
         format!(
             "{path}: edited elsewhere after it was moved to {moved_to}; both are kept until one is edited or removed"
         )
     });
-    list(lines, "held", &status.held_deletions, |path| format!("deletion of {path}"));
+    list_of(lines, "held", counts.held_deletions, &status.held_deletions, |path| format!("deletion of {path}"));
     let (warnings, problems): (Vec<&ProblemStatus>, Vec<&ProblemStatus>) =
         status.problems.iter().partition(|problem| problem.source == IDLE_PATTERNS);
     let told = |problem: &&ProblemStatus| format!("{}: {} ({})", problem.path, problem.what, problem.source);
@@ -110,11 +110,17 @@ fn push_findings(lines: &mut Vec<String>, status: &Status, now_ms: u64) {
 }
 
 fn list<T>(lines: &mut Vec<String>, name: &str, items: &[T], text: impl Fn(&T) -> String) {
+    list_of(lines, name, items.len() as u64, items, text);
+}
+
+/// The first of a list that may be the beginning of a longer one.
+fn list_of<T>(lines: &mut Vec<String>, name: &str, count: u64, items: &[T], text: impl Fn(&T) -> String) {
     for item in items.iter().take(MAX_LINES) {
         lines.push(format!("{name:<9} {}", text(item)));
     }
-    if items.len() > MAX_LINES {
-        lines.push(format!("{:<9} and {} more", "", items.len() - MAX_LINES));
+    let more = count.saturating_sub(items.len().min(MAX_LINES) as u64);
+    if more > 0 {
+        lines.push(format!("{:<9} and {more} more", ""));
     }
 }
 
