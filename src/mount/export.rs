@@ -133,7 +133,11 @@ pub fn export_tree<C: Catalog>(
         for folder in
             dir.ancestors().skip(1).map(|folder| if folder == Path::new("") { Path::new(".") } else { folder })
         {
-            let folder = std::fs::File::open(folder).map_err(disk)?;
+            // Where somebody else's folder may only be passed through, its names are his.
+            let folder = match std::fs::File::open(folder) {
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
+                opened => opened.map_err(disk)?,
+            };
             if syncs_whole(&folder) {
                 break;
             }

@@ -41,8 +41,9 @@ impl ProjectLock {
         use std::os::unix::fs::MetadataExt;
         let Ok(held) = self.file.metadata() else { return true };
         match std::fs::symlink_metadata(path) {
-            // Not every file system keeps its numbers: a file with another number that names this holder is the same.
-            Ok(there) => (there.dev(), there.ino()) == (held.dev(), held.ino()) || names_this_process(path),
+            // Not every file system keeps its numbers: a file with another number that names this holder is the same, unless its lock
+            // is free: then it is a copy of what this holder wrote.
+            Ok(there) => (there.dev(), there.ino()) == (held.dev(), held.ino()) || is_held_by_this_process(path),
             // What cannot be looked at is not gone.
             Err(error) => error.kind() != std::io::ErrorKind::NotFound,
         }
@@ -68,8 +69,11 @@ pub(super) fn read_holder(file: &mut File) -> Option<u32> {
     text.lines().next()?.trim().parse().ok()
 }
 
-fn names_this_process(path: &Path) -> bool {
-    File::open(path).is_ok_and(|mut file| read_holder(&mut file) == Some(std::process::id()))
+fn is_held_by_this_process(path: &Path) -> bool {
+    let is_held = |mut file: File| {
+        read_holder(&mut file) == Some(std::process::id()) && matches!(file.try_lock(), Err(TryLockError::WouldBlock))
+    };
+    File::open(path).is_ok_and(is_held)
 }
 
 /// Takes the lock; for a command that holds it, or a daemon that is dying, waits no longer than `patience`. A daemon that listens stays.
@@ -122,7 +126,10 @@ fn tells_of_an_end(status: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{LockError, tells_of_an_end};
+    use std::fs::File;
+    use std::sync::atomic::AtomicBool;
+
+    use super::{LockError, ProjectLock, tells_of_an_end};
     use crate::node::{Kind, NodeError};
 
     #[test]
@@ -133,6 +140,26 @@ mod tests {
 
         assert_eq!(error.kind, Kind::User);
         assert!(error.hint.is_some_and(|hint| hint.contains("can be written to")));
+    }
+
+    #[test]
+    fn a_copy_that_names_this_process_is_not_the_lock_that_it_holds() {
+        let temp = tempfile::tempdir().expect("a folder");
+        let (path, aside) = (temp.path().join("lock"), temp.path().join("aside"));
+        let file = File::options().read(true).write(true).create_new(true).open(&path).expect("made");
+        file.try_lock().expect("nobody holds it");
+        let lock = ProjectLock { file, left_open: AtomicBool::new(false) };
+        lock.write_holder(std::process::id()).expect("written");
+        assert!(lock.is_at(&path));
+
+        for is_gone in [false, true] {
+            std::fs::copy(&path, &aside).expect("copied");
+            if is_gone {
+                std::fs::remove_file(&path).expect("removed");
+            }
+            std::fs::rename(&aside, &path).expect("put back");
+            assert!(!lock.is_at(&path));
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use super::exchange::{Direction, Trust};
 use super::stores::{Marks, Terms};
@@ -23,6 +24,9 @@ pub const INBOX: &str = "inbox";
 const LINE: &str = "inbox";
 /// Pages of names that are looked at for what may go; the next run goes on.
 const MAX_PAGES: usize = 100;
+
+/// How long a pack that nothing names waits for its checkpoint.
+const LEFT_OVER_MS: u64 = 7 * 24 * 3_600_000;
 
 impl Engine {
     /// Takes what others put here into the ledger, replays it, and empties the inbox of it. Returns how many artifacts came.
@@ -115,8 +119,8 @@ impl Engine {
         Ok(())
     }
 
-    /// True for a pack with bytes of what is purged that nothing here names. Were its checkpoint still to come, its writer says anew what
-    /// else stands in it once he has heard.
+    /// True for a pack with bytes of what is purged that nothing here has named for a week: its checkpoint may be on its way, and other
+    /// contents of it stand nowhere else, if its writer is lost.
     fn is_left_over(
         &self,
         path: &Path,
@@ -127,7 +131,13 @@ impl Engine {
         if purged.is_empty() || name.kind() != ArtifactKind::Pack || self.ledger.has(name) {
             return Ok(false);
         }
-        let index = File::open(path).ok().and_then(|file| PackIndex::read(&file).ok());
+        let Ok(file) = File::open(path) else { return Ok(false) };
+        let modified = file.metadata().and_then(|facts| facts.modified()).ok();
+        let modified_ms = modified.and_then(|at| at.duration_since(UNIX_EPOCH).ok()).map(|since| since.as_millis());
+        if modified_ms.is_none_or(|at| u128::from(self.now_ms()) < at + u128::from(LEFT_OVER_MS)) {
+            return Ok(false);
+        }
+        let index = PackIndex::read(&file).ok();
         let holds = index.is_some_and(|index| index.places(name).any(|(segment, _)| purged.contains(&segment)));
         Ok(holds && !self.ledger.standing(name.chain(), floor)?.contains(name))
     }

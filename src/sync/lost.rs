@@ -12,13 +12,24 @@ use crate::ledger::{ArtifactKind, ArtifactName, LedgerError, NotedDamage, ShortH
 use crate::model::{ArtifactHash, Chain, ContentHash, SegmentHash};
 
 impl Engine {
-    /// The packs of a chain that cannot say what they hold, or are gone, and of which nothing is needed but what is `gone`.
+    /// The packs of a chain that cannot say what they hold, or are gone, and of which nothing is needed but what is `gone`: all such, or
+    /// none, and none while other chains lack any.
     pub(super) fn needless_packs(&self, chain: &Chain, gone: &HashSet<SegmentHash>) -> Result<HashSet<ArtifactHash>> {
         let mut needless = HashSet::new();
         let lost = self.lost_packs(chain)?;
         if lost.is_empty() {
             return Ok(needless);
         }
+        // What stands in one of them may stand in another one too, and in that one alone elsewhere.
+        let noted = self.ledger.noted_damage()?;
+        let others =
+            noted.iter().map(|noted| noted.name.chain()).filter(|noted| *noted != chain).collect::<BTreeSet<_>>();
+        for other in others {
+            if !self.lost_packs(other)?.is_empty() {
+                return Ok(needless);
+            }
+        }
+        let count = lost.len();
         let awaited = self.index.unplaced(&self.state.base_contents()?)?;
         let is_awaited = awaited.len() >= MAX_UNPLACED || awaited.iter().any(|segment| !gone.contains(segment));
         for name in lost {
@@ -32,6 +43,9 @@ impl Engine {
             {
                 needless.insert(hash);
             }
+        }
+        if needless.len() < count {
+            needless.clear();
         }
         Ok(needless)
     }

@@ -347,7 +347,9 @@ impl Engine {
         let names: Vec<String> =
             noted.chain(["holding".to_owned()]).chain(holding.iter().map(ToString::to_string)).collect();
         let purged = digest(&self.index.purged_contents()?);
-        Ok(Hash::of(format!("{purged} {}", names.join(" ")).as_bytes()))
+        // Anything that came since may have changed what is needed; and so may time.
+        let (row, hour) = (self.index.max_row()?, self.now_ms() / 3_600_000);
+        Ok(Hash::of(format!("{purged} {row} {hour} {}", names.join(" ")).as_bytes()))
     }
 
     /// The contents that these chains let go and no head has again, in order; whatever is purged among them.
@@ -396,8 +398,10 @@ impl Engine {
     fn remove_purged(&mut self, report: &mut Report) -> Result<()> {
         let mut holding: BTreeSet<ArtifactName> = self.index.holding()?.into_iter().collect();
         // One that cannot say what it holds may hold any of it.
-        let damaged = self.ledger.noted_damage()?.into_iter().map(|noted| noted.name);
-        holding.extend(damaged.filter(|name| name.kind() == ArtifactKind::Pack));
+        let noted = self.ledger.noted_damage()?;
+        for chain in noted.iter().map(|noted| noted.name.chain()).collect::<BTreeSet<_>>() {
+            holding.extend(self.lost_packs(chain)?);
+        }
         let mut rescued = false;
         for chain in holding.iter().map(ArtifactName::chain).collect::<BTreeSet<_>>() {
             let floor = self.index.floor(chain)?.seq;

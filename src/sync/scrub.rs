@@ -1,11 +1,14 @@
 //! What the backend keeps of deleted and replaced rows, taken out of its files after a purge.
 //!
-//! Invariant: once for each set of purged contents, and only when nothing is left to be deleted there. What does not work is told in `status`
+//! Invariant: once for each set of purged contents, and again when a file stopped showing one of them; and only when nothing is left to be deleted there. What does not work is told in `status`
 //! and tried again; what is not this machine's to do is told once. Knows nothing of how a database does it.
+
+use std::collections::BTreeSet;
 
 use super::garbage::{BACKEND, StoreGarbage};
 use super::purge::{STORES, digest};
 use super::{Engine, Report, Result};
+use crate::model::ContentHash;
 use crate::state::Problem;
 
 /// For which set of purged contents the backend was rid of what it keeps of deleted rows; and who tells of it.
@@ -16,14 +19,21 @@ const SCRUB_TRIED: &str = "purged in the backend tried";
 const SCRUB_PAUSE_MS: i64 = 3_600_000;
 
 impl Engine {
-    /// Has the backend take what it keeps of deleted and replaced rows out of its files, once for each set of purged contents: after all
+    /// Has the backend take what it keeps of deleted and replaced rows out of its files: after all
     /// that was to be deleted is, and after this run's rows.
     pub fn scrub_backend(&mut self, report: &mut Report) -> Result<()> {
         let Some(adapter) = self.adapter.clone().filter(|_| self.index.has_purges()) else { return Ok(()) };
         let contents = self.index.purged_contents()?;
-        let digest = digest(&contents);
-        let is_done = self.state.meta_text(SCRUBBED)?.as_deref() == Some(&*digest);
-        if contents.is_empty() || is_done || self.waits_for_backend()? {
+        if contents.is_empty() {
+            return Ok(());
+        }
+        let known = self.state.meta_text(SCRUBBED)?;
+        let store = adapter.store_id().unwrap_or_default();
+        let all = format!("{} {store}", digest(&contents));
+        // A row goes on showing what its file shows: once somebody takes that out, its old bytes are free space like others.
+        let shown = if known.as_deref() == Some(&*all) { BTreeSet::new() } else { self.shown_of(&contents)? };
+        let done = if shown.is_empty() { all } else { format!("{all} but {}", digest(&shown)) };
+        if known.as_deref() == Some(&*done) || self.waits_for_backend()? {
             return Ok(());
         }
         let now = self.now_ms().cast_signed();
@@ -44,7 +54,13 @@ impl Engine {
             let told = StoreGarbage { why: left, ..StoreGarbage::of(BACKEND) };
             report.purge.get_or_insert_default().stores.push(told);
         }
-        Ok(self.state.set_meta(SCRUBBED, Some(digest.as_bytes()))?)
+        Ok(self.state.set_meta(SCRUBBED, Some(done.as_bytes()))?)
+    }
+
+    /// What was purged and still stands in files here.
+    fn shown_of(&self, purged: &BTreeSet<ContentHash>) -> Result<BTreeSet<ContentHash>> {
+        let bases = self.state.base_contents()?;
+        Ok(purged.iter().filter(|content| bases.contains(content)).copied().collect())
     }
 
     /// True if rows of the backend are still to be deleted.

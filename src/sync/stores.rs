@@ -381,7 +381,13 @@ impl Engine {
     /// Marks of rows are worth something for the very database they were made with: another one is filled from the first row.
     fn meet_store(&mut self, adapter: &Arc<dyn FileSyncAdapter>) -> Result<()> {
         let name = &adapter.capabilities().name;
-        let met = format!("{name} {}", adapter.store_id().unwrap_or_default());
+        let store = format!("{name} {}", adapter.store_id().unwrap_or_default());
+        // Private files have rows under an owner's name alone: under another one all of them are looked at again.
+        let met = if self.policy.owner == larder_adapters::SHARED_OWNER {
+            store
+        } else {
+            format!("{store} {}", self.policy.owner)
+        };
         match self.state.meta_text(ROW_STORE)? {
             Some(known) if known == met => return Ok(()),
             // Kept by a release that had one backend: what it is was never noted.

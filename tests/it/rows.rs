@@ -56,6 +56,21 @@ fn private_files_of_an_owner_with_a_name_have_rows_under_that_name() {
 }
 
 #[test]
+fn whoever_names_an_owner_later_has_rows_of_his_private_files_at_the_next_run() {
+    let lab = Lab::new();
+    let project = lab.project("project", CONFIG);
+    project.write("shared/plan.md", "plan\n");
+    project.write("mine/diary.md", "private\n");
+    project.sync();
+    assert_eq!(owners(&project), [pair("shared/plan.md", "shared")]);
+
+    project.write("sync-config.json", &CONFIG.replacen('{', "{ \"ownerId\": \"ann\",", 1));
+    project.sync();
+
+    assert_eq!(owners(&project), [pair("mine/diary.md", "ann"), pair("shared/plan.md", "shared")]);
+}
+
+#[test]
 fn a_link_waits_for_no_row_and_takes_that_of_the_text_before_it_away() {
     let lab = Lab::new();
     let project = lab.project("project", CONFIG);

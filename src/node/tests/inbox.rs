@@ -113,7 +113,11 @@ fn what_was_purged_before_it_was_taken_in_does_not_stay_in_the_inbox() {
     std::fs::write(inbox.join(&packs[0]), &bytes[0]).expect("writes");
     b.write("y.txt", &kept);
     b.run();
+    a.run();
+    assert!(waiting(&a).contains(&packs[0]), "what names it may be on its way");
 
+    let pack = std::fs::File::options().write(true).open(inbox.join(&packs[0])).expect("opens");
+    pack.set_modified(std::time::UNIX_EPOCH).expect("old");
     a.run();
 
     assert!(waiting(&a).is_empty(), "{:?}", waiting(&a));

@@ -665,5 +665,18 @@ fn what_was_purged_is_in_no_byte_of_a_database_that_is_a_file_here() {
     assert_eq!(held(&needles), 0);
     converge(&mut [&mut a, &mut b]);
     assert_eq!(held(&needles), 0, "nor does it come back");
+
+    // What a file still shows its row shows too, until somebody takes it out.
+    let head = secret(24, 3_000);
+    a.write("head.txt", &head);
+    converge(&mut [&mut a, &mut b]);
+    purge(&mut a, "head.txt", None);
+    clock.advance(1000);
+    converge(&mut [&mut a, &mut b]);
+    let needles = [&head.as_bytes()[..40]];
+    assert_eq!(held(&needles), 1);
+    a.write("head.txt", "clean\n");
+    converge(&mut [&mut a, &mut b]);
+    assert_eq!(held(&needles), 0);
     assert_eq!(purge_problems(&mut a), [] as [String; 0]);
 }
