@@ -58,7 +58,27 @@ impl Engine {
     fn is_no_edit(&self, one: &Displaced, hash: &ContentHash, size: u64) -> Result<bool> {
         // What was merged and never published is known once, and not again when a part of it was let go.
         let was_merged = one.versions.len() > 1 && one.hash == Some(*hash);
-        Ok(was_merged || self.ledger_has(hash, size)? || self.is_of(hash, &one.versions)?)
+        if was_merged || self.is_of(hash, &one.versions)? {
+            return Ok(true);
+        }
+        // Bytes that are known elsewhere are safe, but that somebody saved them here is told by nothing else.
+        if one.hash.is_none() { self.is_recorded(one, hash) } else { self.ledger_has(hash, size) }
+    }
+
+    /// True if a version of the path says what a displaced file holds: its edit, recorded before a stop, or what stands there for all.
+    fn is_recorded(&self, one: &Displaced, hash: &ContentHash) -> Result<bool> {
+        let slot = self.slot_of(one.channel, &one.path);
+        let heads: BTreeSet<VersionId> = self.index.heads(&slot)?.iter().map(|head| head.id).collect();
+        for id in self.index.versions_of_content(hash)? {
+            let Some(stored) = self.index.version(&id)? else { continue };
+            let parents = &stored.version.parents;
+            let stands_on_it = parents.iter().any(|parent| one.versions.contains(parent))
+                || (parents.is_empty() && one.versions.is_empty());
+            if stored.version.path == one.path && (stands_on_it || heads.contains(&id)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// True if one of these versions has exactly this content, or all of them together.
@@ -144,6 +164,12 @@ impl Engine {
                 }
                 Ok(Ok(self.state.set_displaced(&Displaced { hash: Some(hash), ..one.clone() })?))
             }
+            // Put together of what a person let go since, and never looked at: most likely no edit, and not to be published by mistake.
+            Held::Is(..)
+                if one.versions.len() > 1 && self.stands_on(&one.versions, &self.index.purged_contents()?)? =>
+            {
+                Ok(Err("it was put together of what was purged since".to_owned()))
+            }
             Held::Is(..) => self.record_displaced(one, report),
         }
     }
@@ -155,9 +181,18 @@ impl Engine {
             Ok(admitted) => return Some(format!("today's patterns say {} of its path", admitted.channel())),
             Err(refusal) => return Some(refusal.to_string()),
         }
+        if rustix::fs::readlinkat(dir, name, Vec::new()).is_ok() {
+            return None;
+        }
         let mut head = Vec::new();
-        let file = open_displaced(dir, name).ok()?;
-        file.take(CONTENT_HEAD_BYTES as u64).read_to_end(&mut head).ok()?;
+        let file = match open_displaced(dir, name) {
+            Ok(file) => file,
+            // What cannot be looked at now is not published unseen.
+            Err(error) => return Some(error.to_string()),
+        };
+        if let Err(error) = file.take(CONTENT_HEAD_BYTES as u64).read_to_end(&mut head) {
+            return Some(error.to_string());
+        }
         denied_content(&head).map(|denied| denied.to_string())
     }
 

@@ -36,7 +36,7 @@ impl Spot {
         if !is_as_expected(&file, expected) {
             return Err(NotGrown::Untouched);
         }
-        add(&file, expected.size, tail, |bytes| rustix::io::write(&file, bytes))?;
+        add(&file, expected.size, tail, || alone.is_undisturbed(), |bytes| rustix::io::write(&file, bytes))?;
         let grown = self.grown(&file, expected, tail).map_err(NotGrown::Unclear)?;
         // Asked for in between, it may have been taken from us if this process was stopped for long.
         if !alone.is_undisturbed() {
@@ -67,11 +67,13 @@ fn is_as_expected(file: &File, expected: &BaseStat) -> bool {
     })
 }
 
-/// Writes at the end, in one call unless the kernel takes less; takes back what was written if it does not take all.
+/// Writes at the end, in one call unless the kernel takes less; takes back what was written if it does not take all, and nobody else can
+/// have written meanwhile.
 fn add(
     file: &File,
     size: u64,
     tail: &[u8],
+    is_alone: impl Fn() -> bool,
     mut write: impl FnMut(&[u8]) -> rustix::io::Result<usize>,
 ) -> Result<(), NotGrown> {
     let mut done = 0;
@@ -89,6 +91,10 @@ fn add(
         // A disk that fails may have taken a part of what it refused.
         if done == 0 && has_size() {
             return Err(NotGrown::Untouched);
+        }
+        // Stopped for long, the lease may be lost: what is there then may be somebody's.
+        if !is_alone() {
+            return Err(NotGrown::Unclear(why));
         }
         // Durable, as no intent speaks of it afterwards: a loss of power must not bring back a part of the tail.
         let is_back = fs::ftruncate(file, size).is_ok() && has_size() && fs::fdatasync(file).is_ok();
@@ -190,11 +196,11 @@ mod tests {
             if taken == 0 { Err(Errno::NOSPC) } else { rustix::io::write(&file, &bytes[..taken]) }
         };
 
-        let refused = add(&file, 4, b"two\nthree\n", write);
+        let refused = add(&file, 4, b"two\nthree\n", || true, write);
 
         assert!(matches!(refused, Err(NotGrown::TakenBack(PlaceError::NoSpace))), "{refused:?}");
         assert_eq!(place.text(), "one\n");
-        assert!(matches!(add(&file, 4, b"two\n", |_| Err(Errno::NOSPC)), Err(NotGrown::Untouched)));
+        assert!(matches!(add(&file, 4, b"two\n", || true, |_| Err(Errno::NOSPC)), Err(NotGrown::Untouched)));
     }
 
     #[test]
@@ -203,10 +209,22 @@ mod tests {
         let file = std::fs::File::options().append(true).open(place.path()).expect("opens");
         let write = |bytes: &[u8]| rustix::io::write(&file, &bytes[..2]).and(Err(Errno::IO));
 
-        let refused = add(&file, 4, b"two\n", write);
+        let refused = add(&file, 4, b"two\n", || true, write);
 
         assert!(matches!(refused, Err(NotGrown::TakenBack(PlaceError::Io(_)))), "{refused:?}");
         assert_eq!(place.text(), "one\n");
+    }
+
+    #[test]
+    fn what_somebody_else_may_have_added_is_not_cut_off() {
+        let place = Place::with("one\n");
+        let file = std::fs::File::options().append(true).open(place.path()).expect("opens");
+        let write = |_: &[u8]| rustix::io::write(&file, b"theirs\n").and(Err(Errno::NOSPC));
+
+        let refused = add(&file, 4, b"two\n", || false, write);
+
+        assert!(matches!(refused, Err(NotGrown::Unclear(PlaceError::NoSpace))), "{refused:?}");
+        assert_eq!(place.text(), "one\ntheirs\n");
     }
 
     #[test]

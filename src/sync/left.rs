@@ -1,7 +1,7 @@
 //! Left: what a stop, or an error, left of a creation, a replace or a removal.
 //!
-//! Invariant: nothing is renamed or removed in the stage here. Where a replace without EXCHANGE stopped in its gap, what stood at the
-//! path goes back if nothing stands there by now; all else is only looked at. Whether the new content ever stood at the path is
+//! Invariant: where a replace without EXCHANGE stopped in its gap, what stood at the path goes back from the stage if nothing stands there
+//! by now; all else is only looked at. Whether the new content ever stood at the path is
 //! told by names and inodes where they can tell it, else by bytes, and where neither can, it is taken as not: an edit that
 //! then stands on the old base is shown beside the other version and loses nothing. Does not close intents.
 

@@ -6,6 +6,9 @@
 
 use std::collections::BTreeSet;
 
+use rustix::fs::{AtFlags, fsync, linkat, unlinkat};
+use rustix::io::Errno;
+
 use super::displaced::{Held, held_at};
 use super::place::ASIDE;
 use super::{Engine, Result, io};
@@ -15,6 +18,8 @@ use crate::state::Problem;
 const KNOWN: &str = "stage_known";
 /// Who tells of it in `status`.
 const SOURCE: &str = "stage";
+/// Names tried for a file that is kept.
+const MAX_NAMES: usize = 100;
 /// Lines of it in `status`.
 const MAX_TOLD: usize = 20;
 
@@ -77,11 +82,19 @@ impl Engine {
 
     /// From the next start on this state counts as one that knows the stage: what was there before it needs a name of its own.
     fn keep_in_stage(&self, name: String) -> Result<String> {
-        let kept = format!("{name}{ASIDE}");
-        let renamed = rustix::fs::renameat(self.stage.dir(), name.as_str(), self.stage.dir(), kept.as_str());
-        let durable = renamed.and_then(|()| rustix::fs::fsync(self.stage.dir()));
-        durable.map_err(|errno| io("keep a file in .larder/displaced")(errno.into()))?;
-        Ok(kept)
+        let dir = self.stage.dir();
+        let failed = |errno: Errno| io("keep a file in .larder/displaced")(errno.into());
+        for number in 0..MAX_NAMES {
+            let kept = if number == 0 { format!("{name}{ASIDE}") } else { format!("{name}-{number}{ASIDE}") };
+            // Never over another one, with or without flags of renames: a link replaces nothing.
+            match linkat(dir, name.as_str(), dir, kept.as_str(), AtFlags::empty()) {
+                Err(Errno::EXIST) => continue,
+                linked => linked.map_err(failed)?,
+            }
+            unlinkat(dir, name.as_str(), AtFlags::empty()).and_then(|()| fsync(dir)).map_err(failed)?;
+            return Ok(kept);
+        }
+        Err(failed(Errno::EXIST))
     }
 }
 

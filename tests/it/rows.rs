@@ -64,7 +64,7 @@ fn whoever_names_an_owner_later_has_rows_of_his_private_files_at_the_next_run() 
     project.sync();
     assert_eq!(owners(&project), [pair("shared/plan.md", "shared")]);
 
-    project.write("sync-config.json", &CONFIG.replacen('{', "{ \"ownerId\": \"ann\",", 1));
+    project.write("sync-config.json", CONFIG.replacen('{', "{ \"ownerId\": \"ann\",", 1));
     project.sync();
 
     assert_eq!(owners(&project), [pair("mine/diary.md", "ann"), pair("shared/plan.md", "shared")]);

@@ -243,6 +243,27 @@ fn what_was_merged_and_never_published_is_no_edit_when_its_time_is_over() {
 }
 
 #[test]
+fn a_save_that_slipped_in_is_an_edit_though_its_bytes_are_known_elsewhere() {
+    let mut a = Machine::new("a", &backend());
+    a.write("a.txt", "one");
+    a.write("other.txt", "known elsewhere");
+    a.run();
+    let path = RelPath::parse("a.txt").expect("a path");
+    let base = a.node().engine.state.base(&path).expect("reads").expect("a base");
+    for (id, text) in [("copied", "known elsewhere"), ("emptied", "")] {
+        std::fs::write(a.path(".larder/displaced").join(id), text).expect("writes");
+        let row = Displaced { versions: base.versions.clone(), ..displaced(id, None, false) };
+        a.node().engine.state.set_displaced(&row).expect("writes");
+        for recorded in [1, 0] {
+            let mut report = Report::default();
+            // As after a stop before it was noted, too.
+            a.node().engine.prove_displaced(&row, false, &mut report).expect("looks").expect("is read");
+            assert_eq!(report.recorded.len(), recorded, "{id}");
+        }
+    }
+}
+
+#[test]
 fn what_slipped_in_is_published_only_if_a_look_at_the_path_would_publish_it() {
     let key = "-----BEGIN OPENSSH PRIVATE KEY-----\nnobody's business\n";
     let mut a = Machine::new("a", &backend());

@@ -231,17 +231,23 @@ fn bytes_in_the_stage_that_nothing_names_stay_and_are_told_until_somebody_takes_
     for file in ["state.db", "state.db-wal", "state.db-shm"] {
         let _ = std::fs::remove_file(a.path(".larder").join(file));
     }
-    for (name, text) in [("recorded", "one"), ("forgotten", "only here"), ("aside.old", "here as well")] {
+    for (name, text) in
+        [("recorded", "one"), ("forgotten", "only here"), ("aside.old", "here as well"), ("aside", "and here")]
+    {
         std::fs::write(a.path(".larder/displaced").join(name), text).expect("writes");
     }
 
     for _ in 0..3 {
         a.restart();
         a.run();
-        assert_eq!(stage(&a), ["aside.old", "forgotten.old"]);
+        assert_eq!(stage(&a), ["aside-1.old", "aside.old", "forgotten.old"]);
         let told: Vec<String> = problems(&a, "stage").into_iter().map(|(path, _)| path).collect();
-        assert_eq!(told, [".larder/displaced/aside.old", ".larder/displaced/forgotten.old"]);
+        let names = ["aside-1.old", "aside.old", "forgotten.old"];
+        assert_eq!(told, names.map(|name| format!(".larder/displaced/{name}")));
     }
+    let text = |name: &str| std::fs::read_to_string(a.path(".larder/displaced").join(name)).expect("reads");
+    assert_eq!((text("aside.old"), text("aside-1.old")), ("here as well".to_owned(), "and here".to_owned()));
+    std::fs::remove_file(a.path(".larder/displaced/aside-1.old")).expect("removes");
     std::fs::remove_file(a.path(".larder/displaced/forgotten.old")).expect("removes");
     a.run();
     assert_eq!(problems(&a, "stage").len(), 1);
