@@ -207,7 +207,7 @@ fn the_exit_code_of_status_tells_the_worst() {
     let mut status = healthy_status();
     let code = |status: &Status| status.remains().map(|error| error.kind.exit_code());
 
-    status.conflicts = vec!["c.md".to_owned()];
+    (status.conflicts, status.counts.conflicts) = (vec!["c.md".to_owned()], 1);
     assert_eq!(code(&status), Some(3));
     status.backend.ok = false;
     assert_eq!(code(&status), Some(2));
