@@ -259,6 +259,12 @@ impl State {
         self.connection.execute_batch(level).map_err(sqlite("set how commits are synced"))
     }
 
+    /// Commits something else, durably, over whatever a failed commit left in the log: nobody reads that afterwards.
+    pub(crate) fn overwrite_log(&mut self) -> Result<()> {
+        const COUNT: &str = "log_overwritten";
+        self.transaction(|state| state.set_meta_i64(COUNT, state.meta_i64(COUNT)?.unwrap_or(0).wrapping_add(1)))
+    }
+
     /// Empties the cache of pages.
     pub fn shrink(&self) {
         // What is not given back now is given back when the cache is full.

@@ -57,9 +57,14 @@ impl Engine {
                 Err(source) => self.wait_for(&path, &source, report)?,
             }
         }
-        if let Err(error) = self.announce(&staged) {
+        if let Err(error) = self.make_staged_durable(&staged) {
             // No intent names them: on a full disk the next run would stage them all beside these.
             staged.iter().for_each(|one| self.drop_staged(one));
+            return Err(error);
+        }
+        if let Err(error) = self.announce(&staged) {
+            self.unannounced.extend(staged.into_iter().map(|one| one.intent));
+            self.drop_unannounced();
             return Err(error);
         }
         let mut done = Vec::with_capacity(staged.len());
@@ -77,10 +82,23 @@ impl Engine {
         self.finish_batch(&done, report)
     }
 
-    /// What is staged is durable, then its intents are.
     fn announce(&mut self, staged: &[Staged]) -> Result<()> {
-        self.make_staged_durable(staged)?;
         self.state.transaction(|state| staged.iter().try_for_each(|one| Ok(state.add_intent(&one.intent)?)))
+    }
+
+    /// Removes what was staged for intents that could not be committed, once nothing can bring those back: a commit that failed at its
+    /// sync may stand in the log for whoever opens it next, until another one was written over it. What is left is dropped by the next run.
+    pub(super) fn drop_unannounced(&mut self) {
+        if self.unannounced.is_empty() || self.state.overwrite_log().is_err() {
+            return;
+        }
+        for intent in std::mem::take(&mut self.unannounced) {
+            if intent.new_hash.is_some()
+                && let Ok(Some(spot)) = Spot::open(&self.root, &intent.path, false)
+            {
+                self.unlink_staged(&intent, &spot);
+            }
+        }
     }
 
     pub(super) fn wait_for(&mut self, path: &RelPath, why: &PlaceError, report: &mut Report) -> Result<()> {

@@ -22,8 +22,9 @@ use super::resolve::resolve;
 use super::{Change, Engine, Report, Result, SyncError, io};
 use crate::chunk::{Chunker, CutKind};
 use crate::model::{
-    Content, ContentHash, ContentKind, Manifest, SegmentHash, SegmentRef, State as VersionState, VersionId,
+    Content, ContentHash, ContentKind, Manifest, RelPath, SegmentHash, SegmentRef, State as VersionState, VersionId,
 };
+use crate::scan::{self, Silence, WalkOptions};
 use crate::state::{Displaced, Problem};
 
 /// Displaced files are kept this long, in milliseconds.
@@ -181,6 +182,9 @@ impl Engine {
             Ok(admitted) => return Some(format!("today's patterns say {} of its path", admitted.channel())),
             Err(refusal) => return Some(refusal.to_string()),
         }
+        if self.is_ignored(&one.path) {
+            return Some("a .gitignore leaves out its path".to_owned());
+        }
         if rustix::fs::readlinkat(dir, name, Vec::new()).is_ok() {
             return None;
         }
@@ -190,10 +194,23 @@ impl Engine {
             // What cannot be looked at now is not published unseen.
             Err(error) => return Some(error.to_string()),
         };
+        if file.metadata().is_ok_and(|facts| facts.len() > self.policy.max_file_bytes) {
+            return Some("it is larger than maxFileBytes".to_owned());
+        }
         if let Err(error) = file.take(CONTENT_HEAD_BYTES as u64).read_to_end(&mut head) {
             return Some(error.to_string());
         }
         denied_content(&head).map(|denied| denied.to_string())
+    }
+
+    /// True if a look at the path would be told to leave it out. What cannot be asked is judged by the look itself.
+    fn is_ignored(&self, path: &RelPath) -> bool {
+        if !self.policy.respect_gitignore {
+            return false;
+        }
+        let options = WalkOptions { respect_gitignore: true, below: Some(path.clone()), ..WalkOptions::default() };
+        let listing = scan::walk(&self.root, &self.policy.rules, &options);
+        listing.is_ok_and(|listing| listing.silence(path) == Some(Silence::GitIgnored))
     }
 
     /// Removes a displaced file, and its row if it is gone then. The inner error says why it is not.

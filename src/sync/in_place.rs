@@ -205,7 +205,7 @@ impl Engine {
             state.set_pending(&intent.path, "write", "was interrupted", 0)?;
             Ok::<(), SyncError>(state.remove_intent(&intent.id)?)
         })?;
-        self.settled.insert(intent.path.clone());
+        self.again.settled(intent.path.clone());
         Ok(())
     }
 

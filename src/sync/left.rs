@@ -121,9 +121,12 @@ impl Engine {
         let now = self.now_at(intent, staged.spot);
         let is_linked = staged.is_linked(&staged.name)?;
         let (new, old) = (intent.new_hash, intent.old_hash);
+        let is_creation = new.is_some() && old.is_none();
         let (renamed, is_taken, hash) = match held_at(staged.dir, &staged.name) {
             // A creation leaves nothing behind; of all else something stays in the stage.
-            Held::Gone => (new.is_some() && old.is_none(), false, None),
+            Held::Gone => (is_creation, false, None),
+            // Nothing comes under the staged name: whatever the disk made of it is still the copy.
+            _ if is_creation => (is_linked, false, None),
             Held::Unread(_) => (new.is_none() || (new != old && matches!(now, Now::New(_))), true, None),
             // Nothing is staged for a removal.
             Held::Is(hash, _) if new.is_none() || (Some(hash) == old && new != old) => (true, true, Some(hash)),

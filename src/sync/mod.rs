@@ -4,6 +4,7 @@
 //! from heads do files and rows change. Each step can be stopped at any instruction and run again.
 //! Knows nothing of commands, sockets or mounts.
 
+mod again;
 mod ahead;
 mod apart;
 mod append;
@@ -322,8 +323,10 @@ pub struct Engine {
     growing: std::collections::BTreeSet<RelPath>,
     /// Paths whose interrupted change could not be settled yet.
     unfinished: std::collections::BTreeSet<RelPath>,
-    /// Paths whose interrupted change was settled and that were not looked at since.
-    settled: std::collections::BTreeSet<RelPath>,
+    /// Intents whose commit failed, with what was staged for them.
+    unannounced: Vec<crate::state::Intent>,
+    /// Paths that the next look takes in whatever it is for.
+    pub(crate) again: again::Again,
     /// Files in `.larder/displaced` that nothing names, as they were told.
     kept_in_stage: std::collections::BTreeSet<String>,
     /// The undo list of this run, once it has been begun.
@@ -411,7 +414,8 @@ impl Engine {
             folders: place::Folders::default(),
             growing: std::collections::BTreeSet::new(),
             unfinished: std::collections::BTreeSet::new(),
-            settled: std::collections::BTreeSet::new(),
+            unannounced: Vec::new(),
+            again: again::Again::default(),
             kept_in_stage: std::collections::BTreeSet::new(),
             undo_batch: None,
             planned_rows: std::collections::BTreeSet::new(),

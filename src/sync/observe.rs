@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use super::again::Again;
 use super::{Change, Engine, Report, Result};
 use crate::model::{ContentKind, RelPath};
 use crate::scan::{self, Entry, EntryKind, Listing, Stat, WalkOptions};
@@ -42,6 +43,8 @@ pub struct Observation {
     pub seen: u64,
     /// What is wrong with single paths.
     pub problems: Vec<Problem>,
+    /// What could not be looked at.
+    pub(super) again: Again,
     /// Patterns that matched nothing; only after a whole walk.
     pub idle_patterns: Vec<String>,
 }
@@ -131,6 +134,7 @@ impl Engine {
         };
         let mut listing = scan::walk(&self.root, &self.policy.rules, &options)?;
         observation.problems.extend(problems_of(&listing));
+        observation.again.unlisted(&listing);
         let entries = std::mem::take(&mut listing.entries);
         self.compare(entries, &listing, below, observation)?;
         if options.pattern_hits {
@@ -237,6 +241,7 @@ impl Engine {
         };
         let listing = scan::walk(&self.root, &self.policy.rules, &options)?;
         observation.problems.extend(problems_of(&listing));
+        observation.again.unlisted(&listing);
         observation.seen += listing.entries.len() as u64;
         let base = self.state.base(path)?;
         match (listing.find(path.as_str()), &base) {

@@ -500,6 +500,15 @@ impl Engine {
             };
             left.extend(gone.err().map(|why| still_displaced(&one, &why)));
         }
+        // Such a change is settled before anything else as soon as it can be looked into, and what it staged or took away goes then.
+        for intent in self.state.intents()?.iter().filter(|intent| intent.append_from.is_none()) {
+            if [intent.new_hash, intent.old_hash].iter().flatten().any(|hash| contents.contains(hash)) {
+                left.push(still_displaced(
+                    &self.displaced_of(intent),
+                    "its change was interrupted and cannot be looked into",
+                ));
+            }
+        }
         left.truncate(MAX_TOLD);
         self.state.set_problems(DISPLACED, &left, self.now_ms() as i64)?;
         let looked = digest(&contents);

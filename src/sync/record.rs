@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::again::Again;
 use super::durable::{Durable, UnderWay};
 use super::observe::{Observation, Scope};
 use super::parents::Parents;
@@ -84,9 +85,19 @@ impl<'p> Gathered<'p> {
 impl Engine {
     /// Looks at the disk and records what changed.
     pub fn record(&mut self, scope: &Scope, dry_run: bool, report: &mut Report) -> Result<()> {
-        let scope = &*self.with_settled(scope);
-        let observation = self.observe(scope)?;
+        let again = std::mem::take(&mut self.again);
+        let recorded = self.record_in(&again.with(scope), &again, dry_run, report);
+        if dry_run || recorded.is_err() {
+            self.again.extend(again);
+        }
+        recorded
+    }
+
+    fn record_in(&mut self, scope: &Scope, again: &Again, dry_run: bool, report: &mut Report) -> Result<()> {
+        let mut observation = self.observe(scope)?;
+        self.again.extend(std::mem::take(&mut observation.again));
         self.save_problems(scope, &observation, report)?;
+        self.still_wrong(again, &observation.problems)?;
         let first_contact = self.state.meta_text("contact_rules")?.as_deref() != Some(&self.policy.fingerprint);
         if !dry_run {
             self.release(&observation.released)?;
@@ -95,9 +106,6 @@ impl Engine {
         self.record_changes(observation.changed, moves, first_contact, dry_run, report)?;
         if first_contact && !dry_run && matches!(scope, Scope::All) {
             self.state.set_meta("contact_rules", Some(self.policy.fingerprint.as_bytes()))?;
-        }
-        if !dry_run {
-            self.settled.clear();
         }
         Ok(())
     }
@@ -252,13 +260,21 @@ impl Engine {
                 report.waiting.push((path.shown(), "being written".to_owned()));
                 Ok(self.state.set_pending(path, "record", "being written", self.now_ms() as i64)?)
             }
-            Reading::Refused(why) => {
-                report.problems.push((path.shown(), why.clone()));
-                Ok(self.state.set_pending(path, "record", &why, self.now_ms() as i64)?)
+            Reading::Refused(why) => self.refused(path, why, report),
+            Reading::Unread(why) => {
+                // The fault may be over by the next run, and nothing tells of that.
+                self.again.unread(path);
+                self.refused(path, why, report)
             }
         };
         gathered.open.insert(slot.space, open);
         outcome
+    }
+
+    fn refused(&self, path: &RelPath, why: String, report: &mut Report) -> Result<()> {
+        self.state.set_pending(path, "record", &why, self.now_ms() as i64)?;
+        report.problems.push((path.shown(), why));
+        Ok(())
     }
 
     #[expect(clippy::too_many_arguments, reason = "the facts of one decision, used once")]

@@ -5,13 +5,10 @@
 //! the same commit that lists what it took away, and nothing leaves the stage before that. What cannot be looked at stays open,
 //! is told, and is tried again by each run.
 
-use std::borrow::Cow;
-
 use super::left::{Left, Now};
-use super::observe::Scope;
 use super::place::{PlaceError, Spot};
 use super::{Engine, Result, SyncError};
-use crate::model::{ContentHash, RelPath};
+use crate::model::ContentHash;
 use crate::state::{Base, BaseStat, Displaced, Intent};
 
 impl Engine {
@@ -24,6 +21,7 @@ impl Engine {
 
     /// The same, for what was left open since: by a run that an error ended, or where a file could not be looked at.
     pub(super) fn settle_again(&mut self) -> Result<()> {
+        self.drop_unannounced();
         self.settle_intents()?;
         self.look_at_stage_again()
     }
@@ -106,7 +104,7 @@ impl Engine {
             state.remove_intent(&intent.id)?;
             Ok::<(), SyncError>(())
         })?;
-        self.settled.insert(intent.path.clone());
+        self.again.settled(intent.path.clone());
         if left.is_staged
             && let Some((dir, name)) = self.displaced_place(&self.displaced_of(intent), spot)
         {
@@ -132,18 +130,6 @@ impl Engine {
             hash: None,
             since_ms: self.now_ms() as i64,
             beside: intent.beside,
-        }
-    }
-
-    /// What is to be looked at, and what was settled since the last look: no watcher tells of that.
-    pub(super) fn with_settled<'s>(&self, scope: &'s Scope) -> Cow<'s, Scope> {
-        match scope {
-            Scope::Some { paths, trees } if !self.settled.is_empty() => {
-                let settled: Vec<&RelPath> = self.settled.iter().collect();
-                let paths = paths.iter().chain(settled).cloned().collect();
-                Cow::Owned(Scope::Some { paths, trees: trees.clone() })
-            }
-            scope => Cow::Borrowed(scope),
         }
     }
 }

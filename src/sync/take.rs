@@ -44,8 +44,10 @@ pub(super) enum Reading {
     Vanished,
     /// Somebody is writing it.
     Busy,
-    /// It may not be kept, or could not be read; with the sentence.
+    /// It may not be kept; with the sentence.
     Refused(String),
+    /// The disk did not give it; with the sentence.
+    Unread(String),
 }
 
 impl Engine {
@@ -65,14 +67,14 @@ impl Engine {
             match self.take_file(&entry.path, entry.kind, &expected, base, scratch, open) {
                 Ok(Reading::Busy) => {}
                 // One file that the disk does not give is no reason to leave the others; all else here has errors of its own.
-                Err(SyncError::Io { source, .. }) => return Ok(Reading::Refused(format!("cannot be read: {source}"))),
+                Err(SyncError::Io { source, .. }) => return Ok(Reading::Unread(format!("cannot be read: {source}"))),
                 other => return other,
             }
             (self.env.pause)(QUIET_MS);
             match scan::stat(&self.root, entry.path.path()) {
                 Ok(Some((_, stat))) => expected = stat,
                 Ok(None) => return Ok(Reading::Vanished),
-                Err(error) => return Ok(Reading::Refused(error.to_string())),
+                Err(error) => return Ok(Reading::Unread(error.to_string())),
             }
         }
         Ok(Reading::Busy)
@@ -94,7 +96,7 @@ impl Engine {
         let target = match scan::read_link(&self.root, entry.path.path()) {
             Ok(target) => target.into_bytes(),
             Err(ScanError::Changed { .. }) => return Ok(Reading::Vanished),
-            Err(error) => return Ok(Reading::Refused(error.to_string())),
+            Err(error) => return Ok(Reading::Unread(error.to_string())),
         };
         let content = Content { hash: ContentHash::of(&target), size: target.len() as u64, kind: ContentKind::Link };
         let manifest = Manifest::implied(content.hash, content.size);
@@ -152,19 +154,19 @@ impl Engine {
         let opened = match self.folders.open(&self.root, path) {
             Ok(Some(opened)) => opened,
             Ok(None) => return Err(Box::new(Reading::Vanished)),
-            Err(error) => return Err(Box::new(Reading::Refused(error.to_string()))),
+            Err(error) => return Err(Box::new(Reading::Unread(error.to_string()))),
         };
         let file = match opened {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(Box::new(Reading::Vanished)),
-            Err(error) => return Err(Box::new(Reading::Refused(format!("cannot be read: {error}")))),
+            Err(error) => return Err(Box::new(Reading::Unread(format!("cannot be read: {error}")))),
         };
         let grows =
             |stat: &BaseStat| self.growing.contains(path) && stat.inode == expected.inode && stat.size >= expected.size;
         match stat_of(&file) {
             Ok(stat) if stat == base_stat(expected) || grows(&stat) => Ok(file),
             Ok(_) => Err(Box::new(Reading::Busy)),
-            Err(error) => Err(Box::new(Reading::Refused(format!("cannot be looked at: {error}")))),
+            Err(error) => Err(Box::new(Reading::Unread(format!("cannot be looked at: {error}")))),
         }
     }
 

@@ -981,3 +981,36 @@ fn a_user_whose_watches_are_used_up_is_told_so_and_edits_are_found_all_the_same(
     a.verify();
     b.verify();
 }
+
+#[test]
+fn an_intent_that_comes_back_with_the_log_after_its_commit_failed_takes_nobodys_file_for_its_own() {
+    const TEST: &str = "an_intent_that_comes_back_with_the_log_after_its_commit_failed_takes_nobodys_file_for_its_own";
+    let syncs = [libc::SYS_fsync, libc::SYS_fdatasync];
+    for lasts in [true, false] {
+        let lab = Lab::new();
+        let (a, b) = lab.pair();
+        a.write("shared/one.md", "theirs\n");
+        a.sync();
+        let stage = b.path(".larder/displaced");
+        let count = || fs::read_dir(&stage).map_or(0, Iterator::count);
+        let refused = std::cell::Cell::new(0);
+
+        let code = tracer::run_refusing(b.command(["sync"]), &syncs, libc::ENOSPC, |file| {
+            let is_it = file.ends_with(".larder/state.db-wal")
+                && (refused.get() == 0 && count() > 0 || lasts && refused.get() > 0);
+            refused.set(refused.get() + u32::from(is_it));
+            is_it
+        });
+        let code = match code {
+            Ok(code) => code,
+            Err(error) => return skip(TEST, &format!("ptrace or seccomp is not permitted here ({error})")),
+        };
+
+        assert!(code != 0 && refused.get() > 0, "lasts: {lasts}");
+        assert_eq!(count(), usize::from(lasts));
+        b.write("shared/one.md", "mine\n");
+        b.run(["sync"]).expect(3);
+        b.run(["conflicts"]).says("shared/one.md");
+        assert_eq!(count(), 0, "lasts: {lasts}");
+    }
+}

@@ -203,8 +203,8 @@ fn what_could_not_be_read_and_then_is_what_stood_there_is_no_edit() {
     assert_eq!((b.conflicts(), b.read("a.txt").as_deref()), (0, Some("two")));
 }
 
-/// A machine that merged lines of two others, and then was told that all of them were written anew.
-fn with_a_merge_that_was_replaced(clock: &Arc<ManualClock>) -> Machine {
+/// Two machines, and one that merged their lines and then was told that all of them were written anew.
+fn with_a_merge_that_was_replaced(clock: &Arc<ManualClock>) -> [Machine; 3] {
     let backend = backend();
     let [mut a, mut b, mut c] = ["a", "b", "c"].map(|host| Machine::timed(host, &backend, clock));
     a.write("log.jsonl", "{\"n\":0}\n");
@@ -217,13 +217,13 @@ fn with_a_merge_that_was_replaced(clock: &Arc<ManualClock>) -> Machine {
     clock.advance(1_000);
     a.write("log.jsonl", "{\"written\":\"anew\"}\n");
     converge(&mut [&mut a, &mut b, &mut c]);
-    c
+    [a, b, c]
 }
 
 #[test]
 fn what_was_merged_and_never_published_is_no_edit_when_its_time_is_over() {
     let clock = Arc::new(ManualClock::new(4_000_000_000_000));
-    let mut c = with_a_merge_that_was_replaced(&clock);
+    let [_, _, mut c] = with_a_merge_that_was_replaced(&clock);
     assert_eq!(c.node().engine.state.displaced().expect("lists").len(), 1);
 
     for read_before in [true, false] {
@@ -280,16 +280,60 @@ fn what_slipped_in_is_published_only_if_a_look_at_the_path_would_publish_it() {
         since_ms: 0,
         beside: false,
     };
-    for (one, text) in [(row("key", "a.txt"), key), (row("other", "a.bin"), "of no pattern any more")] {
+    let long = "longer than maxFileBytes ".repeat(100);
+    a.write(
+        "sync-config.json",
+        &super::CONFIG.replacen('{', "{ \"maxFileBytes\": 1000, \"respectGitignore\": true, ", 1),
+    );
+    a.write(".gitignore", "ignored.txt\n");
+    a.write("ignored.txt", "what replaced it");
+    a.restart();
+    a.run();
+    let scenes = [
+        ("key", "a.txt", key),
+        ("other", "a.bin", "of no pattern any more"),
+        ("long", "b.txt", &*long),
+        ("ignored", "ignored.txt", "of no business here"),
+    ];
+    for (id, path, text) in scenes {
+        let one = row(id, path);
         std::fs::write(a.path(".larder/displaced").join(&one.id), text).expect("writes");
         a.node().engine.state.set_displaced(&one).expect("writes");
     }
 
     a.run();
 
-    assert!(!is_recorded(&mut a, key) && !is_recorded(&mut a, "of no pattern any more"));
-    assert_eq!(rows(&mut a), ["key", "other"]);
+    assert_eq!(scenes.map(|(_, _, text)| is_recorded(&mut a, text)), [false; 4]);
+    assert_eq!(rows(&mut a), ["ignored", "key", "long", "other"]);
     let told = problems(&a, "displaced");
-    assert!(told.len() == 2 && told.iter().any(|what| what.contains("private key")), "{told:?}");
-    assert!(["key", "other"].iter().all(|name| a.path(".larder/displaced").join(name).exists()));
+    for why in ["private key", "maxFileBytes", ".gitignore", "no pattern"] {
+        assert!(told.iter().any(|what| what.contains(why)), "{why}: {told:?}");
+    }
+    assert!(scenes.iter().all(|(name, _, _)| a.path(".larder/displaced").join(name).exists()));
+}
+
+#[test]
+fn what_was_merged_of_something_purged_and_never_read_is_neither_published_nor_forgotten() {
+    let clock = Arc::new(ManualClock::new(4_000_000_000_000));
+    let [mut a, mut b, mut c] = with_a_merge_that_was_replaced(&clock);
+    let [row] = &c.node().engine.state.displaced().expect("lists")[..] else { panic!("one is displaced") };
+    let unread = Displaced { hash: None, ..row.clone() };
+    assert!(unread.versions.len() > 1);
+    let path = RelPath::parse("log.jsonl").expect("a path");
+    for version in &unread.versions {
+        for machine in [&mut a, &mut b] {
+            machine.node().purge(&path, Some(version), false).expect("purges");
+        }
+    }
+    converge(&mut [&mut a, &mut b, &mut c]);
+    // The purge took it, as what was put together of what goes; here it comes too late to be taken.
+    std::fs::write(c.path(".larder/displaced").join(&unread.id), "put together").expect("writes");
+    c.node().engine.state.set_displaced(&unread).expect("writes");
+
+    let mut report = Report::default();
+    let why = c.node().engine.prove_displaced(&unread, true, &mut report).expect("looks");
+
+    assert!(why.is_err_and(|why| why.contains("purged")));
+    assert_eq!(report.recorded, []);
+    assert_eq!(rows(&mut c), [unread.id]);
 }

@@ -7,6 +7,7 @@ use crate::model::{ContentHash, RelPath};
 use crate::node::{RunOptions, Way};
 use crate::state::Intent;
 use crate::sync::Scope;
+use crate::sync::resolve::Outcome;
 
 fn is_recorded(machine: &mut Machine, text: &str) -> bool {
     let hash = ContentHash::of(text.as_bytes());
@@ -267,4 +268,38 @@ fn a_copy_whose_staging_was_stopped_goes_without_a_word_also_in_a_new_project() 
     a.run();
 
     assert_eq!((stage(&a), problems(&a, "stage")), (vec![], vec![]));
+}
+
+#[test]
+fn a_staged_copy_that_the_disk_spoiled_is_nobodys_edit_if_nothing_stood_there() {
+    for person in [None, Some("mine")] {
+        let backend = backend();
+        let (mut a, mut b) = (Machine::new("a", &backend), Machine::new("b", &backend));
+        a.write("other.txt", "other");
+        converge(&mut [&mut a, &mut b]);
+        a.write("a.txt", "one");
+        a.run();
+        let (id, path) = ("stopped".to_owned(), RelPath::parse("a.txt").expect("a path"));
+        b.node().run(&RunOptions { way: Way::Push, ..RunOptions::default() }).expect("fetches");
+        let engine = &b.node().engine;
+        let slot = engine.slot_by_rules(&path).expect("a slot");
+        let resolution = engine.resolution(&slot).expect("resolves");
+        let Outcome::Content(content) = resolution.outcome else { panic!("{resolution:?}") };
+        let other = intent_to_write(&mut b, "other.txt", false);
+        let (old_versions, new_versions) = (vec![], resolution.versions);
+        let new_hash = Some(content.hash);
+        let intent = Intent { id, path, old_versions, old_hash: None, new_versions, new_hash, new_size: 3, ..other };
+        b.node().engine.state.add_intent(&intent).expect("opens the intent");
+        std::fs::write(b.path(".larder/displaced/stopped"), "0ne").expect("writes");
+        if let Some(text) = person {
+            b.write("a.txt", text);
+        }
+
+        b.restart();
+        b.run();
+
+        assert!(!is_recorded(&mut b, "0ne"));
+        assert_eq!((stage(&b), is_conflict(&mut b, "a.txt")), (vec![], person.is_some()));
+        assert_eq!(b.read("a.txt").as_deref(), Some(person.unwrap_or("one")));
+    }
 }

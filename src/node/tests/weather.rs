@@ -12,7 +12,9 @@ use crate::env::SeededRandom;
 use crate::index::Slot;
 use crate::model::{ContentHash, Space};
 use crate::node::RunOptions;
-use crate::sync::Asked;
+use crate::scan::{Alone, Listing};
+use crate::state::Problem;
+use crate::sync::{Asked, Scope};
 
 const HOURS: u64 = 24;
 const ROUNDS_PER_HOUR: u64 = 3;
@@ -380,4 +382,50 @@ fn whatever_call_is_throttled_no_row_is_tried_before_its_time() {
     }
 
     assert_eq!(refused.len(), 2, "the look and the write: {refused:?}");
+}
+
+#[test]
+fn what_the_disk_does_not_give_is_asked_for_again_by_the_next_run_whatever_that_looks_at() {
+    let mut a = Machine::new("a", &backend());
+    a.write("a.md", "one");
+    a.run();
+    a.write("a.md", "two");
+    let file = std::fs::File::options().write(true).open(a.path("a.md")).expect("opens");
+    let elsewhere = || Scope::Some { paths: vec![RelPath::parse("b.md").expect("a path")], trees: vec![] };
+    let run =
+        |a: &mut Machine| a.node().run(&RunOptions { scope: elsewhere(), ..RunOptions::default() }).expect("runs");
+
+    // Whoever holds it alone has others told to try again.
+    let alone = Alone::with(&file).expect("takes it");
+    let whole = a.run();
+    let refused = [whole, run(&mut a)].map(|report| report.problems);
+    drop(alone);
+    drop(file);
+    let given = run(&mut a);
+    let after = run(&mut a);
+
+    assert!(
+        refused.iter().all(|problems| problems.len() == 1 && problems[0].1.contains("cannot be read")),
+        "{refused:?}"
+    );
+    assert_eq!(given.recorded, [("a.md".to_owned(), Change::Edited)]);
+    assert_eq!((given.problems, after.problems, after.recorded), (vec![], vec![], vec![]));
+}
+
+#[test]
+fn a_folder_that_could_not_be_listed_is_looked_at_by_the_next_run_and_told_of_no_longer() {
+    let mut a = Machine::new("a", &backend());
+    a.run();
+    a.write("notes/a.md", "one");
+    let problem = |path: &str| Problem { path: path.to_owned(), what: "cannot be listed".to_owned() };
+    a.node().engine.state.set_problems("scan", &[problem("notes"), problem("other")], 0).expect("writes");
+    let listing = Listing { unreadable_dirs: vec!["notes".to_owned()], ..Listing::default() };
+    a.node().engine.again.unlisted(&listing);
+
+    let scope = Scope::Some { paths: vec![], trees: vec![] };
+    let report = a.node().run(&RunOptions { scope, ..RunOptions::default() }).expect("runs");
+
+    assert_eq!(report.recorded, [("notes/a.md".to_owned(), Change::Created)]);
+    let told = a.node().engine.state.problems().expect("lists").into_iter().filter(|(source, _)| source == "scan");
+    assert_eq!(told.map(|(_, problem)| problem.path).collect::<Vec<_>>(), ["other"]);
 }
