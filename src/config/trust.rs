@@ -94,6 +94,14 @@ fn peer_items(name: &str, peer: &Layered<PeerSetting>) -> Vec<String> {
     held.map(|(_, right)| format!("{right} the peer {name} at {address}")).collect()
 }
 
+/// True if nothing has to be agreed to but an exchange of shared files with this one peer.
+pub fn asks_only_for(settings: &Settings, env: &Env, name: &str) -> bool {
+    let Some(peer) = settings.peers.get(name) else { return false };
+    let plain = Layered { value: PeerSetting { private: false, ..peer.value.clone() }, source: peer.source.clone() };
+    let of_it = peer_items(name, &plain);
+    required_consent(settings, env).is_some_and(|request| request.items.iter().all(|item| of_it.contains(item)))
+}
+
 /// The hash of everything the config file reaches beyond its folder; the same reach gives the same hash for ever.
 pub fn reach_hash(settings: &Settings) -> Hash {
     // No item holds a line end: control characters are escaped.

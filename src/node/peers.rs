@@ -79,8 +79,8 @@ pub fn add_peer(
     if dry_run {
         return Ok(away);
     }
-    // Who names an address agrees to it, but not to what else the config reaches.
-    if trust::required_consent(&old, env).is_none() {
+    // Who names an address agrees to it, also where the config came with it; but not to what else the config reaches.
+    if trust::required_consent(&old, env).is_none() || trust::asks_only_for(&new, env, name) {
         trust::grant(&new, env)?;
     }
     write(&old, &bytes, &edited)?;

@@ -76,6 +76,30 @@ fn status_says_that_the_next_run_would_be_refused_until_somebody_agrees() {
 }
 
 #[test]
+fn who_connects_to_the_address_that_a_config_came_with_agrees_to_it_and_to_nothing_else() {
+    let lab = lab();
+    let share = lab.path("share").to_string_lossy().into_owned();
+    let peer = format!("\"share\": \"{share}\"");
+    let private = format!("\"share\": {{ \"url\": \"{share}\", \"private\": true }}");
+    let elsewhere = format!("{peer}, \"other\": \"{}\"", lab.path("other").display());
+    for (name, peers, refused) in [
+        ("alone", &peer, None),
+        ("private", &private, Some("give private files to the peer share")),
+        ("elsewhere", &elsewhere, Some("give files to the peer other")),
+    ] {
+        let project = lab.project(name, &CONFIG.replacen('{', &format!("{{ \"peers\": {{ {peers} }},"), 1));
+        project.write("shared/a.md", "a\n");
+
+        let connected = project.run(["connect", &share]);
+
+        match refused {
+            None => drop(connected.expect(0).says("1 artifact sent")),
+            Some(item) => drop(connected.expect(1).says(item).says("--trust")),
+        }
+    }
+}
+
+#[test]
 fn what_can_be_no_peer_is_refused_with_a_sentence_and_the_config_stays() {
     let lab = lab();
     let a = lab.project("a", CONFIG);
