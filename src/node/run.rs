@@ -3,7 +3,9 @@
 //! Invariant: an exchange precedes the first look at the disk, so that a first contact knows what others have; a backend or peer
 //! that fails does not stop what can be done without it, and is named in the report.
 
-use super::status::{conflicts_remain, damage_remains, damage_there, held_remain, is_damage_there, stopped};
+use super::status::{
+    conflicts_remain, damage_remains, damage_there, held_remain, is_damage_there, stopped, unplaced, unplaced_remain,
+};
 use super::{Kind, Node, NodeError};
 use crate::sync::exchange::Direction;
 use crate::sync::{Asked, Peer, Report, Scope, SyncError};
@@ -247,7 +249,11 @@ impl Node {
         if held.is_some() {
             return Ok(held);
         }
-        Ok(conflicts_remain(self.engine.conflict_count()?))
+        let conflicts = conflicts_remain(self.engine.conflict_count()?);
+        if conflicts.is_some() {
+            return Ok(conflicts);
+        }
+        Ok(unplaced_remain(unplaced(&self.engine.pending()?)))
     }
 }
 

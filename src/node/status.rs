@@ -13,7 +13,7 @@ use super::open::Glance;
 use crate::config::PeerSetting;
 use crate::index::Index;
 use crate::ledger::{ArtifactName, HEALING, Ledger};
-use crate::state::{PeerLine, State};
+use crate::state::{PeerLine, Pending, State};
 use crate::sync::resolve::resolve;
 use crate::sync::{DAMAGE_THERE, IndexGraph, PEER_LINE, Stop, stops};
 
@@ -175,6 +175,8 @@ pub struct CountStatus {
     pub held_deletions: u64,
     /// All paths with edits that could not both be kept in place, listed or not.
     pub conflicts: u64,
+    /// All files of other machines that have no place here until a person moves what stands in it.
+    pub unplaced: u64,
     /// By who published.
     pub origins: Vec<OriginStatus>,
 }
@@ -300,8 +302,8 @@ impl Glance {
         let ledger = Ledger::open(&self.dirs.larder)?;
         status.read_damage(&ledger)?;
         status.verified_from = self.verified_from(&ledger)?;
-        let held = status.counts.held_deletions;
-        status.counts = CountStatus { held_deletions: held, ..self.counts()? };
+        let CountStatus { held_deletions, unplaced, .. } = status.counts;
+        status.counts = CountStatus { held_deletions, unplaced, ..self.counts()? };
         let newer = crate::sync::exchange::Need::Upgrade.to_string();
         let checkpoints: BTreeSet<&str> =
             status.problems.iter().filter(|problem| problem.what == newer).map(|problem| &*problem.path).collect();
@@ -355,6 +357,7 @@ impl Glance {
             upgrade: counts.unknown,
             held_deletions: 0,
             conflicts: 0,
+            unplaced: 0,
             origins: counts.origins.iter().map(origin).collect(),
         })
     }
@@ -393,7 +396,9 @@ impl Status {
         self.backend.lines = lines.iter().filter(told).map(ContactStatus::from).collect();
         let succeeded = lines.iter().any(|line| line.success_ms.is_some());
         self.backend.ok = succeeded && self.backend.lines.iter().all(|line| line.failure_ms.is_none());
-        self.pending = state.pending()?.into_iter().take(MAX_LISTED).map(PendingStatus::from).collect();
+        let pending = state.pending()?;
+        self.counts.unplaced = unplaced(&pending) as u64;
+        self.pending = pending.into_iter().take(MAX_LISTED).map(PendingStatus::from).collect();
         let held = state.held()?;
         self.counts.held_deletions = held.len() as u64;
         self.held_deletions = held.iter().take(MAX_LISTED).map(|(_, path, _)| path.shown()).collect();
@@ -476,7 +481,9 @@ impl Status {
             let hint = "everything else was done; `larder sync` tries again";
             return Some(with_hint(Kind::Unavailable, message, hint));
         }
-        held_remain(self.counts.held_deletions as usize).or_else(|| conflicts_remain(self.counts.conflicts as usize))
+        held_remain(self.counts.held_deletions as usize)
+            .or_else(|| conflicts_remain(self.counts.conflicts as usize))
+            .or_else(|| unplaced_remain(self.counts.unplaced as usize))
     }
 }
 
@@ -531,6 +538,21 @@ pub(super) fn conflicts_remain(count: usize) -> Option<NodeError> {
         _ => format!("{count} files have edits that could not both be kept in place"),
     };
     Some(NodeError { kind: Kind::Conflicts, message, hint: Some("see `larder conflicts`".to_owned()) })
+}
+
+/// How many of these wait for a person to make place.
+pub(super) fn unplaced(pending: &[Pending]) -> usize {
+    pending.iter().filter(|waits| waits.what == "unplaced").count()
+}
+
+/// That files of elsewhere have no place until a person moves what stands in theirs.
+pub(super) fn unplaced_remain(count: usize) -> Option<NodeError> {
+    let message = match count {
+        0 => return None,
+        1 => "1 file of another machine has no place here, as something else stands in it".to_owned(),
+        _ => format!("{count} files of other machines have no place here, as something else stands in it"),
+    };
+    Some(NodeError { kind: Kind::Conflicts, message, hint: Some("see what waits in `larder status`".to_owned()) })
 }
 
 impl From<&PeerLine> for ContactStatus {

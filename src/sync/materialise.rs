@@ -225,14 +225,19 @@ impl Engine {
         let standing = match &spot {
             Ok(Some(spot)) => spot.standing().map_err(|source| SyncError::Place { path: path.shown(), source })?,
             Ok(None) => Standing::Absent,
-            Err(PlaceError::InTheWay { .. }) => Standing::Folder,
+            // Above it, where a folder has to be: it is neither a folder nor anything that may be followed.
+            Err(PlaceError::InTheWay { .. }) => Standing::Special,
             Err(error) => return Ok(Action::Wait { what: "write", why: error.to_string() }),
         };
         let disk = match (&standing, &step.base) {
             (Standing::Absent, _) => Disk::Absent,
             (Standing::File(kind, stat), Some(base)) if *kind == base.kind && *stat == base.stat => Disk::AsBase,
             (Standing::File(..), _) => Disk::Unrecorded,
-            (Standing::Folder | Standing::Special, _) => Disk::InTheWay,
+            (Standing::Folder, _) => Disk::InTheWay("a folder stands in its place"),
+            (Standing::Special, _) if spot.is_err() => {
+                Disk::InTheWay("a file or a link stands where a folder above it has to be")
+            }
+            (Standing::Special, _) => Disk::InTheWay("a pipe, a socket or a device stands in its place"),
         };
         let creates = disk == Disk::Absent && step.base.is_none() && !step.remove;
         let twins = match &spot {

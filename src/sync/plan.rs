@@ -15,8 +15,8 @@ pub enum Disk {
     AsBase,
     /// A file that differs from the base, or has none.
     Unrecorded,
-    /// A folder, or something that is neither file nor link.
-    InTheWay,
+    /// What no file can take the place of, as a sentence's beginning.
+    InTheWay(&'static str),
 }
 
 /// The base, as far as planning needs it.
@@ -96,7 +96,7 @@ pub fn plan(sight: &Sight<'_>) -> Action {
 fn plan_removal(sight: &Sight<'_>) -> Action {
     match (sight.disk, sight.base) {
         (Disk::Absent, Some(_)) => Action::Forget,
-        (Disk::Absent | Disk::InTheWay, _) => Action::Nothing,
+        (Disk::Absent | Disk::InTheWay(_), _) => Action::Nothing,
         (Disk::Unrecorded, _) => wait("write", "was edited here; the edit is recorded first"),
         (Disk::AsBase, _) if sight.held => wait("held", "waits for `larder deletes approve` or `restore`"),
         (Disk::AsBase, _) if sight.open_for_writing => wait("write", "open for writing"),
@@ -111,7 +111,7 @@ fn plan_content(sight: &Sight<'_>, content: Option<&Content>) -> Action {
     }
     match (sight.disk, sight.base) {
         (Disk::Unrecorded, _) => wait("write", "was edited here; the edit is recorded first"),
-        (Disk::InTheWay, _) => wait("unplaced", "a folder or a special file stands in its place"),
+        (Disk::InTheWay(what), _) => wait("unplaced", format!("{what}; give one of the two another name")),
         // A base whose file is gone: the absence is judged by recording (6.4), not undone here.
         (Disk::Absent, Some(_)) => wait("write", "was removed here; the removal is recorded first"),
         (Disk::Absent, None) => match sight.twin {

@@ -16,7 +16,7 @@ use super::{Engine, Report, Result, SyncError};
 use crate::index::{ReplayProblem, Slot};
 use crate::ledger::{ArtifactName, LedgerError, NotedDamage};
 use crate::model::{Chain, Space};
-use crate::state::{self, Problem, State};
+use crate::state::{self, Pending, Problem, State};
 use crate::transport::marker::{self, ProjectId};
 use crate::transport::{BackendTransport, Marker, Transport};
 
@@ -271,6 +271,11 @@ impl Engine {
     /// What the journal holds of problems, each with who noticed it.
     pub fn problems(&self) -> Result<Vec<(String, Problem)>> {
         Ok(self.state.problems()?)
+    }
+
+    /// Every path that waits, and for what.
+    pub fn pending(&self) -> Result<Vec<Pending>> {
+        Ok(self.state.pending()?)
     }
 
     /// What is known to be damaged or lost here, and no store gave yet. What a person put right by hand is forgotten.

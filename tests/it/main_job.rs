@@ -808,3 +808,27 @@ fn what_goes_on_inside_is_told_on_stderr_if_somebody_asks_and_never_on_stdout() 
     b.sync();
     close(&lab, &[&a, &b]);
 }
+
+#[test]
+fn a_file_and_a_folder_of_one_name_wait_for_whoever_renames_one_of_them_and_nothing_is_lost() {
+    let lab = Lab::new();
+    let (a, b) = lab.pair();
+    a.write("shared/x.md", "a file\n");
+    a.sync();
+    b.write("shared/x.md/y.md", "in a folder\n");
+
+    b.run(["sync"]).expect(3).says("shared/x.md: a folder stands in its place; give one of the two another name");
+    b.run(["status"]).expect(3).says("1 file of another machine has no place here");
+    a.run(["sync"]).expect(3).says("shared/x.md/y.md: a file or a link stands where a folder above it has to be");
+    assert_eq!(a.run(["status", "--json"]).expect(3).json()["counts"]["unplaced"], 1);
+
+    fs::rename(b.path("shared/x.md"), b.path("shared/z")).expect("rename");
+    b.run(["sync"]).expect(0);
+    a.run(["sync"]).expect(0);
+    for project in [&a, &b] {
+        project.run(["sync"]).expect(0);
+        project.run(["status"]).expect(0);
+        assert_eq!(project.read("shared/x.md").as_deref(), Some(&b"a file\n"[..]));
+        assert_eq!(project.read("shared/z/y.md").as_deref(), Some(&b"in a folder\n"[..]));
+    }
+}
