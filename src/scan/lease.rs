@@ -6,10 +6,10 @@
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use larder_patterns::RelPath;
-use rustix::fs::OFlags;
+use rustix::fs::{AtFlags, CWD, OFlags, StatxFlags, makedev, statx};
 use rustix::io::Errno;
 
 use super::entry::Stat;
@@ -117,24 +117,44 @@ fn search_proc(stat: &Stat) -> bool {
     handles.take(MAX_HANDLES).any(|handle| is_writer(&handle, stat))
 }
 
+/// True if a handle is open for writing on that very file.
+///
+/// The kernel's own notes are asked first and the file only if they fit, without contacting what holds it: other handles may lead
+/// to file systems that answer nobody.
 fn is_writer(handle: &fs::DirEntry, stat: &Stat) -> bool {
     let path = handle.path();
-    // Follows the kernel's own link to the opened file; opens nothing.
-    let same = fs::metadata(&path).is_ok_and(|found| (found.ino(), found.dev()) == (stat.inode, stat.device));
-    same && opened_for_writing(&path).unwrap_or(false)
+    let noted = Noted::of(&path);
+    if !noted.is_some_and(|noted| noted.writes && noted.inode.is_none_or(|inode| inode == stat.inode)) {
+        return false;
+    }
+    let flags = AtFlags::STATX_DONT_SYNC;
+    statx(CWD, &path, flags, StatxFlags::INO).is_ok_and(|found| {
+        (found.stx_ino, makedev(found.stx_dev_major, found.stx_dev_minor)) == (stat.inode, stat.device)
+    })
 }
 
-fn opened_for_writing(handle: &std::path::Path) -> Option<bool> {
-    let process = handle.parent()?.parent()?;
-    let facts = fs::read_to_string(process.join("fdinfo").join(handle.file_name()?)).ok()?;
-    let flags = facts.lines().find_map(|line| line.strip_prefix("flags:"))?;
-    let flags = u32::from_str_radix(flags.trim(), 8).ok()?;
-    Some(flags & ACCESS_MODE != 0)
+/// What `/proc/N/fdinfo` says of a handle.
+struct Noted {
+    writes: bool,
+    /// Told by Linux 5.14 and later.
+    inode: Option<u64>,
+}
+
+impl Noted {
+    fn of(handle: &Path) -> Option<Noted> {
+        let process = handle.parent()?.parent()?;
+        let facts = fs::read_to_string(process.join("fdinfo").join(handle.file_name()?)).ok()?;
+        let value = |name: &str| facts.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        let flags = u32::from_str_radix(value("flags:")?, 8).ok()?;
+        Some(Noted { writes: flags & ACCESS_MODE != 0, inode: value("ino:").and_then(|inode| inode.parse().ok()) })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs::OpenOptions;
+
+    use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
     use super::*;
     use crate::scan::scratch::Scratch;
@@ -157,6 +177,34 @@ mod tests {
 
         drop((reader, writer));
         assert!(!asked() && !search_proc(&stat));
+    }
+
+    #[test]
+    fn handles_on_a_file_system_that_answers_nobody_are_passed_over() {
+        let scratch = Scratch::new();
+        scratch.write("data/a.md", "text");
+        let stat = super::super::stat(&scratch.root, &scratch.path("data/a.md")).expect("stat").expect("present").1;
+        let place = tempfile::tempdir().expect("a folder");
+        let Ok(device) = File::options().read(true).write(true).open("/dev/fuse") else {
+            return println!("skipped: there is no /dev/fuse");
+        };
+        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
+        let options = std::ffi::CString::new(options).expect("no NUL");
+        if mount("silent", place.path(), "fuse", MountFlags::empty(), Some(options.as_c_str())).is_err() {
+            return println!("skipped: mounting is not permitted here");
+        }
+        let silent =
+            rustix::fs::open(place.path(), OFlags::PATH, rustix::fs::Mode::empty()).expect("opens without asking");
+        let (tell, told) = std::sync::mpsc::channel();
+
+        let asking = std::thread::spawn(move || tell.send(search_proc(&stat)));
+        let found = told.recv_timeout(std::time::Duration::from_secs(30));
+
+        // Nobody waits any more once the device is closed.
+        unmount(place.path(), UnmountFlags::DETACH).expect("unmounts");
+        drop((device, silent));
+        asking.join().expect("ends").ok();
+        assert_eq!(found, Ok(false));
     }
 
     #[test]
