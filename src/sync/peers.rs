@@ -260,7 +260,8 @@ impl Engine {
         }
         let ways = peer.ways(direction);
         let (line, problems, push) = (peer.line(), peer.line(), peer.push);
-        let terms = Terms { line, problems, ways, spaces, direction, push, marks: Marks::Kept, trust: peer.trust };
+        let (marks, trust, late) = (Marks::Kept, peer.trust, Vec::new());
+        let terms = Terms { line, problems, ways, spaces, direction, push, marks, trust, late };
         self.exchange_store(&*place, terms, report)
     }
 

@@ -115,6 +115,8 @@ pub(super) struct Terms {
 /// What exchanges with one store told, for the next one.
 #[derive(Default)]
 pub(super) struct Told {
+    /// What stands there and is to be taken although no checkpoint there names it: one that is here does.
+    pub late: Vec<ArtifactName>,
     /// What the last pull had to say; a push alone says nothing of it.
     pulled: Vec<Problem>,
     /// What the store holds with wrong bytes, as the last pull found.
@@ -156,6 +158,7 @@ impl Engine {
             Some(why) if report.backend_error.is_none() => report.backend_error = Some(why),
             _ => {}
         }
+            late: Vec::new(),
         Ok(())
     }
 
@@ -169,7 +172,8 @@ impl Engine {
     ) -> Result<Option<String>> {
         let own = terms.spaces.iter().map(|space| self.identity.chain(space.clone())).collect();
         self.forget_needless_damage()?;
-        let wanted: Vec<ArtifactName> = self.ledger.noted_damage()?.into_iter().map(|noted| noted.name).collect();
+        let noted = self.ledger.noted_damage()?.into_iter().map(|noted| noted.name);
+        let wanted: Vec<ArtifactName> = noted.chain(terms.late.iter().cloned()).collect();
         let thoroughness = match terms.marks {
             Marks::Kept => self.thoroughness(place.label(), &terms.line),
             Marks::None => Thoroughness::Whole,
