@@ -497,7 +497,7 @@ fn damage_there(name: &ArtifactName) -> Problem {
     Problem {
         path: name.to_string(),
         what: format!(
-            "its bytes in the store are not what its name says; whoever has it whole, as {origin} who wrote it, puts it right there at the next `larder sync` or `larder repair`; what nobody has, nobody needs: remove the file"
+            "its bytes in the store are not what its name says; whoever has it whole, as {origin} who wrote it, puts it right there with `larder repair`, in a folder with the next `larder sync` too; what nobody has, nobody needs: remove the file"
         ),
     }
 }
