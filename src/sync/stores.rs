@@ -18,7 +18,7 @@ use crate::ledger::{ArtifactName, LedgerError, NotedDamage};
 use crate::model::{Chain, Space};
 use crate::state::{self, Problem, State};
 use crate::transport::marker::{self, ProjectId};
-use crate::transport::{BackendTransport, Marker, Transport};
+use crate::transport::{BackendTransport, Marker, Transport, TransportError};
 
 /// Problems of one kind that are kept of one exchange.
 const MAX_TOLD: usize = 20;
@@ -48,9 +48,14 @@ struct StateJournal<'a>(&'a State, Marks);
 
 /// Something was asked for in vain that may be had, or taken, the next time.
 fn has_broken_off(done: &exchange::Report) -> bool {
-    done.problems
-        .iter()
-        .any(|problem| matches!(problem, exchange::Problem::Remote(error) if error.is_about_the_place()))
+    broken_off(done).is_some()
+}
+
+fn broken_off(done: &exchange::Report) -> Option<&TransportError> {
+    done.problems.iter().find_map(|problem| match problem {
+        exchange::Problem::Remote(error) => Some(error).filter(|error| error.is_about_the_place()),
+        _ => None,
+    })
 }
 
 fn journal_error(error: state::StateError) -> JournalError {
@@ -110,13 +115,13 @@ pub(super) struct Terms {
     pub marks: Marks,
     /// Who is believed there.
     pub trust: Trust,
+    /// What stands there and is to be taken although no checkpoint there names it: one that is here does.
+    pub late: Vec<ArtifactName>,
 }
 
 /// What exchanges with one store told, for the next one.
 #[derive(Default)]
 pub(super) struct Told {
-    /// What stands there and is to be taken although no checkpoint there names it: one that is here does.
-    pub late: Vec<ArtifactName>,
     /// What the last pull had to say; a push alone says nothing of it.
     pulled: Vec<Problem>,
     /// What the store holds with wrong bytes, as the last pull found.
@@ -125,6 +130,8 @@ pub(super) struct Told {
     refused: Vec<Problem>,
     /// What others ask for there although it is right as seen from here.
     checked: BTreeSet<ArtifactName>,
+    /// Why something that the last push offered did not get there, although the place answered else.
+    pub(super) undelivered: Option<String>,
     /// The last pull found chains of owners who are not accepted.
     strangers: bool,
     /// Chains that the last pull found to be the same on both sides, and their newest checkpoint.
@@ -151,6 +158,7 @@ impl Engine {
             push,
             marks: Marks::Kept,
             trust: self.policy.trust,
+            late: Vec::new(),
         };
         let failure = self.exchange_store(&*transport, terms, report)?;
         self.rows_wait = self.told.get(&line).is_some_and(|told| told.strangers);
@@ -158,7 +166,6 @@ impl Engine {
             Some(why) if report.backend_error.is_none() => report.backend_error = Some(why),
             _ => {}
         }
-            late: Vec::new(),
         Ok(())
     }
 
@@ -296,6 +303,9 @@ impl Engine {
 
     fn note_exchange(&mut self, terms: &Terms, done: &exchange::Report, failure: Option<&str>) -> Result<()> {
         let now = self.now_ms() as i64;
+        let undelivered =
+            broken_off(done).filter(|_| terms.direction == Direction::Push).map(TransportError::to_string);
+        let failure = failure.or(undelivered.as_deref());
         for &way in &terms.ways {
             match failure {
                 None => self.state.note_success(&terms.line, way, now)?,
@@ -326,6 +336,7 @@ impl Engine {
         }));
         self.note_damage_there(terms, done)?;
         let told = self.told.entry(terms.line.clone()).or_default();
+        told.undelivered = undelivered;
         if terms.direction == Direction::Push {
             let known: BTreeSet<String> = problems.iter().map(|problem| problem.path.clone()).collect();
             problems.extend(told.pulled.iter().filter(|problem| !known.contains(&problem.path)).cloned());
