@@ -180,7 +180,9 @@ impl Engine {
         let own = terms.spaces.iter().map(|space| self.identity.chain(space.clone())).collect();
         self.forget_needless_damage()?;
         let noted = self.ledger.noted_damage()?.into_iter().map(|noted| noted.name);
-        let wanted: Vec<ArtifactName> = noted.chain(terms.late.iter().cloned()).collect();
+        // Whatever its origin fills, what is here and damaged is put right.
+        let (offered, late): (Vec<_>, Vec<_>) = terms.late.iter().cloned().partition(|name| self.ledger.has(name));
+        let wanted = noted.chain(offered).collect();
         let thoroughness = match terms.marks {
             Marks::Kept => self.thoroughness(place.label(), &terms.line),
             Marks::None => Thoroughness::Whole,
@@ -210,6 +212,7 @@ impl Engine {
             max_origin_bytes: self.policy.max_origin_bytes,
             held_bytes: self.held_bytes.clone(),
             wanted,
+            late,
             floors: self.index.floors()?.into_iter().collect(),
             closed: self.closed_ends()?,
             budget: self.exchange_budget,

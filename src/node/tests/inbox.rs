@@ -97,6 +97,36 @@ fn a_pack_that_comes_after_its_checkpoint_was_taken_in_is_taken_in_as_well() {
 }
 
 #[test]
+fn who_fills_his_share_fills_no_more_of_it_by_what_comes_late() {
+    let (mut a, mut b) = pair();
+    let config = std::fs::read_to_string(a.path("sync-config.json")).expect("reads");
+    std::fs::write(a.path("sync-config.json"), config.replacen('{', r#"{ "maxOriginBytes": 200000,"#, 1))
+        .expect("writes");
+    a.restart();
+    b.write("early.txt", &super::purge::secret(1, 400_000));
+    b.run();
+    let inbox = a.path(".larder/inbox");
+    let late = waiting(&a).into_iter().find(|name| name.ends_with(".pack")).expect("it waits");
+    let bytes = std::fs::read(inbox.join(&late)).expect("reads");
+    std::fs::remove_file(inbox.join(&late)).expect("the line broke in the midst of it");
+    b.write("other.txt", &super::purge::secret(2, 400_000));
+    b.run();
+    a.run();
+    assert_eq!((a.read("early.txt"), a.read("other.txt")), (None, b.read("other.txt")));
+
+    std::fs::write(inbox.join(&late), &bytes).expect("it comes another time");
+    a.run();
+    assert_eq!((a.read("early.txt"), waiting(&a)), (None, BTreeSet::from([late])));
+    assert!(complaints(&a).iter().any(|what| what.contains("maxOriginBytes")), "{:?}", complaints(&a));
+
+    std::fs::write(a.path("sync-config.json"), config).expect("writes");
+    a.restart();
+    a.run();
+    assert_eq!(a.read("early.txt"), b.read("early.txt"));
+    assert!(waiting(&a).is_empty() && complaints(&a).is_empty(), "{:?}", complaints(&a));
+}
+
+#[test]
 fn what_is_damaged_here_is_healed_by_what_was_left() {
     let (mut a, mut b) = pair();
     b.write("large.txt", &super::purge::secret(1, 400_000));
