@@ -101,8 +101,11 @@ fn secrets(address: &str) -> Vec<Secret> {
     let rest_at = scheme.len() + 1;
     let mut found = Vec::new();
     let mut pairs_at = rest_at;
-    if let Some(after) = rest.strip_prefix("//") {
-        let user_at = rest_at + 2;
+    // Behind the name of a backend a whole address of the web may stand.
+    let slashes = if rest.starts_with("//") { Some(0) } else { rest.find("://").map(|colon| colon + 1) };
+    if let Some(slashes) = slashes {
+        let user_at = rest_at + slashes + 2;
+        let after = &address[user_at..];
         if let Some(user_bytes) = user_info_len(after) {
             pairs_at = user_at + user_bytes + 1;
             found.extend(user_secret(scheme, &after[..user_bytes], user_at));
@@ -116,7 +119,9 @@ fn secrets(address: &str) -> Vec<Secret> {
 fn user_info_len(after: &str) -> Option<usize> {
     let authority = after.split(['/', '?', '#']).next().unwrap_or_default();
     let (user, host) = authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host));
-    if is_host(host) {
+    // `p@a/ss` in a password leaves what looks like a host in front of the `/`, and the real one behind another `@`.
+    let goes_on = user.is_some_and(|user| user.contains(':')) && after[authority.len()..].contains('@');
+    if is_host(host) && !goes_on {
         return user.map(str::len);
     }
     // No host stands there: an unescaped `/`, `?`, `#` or `@` in a password hides where the user ends.
@@ -249,6 +254,8 @@ mod tests {
         let cases = [
             ("postgres://me:pw@db.example/x", Some("a password"), "postgres://me:***@db.example/x"),
             ("postgres://me:p@w:/x?y@db.example/x", Some("a password"), "postgres://me:***@db.example/x"),
+            ("postgres://me:p@w/x@db.example/x", Some("a password"), "postgres://me:***@db.example/x"),
+            ("convex:https://me:pw@h/x", Some("a password"), "convex:https://me:***@h/x"),
             ("postgres://me:p/w#1@db.example/x", Some("a password"), "postgres://me:***@db.example/x"),
             ("postgres://:pw@db.example", Some("a password"), "postgres://:***@db.example"),
             ("postgres://me@db.example/x", None, "postgres://me@db.example/x"),

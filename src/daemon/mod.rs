@@ -17,7 +17,7 @@ use crate::node::{ChangeRequest, Errand, NodeError, OpenOptions};
 use crate::server::ServeOptions;
 
 pub use serve::{Door, Served, desk, serve};
-pub use socket::ask;
+pub use socket::{Heard, ask, hear};
 pub use up::up;
 
 /// How the kernel gets what a view shows.

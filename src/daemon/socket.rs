@@ -3,7 +3,7 @@
 //! Invariant: only processes of the same user (or root) are answered; a line is bounded; a silent client costs one
 //! thread for ten seconds and nothing else. Knows nothing of what is asked.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -16,6 +16,8 @@ use crate::env::at_short_path;
 const MAX_LINE_BYTES: u64 = 1 << 16;
 const MAX_REPLY_BYTES: u64 = 64 << 20;
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
+/// What is known without the daemon is told without it after this.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 /// A run that the daemon was asked for may take this long.
 const RUN_TIMEOUT: Duration = Duration::from_secs(3600);
 
@@ -98,17 +100,60 @@ fn write_line(mut stream: &UnixStream, value: &impl serde::Serialize) {
 fn patience(request: &Request) -> Duration {
     match request {
         Request::Sync | Request::Change(_) | Request::Errand(_) => RUN_TIMEOUT,
-        Request::Status | Request::Stop => CLIENT_TIMEOUT,
+        Request::Status => STATUS_TIMEOUT,
+        Request::Stop => CLIENT_TIMEOUT,
+    }
+}
+
+/// What came of a question.
+pub enum Heard {
+    /// The answer.
+    Reply(Reply),
+    /// Somebody listens and is at work: no answer came in time.
+    Silence,
+    /// Nobody listens.
+    Nobody,
+}
+
+/// Asks a running daemon.
+pub fn hear(socket: &Path, request: &Request) -> Heard {
+    let Ok(stream) = at_short_path(socket, |path| UnixStream::connect(path)) else { return Heard::Nobody };
+    let limits =
+        stream.set_write_timeout(Some(CLIENT_TIMEOUT)).and_then(|()| stream.set_read_timeout(Some(patience(request))));
+    if limits.is_err() {
+        return Heard::Nobody;
+    }
+    write_line(&stream, request);
+    let mut line = String::new();
+    match BufReader::new((&stream).take(MAX_REPLY_BYTES)).read_line(&mut line) {
+        Ok(_) => serde_json::from_str(&line).map_or(Heard::Nobody, Heard::Reply),
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Heard::Silence,
+        Err(_) => Heard::Nobody,
     }
 }
 
 /// Asks a running daemon; `None` if none answers on this socket.
 pub fn ask(socket: &Path, request: &Request) -> Option<Reply> {
-    let stream = at_short_path(socket, |path| UnixStream::connect(path)).ok()?;
-    stream.set_write_timeout(Some(CLIENT_TIMEOUT)).ok()?;
-    stream.set_read_timeout(Some(patience(request))).ok()?;
-    write_line(&stream, request);
-    let mut line = String::new();
-    BufReader::new((&stream).take(MAX_REPLY_BYTES)).read_line(&mut line).ok()?;
-    serde_json::from_str(&line).ok()
+    match hear(socket, request) {
+        Heard::Reply(reply) => Some(reply),
+        Heard::Silence | Heard::Nobody => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_at_work_keeps_nobody_waiting_who_only_wants_to_know() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("control.sock");
+        assert!(matches!(hear(&path, &Request::Status), Heard::Nobody));
+        let _busy = UnixListener::bind(&path).expect("listens and never answers");
+        let began = std::time::Instant::now();
+
+        assert!(matches!(hear(&path, &Request::Status), Heard::Silence));
+
+        assert!(began.elapsed() < CLIENT_TIMEOUT / 2, "{:?}", began.elapsed());
+    }
 }

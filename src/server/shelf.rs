@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::gate::{Gate, Meant, understand};
 use super::heads::Heads;
-use crate::ledger::{ArtifactKind, ArtifactName, MAX_PACK_BYTES, verify_bytes};
+use crate::ledger::{ArtifactKind, ArtifactName, MAX_PACK_BYTES, max_artifact_bytes, proves_wrong, verify_bytes};
 use crate::model::{Space, canonical_bytes};
 use crate::state::State;
 use crate::sync::{INBOX, projects};
@@ -88,7 +88,10 @@ impl Transport for StoreShelf {
 
     fn put_new(&self, name: &str, bytes: &[u8]) -> Result<Put, TransportError> {
         require_room(&self.dir, name, bytes.len() as u64)?;
-        self.store.put_new(name, bytes)
+        match self.store.put_new(name, bytes) {
+            Err(error) if error.kind == TransportErrorKind::Conflict => self.put_over_damage(name, bytes)?.ok_or(error),
+            put => put,
+        }
     }
 
     fn wait(&self, hint: &WaitHint) -> Result<Wake, TransportError> {
@@ -102,6 +105,24 @@ impl Transport for StoreShelf {
     fn heads(&self, prefix: &str) -> Result<Option<Vec<String>>, TransportError> {
         let Some((app, space)) = app_and_space(prefix) else { return Ok(None) };
         tell_heads(&self.heads, app, &[self.dir.join(app).join(space.as_str())], &space)
+    }
+}
+
+impl StoreShelf {
+    /// Other bytes stand under the name of these, which are good: if those are provably not what the name says, these take their
+    /// place. `None` if they are good as well, or nobody can tell.
+    fn put_over_damage(&self, name: &str, bytes: &[u8]) -> Result<Option<Put>, TransportError> {
+        let Some((_, Meant::Artifact(artifact))) = understand(name) else { return Ok(None) };
+        let is_wrong = match self.store.get(name, None, max_artifact_bytes(artifact.kind())) {
+            // Of records, several spellings are the same artifact.
+            Ok(there) if verify_bytes(&artifact, &there).is_ok() => {
+                return Ok((artifact.kind() == ArtifactKind::Records).then_some(Put::AlreadyThere));
+            }
+            Ok(there) => proves_wrong(&artifact, &there),
+            Err(error) => matches!(error.kind, TransportErrorKind::TooLarge | TransportErrorKind::Corrupt),
+        };
+        let Some(mending) = self.store.mending().filter(|_| is_wrong) else { return Ok(None) };
+        mending.mend(name, bytes).map(|()| Some(Put::Written))
     }
 }
 

@@ -192,9 +192,8 @@ impl Engine {
         let line = format!("{PEER_LINE}{LINE}");
         let way = if direction == Direction::Push { state::Direction::Push } else { state::Direction::Pull };
         let push = direction == Direction::Push;
-        let trust = self.policy.trust;
-        let terms =
-            Terms { problems: line.clone(), line, ways: vec![way], spaces, direction, push, marks: Marks::None, trust };
+        let (marks, trust, late, ways) = (Marks::None, self.policy.trust, Vec::new(), vec![way]);
+        let terms = Terms { problems: line.clone(), line, ways, spaces, direction, push, marks, trust, late };
         match self.exchange_store(bundle, terms, report)? {
             Some(why) => Err(refused(bundle, &why)),
             None => Ok(()),

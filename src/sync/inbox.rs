@@ -70,6 +70,7 @@ impl Engine {
             marks: Marks::None,
             // Who was paired may let in whom he likes: what he hands over is as good as that.
             trust: Trust::FirstUse,
+            late: self.awaited_among(&waiting)?,
         };
         if let Some(why) = self.exchange_store(&place, terms, report)? {
             report.problems.push(("(inbox)".to_owned(), why));
@@ -77,6 +78,19 @@ impl Engine {
         waiting.retain(|name| spaces.contains(&name.chain().space));
         self.empty_inbox(&folder, &waiting)?;
         Ok(report.pulled - before)
+    }
+
+    /// What no checkpoint in the inbox names although it is to be taken. Packs that came after the checkpoint that names them was taken in, and
+    /// so out of here: a line that breaks in the midst of a pack goes on with the checkpoint and brings the pack another time. And what
+    /// is here already: a server takes that only where ours is damaged.
+    fn awaited_among(&self, waiting: &[ArtifactName]) -> Result<Vec<ArtifactName>> {
+        let is_pack = |name: &&ArtifactName| name.kind() == ArtifactKind::Pack;
+        let (here, strange): (Vec<_>, Vec<_>) = waiting.iter().cloned().partition(|name| self.ledger.has(name));
+        if strange.iter().find(is_pack).is_none() {
+            return Ok(here);
+        }
+        let awaited: HashSet<ArtifactName> = self.awaited_packs()?.into_iter().collect();
+        Ok(here.into_iter().chain(strange.into_iter().filter(|name| awaited.contains(name))).collect())
     }
 
     /// The last complaint about what stood there is over.

@@ -178,10 +178,11 @@ impl Engine {
         let mut look =
             look_through(store, &**place, &self.policy.app, spaces, &self.ledger, |name, ours| match mending {
                 Some(_) if dry_run => Ok(true),
-                Some(mending) => {
-                    mending.mend(name, ours)?;
-                    mending.settle(name).map(|()| true)
-                }
+                Some(mending) => match mending.mend(name, ours) {
+                    // Somebody else is at it, or an older server does not put it right: it is named as wrong.
+                    Err(error) if error.kind == TransportErrorKind::Conflict => Ok(false),
+                    mended => mended.and_then(|()| mending.settle(name)).map(|()| true),
+                },
                 None => Ok(false),
             });
         if let (Some(mending), false) = (mending, dry_run) {

@@ -156,6 +156,9 @@ impl Engine {
             let why = match self.exchange_peer(peer, direction, report) {
                 Ok(None) => {
                     self.away.remove(&peer.name);
+                    // It is there, so the next edit goes there at once; but who trusts a run's end trusts that all of it arrived.
+                    let undelivered = self.told.get(&peer.line()).and_then(|told| told.undelivered.clone());
+                    report.peer_errors.extend(undelivered.map(|why| (peer.name.clone(), why)));
                     continue;
                 }
                 Ok(Some(why)) => why,
@@ -260,7 +263,8 @@ impl Engine {
         }
         let ways = peer.ways(direction);
         let (line, problems, push) = (peer.line(), peer.line(), peer.push);
-        let terms = Terms { line, problems, ways, spaces, direction, push, marks: Marks::Kept, trust: peer.trust };
+        let (marks, trust, late) = (Marks::Kept, peer.trust, Vec::new());
+        let terms = Terms { line, problems, ways, spaces, direction, push, marks, trust, late };
         self.exchange_store(&*place, terms, report)
     }
 

@@ -18,7 +18,7 @@ use crate::ledger::{ArtifactName, LedgerError, NotedDamage};
 use crate::model::{Chain, Space};
 use crate::state::{self, Pending, Problem, State};
 use crate::transport::marker::{self, ProjectId};
-use crate::transport::{BackendTransport, Marker, Transport};
+use crate::transport::{BackendTransport, Marker, Transport, TransportError};
 
 /// Problems of one kind that are kept of one exchange.
 const MAX_TOLD: usize = 20;
@@ -48,9 +48,14 @@ struct StateJournal<'a>(&'a State, Marks);
 
 /// Something was asked for in vain that may be had, or taken, the next time.
 fn has_broken_off(done: &exchange::Report) -> bool {
-    done.problems
-        .iter()
-        .any(|problem| matches!(problem, exchange::Problem::Remote(error) if error.is_about_the_place()))
+    broken_off(done).is_some()
+}
+
+fn broken_off(done: &exchange::Report) -> Option<&TransportError> {
+    done.problems.iter().find_map(|problem| match problem {
+        exchange::Problem::Remote(error) => Some(error).filter(|error| error.is_about_the_place()),
+        _ => None,
+    })
 }
 
 fn journal_error(error: state::StateError) -> JournalError {
@@ -110,6 +115,8 @@ pub(super) struct Terms {
     pub marks: Marks,
     /// Who is believed there.
     pub trust: Trust,
+    /// What stands there and is to be taken although no checkpoint there names it: one that is here does.
+    pub late: Vec<ArtifactName>,
 }
 
 /// What exchanges with one store told, for the next one.
@@ -123,6 +130,8 @@ pub(super) struct Told {
     refused: Vec<Problem>,
     /// What others ask for there although it is right as seen from here.
     checked: BTreeSet<ArtifactName>,
+    /// Why something that the last push offered did not get there, although the place answered else.
+    pub(super) undelivered: Option<String>,
     /// The last pull found chains of owners who are not accepted.
     strangers: bool,
     /// Chains that the last pull found to be the same on both sides, and their newest checkpoint.
@@ -149,6 +158,7 @@ impl Engine {
             push,
             marks: Marks::Kept,
             trust: self.policy.trust,
+            late: Vec::new(),
         };
         let failure = self.exchange_store(&*transport, terms, report)?;
         self.rows_wait = self.told.get(&line).is_some_and(|told| told.strangers);
@@ -169,7 +179,10 @@ impl Engine {
     ) -> Result<Option<String>> {
         let own = terms.spaces.iter().map(|space| self.identity.chain(space.clone())).collect();
         self.forget_needless_damage()?;
-        let wanted: Vec<ArtifactName> = self.ledger.noted_damage()?.into_iter().map(|noted| noted.name).collect();
+        let noted = self.ledger.noted_damage()?.into_iter().map(|noted| noted.name);
+        // Whatever its origin fills, what is here and damaged is put right.
+        let (offered, late): (Vec<_>, Vec<_>) = terms.late.iter().cloned().partition(|name| self.ledger.has(name));
+        let wanted = noted.chain(offered).collect();
         let thoroughness = match terms.marks {
             Marks::Kept => self.thoroughness(place.label(), &terms.line),
             Marks::None => Thoroughness::Whole,
@@ -199,6 +212,7 @@ impl Engine {
             max_origin_bytes: self.policy.max_origin_bytes,
             held_bytes: self.held_bytes.clone(),
             wanted,
+            late,
             floors: self.index.floors()?.into_iter().collect(),
             closed: self.closed_ends()?,
             budget: self.exchange_budget,
@@ -297,6 +311,9 @@ impl Engine {
 
     fn note_exchange(&mut self, terms: &Terms, done: &exchange::Report, failure: Option<&str>) -> Result<()> {
         let now = self.now_ms() as i64;
+        let undelivered =
+            broken_off(done).filter(|_| terms.direction == Direction::Push).map(TransportError::to_string);
+        let failure = failure.or(undelivered.as_deref());
         for &way in &terms.ways {
             match failure {
                 None => self.state.note_success(&terms.line, way, now)?,
@@ -327,6 +344,7 @@ impl Engine {
         }));
         self.note_damage_there(terms, done)?;
         let told = self.told.entry(terms.line.clone()).or_default();
+        told.undelivered = undelivered;
         if terms.direction == Direction::Push {
             let known: BTreeSet<String> = problems.iter().map(|problem| problem.path.clone()).collect();
             problems.extend(told.pulled.iter().filter(|problem| !known.contains(&problem.path)).cloned());
@@ -498,7 +516,7 @@ fn damage_there(name: &ArtifactName) -> Problem {
     Problem {
         path: name.to_string(),
         what: format!(
-            "its bytes in the store are not what its name says; whoever has it whole, as {origin} who wrote it, puts it right there at the next `larder sync` or `larder repair`; what nobody has, nobody needs: remove the file"
+            "its bytes in the store are not what its name says; whoever has it whole, as {origin} who wrote it, puts it right there with `larder repair`, in a folder with the next `larder sync` too; what nobody has, nobody needs: remove the file"
         ),
     }
 }

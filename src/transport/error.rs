@@ -80,5 +80,6 @@ impl Error for TransportError {
 
 /// A text from outside as it may be shown: control characters escaped, cut at 200 characters.
 pub(crate) fn printable(text: &str) -> String {
-    text.chars().take(MAX_SHOWN_NAME_CHARS).flat_map(|c| c.escape_debug()).collect()
+    let cut: String = text.chars().take(MAX_SHOWN_NAME_CHARS).collect();
+    larder_patterns::shown(&cut)
 }

@@ -244,7 +244,7 @@ pub trait Removing: Send + Sync {
     }
 }
 
-/// What a place of plain bytes can do about damage: whoever finds it leaves word, whoever has the right bytes puts them there.
+/// What a place can do about damage: whoever finds it leaves word, whoever has the right bytes puts them there.
 ///
 /// Only the caller can tell damage, by the hash in the name. Wrong bytes are never merely taken away: where something carries the
 /// place elsewhere, that would take the right ones away there.
@@ -259,7 +259,8 @@ pub trait Mending: Send + Sync {
     /// Takes the word back: right bytes stand there. Idempotent.
     fn settle(&self, name: &str) -> Result<(), TransportError>;
 
-    /// Puts `bytes` in the place of what stands under `name`, which the caller has proven to be wrong, and keeps that aside.
+    /// Puts `bytes` in the place of what stands under `name`, which the caller has proven to be wrong, and keeps that aside where files
+    /// can stand beside.
     ///
     /// Atomic where the place can exchange two names; else a crash leaves nothing under the name, never a part. Durable when
     /// it returns. Errors: as `put_new`.

@@ -1,6 +1,6 @@
 //! A bucket as a place for artifacts: S3 and what speaks like it, Google Cloud Storage, Azure Blob Storage.
 //!
-//! Invariants: a key is created and never replaced, which the server itself must hold (a conditional put); a server that ignores
+//! Invariants: a key is created and never replaced but where its bytes are proven wrong, which the server itself must hold (a conditional put); a server that ignores
 //! the condition is found out before the first artifact is put, and refused. Nothing that a server answers is held in
 //! memory beyond a bound, no request waits for ever, and no key, token or query that may hold one is ever shown.
 //! The crate `object_store` signs, speaks and retries; its small runtime lives in here. Knows nothing of what an artifact is.
@@ -22,12 +22,14 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::Path;
-use object_store::{GetOptions, GetRange, GetResult, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{
+    GetOptions, GetRange, GetResult, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion,
+};
 
 use super::drive::block_on;
 use super::folder::{STORE_BYTES, STORE_FILE};
 use super::{
-    Depth, ListRequest, Listing, Put, Removing, Transport, TransportError, TransportErrorKind, WaitHint, Wake,
+    Depth, ListRequest, Listing, Mending, Put, Removing, Transport, TransportError, TransportErrorKind, WaitHint, Wake,
     check_name, is_after, listed_as, memory,
 };
 use address::Writes;
@@ -286,8 +288,52 @@ impl Transport for ObjectTransport {
         &self.scene.label
     }
 
+    fn mending(&self) -> Option<&dyn Mending> {
+        Some(self)
+    }
+
     fn removing(&self) -> Option<&dyn Removing> {
         Some(self)
+    }
+}
+
+/// A bucket keeps its own bytes whole, so nobody leaves word in it: that would cost a request at every exchange. What is found wrong all
+/// the same is replaced, and nothing is kept of it.
+impl Mending for ObjectTransport {
+    fn ask(&self, _name: &str) -> Result<(), TransportError> {
+        Ok(())
+    }
+
+    fn asked(&self, _app: &str) -> Result<Option<Vec<String>>, TransportError> {
+        Ok(None)
+    }
+
+    fn settle(&self, _name: &str) -> Result<(), TransportError> {
+        Ok(())
+    }
+
+    fn mend(&self, name: &str, bytes: &[u8]) -> Result<(), TransportError> {
+        let key = self.key("mend", name)?;
+        let head = GetOptions { head: true, ..GetOptions::default() };
+        let standing = match self.ask(("mend", name), REQUEST_TIMEOUT, self.objects.get_opts(&key, head)) {
+            Err(error) if error.kind == TransportErrorKind::NotFound => return self.put_new(name, bytes).map(drop),
+            found => found?.meta,
+        };
+        // What somebody took away or put right meanwhile stays as it is.
+        let mode = match self.writes {
+            Writes::Conditional => PutMode::Update(UpdateVersion { e_tag: standing.e_tag, version: standing.version }),
+            Writes::Unconditional => PutMode::Overwrite,
+        };
+        let (options, payload) = (PutOptions { mode, ..PutOptions::default() }, PutPayload::from(bytes.to_vec()));
+        let put = self.ask(("mend", name), time_for(bytes.len() as u64), async {
+            match self.objects.put_opts(&key, payload, options).await {
+                Err(object_store::Error::Precondition { .. } | object_store::Error::NotFound { .. }) => Ok(false),
+                done => done.map(|_| true),
+            }
+        })?;
+        let changed =
+            || TransportError::new(TransportErrorKind::Conflict, "mend", name, "somebody else changed it just now");
+        if put { Ok(()) } else { Err(changed()) }
     }
 }
 

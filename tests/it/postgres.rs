@@ -256,6 +256,47 @@ fn a_database_that_is_not_as_it_was_is_said_so_and_files_are_recorded_until_it_i
 }
 
 #[test]
+fn a_database_of_which_a_part_was_dropped_tells_the_statement_after_which_it_is_made_anew() {
+    let Some(server) = server("a_database_of_which_a_part_was_dropped_tells_the_statement_after_which_it_is_made_anew")
+    else {
+        return;
+    };
+    let lab = Lab::new();
+    let url = server.create("lab");
+    let (a, b) = (machine(&lab, "a", &url), machine(&lab, "b", &url));
+    a.write("shared/bytes.bin", [0, 159, 146, 150]);
+    for project in [&a, &b, &a, &b] {
+        project.sync();
+    }
+
+    for harm in [
+        "DROP TABLE files CASCADE",
+        "DROP TABLE file_mirror CASCADE",
+        "DROP TABLE file_store",
+        "DROP TABLE file_chunks; DROP TABLE file_store",
+        "DROP TABLE files, file_mirror, file_chunked, file_chunks, file_store CASCADE",
+        "DROP TRIGGER larder_noted ON files",
+    ] {
+        a.write("shared/a.md", harm);
+        a.sync_any();
+        server.sql("lab", harm);
+        let said = a.run(["sync"]).expect(4).said();
+        let statement = said.split('`').find(|quoted| quoted.starts_with("DROP VIEW")).expect("what to run").to_owned();
+        server.sql("lab", &statement);
+
+        for project in [&a, &b, &a, &b] {
+            project.sync_any();
+        }
+        assert_eq!(row(&server, "shared/a.md"), harm);
+        assert_eq!(a.tree("shared"), b.tree("shared"), "{harm}");
+        assert_eq!(text(&b, "shared/a.md").as_deref(), Some(harm));
+        [&a, &b].into_iter().for_each(Project::verify);
+    }
+    server.sql("lab", "ALTER TABLE files DISABLE TRIGGER larder_noted");
+    a.run(["sync"]).expect(4).says("ALTER TABLE files ENABLE TRIGGER larder_noted");
+}
+
+#[test]
 fn rows_of_postgres_with_hostile_names_and_contents_are_named_and_stop_no_other() {
     let Some(server) = server("rows_of_postgres_with_hostile_names_and_contents_are_named_and_stop_no_other") else {
         return;

@@ -7,6 +7,7 @@
 //! Deliberately absent: the setting `larder.writes` outside our own transactions; it keeps the triggers from counting twice.
 
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
 use super::failure::Failure;
@@ -234,7 +235,14 @@ pub(super) async fn ensure(client: &Client) -> Result<Facts, Failure> {
         Standing::Missing => make(client).await?,
         Standing::Here => {}
     }
-    let moments = moments(client).await?.ok_or_else(|| Failure::new(ErrorKind::Unsupported, OTHER_TABLE))?;
+    let Some(moments) = moments(client).await? else {
+        let gone: bool = client.query_typed_one("SELECT to_regclass('files') IS NULL", &[]).await?.get(0);
+        return Err(if gone {
+            in_part("the table files is missing")
+        } else {
+            Failure::new(ErrorKind::Unsupported, OTHER_TABLE)
+        });
+    };
     check_rights(client).await?;
     Ok(Facts { instance: instance(client).await?, moments })
 }
@@ -285,6 +293,17 @@ async fn standing(client: &Client) -> Result<Standing, Failure> {
     }
 }
 
+/// A part of the schema is gone: which, and the statement after which all of it is made anew. What `ddl` prints would meet what is left.
+pub(super) fn in_part(said: &str) -> Failure {
+    let why = format!(
+        "a part of Larder's own tables is there and a part is not ({said}); after `{DROP}`, which leaves `files` and its rows, the next run makes all of it anew, or, for a role that may make no tables, its owner by what `larder backend ddl postgres` prints"
+    );
+    Failure::new(ErrorKind::Corrupt, why)
+}
+
+/// Takes away everything that is Larder's alone. It is a mirror: what stood in it comes back from the machines that mirror into it.
+const DROP: &str = "DROP VIEW IF EXISTS files_all; DROP TABLE IF EXISTS file_mirror, file_chunked, file_chunks, file_store CASCADE; DROP SEQUENCE IF EXISTS file_changes_n CASCADE; DROP FUNCTION IF EXISTS larder_file_id, larder_note, larder_files_named, larder_files_noted, larder_files_emptied CASCADE;";
+
 const OTHER_TABLE: &str = "it holds another program's table `files`; name another database, or a schema of its own in `options=-csearch_path=NAME`";
 
 /// One transaction under a lock that every starter takes; whoever waited for it finds everything made.
@@ -308,7 +327,15 @@ async fn make_locked(client: &Client) -> Result<(), Failure> {
     let schema: String = client.query_typed_one("SELECT current_schema()", &[]).await?.get(0);
     let adopted: bool = client.query_typed_one("SELECT to_regclass('files') IS NOT NULL", &[]).await?.get(0);
     let moments = if adopted { check_adopted(client).await? } else { Moments::default() };
-    client.batch_execute(&statements(&schema, moments)).await?;
+    client.batch_execute(&statements(&schema, moments)).await.map_err(|error| {
+        let is_there = |code: &SqlState| {
+            [SqlState::DUPLICATE_TABLE, SqlState::DUPLICATE_FUNCTION, SqlState::DUPLICATE_OBJECT].contains(code)
+        };
+        match error.as_db_error() {
+            Some(said) if is_there(said.code()) => in_part(said.message()),
+            _ => error.into(),
+        }
+    })?;
     if adopted {
         // Names what has another name, and gives each row its first change.
         client.batch_execute("UPDATE files SET path = path").await?;
@@ -367,25 +394,25 @@ async fn check_rights(client: &Client) -> Result<(), Failure> {
     if let Some(row) = client.query_typed_opt(asked, &[]).await? {
         let (table, is_missing): (String, bool) = (row.get(0), row.get(1));
         return Err(if is_missing {
-            Failure::new(ErrorKind::Corrupt, format!("the table {table} is missing; {way}"))
+            in_part(&format!("the table {table} is missing"))
         } else {
             Failure::new(ErrorKind::Denied, format!("the role may not read and write the table {table}; {way}"))
         });
     }
-    let asked = "SELECT name FROM unnest(ARRAY['larder_named', 'larder_noted', 'larder_emptied']) AS name
-        WHERE NOT EXISTS (SELECT 1 FROM pg_trigger AS t
-            WHERE t.tgrelid = to_regclass('files') AND t.tgname = name AND t.tgenabled IN ('O', 'A'))
+    let asked = "SELECT name, t.tgname IS NULL
+        FROM unnest(ARRAY['larder_named', 'larder_noted', 'larder_emptied']) AS name
+        LEFT JOIN pg_trigger AS t ON t.tgrelid = to_regclass('files') AND t.tgname = name
+        WHERE t.tgenabled IS NULL OR t.tgenabled NOT IN ('O', 'A')
         LIMIT 1";
-    match client.query_typed_opt(asked, &[]).await? {
-        None => Ok(()),
-        Some(row) => {
-            let trigger: String = row.get(0);
-            let why = format!(
-                "the trigger {trigger} on files is missing or switched off, so edits of others would be missed; {way}"
-            );
-            Err(Failure::new(ErrorKind::Corrupt, why))
-        }
+    let Some(row) = client.query_typed_opt(asked, &[]).await? else { return Ok(()) };
+    let (trigger, is_missing): (String, bool) = (row.get(0), row.get(1));
+    if is_missing {
+        return Err(in_part(&format!("the trigger {trigger} on files is missing, so edits of others would be missed")));
     }
+    let why = format!(
+        "the trigger {trigger} on files is switched off, so edits of others would be missed; its owner runs `ALTER TABLE files ENABLE TRIGGER {trigger}`"
+    );
+    Err(Failure::new(ErrorKind::Corrupt, why))
 }
 
 /// The name of this database. One that was restored from a dump, or by another server, gets a new one, and its changes are

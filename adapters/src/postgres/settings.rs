@@ -249,6 +249,11 @@ fn parse_url(text: &str, parameters: &mut Parameters) -> Result<(), AdapterError
     let rest = text.split_once("://").map_or("", |(_, rest)| rest);
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
+    // Else the end of a password would pass for a host, a database or a key, and be named as one.
+    let may_hold_at = |pair: &&str| pair.starts_with("user=") || pair.starts_with("password=");
+    if database.contains('@') || query.split('&').filter(|pair| !may_hold_at(pair)).any(|pair| pair.contains('@')) {
+        return Err(refused(UNESCAPED));
+    }
     let (user, hosts) = authority.rsplit_once('@').map_or((None, authority), |(user, hosts)| (Some(user), hosts));
     let mut put = |key: &str, value: &str| -> Result<(), AdapterError> {
         if !value.is_empty() {
@@ -289,6 +294,9 @@ fn parse_url(text: &str, parameters: &mut Parameters) -> Result<(), AdapterError
     }
     Ok(())
 }
+
+/// What is wrong with a URL in which an `@` stands behind the host.
+const UNESCAPED: &str = "an `@` stands behind the host in the URL: if user or password hold `/`, `?`, `#`, `@` or `%`, write them as `%2F`, `%3F`, `%23`, `%40`, `%25`, or set PGPASSWORD";
 
 fn decoded(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
@@ -453,6 +461,10 @@ mod tests {
         for (address, vars) in [
             ("//bo:geheim@db:no-port/x", &[] as &[(&str, &str)]),
             ("//bo:geheim@db/x?password=%zz", &[]),
+            ("//bo:p@w/geheim@db/x", &[]),
+            ("//bo:pw/geheim@db/x", &[]),
+            ("//bo:p@w?geheim@db/x", &[]),
+            ("", &[("DATABASE_URL", "postgres://bo:p@w?geheim=x@db/x")]),
             ("host=db password='geheim", &[]),
             ("geheim", &[]),
             ("host=db geheimnis=geheim schema=x", &[]),

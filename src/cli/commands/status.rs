@@ -6,21 +6,26 @@ use crate::cli::act;
 use crate::cli::context::Context;
 use crate::cli::out::Answer;
 use crate::cli::text::{ago, count, size};
-use crate::daemon::{self, Request};
+use crate::daemon::{self, Heard, Request};
 use crate::node::{ContactStatus, NodeError, ProblemStatus, Status};
 
 /// Lines of one kind after which the rest is counted; `--json` has all.
 const MAX_LINES: usize = 20;
 /// The source of patterns that match nothing: on a machine whose archive is empty that is as it should be.
 const IDLE_PATTERNS: &str = "patterns";
+/// In place of what only the daemon knows.
+const AT_WORK: &str = "it is at work: what it alone knows is told when it has time";
 
 /// Computed from the journal and the index; the daemon, if one runs, adds what only it knows.
 pub fn run(context: &Context) -> Result<Answer, NodeError> {
     let glance = context.glance()?;
     let status = glance.status()?;
-    let daemon = status.running_pid.and_then(|_| daemon::ask(&glance.dirs.socket(), &Request::Status));
-    let (daemon, failed) = daemon
-        .map_or((Value::Null, None), |reply| (reply.body, reply.error.map(|said| act::remains_of(said, reply.hint))));
+    let heard = status.running_pid.map(|_| daemon::hear(&glance.dirs.socket(), &Request::Status));
+    let (daemon, failed) = match heard {
+        Some(Heard::Reply(reply)) => (reply.body, reply.error.map(|said| act::remains_of(said, reply.hint))),
+        Some(Heard::Silence) => (json!({ "lines": [AT_WORK] }), None),
+        Some(Heard::Nobody) | None => (Value::Null, None),
+    };
     // A struct of strings and numbers always has a JSON form.
     let mut object = serde_json::to_value(&status).unwrap_or_default();
     object["daemon"] = daemon.clone();

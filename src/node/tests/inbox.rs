@@ -76,6 +76,83 @@ fn what_is_no_good_stays_and_is_named_and_the_rest_is_taken() {
 }
 
 #[test]
+fn a_pack_that_comes_after_its_checkpoint_was_taken_in_is_taken_in_as_well() {
+    let (mut a, mut b) = pair();
+    b.write("large.txt", &super::purge::secret(1, 400_000));
+    b.run();
+    let pack = waiting(&a).into_iter().find(|name| name.ends_with(".pack")).expect("it waits");
+    let path = a.path(".larder/inbox").join(&pack);
+    let whole = std::fs::read(&path).expect("reads");
+    std::fs::remove_file(&path).expect("the line broke in the midst of it");
+    a.run();
+    assert_eq!(a.read("large.txt"), None);
+    assert!(waiting(&a).is_empty());
+
+    std::fs::write(&path, &whole).expect("it comes another time");
+    a.run();
+
+    assert_eq!(a.read("large.txt"), b.read("large.txt"));
+    assert!(waiting(&a).is_empty() && complaints(&a).is_empty(), "{:?}", complaints(&a));
+    assert!(a.run().is_empty());
+}
+
+#[test]
+fn who_fills_his_share_fills_no_more_of_it_by_what_comes_late() {
+    let (mut a, mut b) = pair();
+    let config = std::fs::read_to_string(a.path("sync-config.json")).expect("reads");
+    std::fs::write(a.path("sync-config.json"), config.replacen('{', r#"{ "maxOriginBytes": 200000,"#, 1))
+        .expect("writes");
+    a.restart();
+    b.write("early.txt", &super::purge::secret(1, 400_000));
+    b.run();
+    let inbox = a.path(".larder/inbox");
+    let late = waiting(&a).into_iter().find(|name| name.ends_with(".pack")).expect("it waits");
+    let bytes = std::fs::read(inbox.join(&late)).expect("reads");
+    std::fs::remove_file(inbox.join(&late)).expect("the line broke in the midst of it");
+    b.write("other.txt", &super::purge::secret(2, 400_000));
+    b.run();
+    a.run();
+    assert_eq!((a.read("early.txt"), a.read("other.txt")), (None, b.read("other.txt")));
+
+    std::fs::write(inbox.join(&late), &bytes).expect("it comes another time");
+    a.run();
+    assert_eq!((a.read("early.txt"), waiting(&a)), (None, BTreeSet::from([late])));
+    assert!(complaints(&a).iter().any(|what| what.contains("maxOriginBytes")), "{:?}", complaints(&a));
+
+    std::fs::write(a.path("sync-config.json"), config).expect("writes");
+    a.restart();
+    a.run();
+    assert_eq!(a.read("early.txt"), b.read("early.txt"));
+    assert!(waiting(&a).is_empty() && complaints(&a).is_empty(), "{:?}", complaints(&a));
+}
+
+#[test]
+fn what_is_damaged_here_is_healed_by_what_was_left() {
+    let (mut a, mut b) = pair();
+    b.write("large.txt", &super::purge::secret(1, 400_000));
+    b.run();
+    let names: Vec<String> = waiting(&a).into_iter().collect();
+    let bytes: Vec<Vec<u8>> =
+        names.iter().map(|name| std::fs::read(a.path(".larder/inbox").join(name)).expect("reads")).collect();
+    a.run();
+    for (name, bytes) in names.iter().zip(&bytes) {
+        let here = a.path(".larder/ledger").join(name.strip_prefix("demo/").expect("the app's"));
+        std::fs::set_permissions(&here, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("sets it");
+        std::fs::write(&here, &bytes[..bytes.len() / 2]).expect("cut off by a disk");
+        // A server lets nobody's offer pass for what is here already unless that is damaged.
+        std::fs::write(a.path(".larder/inbox").join(name), bytes).expect("offered once more");
+    }
+
+    a.run();
+
+    for (name, bytes) in names.iter().zip(&bytes) {
+        let here = a.path(".larder/ledger").join(name.strip_prefix("demo/").expect("the app's"));
+        assert!(std::fs::read(&here).expect("reads") == *bytes, "{name}");
+    }
+    assert!(waiting(&a).is_empty() && complaints(&a).is_empty(), "{:?}", complaints(&a));
+}
+
+#[test]
 fn an_inbox_that_cannot_be_read_stops_nothing_and_is_named_until_it_can() {
     let (mut a, mut b) = pair();
     b.write("b.md", "b\n");

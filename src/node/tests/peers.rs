@@ -7,7 +7,9 @@ use crate::node::{Glance, Kind, RunOptions};
 use crate::sync::{Asked, open_peer, projects};
 use crate::transport::faulty::{FaultPlan, FaultyTransport, Moment};
 use crate::transport::marker::ProjectId;
-use crate::transport::{FolderTransport, Marker, Transport};
+use crate::transport::{
+    FolderTransport, ListRequest, Listing, Marker, Put, Transport, TransportError, TransportErrorKind, WaitHint, Wake,
+};
 
 /// A machine with a backend of its own and these peers, as the config's text.
 fn machine(host: &'static str, peers: &str) -> Machine {
@@ -106,6 +108,61 @@ fn a_whole_listing_that_was_cut_off_is_made_again_at_the_next_exchange() {
             return;
         }
     }
+}
+
+/// A place on the other side of something that lets no pack through.
+struct Narrow(Arc<dyn Transport>);
+
+impl Transport for Narrow {
+    fn list(&self, request: &ListRequest) -> Result<Listing, TransportError> {
+        self.0.list(request)
+    }
+
+    fn get(&self, name: &str, range: Option<std::ops::Range<u64>>, max_bytes: u64) -> Result<Vec<u8>, TransportError> {
+        self.0.get(name, range, max_bytes)
+    }
+
+    fn put_new(&self, name: &str, bytes: &[u8]) -> Result<Put, TransportError> {
+        if name.ends_with(".pack") {
+            return Err(TransportError::new(TransportErrorKind::Unavailable, "put", name, "the line broke"));
+        }
+        self.0.put_new(name, bytes)
+    }
+
+    fn wait(&self, hint: &WaitHint) -> Result<Wake, TransportError> {
+        self.0.wait(hint)
+    }
+
+    fn label(&self) -> &str {
+        self.0.label()
+    }
+}
+
+#[test]
+fn a_run_that_could_not_deliver_all_says_so_and_the_next_edit_goes_there_at_once_all_the_same() {
+    let store = folder();
+    let (mut a, mut b) = (machine("a", &at(store.path())), machine("b", &at(store.path())));
+    converge(&mut [&mut a, &mut b]);
+    a.write("large.txt", &super::purge::secret(1, 400_000));
+    let peer = a.node().engine.policy.peers[0].clone();
+    a.node().engine.wrap_place(&peer, |place| Arc::new(Narrow(place)));
+
+    let report = a.run();
+    assert!(complaint(&report).is_some_and(|why| why.contains(".pack: the line broke")), "{report:?}");
+    assert!(a.glance_status().remains().is_some_and(|remains| remains.kind == Kind::Unavailable));
+    a.write("small.md", "small\n");
+    a.node().run(&RunOptions { asked: Asked::Nobody, ..RunOptions::default() }).expect("runs");
+    b.run();
+    assert_eq!((b.read("small.md").as_deref(), b.read("large.txt")), (Some("small\n"), None));
+
+    let wide = |_: Arc<dyn Transport>| -> Arc<dyn Transport> {
+        Arc::new(FolderTransport::open(store.path(), peer.address.to_string()).expect("opens"))
+    };
+    a.node().engine.wrap_place(&peer, wide);
+    assert_eq!(complaint(&a.run()), None);
+    assert!(a.glance_status().remains().is_none());
+    b.run();
+    assert_eq!(b.read("large.txt"), a.read("large.txt"));
 }
 
 #[test]

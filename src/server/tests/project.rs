@@ -289,3 +289,31 @@ fn a_plain_store_is_a_meeting_place_for_every_project() {
     c.exchange(&direct);
     assert_eq!(at_a.wait(&long).expect("asked"), Wake::Changed);
 }
+
+#[test]
+fn wrong_bytes_in_a_served_folder_give_way_to_right_ones_and_to_nothing_else() {
+    let store = tempfile::tempdir().expect("a folder");
+    let scene = scene(Shelf::of_store(store.path()).expect("a shelf"));
+    let (mut a, at_a) = guest(&scene, "a");
+    a.publish("large.bin", 400_000);
+    a.exchange(&at_a);
+    let names: Vec<String> = a.names().into_iter().collect();
+    let right = |name: &str| std::fs::read(scene.dir.path().join("a/ledger").join(name)).expect("reads");
+    assert!(names.len() > 1, "{names:?}");
+
+    for name in &names {
+        let there = store.path().join("app").join(name);
+        std::fs::set_permissions(&there, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("sets it");
+        for wrong in [&right(name)[..100], b"", &[b'x'; 500_000][..]] {
+            std::fs::write(&there, wrong).expect("a disk broke");
+            let name = format!("app/{name}");
+            let refused = at_a.put_new(&name, b"neither");
+            assert!(refused.is_err() && std::fs::read(&there).expect("reads") == wrong, "{refused:?}");
+            at_a.mending()
+                .expect("it can be mended")
+                .mend(&name, &right(name.strip_prefix("app/").expect("ours")))
+                .expect("mended");
+            assert!(at_a.get(&name, None, BIG).expect("reads") == right(name.strip_prefix("app/").expect("ours")));
+        }
+    }
+}

@@ -111,6 +111,8 @@ pub struct ExchangeConfig {
     pub closed: BTreeMap<Chain, Vec<ClosedEnd>>,
     /// Artifacts that something here needs whatever the chains say: damaged ones, segments used from other chains.
     pub wanted: Vec<ArtifactName>,
+    /// Parts that stand there and are missing here although what names them came before: taken as any other part is.
+    pub late: Vec<ArtifactName>,
     /// Artifacts that the store was seen to hold with wrong bytes: word of them is left there.
     pub wrong_there: BTreeSet<ArtifactName>,
     /// Artifacts that others ask for there and that need no second look.
@@ -141,6 +143,7 @@ impl ExchangeConfig {
             floors: BTreeMap::new(),
             closed: BTreeMap::new(),
             wanted: Vec::new(),
+            late: Vec::new(),
             wrong_there: BTreeSet::new(),
             checked: BTreeSet::new(),
             max_origin_bytes: u64::MAX,

@@ -409,6 +409,17 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Gets the parts that no view asks for, because the store holds what names them no more.
+    pub fn pull_late(&mut self) -> Result<(), Stop> {
+        let config = self.config;
+        for part in config.late.iter().filter(|part| config.spaces.contains(&part.chain().space)) {
+            if !self.local.has(part)? {
+                self.take(part)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Gets the parts that are missing here.
     pub fn pull_bulk(&mut self, view: &mut View) -> Result<(), Stop> {
         for part in std::mem::take(&mut view.bulk) {

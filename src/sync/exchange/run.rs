@@ -249,6 +249,7 @@ impl<'a> Run<'a> {
         if self.config.pulls() {
             self.bar.begin("receiving contents", views.iter().map(|view| view.bulk.len()).sum());
             views.iter_mut().try_for_each(|view| self.pull_bulk(view))?;
+            self.pull_late()?;
         }
         Ok(())
     }

@@ -196,7 +196,7 @@ impl Line {
             // Said also of an empty one.
             request = request.header(CONTENT_LENGTH, body.len()).body(body.to_vec());
         }
-        let response = request.send().await.map_err(|error| broken(question, error))?;
+        let response = request.send().await.map_err(|error| self.unanswered(question, error))?;
         let speaks = response.headers().get(wire::SPEAKS_HEADER).is_some_and(|value| value == wire::SPEAKS);
         match response.status() {
             _ if speaks => Ok(response),
@@ -209,6 +209,21 @@ impl Line {
             }
             _ => Err(question.error(TransportErrorKind::Unsupported, "what answers there is no `larder serve`")),
         }
+    }
+
+    /// Why no answer came; who is there and is not believed is no line that broke.
+    fn unanswered(&self, question: &Question<'_>, error: reqwest::Error) -> TransportError {
+        let Some(why) = doubts(&error) else { return broken(question, error) };
+        let pinned = self.credentials.as_ref().is_some_and(|credentials| credentials.pin.certificate.is_some());
+        let shows = if pinned {
+            "it shows another certificate than when this device was paired with it, and no root of this machine vouches for that one"
+        } else {
+            "no root of this machine vouches for the certificate that it shows"
+        };
+        let detail = format!(
+            "{shows} ({why}): if it was given a new one, `larder peers pair NAME` with a code of its makes that one known; if not, somebody else answers there"
+        );
+        question.error(TransportErrorKind::Unavailable, detail).with_source(error.without_url())
     }
 
     /// A token for this request, marked as not to be shown; `None` for a line without a device.
@@ -339,6 +354,20 @@ fn broken(question: &Question<'_>, error: reqwest::Error) -> TransportError {
     };
     // Without the address: the name says what it was about.
     question.error(TransportErrorKind::Unavailable, detail).with_source(error.without_url())
+}
+
+/// What is wrong with the certificate that was shown; `None` if that is not what is wrong.
+fn doubts(error: &reqwest::Error) -> Option<String> {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(rustls::Error::InvalidCertificate(why)) = error.downcast_ref() {
+            return Some(super::super::error::printable(&why.to_string()));
+        }
+        // An error of the system passes over what it wraps when it is asked for its source.
+        let wrapped = error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref());
+        cause = wrapped.map(|inner| inner as &(dyn Error + 'static)).or_else(|| error.source());
+    }
+    None
 }
 
 /// The last cause says the most; the ones before it only that a request failed.

@@ -25,6 +25,8 @@ struct Bucket {
     is_deaf: bool,
     /// The condition of a put is not heard.
     replaces: AtomicBool,
+    /// Somebody takes away what is to be replaced, just before it is.
+    is_emptied: AtomicBool,
     puts: AtomicU64,
 }
 
@@ -42,6 +44,9 @@ impl ObjectStore for Bucket {
         self.puts.fetch_add(1, Ordering::SeqCst);
         if self.replaces.load(Ordering::SeqCst) {
             options.mode = PutMode::Overwrite;
+        }
+        if self.is_emptied.load(Ordering::SeqCst) {
+            self.objects.delete(key).await?;
         }
         self.objects.put_opts(key, payload, options).await
     }
@@ -151,6 +156,37 @@ fn with_the_users_word_a_server_that_replaces_gets_what_is_not_there_and_never_a
 
     assert_eq!((bucket.puts.load(Ordering::SeqCst), puts), (1, 1));
     assert_eq!(place.get("app/a", None, 10).expect("reads"), b"1");
+}
+
+#[test]
+fn wrong_bytes_are_replaced_by_right_ones_and_what_was_taken_away_is_put_anew() {
+    for writes in [Writes::Conditional, Writes::Unconditional] {
+        let bucket = Arc::new(Bucket::default());
+        let place = visit(&bucket, "p/", writes);
+        place.put_new("app/a", b"wrong").expect("puts");
+        let mending = place.mending().expect("it can be mended");
+
+        mending.mend("app/a", b"right").expect("mended");
+        mending.mend("app/gone", b"right").expect("put anew");
+
+        for name in ["app/a", "app/gone"] {
+            assert_eq!(place.get(name, None, 10).expect("reads"), b"right", "{name}");
+        }
+        assert_eq!(place.put_new("app/a", b"other").expect_err("as ever").kind, TransportErrorKind::Conflict);
+    }
+}
+
+#[test]
+fn what_is_taken_away_while_it_is_mended_stays_away() {
+    let bucket = Arc::new(Bucket::default());
+    let place = visit(&bucket, "", Writes::Conditional);
+    place.put_new("app/a", b"wrong").expect("puts");
+    bucket.is_emptied.store(true, Ordering::SeqCst);
+
+    let error = place.mending().expect("it can be mended").mend("app/a", b"right").expect_err("somebody purged it");
+
+    assert_eq!(error.kind, TransportErrorKind::Conflict, "{error}");
+    assert_eq!(keys(&bucket), ["larder-store.json"]);
 }
 
 #[test]
