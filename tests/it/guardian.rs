@@ -118,6 +118,9 @@ fn a_killed_view_ends_also_where_its_connection_is_held() {
     let a = one_file(&lab);
     let dir = lab.path("view");
     let view = mount(&a, &dir, &[]);
+    // It keeps what is unmounted, and with it the connection. Before the handle of that, which is to be closed first if this law does not
+    // hold: to close a file asks the view, and a process that holds the view's connection then waits for itself.
+    let open = fs::File::open(dir.join("merged/shared/one.md")).expect("opens");
     let handles = fs::read_dir(format!("/proc/{view}/fd")).expect("its handles").map_while(Result::ok);
     let is_device = |handle: &fs::DirEntry| fs::read_link(handle.path()).is_ok_and(|to| to == Path::new("/dev/fuse"));
     let device = handles.filter(is_device).find_map(|handle| handle.file_name().to_str()?.parse().ok());
@@ -135,8 +138,6 @@ fn a_killed_view_ends_also_where_its_connection_is_held() {
         return skip(TEST, "there is no list of connections, by which a user could end one");
     }
 
-    // It keeps what is unmounted, and with it the connection.
-    let open = fs::File::open(dir.join("merged/shared/one.md")).expect("opens");
     send(view, Signal::KILL);
 
     until("the connection is over", DAEMON_DEADLINE, is_over);
