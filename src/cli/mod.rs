@@ -34,6 +34,10 @@ pub use out::Answer;
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    #[cfg(target_os = "linux")]
+    if std::env::args_os().nth(1).is_some_and(|word| word == crate::mount::GUARDIAN_WORD) {
+        return crate::mount::guard_view();
+    }
     crate::env::share_one_heap();
     crate::env::open_many_files();
     install_panic_hook();

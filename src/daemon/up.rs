@@ -13,7 +13,7 @@ use super::socket::{Asked, listen};
 use super::{Carry, Reply, Request, Served, UpOptions};
 use crate::env::Env;
 use crate::model::RelPath;
-use crate::mount::{Followed, IndexCatalog, MountOptions, Passthrough, Teller, View};
+use crate::mount::{Followed, Guardian, IndexCatalog, MountOptions, Passthrough, Teller, View};
 use crate::node::{Kind, Node, NodeError};
 use crate::server::{OnArrival, Server};
 use crate::sync::Progress;
@@ -199,7 +199,9 @@ pub(super) fn mount_view(node: &Node, dir: &Path, carry: Carry, notes: &Sender<N
     });
     let project_roots = vec![node.settings.root_dir.clone()];
     let passthrough = carry.copies_bytes.map(|bytes| Passthrough::new(node.dirs.cache(), bytes));
-    let options = MountOptions { teller, project_roots, passthrough, rings: carry.rings, ..MountOptions::default() };
+    let guardian = Some(Guardian::this_program());
+    let options =
+        MountOptions { teller, project_roots, passthrough, guardian, rings: carry.rings, ..MountOptions::default() };
     // Whoever makes an index anew beside its daemon is the daemon: it looks by itself.
     Followed::mount(view, &node.dirs.index(), dir, &options, || {})
         .map_err(|error| NodeError::new(Kind::User, error.to_string()))

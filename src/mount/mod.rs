@@ -22,6 +22,10 @@ mod followed;
 mod foresight;
 #[cfg(target_os = "linux")]
 mod fuse;
+#[cfg(target_os = "linux")]
+mod guard;
+#[cfg(target_os = "linux")]
+mod guardian;
 mod index_catalog;
 mod listing;
 mod memory;
@@ -66,6 +70,10 @@ pub use export::{ExportError, Exported, LeftOut, export_tree};
 pub use follow::{Follower, News};
 #[cfg(target_os = "linux")]
 pub use followed::Followed;
+#[cfg(target_os = "linux")]
+pub use guard::Guardian;
+#[cfg(target_os = "linux")]
+pub use guardian::{GUARDIAN_WORD, guard_view};
 pub use index_catalog::{IndexCatalog, Recorded};
 pub use listing::Entry;
 pub use memory::{MemoryCatalog, MemoryPut};

@@ -225,10 +225,14 @@ pub(super) fn prepare(dir: &Path, project_roots: &[PathBuf]) -> Result<PathBuf, 
     match standing(&dir)? {
         Standing::Live => return Err(PlaceError::AlreadyMounted { dir }),
         Standing::Foreign(kind) => return Err(PlaceError::Foreign { dir, kind }),
-        Standing::Stale => {
-            unmount_path(&dir)?;
-            tracing::info!("replaced the dead view at {}", dir.display());
-        }
+        Standing::Stale => match unmount_path(&dir) {
+            // Its guardian was faster.
+            Err(PlaceError::NotMounted { .. }) => {}
+            outcome => {
+                outcome?;
+                tracing::info!("replaced the dead view at {}", dir.display());
+            }
+        },
         Standing::Absent | Standing::Folder => {}
     }
     fs::create_dir_all(&dir).map_err(|source| PlaceError::Io {
@@ -316,7 +320,7 @@ fn mounted_at(dir: &Path) -> Result<Option<MountLine>, PlaceError> {
     })
 }
 
-fn is_not_connected(error: &io::Error) -> bool {
+pub(super) fn is_not_connected(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::NOTCONN.raw_os_error())
         || error.raw_os_error() == Some(Errno::CONNABORTED.raw_os_error())
 }

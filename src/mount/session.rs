@@ -15,6 +15,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, Session, SessionACL};
+use rustix::io::FdFlags;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::answers::{Answers, Owner};
@@ -22,6 +23,7 @@ use super::catalog::{Catalog, Change, FileId};
 use super::copies::{Copies, Held};
 use super::counters::{Counters, RequestCounts};
 use super::fuse::ViewFs;
+use super::guard::{Beginning, Guard, Guardian};
 use super::mount_table::MOUNT_NAME;
 use super::node::Place;
 use super::place::{PlaceError, prepare, unmount_path};
@@ -99,6 +101,8 @@ pub struct MountOptions {
     pub project_roots: Vec<PathBuf>,
     /// Threads that answer requests; `None` = 2.
     pub threads: Option<usize>,
+    /// Who takes the view down if this process is killed; `None` leaves that to whoever comes to the place next.
+    pub guardian: Option<Guardian>,
 }
 
 /// Where copies of long files lie, without a name.
@@ -176,6 +180,8 @@ pub struct Mounted {
     tells_watchers: bool,
     copier: Option<Copier>,
     has_rings: bool,
+    /// Ended last: what is left of the view until then is its.
+    guard: Option<Guard>,
 }
 
 /// Mounts `view` at `dir`, which is created if absent; a dead view there is replaced.
@@ -207,6 +213,8 @@ pub fn mount<C: Catalog + 'static>(
         told: Mutex::default(),
     });
     let refused = |source| MountError::Refused { dir: dir.clone(), source };
+    // Before the mount, which takes as long as it does to begin.
+    let guard = options.guardian.as_ref().and_then(begin_guard);
     // Only root can show one mount read-only in one place and writable in another.
     let can_replay = options.inotify;
     let ringed = options.rings.then(|| begin_with_rings(&answers, &dir, &config(options, can_replay)));
@@ -232,6 +240,7 @@ pub fn mount<C: Catalog + 'static>(
         let copier = Copier::start(through, view);
         copier.map_err(|source| MountError::System { what: "start a thread", dir: dir.clone(), source })
     });
+    let guard = guard.map(|guard| guard.over(&dir));
     let mut mounted = Mounted {
         dir,
         session: Some(session),
@@ -242,9 +251,15 @@ pub fn mount<C: Catalog + 'static>(
         tells_watchers: device.is_some(),
         copier: None,
         has_rings,
+        guard,
     };
     mounted.copier = copier.transpose()?;
     Ok(mounted)
+}
+
+/// Without one the view is as right, and is left dead when its process is killed.
+fn begin_guard(guardian: &Guardian) -> Option<Beginning> {
+    Beginning::new(guardian).inspect_err(|error| tracing::debug!("guard the view: {error}")).ok()
 }
 
 /// A connection to the kernel, and what says that it is over.
@@ -256,7 +271,14 @@ struct Begun {
 /// Mounts; the kernel's requests come through the device.
 fn begin<C: Catalog + 'static>(answers: &Arc<Answers<C>>, dir: &Path, config: &Config) -> io::Result<Begun> {
     let (fs, end) = ViewFs::new(answers, None);
-    Ok(Begun { session: Session::new(fs, dir, config)?.spawn()?, end })
+    Ok(Begun { session: connect(fs, dir, config)?.spawn()?, end })
+}
+
+fn connect<C: Catalog + 'static>(fs: ViewFs<C>, dir: &Path, config: &Config) -> io::Result<Session<ViewFs<C>>> {
+    let session = Session::new(fs, dir, config)?;
+    // The helper hands it over as one that is passed on: a program that is begun from here would keep the view from ending with this process.
+    rustix::io::fcntl_setfd(session.as_fd(), FdFlags::CLOEXEC)?;
+    Ok(session)
 }
 
 /// Mounts; they come through rings. Errors: nothing is mounted.
@@ -267,7 +289,7 @@ fn begin_with_rings<C: Catalog + 'static>(answers: &Arc<Answers<C>>, dir: &Path,
     let rings = Rings::new(answers)?;
     let agreed = Arc::new(AtomicBool::new(false));
     let (fs, end) = ViewFs::new(answers, Some(Arc::clone(&agreed)));
-    let session = Session::new(fs, dir, config)?;
+    let session = connect(fs, dir, config)?;
     if !agreed.load(Ordering::SeqCst) {
         return Err(io::Error::other(NO_RINGS));
     }
@@ -457,6 +479,11 @@ impl Mounted {
         self.has_rings
     }
 
+    /// True while a process is there that ends the connection if this one is killed, whatever its threads are doing then.
+    pub fn is_guarded(&self) -> bool {
+        self.guard.as_ref().is_some_and(|guard| guard.can_abort().load(Ordering::SeqCst))
+    }
+
     /// True if changes from elsewhere reach inotify.
     pub fn tells_watchers(&self) -> bool {
         self.tells_watchers
@@ -528,6 +555,7 @@ impl Mounted {
         if let Some(copier) = self.copier.take() {
             copier.end();
         }
+        self.guard = None;
         outcome
     }
 }

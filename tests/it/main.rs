@@ -18,6 +18,7 @@ mod firestore;
 mod firestore_server;
 mod gcs;
 mod gcs_server;
+mod guardian;
 mod http;
 mod kill;
 mod main_job;

@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::guardian::{guardian_of, send};
 use crate::support::{DAEMON_DEADLINE, Lab, finish, has_program, is_root, skip, until};
 
 const HOUR_MS: u64 = 3_600_000;
@@ -227,8 +228,11 @@ fn a_view_in_the_background_stays_until_it_is_taken_down_and_a_dead_one_is_clear
     let mounted = a.run(["mount", "-d", "-o", "ro,nosuid,x-systemd.automount", "--json", dir]).expect(0).json();
     let pid = i32::try_from(mounted["pid"].as_i64().expect("a number")).expect("a process id");
     assert_eq!(shown().as_deref(), Some("one\n"));
-    let pid = rustix::process::Pid::from_raw(pid).expect("a process id");
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
+    // Without its guardian it stays dead.
+    let pid = u32::try_from(pid).expect("a process id");
+    for process in [guardian_of(pid), pid] {
+        send(process, rustix::process::Signal::KILL);
+    }
     until("the view is dead", DAEMON_DEADLINE, || a.run(["doctor"]).expect(0).said().contains("has lost its process"));
     a.run(["doctor", "--fix"]).expect(0).says("was taken down");
     assert!(fs::read_dir(&view).is_ok_and(|mut entries| entries.next().is_none()), "nothing is mounted");
@@ -307,12 +311,11 @@ fn long_files_are_read_from_copies_that_end_with_a_purge_and_with_the_process() 
 
     let pid = rustix::process::Pid::from_raw(pid).expect("a process id");
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
-    until("the view is dead", DAEMON_DEADLINE, || shown("kept.txt").is_err());
+    until("the view is gone", DAEMON_DEADLINE, || fs::read_dir(&view).is_ok_and(|mut names| names.next().is_none()));
     let left = fs::read_dir(a.path(".larder/cache")).map(Iterator::count).unwrap_or_default();
     assert_eq!(left, 0, "copies have no names");
     a.sync();
-    // Without options, and with the daemon's.
-    a.run(["umount", dir]).expect(0);
+    // And with the daemon.
     let daemon = a.up_with(["--mount", dir, "--passthrough"]);
     until("the daemon shows it", DAEMON_DEADLINE, || shown("kept.txt").is_ok_and(|bytes| bytes == kept.as_bytes()));
     daemon.stop();
@@ -349,7 +352,7 @@ fn a_view_with_rings_follows_ends_with_its_process_and_is_the_usual_one_where_th
     let pid = i32::try_from(mounted.json()["pid"].as_i64().expect("a number")).expect("a process id");
     let pid = rustix::process::Pid::from_raw(pid).expect("a process id");
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
-    until("the view is dead", DAEMON_DEADLINE, || fs::read_dir(&view).is_err());
+    until("the view is gone", DAEMON_DEADLINE, || !view.join("merged").exists());
     let daemon = a.up_with(["--mount", dir, "--io-uring"]);
     until("the daemon shows it", DAEMON_DEADLINE, || shown() == "one\ntwo\n");
     daemon.stop();

@@ -190,7 +190,7 @@ mod linux {
     use super::{Answer, Context, MountArgs, NodeError, UmountArgs};
     use crate::cli::out::complain;
     use crate::mount::{
-        Followed, IndexCatalog, MountError, MountOptions, Passthrough, PlaceError, Teller, View, unmount_path,
+        Followed, Guardian, IndexCatalog, MountError, MountOptions, Passthrough, PlaceError, Teller, View, unmount_path,
     };
     use crate::node::Kind;
 
@@ -322,6 +322,7 @@ mod linux {
             rings: carry.rings,
             passthrough: carry.copies_bytes.map(|bytes| Passthrough::new(glance.dirs.cache(), bytes)),
             project_roots: vec![glance.settings.root_dir.clone()],
+            guardian: Some(Guardian::this_program()),
             ..MountOptions::default()
         };
         let (ended, outdated) = (wake.clone(), wake.clone());
