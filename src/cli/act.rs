@@ -104,6 +104,8 @@ pub fn ask_daemon(context: &Context, request: &Request) -> Result<Option<Reply>,
         // What is wrong with the project is said by the run itself.
         Err(_) => return Ok(None),
     };
+    // The daemon's own steps are not seen here, only that it takes its time.
+    let _waits = context.progress();
     while dirs.holder().is_some() {
         if let Some(reply) = daemon::ask(&dirs.socket(), request) {
             return Ok(Some(reply));

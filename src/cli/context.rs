@@ -77,8 +77,13 @@ impl Context {
         OpenOptions { trust, ..self.open.clone() }
     }
 
-    /// Bars on a terminal, silence elsewhere.
+    /// Bars on a terminal, and a word if nothing moves; silence elsewhere.
     pub fn progress(&self) -> Arc<dyn Progress> {
+        if self.out.shows_progress() { Arc::new(Bars::of_command()) } else { Arc::new(NoProgress) }
+    }
+
+    /// The same for what goes on until it is stopped: that nothing moves is as it should be.
+    pub fn lasting_progress(&self) -> Arc<dyn Progress> {
         if self.out.shows_progress() { Arc::new(Bars::new()) } else { Arc::new(NoProgress) }
     }
 

@@ -292,6 +292,11 @@ fn a_database_of_which_a_part_was_dropped_tells_the_statement_after_which_it_is_
         assert_eq!(text(&b, "shared/a.md").as_deref(), Some(harm));
         [&a, &b].into_iter().for_each(Project::verify);
     }
+    // Nobody is told to drop what another program made.
+    let theirs = machine(&lab, "theirs", &server.create("theirs"));
+    server.sql("theirs", "CREATE TABLE file_chunks (theirs text)");
+    let said = theirs.run(["sync"]).expect(1).said();
+    assert!(said.contains("another program uses a name") && !said.contains("DROP"), "{said}");
     server.sql("lab", "ALTER TABLE files DISABLE TRIGGER larder_noted");
     a.run(["sync"]).expect(4).says("ALTER TABLE files ENABLE TRIGGER larder_noted");
 }

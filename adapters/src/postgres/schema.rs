@@ -304,6 +304,8 @@ pub(super) fn in_part(said: &str) -> Failure {
 /// Takes away everything that is Larder's alone. It is a mirror: what stood in it comes back from the machines that mirror into it.
 const DROP: &str = "DROP VIEW IF EXISTS files_all; DROP TABLE IF EXISTS file_mirror, file_chunked, file_chunks, file_store CASCADE; DROP SEQUENCE IF EXISTS file_changes_n CASCADE; DROP FUNCTION IF EXISTS larder_file_id, larder_note, larder_files_named, larder_files_noted, larder_files_emptied CASCADE;";
 
+const OTHER_NAME: &str = "another program uses a name that Larder needs; name another database, or a schema of its own in `options=-csearch_path=NAME`";
+
 const OTHER_TABLE: &str = "it holds another program's table `files`; name another database, or a schema of its own in `options=-csearch_path=NAME`";
 
 /// One transaction under a lock that every starter takes; whoever waited for it finds everything made.
@@ -327,12 +329,18 @@ async fn make_locked(client: &Client) -> Result<(), Failure> {
     let schema: String = client.query_typed_one("SELECT current_schema()", &[]).await?.get(0);
     let adopted: bool = client.query_typed_one("SELECT to_regclass('files') IS NOT NULL", &[]).await?.get(0);
     let moments = if adopted { check_adopted(client).await? } else { Moments::default() };
+    // A name that is taken is another program's, unless what only Larder makes is there too.
+    let begun: bool =
+        client.query_typed_one("SELECT to_regprocedure('larder_note(text)') IS NOT NULL", &[]).await?.get(0);
     client.batch_execute(&statements(&schema, moments)).await.map_err(|error| {
         let is_there = |code: &SqlState| {
             [SqlState::DUPLICATE_TABLE, SqlState::DUPLICATE_FUNCTION, SqlState::DUPLICATE_OBJECT].contains(code)
         };
         match error.as_db_error() {
-            Some(said) if is_there(said.code()) => in_part(said.message()),
+            Some(said) if is_there(said.code()) && begun => in_part(said.message()),
+            Some(said) if is_there(said.code()) => {
+                Failure::new(ErrorKind::Unsupported, format!("{} ({})", OTHER_NAME, said.message()))
+            }
             _ => error.into(),
         }
     })?;

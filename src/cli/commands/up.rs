@@ -47,5 +47,5 @@ pub fn run(context: &Context, args: &UpArgs) -> Result<(), NodeError> {
             context.out.line(line);
         }
     };
-    daemon::up(&context.env, &options, context.progress(), &say)
+    daemon::up(&context.env, &options, context.lasting_progress(), &say)
 }
