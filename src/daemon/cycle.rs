@@ -240,8 +240,10 @@ impl Cycle {
             paths.extend(self.debounce.pending().map(|(path, _)| path.clone()));
         }
         let timer = self.interval().is_some_and(|interval| now >= self.last_exchange + interval);
-        let asked = if ask || timer {
+        let asked = if ask {
             Asked::Everybody
+        } else if timer {
+            Asked::Due
         } else if self.backend || !self.peers.is_empty() {
             Asked::These { backend: self.backend, peers: self.peers.clone() }
         } else {
@@ -260,7 +262,7 @@ impl Cycle {
         let inbox = std::mem::take(&mut self.inbox);
         (self.whole, self.backend) = (false, false);
         self.peers.clear();
-        if asked == Asked::Everybody {
+        if asked.is_everybody() {
             self.last_exchange = now;
         }
         if whole {

@@ -97,7 +97,7 @@ impl Node {
         self.engine.begin_run(options.dry_run)?;
         let mut steps = Steps(std::time::Instant::now());
         let mut rows = None;
-        let looks = options.inbox || options.asked == Asked::Everybody;
+        let looks = options.inbox || options.asked.is_everybody();
         let arrived =
             if looks { self.engine.take_inbox(&mut report)? + self.engine.take_apart(&mut report)? } else { 0 };
         if options.asked.backend() {
@@ -148,7 +148,7 @@ impl Node {
         // What came from one goes on to the others.
         let is_late = self.unsent && options.asked.backend();
         let has_news =
-            report.ledger_bytes > 0 || arrived > 0 || report.pulled > 0 || options.asked == Asked::Everybody || is_late;
+            report.ledger_bytes > 0 || arrived > 0 || report.pulled > 0 || options.asked.is_everybody() || is_late;
         if options.way != Way::Pull && !options.dry_run && has_news {
             let pushed = self.engine.exchange_backend(Direction::Push, &mut report);
             soften(pushed, &mut report)?;
@@ -168,7 +168,7 @@ impl Node {
         if options.dry_run {
             self.engine.plan_rows_of_recorded(&mut report);
         } else {
-            if options.asked == Asked::Everybody {
+            if options.asked.is_everybody() {
                 self.engine.tell_seen(&mut report)?;
             }
             self.engine.sweep_displaced(&mut report)?;

@@ -33,6 +33,7 @@ mod mirror;
 mod observe;
 mod own;
 mod parents;
+mod pauses;
 mod peers;
 pub mod place;
 pub mod plan;
@@ -297,6 +298,8 @@ pub struct Engine {
     open_peers: BTreeMap<String, peers::OpenPeer>,
     /// Peers that failed when they were tried last.
     away: std::collections::BTreeSet<String>,
+    /// When those that kept a run waiting are tried again.
+    pauses: pauses::Pauses,
     /// When a store was last listed whole, by its label.
     whole_exchanges_ms: BTreeMap<String, u64>,
     /// What one round of an exchange may cost; rounds follow each other until all is done.
@@ -401,6 +404,7 @@ impl Engine {
             transport: None,
             open_peers: BTreeMap::new(),
             away: std::collections::BTreeSet::new(),
+            pauses: pauses::Pauses::default(),
             whole_exchanges_ms: BTreeMap::new(),
             publishing: false,
             words: parts.larder_dir.join("fts.db"),

@@ -41,12 +41,14 @@ pub enum Asked {
     /// The backend and every peer.
     #[default]
     Everybody,
+    /// The same because it is time to, and nobody asked: but not the peers that kept a run waiting in vain lately.
+    Due,
 }
 
 impl Asked {
     /// Whether the backend is asked.
     pub fn backend(&self) -> bool {
-        matches!(self, Asked::Everybody | Asked::These { backend: true, .. })
+        self.is_everybody() || matches!(self, Asked::These { backend: true, .. })
     }
 
     /// Whether the peer of this name is asked.
@@ -54,8 +56,13 @@ impl Asked {
         match self {
             Asked::Nobody => false,
             Asked::These { peers, .. } => peers.contains(name),
-            Asked::Everybody => true,
+            Asked::Everybody | Asked::Due => true,
         }
+    }
+
+    /// Whether all are asked.
+    pub fn is_everybody(&self) -> bool {
+        matches!(self, Asked::Everybody | Asked::Due)
     }
 }
 
@@ -147,7 +154,9 @@ impl Engine {
             self.await_places(peers)?;
         }
         for peer in peers {
-            let is_asked = asked.peer(&peer.name);
+            let began_ms = self.now_ms();
+            let is_paused = *asked == Asked::Due && self.pauses.holds(&peer.name, began_ms);
+            let is_asked = asked.peer(&peer.name) && !is_paused;
             let tries = is_asked || (direction != Direction::Pull && !self.away.contains(&peer.name));
             let failed = report.peer_errors.iter().any(|(name, _)| *name == peer.name);
             if !tries || failed || !peer.goes(direction) {
@@ -156,6 +165,7 @@ impl Engine {
             let why = match self.exchange_peer(peer, direction, report) {
                 Ok(None) => {
                     self.away.remove(&peer.name);
+                    self.pauses.answered(&peer.name);
                     // It is there, so the next edit goes there at once; but who trusts a run's end trusts that all of it arrived.
                     let undelivered = self.told.get(&peer.line()).and_then(|told| told.undelivered.clone());
                     report.peer_errors.extend(undelivered.map(|why| (peer.name.clone(), why)));
@@ -169,6 +179,7 @@ impl Engine {
             // Opened anew next time: another disk may be mounted there by then.
             self.open_peers.remove(&peer.name);
             self.away.insert(peer.name.clone());
+            self.pauses.failed(&peer.name, began_ms, self.now_ms());
             let now = self.now_ms() as i64;
             for way in peer.ways(Direction::Both) {
                 self.state.note_failure(&peer.line(), way, now, &why)?;

@@ -1,6 +1,7 @@
 //! Laws of peers: machines that share a folder, each with a backend of its own.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::node::{Glance, Kind, RunOptions};
@@ -163,6 +164,71 @@ fn a_run_that_could_not_deliver_all_says_so_and_the_next_edit_goes_there_at_once
     assert!(a.glance_status().remains().is_none());
     b.run();
     assert_eq!(b.read("large.txt"), a.read("large.txt"));
+}
+
+/// A place that answers nobody, and takes a minute for that.
+struct Hanging(Arc<dyn Transport>, Arc<ManualClock>, Arc<AtomicU64>);
+
+impl Hanging {
+    fn hang<T>(&self, what: &'static str) -> Result<T, TransportError> {
+        self.1.advance(60_000);
+        self.2.fetch_add(1, Ordering::SeqCst);
+        Err(TransportError::new(TransportErrorKind::Unavailable, what, "", "no answer in 60 s"))
+    }
+}
+
+impl Transport for Hanging {
+    fn list(&self, _request: &ListRequest) -> Result<Listing, TransportError> {
+        self.hang("list")
+    }
+
+    fn get(&self, _name: &str, _range: Option<std::ops::Range<u64>>, _max: u64) -> Result<Vec<u8>, TransportError> {
+        self.hang("get")
+    }
+
+    fn put_new(&self, _name: &str, _bytes: &[u8]) -> Result<Put, TransportError> {
+        self.hang("put")
+    }
+
+    fn wait(&self, hint: &WaitHint) -> Result<Wake, TransportError> {
+        self.0.wait(hint)
+    }
+
+    fn label(&self) -> &str {
+        self.0.label()
+    }
+}
+
+#[test]
+fn a_place_that_hangs_keeps_fewer_and_fewer_runs_waiting_and_whoever_asks_for_it_reaches_it_at_once() {
+    const INTERVAL_MS: u64 = 30_000;
+    let (store, clock) = (folder(), Arc::new(ManualClock::new(4_000_000_000_000)));
+    let mut a = Machine { clock: Some(clock.clone()), ..machine("a", &at(store.path())) };
+    a.restart();
+    a.run();
+    let peer = a.node().engine.policy.peers[0].clone();
+    let asked = Arc::new(AtomicU64::new(0));
+    let hangs = |a: &mut Machine, asks: Asked| {
+        let (clock, asked) = (clock.clone(), asked.clone());
+        a.node().engine.wrap_place(&peer, |place| Arc::new(Hanging(place, clock.clone(), asked.clone())));
+        let before = asked.load(Ordering::SeqCst);
+        a.node().run(&RunOptions { asked: asks, ..RunOptions::default() }).expect("runs");
+        clock.advance(INTERVAL_MS);
+        asked.load(Ordering::SeqCst) > before
+    };
+
+    let tried: Vec<usize> = (0..60).filter(|_| hangs(&mut a, Asked::Due)).collect();
+    let by_hand = hangs(&mut a, Asked::Everybody);
+    let whole = |place: Arc<dyn Transport>| -> Arc<dyn Transport> {
+        Arc::new(FolderTransport::open(store.path(), place.label()).expect("opens"))
+    };
+    a.node().engine.wrap_place(&peer, whole);
+    let answered = a.run();
+    let next = hangs(&mut a, Asked::Due);
+
+    // A minute each, then 4, 8 and 10 minutes of peace.
+    assert_eq!(tried, [0, 8, 24, 44], "tries among runs");
+    assert!(by_hand && answered.peer_errors.is_empty() && next);
 }
 
 #[test]
