@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -23,8 +22,6 @@ use super::guardian::{CAN_ABORT, Charge, GUARDIAN_WORD, Mark};
 const THIS_PROGRAM: &str = "/proc/self/exe";
 /// What it needs of the environment: where programs are found that unmount for users.
 const PATH: &str = "PATH";
-/// How long a mount waits until it is guarded. It takes milliseconds; where it takes longer the view goes on meanwhile.
-const BEGINNING: Duration = Duration::from_secs(2);
 
 /// Who guards a view.
 #[derive(Clone, Debug)]
@@ -54,7 +51,6 @@ impl Guardian {
 pub(super) struct Beginning {
     // First: it need not wait for a word when it is ended.
     tell: Sender<Charge>,
-    began: Receiver<()>,
     guard: Guard,
 }
 
@@ -79,13 +75,13 @@ fn lock(ending: &Mutex<Ending>) -> MutexGuard<'_, Ending> {
 impl Beginning {
     /// Begins one. Errors: the system gives no thread; whatever else fails leaves a view without one.
     pub(super) fn new(guardian: &Guardian) -> io::Result<Beginning> {
-        let ((tell, told), (ready, began)) = (channel(), channel());
+        let (tell, told) = channel();
         let mut guard = Guard { can_abort: Arc::default(), ending: Arc::default(), thread: None };
         match guardian.0 {
             Kind::ThisProgram => {
                 let (can_abort, ending) = (Arc::clone(&guard.can_abort), Arc::clone(&guard.ending));
                 let work = move || {
-                    if let Err(error) = keep(&told, ready, &can_abort, &ending) {
+                    if let Err(error) = keep(&told, &can_abort, &ending) {
                         tracing::debug!("guard the view: {error}");
                     }
                 };
@@ -94,17 +90,16 @@ impl Beginning {
             #[cfg(test)]
             Kind::Assumed => guard.can_abort.store(true, Ordering::SeqCst),
         }
-        Ok(Beginning { tell, began, guard })
+        Ok(Beginning { tell, guard })
     }
 
-    /// Has it guard what is mounted at `dir`, and waits a little until it does.
+    /// Has it guard what is mounted at `dir`. Nobody waits until it does, some milliseconds later: a view that is killed before that is
+    /// left dead.
     pub(super) fn over(self, dir: &Path) -> Guard {
         if let Ok(mark) = Mark::at(dir) {
             let process = rustix::process::getpid().as_raw_nonzero().get();
-            if self.tell.send(Charge { process, mark, dir: dir.to_owned() }).is_ok() {
-                // The other end goes without a word, whether it was begun or not.
-                let _ = self.began.recv_timeout(BEGINNING);
-            }
+            // Where none could be begun nobody listens.
+            let _ = self.tell.send(Charge { process, mark, dir: dir.to_owned() });
         }
         self.guard
     }
@@ -135,7 +130,7 @@ impl Drop for Guard {
 }
 
 /// What the thread does. The guardian is told by the kernel when it ends, and must be gone by then if the view lives.
-fn keep(told: &Receiver<Charge>, ready: Sender<()>, can_abort: &AtomicBool, ending: &Mutex<Ending>) -> io::Result<()> {
+fn keep(told: &Receiver<Charge>, can_abort: &AtomicBool, ending: &Mutex<Ending>) -> io::Result<()> {
     let mut child = spawn()?;
     let outcome = match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
         Ok(process) => {
@@ -151,7 +146,6 @@ fn keep(told: &Receiver<Charge>, ready: Sender<()>, can_abort: &AtomicBool, endi
         // Of no use, or not wanted any more. It may be gone already.
         let _ = child.kill();
     }
-    drop(ready);
     let ended = child.wait();
     can_abort.store(false, Ordering::SeqCst);
     outcome.and(ended.map(drop))

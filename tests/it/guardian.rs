@@ -44,9 +44,10 @@ fn guardians_of(process: u32) -> Vec<u32> {
     all.filter(is_its).filter(|other| name(*other) == "view-guardian\n").collect()
 }
 
-/// The one guardian of a view's process.
+/// The one guardian of a view's process; it has that name once it would hear of that one's death.
 #[track_caller]
 pub fn guardian_of(process: u32) -> u32 {
+    until("the view is guarded", DAEMON_DEADLINE, || !guardians_of(process).is_empty());
     match guardians_of(process)[..] {
         [one] => one,
         ref other => panic!("{} guardians of {process}", other.len()),
