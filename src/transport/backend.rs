@@ -391,18 +391,6 @@ impl Removing for BackendTransport {
 /// A database keeps its own bytes whole, so nobody leaves word in it: that would cost a request at every exchange. What is found
 /// wrong all the same is replaced by compare-and-set.
 impl Mending for BackendTransport {
-    fn ask(&self, _name: &str) -> Result<(), TransportError> {
-        Ok(())
-    }
-
-    fn asked(&self, _app: &str) -> Result<Option<Vec<String>>, TransportError> {
-        Ok(None)
-    }
-
-    fn settle(&self, _name: &str) -> Result<(), TransportError> {
-        Ok(())
-    }
-
     fn mend(&self, name: &str, bytes: &[u8]) -> Result<(), TransportError> {
         let failed = |error| explain("mend", name, error);
         let Some(path) = name.strip_prefix(&self.root).filter(|path| is_artifact_path(path)) else {

@@ -247,17 +247,23 @@ pub trait Removing: Send + Sync {
 /// What a place can do about damage: whoever finds it leaves word, whoever has the right bytes puts them there.
 ///
 /// Only the caller can tell damage, by the hash in the name. Wrong bytes are never merely taken away: where something carries the
-/// place elsewhere, that would take the right ones away there.
+/// place elsewhere, that would take the right ones away there. Where word would cost more than it is worth, nobody leaves any.
 pub trait Mending: Send + Sync {
     /// Leaves word that wrong bytes stand under `name`. Idempotent; durable when it returns.
-    fn ask(&self, name: &str) -> Result<(), TransportError>;
+    fn ask(&self, _name: &str) -> Result<(), TransportError> {
+        Ok(())
+    }
 
     /// The names below `<app>/` of which word was left, in order, at most [`MAX_ASKED`]; `None`, without a request, where
     /// nobody leaves any.
-    fn asked(&self, app: &str) -> Result<Option<Vec<String>>, TransportError>;
+    fn asked(&self, _app: &str) -> Result<Option<Vec<String>>, TransportError> {
+        Ok(None)
+    }
 
     /// Takes the word back: right bytes stand there. Idempotent.
-    fn settle(&self, name: &str) -> Result<(), TransportError>;
+    fn settle(&self, _name: &str) -> Result<(), TransportError> {
+        Ok(())
+    }
 
     /// Puts `bytes` in the place of what stands under `name`, which the caller has proven to be wrong, and keeps that aside where files
     /// can stand beside.

@@ -300,18 +300,6 @@ impl Transport for ObjectTransport {
 /// A bucket keeps its own bytes whole, so nobody leaves word in it: that would cost a request at every exchange. What is found wrong all
 /// the same is replaced, and nothing is kept of it.
 impl Mending for ObjectTransport {
-    fn ask(&self, _name: &str) -> Result<(), TransportError> {
-        Ok(())
-    }
-
-    fn asked(&self, _app: &str) -> Result<Option<Vec<String>>, TransportError> {
-        Ok(None)
-    }
-
-    fn settle(&self, _name: &str) -> Result<(), TransportError> {
-        Ok(())
-    }
-
     fn mend(&self, name: &str, bytes: &[u8]) -> Result<(), TransportError> {
         let key = self.key("mend", name)?;
         let head = GetOptions { head: true, ..GetOptions::default() };

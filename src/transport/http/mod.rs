@@ -261,18 +261,6 @@ impl Transport for HttpTransport {
 /// Only the server itself touches what stands there: it proves bytes wrong before it has right ones take their place, so an offer is
 /// all there is to say. Word of damage is left with it by nobody.
 impl Mending for HttpTransport {
-    fn ask(&self, _name: &str) -> Result<(), TransportError> {
-        Ok(())
-    }
-
-    fn asked(&self, _app: &str) -> Result<Option<Vec<String>>, TransportError> {
-        Ok(None)
-    }
-
-    fn settle(&self, _name: &str) -> Result<(), TransportError> {
-        Ok(())
-    }
-
     fn mend(&self, name: &str, bytes: &[u8]) -> Result<(), TransportError> {
         self.put_new(name, bytes).map(drop)
     }
