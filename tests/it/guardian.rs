@@ -61,6 +61,17 @@ fn one_file(lab: &Lab) -> Project {
     a
 }
 
+/// A project with one file, and a place for its views; `None`, said, where nothing can be mounted.
+fn scene(test: &str) -> Option<(Lab, Project, PathBuf)> {
+    if !can_mount(test) {
+        return None;
+    }
+    let lab = Lab::new();
+    let a = one_file(&lab);
+    let dir = lab.path("a view");
+    Some((lab, a, dir))
+}
+
 /// A view in the background; its process.
 #[track_caller]
 fn mount(project: &Project, dir: &Path, options: &[&str]) -> u32 {
@@ -83,12 +94,7 @@ fn is_plain_and_empty(dir: &Path) -> bool {
 #[test]
 fn a_killed_view_is_gone_by_itself() {
     const TEST: &str = "a_killed_view_is_gone_by_itself";
-    if !can_mount(TEST) {
-        return;
-    }
-    let lab = Lab::new();
-    let a = one_file(&lab);
-    let dir = lab.path("a view");
+    let Some((_lab, a, dir)) = scene(TEST) else { return };
     let all: &[&[&str]] = if is_root() { &[&[], &["--inotify"], &["--passthrough"], &["--io-uring"]] } else { &[&[]] };
     for options in all {
         let view = mount(&a, &dir, options);
@@ -112,12 +118,7 @@ fn a_killed_view_ends_also_where_its_connection_is_held() {
     use rustix::event::{PollFd, PollFlags, poll};
     use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
     const TEST: &str = "a_killed_view_ends_also_where_its_connection_is_held";
-    if !can_mount(TEST) {
-        return;
-    }
-    let lab = Lab::new();
-    let a = one_file(&lab);
-    let dir = lab.path("view");
+    let Some((_lab, a, dir)) = scene(TEST) else { return };
     let view = mount(&a, &dir, &[]);
     // It keeps what is unmounted, and with it the connection. Before the handle of that, which is to be closed first if this law does not
     // hold: to close a file asks the view, and a process that holds the view's connection then waits for itself.
@@ -149,12 +150,7 @@ fn a_killed_view_ends_also_where_its_connection_is_held() {
 #[test]
 fn a_killed_daemons_view_is_gone_by_itself_and_the_next_one_has_its_place() {
     const TEST: &str = "a_killed_daemons_view_is_gone_by_itself_and_the_next_one_has_its_place";
-    if !can_mount(TEST) {
-        return;
-    }
-    let lab = Lab::new();
-    let a = one_file(&lab);
-    let dir = lab.path("view");
+    let Some((_lab, a, dir)) = scene(TEST) else { return };
     let up = || a.up_with(["--mount", dir.to_str().expect("UTF-8")]);
     let daemon = up();
     let guardian = guardian_of(daemon.pid());
@@ -176,12 +172,7 @@ fn a_killed_daemons_view_is_gone_by_itself_and_the_next_one_has_its_place() {
 #[test]
 fn an_orderly_end_leaves_no_guardian_however_it_comes() {
     const TEST: &str = "an_orderly_end_leaves_no_guardian_however_it_comes";
-    if !can_mount(TEST) {
-        return;
-    }
-    let lab = Lab::new();
-    let a = one_file(&lab);
-    let dir = lab.path("view");
+    let Some((_lab, a, dir)) = scene(TEST) else { return };
     let text = dir.to_str().expect("UTF-8");
     // What a terminal does at Ctrl-C, a service manager, and a person.
     type Ways<'a> = [&'a dyn Fn(u32); 3];
@@ -212,12 +203,7 @@ fn an_orderly_end_leaves_no_guardian_however_it_comes() {
 #[test]
 fn a_guardian_holds_nothing_hears_nothing_but_a_kill_and_sleeps() {
     const TEST: &str = "a_guardian_holds_nothing_hears_nothing_but_a_kill_and_sleeps";
-    if !can_mount(TEST) {
-        return;
-    }
-    let lab = Lab::new();
-    let a = one_file(&lab);
-    let dir = lab.path("view");
+    let Some((lab, a, dir)) = scene(TEST) else { return };
     let view = mount(&a, &dir, &[]);
     let guardian = guardian_of(view);
     let about = |what: &str| PathBuf::from(format!("/proc/{guardian}/{what}"));
@@ -260,12 +246,7 @@ fn a_guardian_holds_nothing_hears_nothing_but_a_kill_and_sleeps() {
 #[test]
 fn a_view_lives_on_without_its_guardian() {
     const TEST: &str = "a_view_lives_on_without_its_guardian";
-    if !can_mount(TEST) {
-        return;
-    }
-    let lab = Lab::new();
-    let a = one_file(&lab);
-    let dir = lab.path("view");
+    let Some((_lab, a, dir)) = scene(TEST) else { return };
     let view = mount(&a, &dir, &[]);
     let guardian = guardian_of(view);
 
@@ -283,12 +264,7 @@ fn a_view_lives_on_without_its_guardian() {
 #[test]
 fn a_guardian_leaves_another_view_that_has_its_place() {
     const TEST: &str = "a_guardian_leaves_another_view_that_has_its_place";
-    if !can_mount(TEST) {
-        return;
-    }
-    let lab = Lab::new();
-    let a = one_file(&lab);
-    let dir = lab.path("view");
+    let Some((_lab, a, dir)) = scene(TEST) else { return };
     let first = mount(&a, &dir, &[]);
     let number = || fs::metadata(&dir).expect("facts").dev();
     let of_first = number();
@@ -313,12 +289,7 @@ fn a_guardian_leaves_another_view_that_has_its_place() {
 #[test]
 fn a_guardian_does_nothing_to_what_it_was_not_told_of() {
     const TEST: &str = "a_guardian_does_nothing_to_what_it_was_not_told_of";
-    if !can_mount(TEST) {
-        return;
-    }
-    let lab = Lab::new();
-    let a = one_file(&lab);
-    let dir = lab.path("view");
+    let Some((lab, a, dir)) = scene(TEST) else { return };
     let view = mount(&a, &dir, &[]);
     let device = rustix::fs::minor(fs::metadata(&dir).expect("facts").dev());
     let place = dir.to_str().expect("UTF-8");
