@@ -4,7 +4,7 @@
 //! that fails does not stop what can be done without it, and is named in the report.
 
 use super::status::{
-    conflicts_remain, damage_remains, damage_there, held_remain, is_damage_there, stopped, unplaced, unplaced_remain,
+    conflicts_remain, damage_remains, damage_there, held_remain, is_damage_there, stopped, unplaced_remain,
 };
 use super::{Kind, Node, NodeError};
 use crate::sync::exchange::Direction;
@@ -253,7 +253,7 @@ impl Node {
         if conflicts.is_some() {
             return Ok(conflicts);
         }
-        Ok(unplaced_remain(unplaced(&self.engine.pending()?)))
+        Ok(unplaced_remain(self.engine.unplaced_count()?))
     }
 }
 

@@ -13,7 +13,8 @@ use super::open::Glance;
 use crate::config::PeerSetting;
 use crate::index::Index;
 use crate::ledger::{ArtifactName, HEALING, Ledger};
-use crate::state::{PeerLine, Pending, State};
+use crate::state::{PeerLine, State};
+use crate::sync::plan::UNPLACED;
 use crate::sync::resolve::resolve;
 use crate::sync::{DAMAGE_THERE, IndexGraph, PEER_LINE, Stop, stops};
 
@@ -396,9 +397,8 @@ impl Status {
         self.backend.lines = lines.iter().filter(told).map(ContactStatus::from).collect();
         let succeeded = lines.iter().any(|line| line.success_ms.is_some());
         self.backend.ok = succeeded && self.backend.lines.iter().all(|line| line.failure_ms.is_none());
-        let pending = state.pending()?;
-        self.counts.unplaced = unplaced(&pending) as u64;
-        self.pending = pending.into_iter().take(MAX_LISTED).map(PendingStatus::from).collect();
+        self.counts.unplaced = state.count_pending(UNPLACED)?;
+        self.pending = state.pending()?.into_iter().take(MAX_LISTED).map(PendingStatus::from).collect();
         let held = state.held()?;
         self.counts.held_deletions = held.len() as u64;
         self.held_deletions = held.iter().take(MAX_LISTED).map(|(_, path, _)| path.shown()).collect();
@@ -483,7 +483,7 @@ impl Status {
         }
         held_remain(self.counts.held_deletions as usize)
             .or_else(|| conflicts_remain(self.counts.conflicts as usize))
-            .or_else(|| unplaced_remain(self.counts.unplaced as usize))
+            .or_else(|| unplaced_remain(self.counts.unplaced))
     }
 }
 
@@ -540,13 +540,8 @@ pub(super) fn conflicts_remain(count: usize) -> Option<NodeError> {
     Some(NodeError { kind: Kind::Conflicts, message, hint: Some("see `larder conflicts`".to_owned()) })
 }
 
-/// How many of these wait for a person to make place.
-pub(super) fn unplaced(pending: &[Pending]) -> usize {
-    pending.iter().filter(|waits| waits.what == "unplaced").count()
-}
-
 /// That files of elsewhere have no place until a person moves what stands in theirs.
-pub(super) fn unplaced_remain(count: usize) -> Option<NodeError> {
+pub(super) fn unplaced_remain(count: u64) -> Option<NodeError> {
     let message = match count {
         0 => return None,
         1 => "1 file of another machine has no place here, as something else stands in it".to_owned(),

@@ -128,6 +128,14 @@ impl State {
         })
     }
 
+    /// How many paths wait for this.
+    pub fn count_pending(&self, what: &str) -> Result<u64> {
+        let counts = self.rows("count pending", "SELECT count(*) FROM pending WHERE what = ?1", [what], |row| {
+            Ok(Ok(row.get::<_, i64>(0)?))
+        })?;
+        Ok(counts.first().map_or(0, |count| count.unsigned_abs()))
+    }
+
     /// Replaces all problems of one source (`scan`, `ledger`, `backend`, ..) by today's.
     pub fn set_problems(&self, source: &str, problems: &[Problem], now_ms: i64) -> Result<()> {
         let kept = self.rows(

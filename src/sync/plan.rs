@@ -73,8 +73,10 @@ pub enum Action {
 
 /// What a path waits for that today's rules keep off this disk: for other rules, or a version that is gone again.
 pub const REFUSED: &str = "refused";
+/// What waits until a person makes place for it.
+pub const UNPLACED: &str = "unplaced";
 /// What a path of elsewhere may wait for.
-pub const WAITS: [&str; 4] = ["write", "unplaced", "held", REFUSED];
+pub const WAITS: [&str; 4] = ["write", UNPLACED, "held", REFUSED];
 
 fn wait(what: &'static str, why: impl Into<String>) -> Action {
     Action::Wait { what, why: why.into() }
@@ -111,11 +113,11 @@ fn plan_content(sight: &Sight<'_>, content: Option<&Content>) -> Action {
     }
     match (sight.disk, sight.base) {
         (Disk::Unrecorded, _) => wait("write", "was edited here; the edit is recorded first"),
-        (Disk::InTheWay(what), _) => wait("unplaced", format!("{what}; give one of the two another name")),
+        (Disk::InTheWay(what), _) => wait(UNPLACED, format!("{what}; give one of the two another name")),
         // A base whose file is gone: the absence is judged by recording (6.4), not undone here.
         (Disk::Absent, Some(_)) => wait("write", "was removed here; the removal is recorded first"),
         (Disk::Absent, None) => match sight.twin {
-            Some(twin) => wait("unplaced", format!("{twin} differs only in case or in its Unicode form")),
+            Some(twin) => wait(UNPLACED, format!("{twin} differs only in case or in its Unicode form")),
             None => Action::Write,
         },
         (Disk::AsBase, Some(base)) if content.is_some_and(|c| c.hash == base.hash && c.kind == base.kind) => {

@@ -12,11 +12,12 @@ use super::exchange::{
     self, Direction, ExchangeConfig, Finding, Journal, JournalError, Need, Thoroughness, Trust, Watermark,
 };
 use super::own::{twin_sentence, way_on};
+use super::plan::UNPLACED;
 use super::{Engine, Report, Result, SyncError};
 use crate::index::{ReplayProblem, Slot};
 use crate::ledger::{ArtifactName, LedgerError, NotedDamage};
 use crate::model::{Chain, Space};
-use crate::state::{self, Pending, Problem, State};
+use crate::state::{self, Problem, State};
 use crate::transport::marker::{self, ProjectId};
 use crate::transport::{BackendTransport, Marker, Transport, TransportError};
 
@@ -287,9 +288,9 @@ impl Engine {
         Ok(self.state.problems()?)
     }
 
-    /// Every path that waits, and for what.
-    pub fn pending(&self) -> Result<Vec<Pending>> {
-        Ok(self.state.pending()?)
+    /// How many files of elsewhere wait until a person makes place for them.
+    pub fn unplaced_count(&self) -> Result<u64> {
+        Ok(self.state.count_pending(UNPLACED)?)
     }
 
     /// What is known to be damaged or lost here, and no store gave yet. What a person put right by hand is forgotten.
