@@ -163,26 +163,34 @@ impl ContentReader {
 
     /// Makes a content of one segment, whose place is known, ready for whoever reads it next: its block decoded, its bytes proven.
     ///
-    /// A hint: what cannot be read now is met by who reads. Nothing is kept if `turn` is over.
-    pub fn prepare(&self, content: &Content, place: Place, turn: u64) {
+    /// A hint: what cannot be read now is met by who reads. Nothing is kept if `turn` is over. Returns the bytes, which are all of the
+    /// content, if they were proven.
+    pub fn prepare(&self, content: &Content, place: &Place, turn: u64) -> Option<Proven> {
         let segment = SegmentHash(content.hash.0);
         if u64::from(place.len) != content.size || self.turn() != turn {
-            return;
+            return None;
         }
         // Nothing is said of what is wrong: it may have been let go meanwhile, and who reads it without having been told finds out.
-        let Ok(block) = self.block_quietly(&place) else { return };
-        if slice_segment(&block.bytes, segment, &place).is_err() {
-            return self.forget_block(&place);
+        let block = self.block_quietly(place).ok()?;
+        let key = (segment, place.start);
+        if !lock(&block.proven).contains(&key) {
+            if slice_segment(&block.bytes, segment, place).is_err() {
+                self.forget_block(place);
+                return None;
+            }
+            remember(&block, key, MAX_PROVEN);
         }
-        remember(&block, (segment, place.start), MAX_PROVEN);
         let mut prepared = lock(&self.prepared);
         if prepared.turn != turn {
-            return;
+            return None;
         }
         if prepared.places.len() >= PREPARED {
             prepared.places.clear();
         }
-        prepared.places.insert(segment, place);
+        prepared.places.insert(segment, place.clone());
+        drop(prepared);
+        let start = place.start as usize;
+        Some(Proven { block, range: start..start + place.len as usize })
     }
 
     /// Places are looked up again from now on: something was let go, or stands elsewhere.
@@ -523,6 +531,27 @@ struct Block {
     bytes: Vec<u8>,
     /// With where they begin.
     proven: Mutex<HashSet<(SegmentHash, u32)>>,
+}
+
+/// The proven bytes of a segment, for as long as somebody holds on to them.
+pub struct Proven {
+    block: Arc<Block>,
+    /// Within the block: that was proven with them.
+    range: Range<usize>,
+}
+
+impl Proven {
+    /// These, for tests of whoever takes such bytes.
+    #[cfg(test)]
+    pub fn of(bytes: &[u8]) -> Proven {
+        let block = Block { bytes: bytes.to_vec(), proven: Mutex::default() };
+        Proven { block: Arc::new(block), range: 0..bytes.len() }
+    }
+
+    /// All of them.
+    pub fn bytes(&self) -> &[u8] {
+        &self.block.bytes[self.range.clone()]
+    }
 }
 
 /// Decoded blocks; the one unused for longest goes first.

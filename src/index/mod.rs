@@ -47,7 +47,7 @@ use std::path::{Path, PathBuf};
 use crate::model::SegmentHash;
 
 pub use apply::{Applied, Fork, Item, Reach, Rejected, SnapshotLists, SnapshotNote};
-pub use content::{ContentError, ContentReader, MAX_READ_BYTES, ONCE_CACHE_BYTES};
+pub use content::{ContentError, ContentReader, MAX_READ_BYTES, ONCE_CACHE_BYTES, Proven};
 pub use deletions::{Deletion, Revived, Span};
 pub use error::IndexError;
 pub use floor::{ClosedEnd, Dropped, Floor};

@@ -13,11 +13,12 @@ use fuser::{Errno, FileAttr, FileType, INodeNo};
 use super::catalog::Catalog;
 use super::counters::{Counters, count};
 use super::listing::Entry;
-use super::node::NodeId;
+use super::node::{NodeId, Place};
 use super::replay::{Doing, Replayer};
 use super::scout::Scout;
 use super::session::Teller;
 use super::through::Through;
+use super::told::Told;
 use super::view::{Attr, Node, NodeKind, Statfs, View, ViewError};
 
 /// How long the kernel may keep an answer; whatever changes earlier is notified.
@@ -57,6 +58,7 @@ pub(super) struct Answers<C> {
     pub(super) scout: Scout<C>,
     /// What was told lately.
     pub(super) told: Mutex<VecDeque<String>>,
+    pub(super) listed: Mutex<Told>,
 }
 
 /// What a name means, and how long the kernel may keep that.
@@ -217,11 +219,21 @@ impl<C: Catalog + 'static> Answers<C> {
 
     /// Hands the lines of a folder on to `add` until it says that it is full.
     pub(super) fn list(&self, id: NodeId, offset: u64, mut add: impl FnMut(Line<'_>) -> bool) -> Result<(), Errno> {
+        let (mut files, mut is_empty) = (Vec::new(), true);
         let each = |entry: &Entry| {
             let Entry { name, node, offset } = entry;
+            is_empty = false;
+            if let Some(Place::File(file)) = Place::of(node.id) {
+                files.push(file);
+            }
             add(Line { name, offset: *offset, shown: self.shown(*node) })
         };
-        self.scout.list(id, offset, LISTING_LINES, each).map_err(|error| self.refuse(&error))
+        self.scout.list(id, offset, LISTING_LINES, each).map_err(|error| self.refuse(&error))?;
+        let whole = self.listed.lock().unwrap_or_else(PoisonError::into_inner).note(id, offset, is_empty, files);
+        if !whole.is_empty() {
+            self.view.catalog().listed(&whole);
+        }
+        Ok(())
     }
 
     pub(super) fn sums(&self) -> Result<Statfs, Errno> {

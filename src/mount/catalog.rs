@@ -4,6 +4,9 @@
 //! version of a path is a new id. The view derives inode numbers from these, so it needs no table of its own.
 //! Says nothing of SQLite, of FUSE, or of how names in the view are made.
 
+use std::sync::Arc;
+
+use crate::index::Proven;
 use crate::model::{Content, Hash, Hlc, OriginName, RelPath};
 
 /// Largest [`DirId`]: 40 bits.
@@ -200,6 +203,15 @@ pub enum CatalogError {
     },
 }
 
+/// Hands the kernel bytes of files before it asks for them.
+pub trait Giver: Send + Sync {
+    /// Another number once something may not be handed on any more; take it before bytes are looked up. `None` once it is over.
+    fn turn(&self) -> Option<u64>;
+
+    /// Hands on all bytes of each file that the kernel knows, soon, if the turn is not over and not too much waits already.
+    fn give(&self, files: Vec<(FileId, Proven)>, turn: u64);
+}
+
 /// Everything the view needs to know. Read-only, safe to call from several threads at once.
 ///
 /// Every method answers from one consistent state of its own; two calls may see two states, and the view copes with that.
@@ -219,6 +231,12 @@ pub trait Catalog: Send + Sync {
     fn turn(&self) -> Option<u64> {
         None
     }
+
+    /// By whom the kernel may be handed bytes that it will ask for; the one told last.
+    fn give_by(&self, _giver: Arc<dyn Giver>) {}
+
+    /// The kernel knows these files, of one folder, since a moment ago: whoever listed it may be about to read them.
+    fn listed(&self, _files: &[FileId]) {}
 
     /// All origins, in the order of their numbers.
     fn origins(&self) -> Result<Vec<OriginRow>, CatalogError>;

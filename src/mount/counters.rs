@@ -31,10 +31,10 @@ macro_rules! counters {
                 RequestCounts { $($name: self.$name - earlier.$name,)* }
             }
 
-            /// All that the kernel waited for; `forget` is none of them: it has no answer and comes when memory is reclaimed.
+            /// All that the kernel waited for; `forget` is none of them: it has no answer and comes when memory is reclaimed; nor is `given`.
             pub fn asked(&self) -> u64 {
                 let all: u64 = [$(self.$name,)*].iter().sum();
-                all - self.forget
+                all - self.forget - self.given
             }
         }
     };
@@ -69,6 +69,8 @@ counters! {
     replayed,
     /// The kernel dropped a node.
     forget,
+    /// A file's bytes were handed on that nobody had asked for yet: no request, but what spares one.
+    given,
 }
 
 /// Counts one request.

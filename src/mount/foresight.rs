@@ -4,21 +4,24 @@
 //! stretch of numbers goes on to the next stretch, or comes from it. Invariant: only hints leave here: whatever is not ready is looked
 //! up as ever; what is ready was proven like everything else, and is forgotten as soon as anything was committed. Memory is bounded by
 //! a few stretches. One file alone makes nothing ready.
+//!
+//! Whoever reads on through stretches, or reads in one folder and lists the next, has the bytes handed to the kernel (`Giver`), as far as
+//! some steps ahead of what was asked for last: whoever stops reading has no more handed on.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::catalog::{FileId, FileRow};
+use super::catalog::{FileId, FileRow, Giver};
 use crate::env::run_anywhere;
-use crate::index::{ContentReader, IndexError, NumberedVersion, Reader, warm};
+use crate::index::{ContentReader, IndexError, NumberedVersion, Proven, Reader, warm};
 use crate::ledger::Place;
-use crate::model::{Content, SegmentHash};
+use crate::model::{Content, ContentKind, SegmentHash};
 
 /// Versions of one stretch.
 const STRETCH: u64 = 32;
@@ -30,6 +33,16 @@ const STRETCHES: usize = 16;
 const ROWS: usize = 512;
 /// Longer contents come in several requests, and are read ahead while they do.
 const MAX_CONTENT_BYTES: u64 = 128 << 10;
+/// Files of folders listed since anything was read that are handed on at most.
+const LISTED: usize = 64;
+/// Files handed on together: who walks is not far behind.
+const TOGETHER: usize = 8;
+/// Stretches that files of one folder are looked for in.
+const STRETCHES_OF_FOLDER: usize = 8;
+/// Files that were read last, and are not handed on to whoever has them.
+const LATELY: usize = 64;
+/// What was found for the last stretches is kept: their folders are listed after they were foreseen.
+const FOUND: usize = 4;
 /// Wishes that wait; more are forgotten.
 const WISHES: usize = 8;
 /// An answer of the index that took longer waited for the disk.
@@ -44,87 +57,126 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 struct Stretch {
     number: u64,
     is_backward: bool,
+    /// Its files are handed on, those behind this version.
+    given_from: Option<u64>,
 }
 
 impl Stretch {
-    fn versions(self) -> Range<i64> {
-        let begin = (self.number * STRETCH).cast_signed();
+    fn versions(number: u64) -> Range<i64> {
+        let begin = (number * STRETCH).cast_signed();
         begin..begin.saturating_add(STRETCH.cast_signed())
+    }
+
+    /// True for a file that lies behind what is read now.
+    fn gives(&self, file: FileId) -> bool {
+        self.given_from.is_some_and(|from| if self.is_backward { file.0 < from } else { file.0 > from })
     }
 }
 
-/// A stretch that somebody reads.
+/// A stretch that somebody reads, or has read for them.
+#[derive(Default)]
 struct Visited {
     number: u64,
     files: u32,
     last: u64,
     is_wished: bool,
+    is_given: bool,
 }
 
 /// Who reads where. Pure.
 #[derive(Default)]
-struct Course(VecDeque<Visited>);
+struct Course {
+    stretches: VecDeque<Visited>,
+    /// What was read last.
+    lately: VecDeque<u64>,
+}
 
 impl Course {
-    /// Notes that a version is read, and says what to make ready.
-    fn step(&mut self, version: u64) -> Vec<Stretch> {
+    /// Notes that a version is read, and says what to make ready, and to hand on if `gives`.
+    fn step(&mut self, version: u64, gives: bool) -> Vec<Stretch> {
         let number = version / STRETCH;
-        let at = match self.at(number) {
-            Some(at) => at,
-            None => self.visit(Visited { number, files: 0, last: version, is_wished: false }),
-        };
-        let visited = &mut self.0[at];
+        if self.lately.len() >= LATELY {
+            self.lately.pop_front();
+        }
+        self.lately.push_back(version);
+        let visited = self.visit(number);
         let is_other = visited.files == 0 || visited.last != version;
         visited.files += u32::from(is_other);
         let (files, before) = (visited.files, std::mem::replace(&mut visited.last, version));
+        let (left, right) = (number.checked_sub(1), Some(number + 1));
         // Whoever was in the stretch beside this one came from there.
-        let is_backward = match (number.checked_sub(1).is_some_and(|left| self.was_in(left)), self.was_in(number + 1)) {
+        let is_backward = match (self.was_in(left), self.was_in(right)) {
             (false, true) => true,
             (true, false) => false,
             _ => version < before,
         };
+        let (next, earlier) = if is_backward { (left, right) } else { (right, left) };
+        // Where bytes are handed on, few files are asked for: one is enough to go on.
+        let is_walk = files >= FILES_TO_GO_ON || self.is_given(Some(number)) || self.is_given(earlier);
+        let given_from = Some(version).filter(|_| gives && is_walk);
         let mut wanted = Vec::new();
         // One file alone promises nothing.
-        if files >= 2 {
-            wanted.extend(self.wish(number, is_backward));
+        if files >= 2 || is_walk {
+            wanted.extend(self.wish(Stretch { number, is_backward, given_from }));
         }
-        if files >= FILES_TO_GO_ON {
-            let next = if is_backward { number.checked_sub(1) } else { Some(number + 1) };
-            wanted.extend(next.and_then(|next| self.wish(next, is_backward)));
+        if is_walk {
+            let next = next.map(|number| Stretch { number, is_backward, given_from });
+            wanted.extend(next.and_then(|next| self.wish(next)));
         }
         wanted
     }
 
-    fn was_in(&self, number: u64) -> bool {
-        self.0.iter().any(|visited| visited.number == number && visited.files > 0)
-    }
-
-    fn at(&self, number: u64) -> Option<usize> {
-        self.0.iter().position(|visited| visited.number == number)
-    }
-
-    fn visit(&mut self, visited: Visited) -> usize {
-        if self.0.len() >= STRETCHES {
-            self.0.pop_front();
+    /// Notes that files are handed on because their folder was listed.
+    fn give(&mut self, files: &[FileId]) {
+        for file in files {
+            self.visit(file.0 / STRETCH).is_given = true;
         }
-        self.0.push_back(visited);
-        self.0.len() - 1
     }
 
-    /// Once for each stretch.
-    fn wish(&mut self, number: u64, is_backward: bool) -> Option<Stretch> {
-        let at = match self.at(number) {
-            Some(at) => at,
-            None => self.visit(Visited { number, files: 0, last: 0, is_wished: false }),
-        };
-        let is_new = !std::mem::replace(&mut self.0[at].is_wished, true);
-        is_new.then_some(Stretch { number, is_backward })
+    /// True for a file that somebody asked for a moment ago.
+    fn was_read(&self, file: FileId) -> bool {
+        self.lately.contains(&file.0)
+    }
+
+    fn known(&self, number: Option<u64>) -> Option<&Visited> {
+        self.stretches.iter().find(|visited| Some(visited.number) == number)
+    }
+
+    fn was_in(&self, number: Option<u64>) -> bool {
+        self.known(number).is_some_and(|visited| visited.files > 0 || visited.is_given)
+    }
+
+    fn is_given(&self, number: Option<u64>) -> bool {
+        self.known(number).is_some_and(|visited| visited.is_given)
+    }
+
+    fn visit(&mut self, number: u64) -> &mut Visited {
+        let at = self.stretches.iter().position(|visited| visited.number == number).unwrap_or_else(|| {
+            if self.stretches.len() >= STRETCHES {
+                self.stretches.pop_front();
+            }
+            self.stretches.push_back(Visited { number, ..Visited::default() });
+            self.stretches.len() - 1
+        });
+        &mut self.stretches[at]
+    }
+
+    /// Once for each stretch, and once more to hand it on.
+    fn wish(&mut self, stretch: Stretch) -> Option<Stretch> {
+        let visited = self.visit(stretch.number);
+        let gives = stretch.given_from.is_some();
+        let is_new = !visited.is_wished || (gives && !visited.is_given);
+        visited.is_wished = true;
+        visited.is_given |= gives;
+        is_new.then_some(stretch)
     }
 }
 
 enum Wish {
     /// Of the index of this epoch.
     Stretch(Stretch, u64),
+    /// Files of a folder, of the index of this epoch.
+    Listed(Vec<FileId>, u64),
     Warm,
 }
 
@@ -132,8 +184,11 @@ enum Wish {
 pub(super) struct Foresight {
     path: PathBuf,
     contents: Arc<ContentReader>,
-    course: Mutex<Course>,
+    course: Arc<Mutex<Course>>,
     rows: Arc<Mutex<HashMap<FileId, FileRow>>>,
+    giver: Arc<Mutex<Option<Arc<dyn Giver>>>>,
+    /// How many files of folders that are listed may be handed on until something is read.
+    credit: AtomicUsize,
     worker: Mutex<Option<Worker>>,
     /// What waits is not made ready any more.
     is_over: Arc<AtomicBool>,
@@ -154,8 +209,10 @@ impl Foresight {
         Foresight {
             path: path.to_owned(),
             contents: Arc::clone(contents),
-            course: Mutex::default(),
+            course: Arc::default(),
             rows: Arc::default(),
+            giver: Arc::default(),
+            credit: AtomicUsize::default(),
             worker: Mutex::default(),
             is_over: Arc::default(),
         }
@@ -168,10 +225,33 @@ impl Foresight {
 
     /// Notes that the beginning of a file is read.
     pub fn reads(&self, file: FileId, epoch: u64) {
-        let wanted = lock(&self.course).step(file.0);
+        self.credit.store(LISTED, Ordering::Relaxed);
+        let gives = self.gives();
+        let wanted = lock(&self.course).step(file.0, gives);
         for stretch in wanted {
             self.wish(Wish::Stretch(stretch, epoch));
         }
+    }
+
+    /// By whom bytes are handed on from now on.
+    pub fn give_by(&self, giver: Arc<dyn Giver>) {
+        *lock(&self.giver) = Some(giver);
+    }
+
+    fn gives(&self) -> bool {
+        lock(&self.giver).as_ref().is_some_and(|giver| giver.turn().is_some())
+    }
+
+    /// Notes that the kernel has just been told of a folder's files. One file alone is asked for by who wants it.
+    pub fn listed(&self, files: &[FileId], epoch: u64) {
+        let credit = self.credit.load(Ordering::Relaxed);
+        if files.len() < 2 || credit == 0 || !self.gives() {
+            return;
+        }
+        let files = &files[..files.len().min(credit)];
+        self.credit.fetch_sub(files.len(), Ordering::Relaxed);
+        lock(&self.course).give(files);
+        self.wish(Wish::Listed(files.to_vec(), epoch));
     }
 
     /// Notes how long the index took to answer.
@@ -204,7 +284,9 @@ impl Foresight {
         let (wishes, wished) = sync_channel(WISHES);
         let (path, contents, rows) = (self.path.clone(), Arc::clone(&self.contents), Arc::clone(&self.rows));
         let is_over = Arc::clone(&self.is_over);
-        let seer = Seer { path, contents, rows, is_over, reader: None, warmed: None, pause: WARM_AGAIN };
+        let (course, giver, found) = (Arc::clone(&self.course), Arc::clone(&self.giver), VecDeque::new());
+        let seer =
+            Seer { path, contents, course, rows, giver, is_over, found, reader: None, warmed: None, pause: WARM_AGAIN };
         let work = move || {
             run_anywhere();
             seer.work(&wished);
@@ -227,21 +309,57 @@ impl Drop for Foresight {
     }
 }
 
+/// A file, and where its bytes stand if they are in one piece.
+type Found = (FileRow, Option<Place>);
+
+/// What was found for a stretch of numbers, as of a turn of the contents.
+struct FoundIn {
+    number: u64,
+    turn: u64,
+    files: Arc<Vec<Found>>,
+}
+
 /// The thread's own.
 struct Seer {
     path: PathBuf,
     contents: Arc<ContentReader>,
+    course: Arc<Mutex<Course>>,
     rows: Arc<Mutex<HashMap<FileId, FileRow>>>,
+    giver: Arc<Mutex<Option<Arc<dyn Giver>>>>,
     is_over: Arc<AtomicBool>,
+    found: VecDeque<FoundIn>,
     reader: Option<Reader>,
     warmed: Option<Instant>,
     /// Until it is looked again: where memory is short, what was read in is soon forgotten, and would be read in for ever.
     pause: Duration,
 }
 
+/// Hands on files as they become ready.
+struct Hand {
+    giver: Arc<dyn Giver>,
+    turn: u64,
+    files: Vec<(FileId, Proven)>,
+}
+
+impl Hand {
+    fn take(&mut self, file: FileId, bytes: Proven) {
+        self.files.push((file, bytes));
+        if self.files.len() >= TOGETHER {
+            self.give();
+        }
+    }
+
+    fn give(&mut self) {
+        if !self.files.is_empty() {
+            self.giver.give(std::mem::take(&mut self.files), self.turn);
+        }
+    }
+}
+
 impl Seer {
     fn work(mut self, wished: &Receiver<Wish>) {
         while let Ok(wish) = wished.recv() {
+            // What cannot be foreseen is met by who asks for it.
             match wish {
                 _ if self.is_over.load(Ordering::Acquire) => return,
                 Wish::Warm => {
@@ -251,28 +369,23 @@ impl Seer {
                         self.pause = LONGEST_PAUSE.min(self.pause * 2);
                     }
                 }
-                // What cannot be foreseen is met by who asks for it.
                 Wish::Stretch(stretch, epoch) => drop(self.foresee(stretch, epoch)),
+                Wish::Listed(files, epoch) => drop(self.give_listed(&files, epoch)),
             }
         }
     }
 
+    /// Somebody to hand bytes on to. To be asked before the contents' turn is: what a person let go is forgotten there first.
+    fn hand(&self) -> Option<Hand> {
+        let giver = lock(&self.giver).clone()?;
+        let turn = giver.turn()?;
+        Some(Hand { giver, turn, files: Vec::new() })
+    }
+
     fn foresee(&mut self, stretch: Stretch, epoch: u64) -> Result<(), IndexError> {
-        let reader = match self.reader.take() {
-            Some(reader) => reader,
-            None => Reader::open(&self.path)?,
-        };
-        // The numbers of another index are no names of these files.
-        if reader.epoch() != epoch {
-            return Ok(());
-        }
+        let mut hand = self.hand().filter(|_| stretch.given_from.is_some());
         let turn = self.contents.turn();
-        let found = reader.consistently(|reader| find(reader, stretch));
-        self.reader = Some(reader);
-        let mut found = found?;
-        if stretch.is_backward {
-            found.reverse();
-        }
+        let Some(found) = self.found_in(stretch.number, epoch, turn)? else { return Ok(()) };
         let mut rows = lock(&self.rows);
         if self.contents.turn() != turn {
             return Ok(());
@@ -282,25 +395,86 @@ impl Seer {
         }
         rows.extend(found.iter().map(|(row, _)| (row.id, row.clone())));
         drop(rows);
-        for (row, place) in found {
+        let each = |at: usize| if stretch.is_backward { &found[found.len() - 1 - at] } else { &found[at] };
+        for file in (0..found.len()).map(each) {
             if self.is_over.load(Ordering::Acquire) {
                 break;
             }
-            if let Some(place) = place {
-                self.contents.prepare(&row.content, place, turn);
-            }
+            self.make_ready(file, turn, hand.as_mut().filter(|_| stretch.gives(file.0.id)));
         }
+        hand.iter_mut().for_each(Hand::give);
         Ok(())
+    }
+
+    /// Hands on what the kernel has just been told of, in the order in which it was.
+    fn give_listed(&mut self, files: &[FileId], epoch: u64) -> Result<(), IndexError> {
+        let Some(mut hand) = self.hand() else { return Ok(()) };
+        let turn = self.contents.turn();
+        let mut numbers: Vec<u64> = files.iter().map(|file| file.0 / STRETCH).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        if numbers.len() > STRETCHES_OF_FOLDER {
+            return Ok(());
+        }
+        let mut found = Vec::new();
+        for number in numbers {
+            found.extend(self.found_in(number, epoch, turn)?);
+        }
+        let known: HashMap<FileId, &Found> =
+            found.iter().flat_map(|files| files.iter()).map(|file| (file.0.id, file)).collect();
+        for file in files.iter().filter_map(|file| known.get(file)) {
+            if self.is_over.load(Ordering::Acquire) {
+                break;
+            }
+            self.make_ready(file, turn, Some(&mut hand));
+        }
+        hand.give();
+        Ok(())
+    }
+
+    fn make_ready(&self, (row, place): &Found, turn: u64, hand: Option<&mut Hand>) {
+        let Some(place) = place else { return };
+        if hand.is_some() && lock(&self.course).was_read(row.id) {
+            return;
+        }
+        let proven = self.contents.prepare(&row.content, place, turn);
+        // The kernel keeps the target of a link in a way of its own.
+        if let (Some(hand), Some(bytes), ContentKind::File { .. }) = (hand, proven, row.content.kind) {
+            hand.take(row.id, bytes);
+        }
+    }
+
+    /// The files of a stretch; `None` if the index is another one by now: its numbers are no names of these files.
+    fn found_in(&mut self, number: u64, epoch: u64, turn: u64) -> Result<Option<Arc<Vec<Found>>>, IndexError> {
+        if let Some(kept) = self.found.iter().find(|kept| kept.number == number && kept.turn == turn) {
+            return Ok(Some(Arc::clone(&kept.files)));
+        }
+        let reader = match self.reader.take() {
+            Some(reader) => reader,
+            None => Reader::open(&self.path)?,
+        };
+        if reader.epoch() != epoch {
+            return Ok(None);
+        }
+        let files = reader.consistently(|reader| find(reader, number));
+        self.reader = Some(reader);
+        let files = Arc::new(files?);
+        self.found.retain(|kept| kept.number != number);
+        if self.found.len() >= FOUND {
+            self.found.pop_front();
+        }
+        self.found.push_back(FoundIn { number, turn, files: Arc::clone(&files) });
+        Ok(Some(files))
     }
 }
 
 /// The files of a stretch, with the places of those that come in one piece.
-fn find(reader: &Reader, stretch: Stretch) -> Result<Vec<(FileRow, Option<Place>)>, IndexError> {
+fn find(reader: &Reader, number: u64) -> Result<Vec<Found>, IndexError> {
     let place = |content: &Content| match content.size {
         1..=MAX_CONTENT_BYTES => reader.place(&SegmentHash(content.hash.0)),
         _ => Ok(None),
     };
-    let versions = reader.versions_numbered(stretch.versions())?;
+    let versions = reader.versions_numbered(Stretch::versions(number))?;
     let rows = versions.iter().filter_map(|version: &NumberedVersion| super::index_catalog::file_row(version));
     rows.map(|row| place(&row.content).map(|place| (row, place))).collect()
 }
@@ -315,7 +489,7 @@ mod tests {
         let (mut ready, mut late) = (Vec::new(), 0);
         for version in versions {
             late += u64::from(!ready.contains(&(version / STRETCH)));
-            ready.extend(course.step(version).into_iter().map(|stretch| stretch.number));
+            ready.extend(course.step(version, false).into_iter().map(|stretch| stretch.number));
         }
         (ready, late)
     }
@@ -349,5 +523,69 @@ mod tests {
     #[test]
     fn a_file_that_is_read_again_and_again_is_one_file() {
         assert_eq!(ready_after(std::iter::repeat_n(5, 100)).0, Vec::<u64>::new());
+    }
+
+    /// How many files of a walk are asked for, if all that can be is handed on in time; `folder` files are listed at once, 0 if all are
+    /// known already.
+    fn asked(walk: &[u64], folder: usize) -> usize {
+        let mut course = Course::default();
+        let (mut known, mut given) = (std::collections::HashSet::new(), std::collections::HashSet::new());
+        let (mut asked, mut credit) = (0, 0);
+        for (at, version) in walk.iter().enumerate() {
+            if folder == 0 {
+                known.extend(walk);
+            } else if at % folder == 0 {
+                let files: Vec<FileId> = walk[at..walk.len().min(at + folder)].iter().copied().map(FileId).collect();
+                known.extend(files.iter().map(|file| file.0));
+                let files = &files[..files.len().min(credit)];
+                credit -= files.len();
+                course.give(files);
+                given.extend(files.iter().map(|file| file.0));
+            }
+            if given.contains(version) {
+                continue;
+            }
+            (asked, credit) = (asked + 1, LISTED);
+            for stretch in course.step(*version, true) {
+                let of_stretch = Stretch::versions(stretch.number).map(i64::cast_unsigned);
+                given.extend(of_stretch.filter(|version| known.contains(version) && stretch.gives(FileId(*version))));
+            }
+        }
+        asked
+    }
+
+    #[test]
+    fn whoever_reads_on_asks_for_few_files() {
+        let forward: Vec<u64> = (0..100 * STRETCH).collect();
+        let backward: Vec<u64> = forward.iter().rev().copied().collect();
+
+        for walk in [&forward, &backward] {
+            assert!(asked(walk, 0) <= 8 + 100 / 2, "{}", asked(walk, 0));
+        }
+    }
+
+    #[test]
+    fn whoever_lists_folder_by_folder_and_reads_asks_for_few_files() {
+        let walk: Vec<u64> = (0..100 * STRETCH).collect();
+
+        for folder in [5, 20, 31, 64] {
+            assert!(asked(&walk, folder) <= walk.len() / 10, "{folder}: {}", asked(&walk, folder));
+        }
+    }
+
+    #[test]
+    fn what_was_read_already_is_not_handed_on() {
+        let mut course = Course::default();
+        let wanted: Vec<Stretch> = (0..8).flat_map(|version| course.step(version, true)).collect();
+
+        let given = |number: u64| -> Vec<u64> {
+            let files = Stretch::versions(number).map(|version| FileId(version.cast_unsigned()));
+            files
+                .filter(|file| wanted.iter().any(|s| s.number == number && s.gives(*file)))
+                .map(|file| file.0)
+                .collect()
+        };
+        assert_eq!(given(0), (8..STRETCH).collect::<Vec<u64>>());
+        assert_eq!(given(1), (STRETCH..2 * STRETCH).collect::<Vec<u64>>());
     }
 }

@@ -93,6 +93,11 @@ impl Beginning {
         Ok(Beginning { tell, guard })
     }
 
+    /// True once the guardian is there, and for as long as it can end the connection by itself.
+    pub(super) fn can_abort(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.guard.can_abort)
+    }
+
     /// Has it guard what is mounted at `dir`. Nobody waits until it does, some milliseconds later: a view that is killed before that is
     /// left dead.
     pub(super) fn over(self, dir: &Path) -> Guard {
@@ -107,8 +112,8 @@ impl Beginning {
 
 impl Guard {
     /// True for as long as the guardian is there and can end the connection by itself.
-    pub(super) fn can_abort(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.can_abort)
+    pub(super) fn can_abort(&self) -> bool {
+        self.can_abort.load(Ordering::SeqCst)
     }
 }
 

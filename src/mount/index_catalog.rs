@@ -14,8 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::catalog::{
-    Catalog, CatalogError, Change, Child, DirFacts, DirId, FileId, FileRow, FindId, OriginId, OriginRow, PathFacts,
-    PathId, TimeId, Totals, Tree,
+    Catalog, CatalogError, Change, Child, DirFacts, DirId, FileId, FileRow, FindId, Giver, OriginId, OriginRow,
+    PathFacts, PathId, TimeId, Totals, Tree,
 };
 use super::find::{Finds, is_no_search};
 use super::foresight::Foresight;
@@ -919,6 +919,16 @@ impl Catalog for IndexCatalog {
             return Ok(Some(row));
         }
         self.ask(|reader| Ok(reader.version_numbered(file.0.cast_signed())?.as_ref().and_then(file_row)))
+    }
+
+    fn give_by(&self, giver: Arc<dyn Giver>) {
+        self.foresight.give_by(giver);
+    }
+
+    fn listed(&self, files: &[FileId]) {
+        if let Some(epoch) = self.epoch.get() {
+            self.foresight.listed(files, *epoch);
+        }
     }
 
     fn path_of(&self, file: FileId) -> Answer<Option<RelPath>> {

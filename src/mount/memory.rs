@@ -4,11 +4,11 @@
 //! Deliberately no resolver: the newest head by (clock, version) wins, and nothing is ever merged.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::catalog::{
-    Catalog, CatalogError, Change, Child, DirFacts, DirId, FileId, FileRow, FindId, OriginId, OriginRow, PathFacts,
-    PathId, TimeId, Totals, Tree,
+    Catalog, CatalogError, Change, Child, DirFacts, DirId, FileId, FileRow, FindId, Giver, OriginId, OriginRow,
+    PathFacts, PathId, TimeId, Totals, Tree,
 };
 use super::find::{Finds, is_no_search};
 use super::moment::{Moments, moment_name};
@@ -46,7 +46,13 @@ impl<'a> MemoryPut<'a> {
 
 /// A catalog that holds everything in memory.
 #[derive(Default)]
-pub struct MemoryCatalog(RwLock<State>);
+pub struct MemoryCatalog {
+    state: RwLock<State>,
+    /// By whom bytes can be handed on; nothing is by itself.
+    giver: Mutex<Option<Arc<dyn Giver>>>,
+    /// The files of each folder that was listed.
+    listed: Mutex<Vec<Vec<FileId>>>,
+}
 
 #[derive(Default)]
 struct State {
@@ -113,6 +119,16 @@ impl MemoryCatalog {
         origins.map(|(origin, _)| Change { path: id, origin: OriginId(origin), hlc: Hlc::from_u64(0) }).collect()
     }
 
+    /// By whom bytes can be handed on, if somebody said so.
+    pub fn giver(&self) -> Option<Arc<dyn Giver>> {
+        self.giver.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The files of each folder that was listed whole, in order.
+    pub fn listed_so_far(&self) -> Vec<Vec<FileId>> {
+        self.listed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Drops the bytes of a content, as if they had not arrived yet.
     pub fn lose_content(&self, bytes: &[u8]) {
         self.write().contents.remove(&ContentHash::of(bytes));
@@ -129,11 +145,11 @@ impl MemoryCatalog {
     }
 
     fn read_state(&self) -> RwLockReadGuard<'_, State> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, State> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -347,6 +363,14 @@ fn order(stored: &Stored) -> (Hlc, Hash) {
 impl Catalog for MemoryCatalog {
     fn turn(&self) -> Option<u64> {
         Some(self.read_state().versions.len() as u64)
+    }
+
+    fn give_by(&self, giver: Arc<dyn Giver>) {
+        *self.giver.lock().unwrap_or_else(PoisonError::into_inner) = Some(giver);
+    }
+
+    fn listed(&self, files: &[FileId]) {
+        self.listed.lock().unwrap_or_else(PoisonError::into_inner).push(files.to_vec());
     }
 
     fn origins(&self) -> Result<Vec<OriginRow>, CatalogError> {

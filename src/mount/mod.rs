@@ -23,6 +23,8 @@ mod foresight;
 #[cfg(target_os = "linux")]
 mod fuse;
 #[cfg(target_os = "linux")]
+mod give;
+#[cfg(target_os = "linux")]
 mod guard;
 #[cfg(target_os = "linux")]
 mod guardian;
@@ -50,6 +52,8 @@ mod scout;
 mod session;
 #[cfg(target_os = "linux")]
 mod through;
+#[cfg(target_os = "linux")]
+mod told;
 mod view;
 mod walk;
 #[cfg(target_os = "linux")]

@@ -1,5 +1,6 @@
 //! Laws of a real mount, over the catalog in memory. Skipped, aloud, where the system cannot mount.
 
+mod given;
 mod resemble;
 mod ringed;
 mod through;
@@ -89,7 +90,8 @@ impl Fixture {
 
     fn mount_with(&mut self, options: &MountOptions) {
         self.mounted = None;
-        let options = MountOptions { rings: options.rings || ringed::are_wanted(), ..options.clone() };
+        let (rings, guardian) = (options.rings || ringed::are_wanted(), Some(Guardian::assumed()));
+        let options = MountOptions { rings, guardian, ..options.clone() };
         let mounted = mount(Arc::clone(&self.view), &self.dir, &options).expect("a mount");
         assert!(mounted.has_rings() || !ringed::are_wanted());
         self.mounted = Some(mounted);
@@ -165,8 +167,8 @@ fn a_second_pass_asks_nothing_and_the_first_little() {
     let before = fixture.mounted().counters();
     let first_walk = walk(&fixture.path("merged"));
     let after_first = fixture.mounted().counters();
-    let second_walk = walk(&fixture.path("merged"));
-    let after_second = fixture.mounted().counters();
+    let mut second_walk = BTreeMap::new();
+    let second = asked_by(fixture.mounted(), || second_walk = walk(&fixture.path("merged")));
 
     let first = after_first.since(&before);
     let folders = u64::try_from(folders).expect("small") + 2;
@@ -176,7 +178,28 @@ fn a_second_pass_asks_nothing_and_the_first_little() {
     assert!(first.lookup < 10, "{first:?}");
     assert!(first.open <= 1 && first.opendir <= 1 && first.getattr <= 1 && first.other <= 2, "{first:?}");
     assert_eq!(first_walk, second_walk);
-    assert_eq!(after_second.since(&after_first).asked(), 0, "{:?}", after_second.since(&after_first));
+    assert_eq!(second.asked(), 0, "{second:?}");
+}
+
+/// What somebody asks of a view who looks at what the kernel has read before. If the kernel let go of some of it meanwhile, for whatever
+/// other program, what was asked says nothing of the view: they look again.
+pub(in crate::mount) fn asked_by(mounted: &Mounted, mut look: impl FnMut()) -> RequestCounts {
+    for _ in 0..20 {
+        let (lost, before) = (lost_by_the_kernel(), mounted.counters());
+        look();
+        let asked = mounted.counters().since(&before);
+        if asked.asked() == 0 || lost == lost_by_the_kernel() {
+            return asked;
+        }
+    }
+    panic!("the kernel lets go of pages all the time: this machine has too little memory for this law");
+}
+
+/// Pages of files that the kernel read again after it had let go of them, and how often it was told to let go of all.
+fn lost_by_the_kernel() -> Vec<String> {
+    let counted = fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    let is_of_it = |line: &&str| line.starts_with("workingset_refault_file ") || line.starts_with("drop_");
+    counted.lines().filter(is_of_it).map(str::to_owned).collect()
 }
 
 #[test]

@@ -19,10 +19,11 @@ use rustix::io::FdFlags;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::answers::{Answers, Owner};
-use super::catalog::{Catalog, Change, FileId};
+use super::catalog::{Catalog, Change, FileId, Giver};
 use super::copies::{Copies, Held};
 use super::counters::{Counters, RequestCounts};
 use super::fuse::ViewFs;
+use super::give::Giving;
 use super::guard::{Beginning, Guard, Guardian};
 use super::mount_table::MOUNT_NAME;
 use super::node::Place;
@@ -180,6 +181,7 @@ pub struct Mounted {
     tells_watchers: bool,
     copier: Option<Copier>,
     has_rings: bool,
+    giving: Option<Arc<Giving>>,
     /// Ended last: what is left of the view until then is its.
     guard: Option<Guard>,
 }
@@ -211,6 +213,7 @@ pub fn mount<C: Catalog + 'static>(
         teller: options.teller.clone(),
         scout: Scout::new(&view),
         told: Mutex::default(),
+        listed: Mutex::default(),
     });
     let refused = |source| MountError::Refused { dir: dir.clone(), source };
     // Before the mount, which takes as long as it does to begin.
@@ -220,8 +223,9 @@ pub fn mount<C: Catalog + 'static>(
     let ringed = options.rings.then(|| begin_with_rings(&answers, &dir, &config(options, can_replay)));
     let ringed = ringed.and_then(|ringed| ringed.inspect_err(|why| tell_no_rings(&options.teller, why)).ok());
     let has_rings = ringed.is_some();
-    let begun = ringed.map_or_else(|| begin(&answers, &dir, &config(options, can_replay)), Ok);
-    let Begun { session, end } = begun.map_err(refused)?;
+    let may_give = guard.as_ref().map(Beginning::can_abort);
+    let begun = ringed.map_or_else(|| begin(&answers, &dir, &config(options, can_replay), may_give), Ok);
+    let Begun { session, end, giving } = begun.map_err(refused)?;
     read_far_ahead(&dir);
     let device = match can_replay.then(|| show_read_only(&dir)) {
         Some(Err(source)) => {
@@ -234,7 +238,10 @@ pub fn mount<C: Catalog + 'static>(
     };
     let queue = Arc::new(Queue::default());
     let replay = device.map(|device| Replay { replayer, dir: dir.clone(), device });
-    let sender = start_sender(session.notifier(), Arc::clone(&queue), replay);
+    if let Some(giving) = &giving {
+        view.catalog().give_by(Arc::clone(giving) as Arc<dyn Giver>);
+    }
+    let sender = start_sender(session.notifier(), Arc::clone(&queue), replay, giving.clone());
     let sender = sender.map_err(|source| MountError::System { what: "start a thread", dir: dir.clone(), source })?;
     let copier = through.and_then(|through| agree(through, &dir, &options.teller)).map(|through| {
         let copier = Copier::start(through, view);
@@ -251,6 +258,7 @@ pub fn mount<C: Catalog + 'static>(
         tells_watchers: device.is_some(),
         copier: None,
         has_rings,
+        giving,
         guard,
     };
     mounted.copier = copier.transpose()?;
@@ -266,12 +274,23 @@ fn begin_guard(guardian: &Guardian) -> Option<Beginning> {
 struct Begun {
     session: BackgroundSession,
     end: Arc<Latch>,
+    giving: Option<Arc<Giving>>,
 }
 
 /// Mounts; the kernel's requests come through the device.
-fn begin<C: Catalog + 'static>(answers: &Arc<Answers<C>>, dir: &Path, config: &Config) -> io::Result<Begun> {
+fn begin<C: Catalog + 'static>(
+    answers: &Arc<Answers<C>>,
+    dir: &Path,
+    config: &Config,
+    may_give: Option<Arc<AtomicBool>>,
+) -> io::Result<Begun> {
     let (fs, end) = ViewFs::new(answers, None);
-    Ok(Begun { session: connect(fs, dir, config)?.spawn()?, end })
+    // Files that the kernel opens as copies have their bytes from there. Where it cannot be had, all bytes are asked for.
+    let may_give = may_give.filter(|_| answers.through.is_none());
+    let session = connect(fs, dir, config)?;
+    let giving = may_give.map(|may| Giving::start(session.as_fd(), &answers.counters, may));
+    let giving = giving.and_then(|giving| giving.inspect_err(|error| tracing::debug!("hand on bytes: {error}")).ok());
+    Ok(Begun { session: session.spawn()?, end, giving: giving.map(Arc::new) })
 }
 
 fn connect<C: Catalog + 'static>(fs: ViewFs<C>, dir: &Path, config: &Config) -> io::Result<Session<ViewFs<C>>> {
@@ -299,7 +318,8 @@ fn begin_with_rings<C: Catalog + 'static>(answers: &Arc<Answers<C>>, dir: &Path,
         let _ = unmount_path(dir);
         return Err(why);
     }
-    Ok(Begun { session: session.spawn()?, end })
+    // Whoever hands bytes on through rings is not let go of so surely when all are killed.
+    Ok(Begun { session: session.spawn()?, end, giving: None })
 }
 
 fn tell_no_rings(teller: &Teller, why: &io::Error) {
@@ -398,7 +418,12 @@ struct Replay {
     device: u64,
 }
 
-fn start_sender(notifier: Notifier, queue: Arc<Queue>, replay: Option<Replay>) -> std::io::Result<JoinHandle<()>> {
+fn start_sender(
+    notifier: Notifier,
+    queue: Arc<Queue>,
+    replay: Option<Replay>,
+    giving: Option<Arc<Giving>>,
+) -> std::io::Result<JoinHandle<()>> {
     let send_all = move || {
         while let Some((batch, events)) = queue.take() {
             let wanted = replay.as_ref().filter(|_| !events.is_empty());
@@ -407,6 +432,8 @@ fn start_sender(notifier: Notifier, queue: Arc<Queue>, replay: Option<Replay>) -
             let stage =
                 stage.and_then(|stage| stage.inspect_err(|error| tracing::debug!("tell watchers: {error}")).ok());
             stage.iter().for_each(|stage| stage.before(&events));
+            // What is being handed on now is there when the kernel is told to forget it.
+            giving.iter().for_each(|giving| giving.wait_for_last());
             send(&notifier, &batch);
             stage.iter().for_each(|stage| stage.after(&events));
             drop(stage);
@@ -465,6 +492,9 @@ impl Mounted {
         if let Some(copier) = &self.copier {
             copier.through.copies.forget(files);
         }
+        if let Some(giving) = &self.giving {
+            giving.let_go();
+        }
         let bytes = |file: &FileId| Invalidation { parent: Place::File(*file).node(), name: None };
         self.notify(files.iter().map(bytes).collect());
     }
@@ -481,7 +511,7 @@ impl Mounted {
 
     /// True while a process is there that ends the connection if this one is killed, whatever its threads are doing then.
     pub fn is_guarded(&self) -> bool {
-        self.guard.as_ref().is_some_and(|guard| guard.can_abort().load(Ordering::SeqCst))
+        self.guard.as_ref().is_some_and(Guard::can_abort)
     }
 
     /// True if changes from elsewhere reach inotify.
@@ -537,6 +567,7 @@ impl Mounted {
     fn take_down(&mut self) -> Result<(), PlaceError> {
         let Some(session) = self.session.take() else { return Ok(()) };
         self.queue.close();
+        self.giving.iter().for_each(|giving| giving.end());
         let outcome = if self.end.is_set_to(Ended::Unmounted) { Ok(()) } else { unmount_path(&self.dir) };
         let outcome = match outcome {
             Err(PlaceError::NotMounted { .. } | PlaceError::Foreign { .. }) => Ok(()),
@@ -555,7 +586,11 @@ impl Mounted {
         if let Some(copier) = self.copier.take() {
             copier.end();
         }
-        self.guard = None;
+        // Whoever uses the view still may have somebody wait who hands bytes on: then it is guarded as long as there is the process.
+        let is_at_it = self.giving.as_ref().is_some_and(|giving| giving.is_at_it());
+        if let Some(guard) = self.guard.take().filter(|_| is_at_it) {
+            std::mem::forget(guard);
+        }
         outcome
     }
 }

@@ -31,6 +31,7 @@ pub(in crate::mount) fn answers() -> Answers<MemoryCatalog> {
         through: None,
         teller: Teller::default(),
         told: Mutex::default(),
+        listed: Mutex::default(),
     }
 }
 

@@ -340,7 +340,8 @@ fn contents_that_share_a_block_take_it_once_prepared_or_not() {
         for (content, expected) in contents.iter().zip(bytes.chunks(6_000)) {
             if is_prepared {
                 let place = index.place(&SegmentHash(content.hash.0)).expect("asked").expect("here");
-                reader.prepare(content, place, reader.turn());
+                let proven = reader.prepare(content, &place, reader.turn()).expect("its bytes");
+                assert_eq!(proven.bytes(), expected);
             }
             assert_eq!(reader.read(content, 0, 9_000).expect("bytes"), expected);
         }
@@ -363,7 +364,7 @@ fn a_damaged_block_is_never_shown_whole_in_parts_or_prepared_and_is_read_again_w
     let place = project.index.place(&SegmentHash(second.hash.0)).expect("asked").expect("here");
     let reader = project.reader(1 << 20);
 
-    reader.prepare(&second, place.clone(), reader.turn());
+    assert!(reader.prepare(&second, &place, reader.turn()).is_none());
 
     assert!(matches!(reader.read(&second, 0, 10), Err(ContentError::Ledger(_))));
     assert!(matches!(reader.read(&content, 0, 600_000), Err(ContentError::Ledger(_))));
@@ -373,7 +374,7 @@ fn a_damaged_block_is_never_shown_whole_in_parts_or_prepared_and_is_read_again_w
 
     replace(&pack, &good);
 
-    reader.prepare(&second, place, reader.turn());
+    drop(reader.prepare(&second, &place, reader.turn()));
     assert_eq!(reader.read(&second, 0, 60_000).expect("healed"), bytes[60_000..120_000]);
     assert_eq!(reader.read(&content, 0, 600_000).expect("healed"), bytes);
 }
@@ -393,7 +394,8 @@ fn a_prepared_content_whose_block_is_not_in_memory_any_more_is_looked_up_again()
     let name = format!("{folder}/{}.pack", "ab".repeat(32)).parse().expect("a name");
     // Decoded blocks are not kept at all here.
     let reader = project.reader(0);
-    reader.prepare(&content, crate::ledger::Place { artifact: name, ..place }, reader.turn());
+    let place = crate::ledger::Place { artifact: name, ..place };
+    assert!(reader.prepare(&content, &place, reader.turn()).is_some());
     std::fs::remove_file(&elsewhere).expect("let go");
 
     assert_eq!(reader.read(&content, 0, 60_000).expect("bytes"), bytes[..60_000]);
