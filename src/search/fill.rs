@@ -8,6 +8,7 @@ use larder_patterns::{RelPath, denied, denied_content};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
 use super::SearchError;
+use super::script::apart;
 use super::store::{Fts, number, recount, remove_place, set_number};
 use crate::chunk::is_line_file;
 use crate::index::{ContentError, ContentReader, NumberedVersion, Reader};
@@ -183,7 +184,7 @@ impl Batch<'_> {
         let mut insert = self.conn.prepare_cached("INSERT INTO docs(hash, bytes, live) VALUES(?1, ?2, 0)")?;
         insert.execute((content.hash.as_bytes(), bytes.cast_signed()))?;
         let doc = self.conn.last_insert_rowid();
-        self.conn.prepare_cached("INSERT INTO text(rowid, body) VALUES(?1, ?2)")?.execute((doc, text))?;
+        self.conn.prepare_cached("INSERT INTO text(rowid, body) VALUES(?1, ?2)")?.execute((doc, apart(&text)))?;
         Ok(Some(doc))
     }
 }

@@ -11,6 +11,7 @@ mod fill;
 mod filler;
 mod find;
 mod query;
+mod script;
 mod snippet;
 mod store;
 

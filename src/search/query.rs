@@ -4,6 +4,7 @@
 
 use larder_patterns::fold_key;
 
+use super::script::apart;
 use crate::model::{Hlc, OriginName, RelPath};
 
 /// Longest query, in bytes.
@@ -101,7 +102,7 @@ impl Query {
     pub(super) fn to_match(&self) -> String {
         let quoted = |term: &Term| {
             let star = if term.is_prefix { " *" } else { "" };
-            format!("\"{}\"{star}", term.text.replace('"', "\"\"").replace('\0', " "))
+            format!("\"{}\"{star}", apart(&term.text).trim().replace('"', "\"\"").replace('\0', " "))
         };
         let wanted: Vec<String> = self.terms.iter().filter(|term| !term.is_unwanted).map(quoted).collect();
         let unwanted = self.terms.iter().filter(|term| term.is_unwanted).map(quoted);
@@ -165,6 +166,7 @@ mod tests {
             ("one two", "(\"one\" AND \"two\")"),
             ("\"one two\" three", "(\"one two\" AND \"three\")"),
             ("beg*", "(\"beg\" *)"),
+            ("東京*", "(\"東  京\" *)"),
             ("one -two", "((\"one\") NOT \"two\")"),
             ("a AND b OR NEAR(c", "(\"a\" AND \"AND\" AND \"b\" AND \"OR\" AND \"NEAR(c\")"),
             ("open \"never closed", "(\"open\" AND \"never closed\")"),

@@ -2,6 +2,8 @@
 //!
 //! Invariant: pure; the snippet is part of one line, at most [`MAX_SNIPPET_CHARS`] long, cut between characters.
 
+use super::script::stands_alone;
+
 /// Longest snippet, without the marks of what was cut off.
 const MAX_SNIPPET_CHARS: usize = 160;
 /// Characters before the first match.
@@ -16,12 +18,15 @@ pub struct Snippet {
     pub text: String,
 }
 
-/// Words as the index has them, roughly: letters and digits together, in lower case; with the byte at which each begins.
+/// Words as the index has them, roughly: letters and digits together, in lower case, and characters that are words by themselves; with
+/// the byte at which each begins.
 pub(super) fn words(text: &str) -> impl Iterator<Item = (usize, String)> + '_ {
     let mut rest = 0;
     std::iter::from_fn(move || {
         let start = rest + text[rest..].find(char::is_alphanumeric)?;
-        let len = text[start..].find(|c: char| !c.is_alphanumeric()).unwrap_or(text.len() - start);
+        let first = text[start..].chars().next().filter(|c| stands_alone(*c)).map(char::len_utf8);
+        let end = || text[start..].find(|c: char| !c.is_alphanumeric() || stands_alone(c));
+        let len = first.or_else(end).unwrap_or(text.len() - start);
         rest = start + len;
         Some((start, text[start..rest].to_lowercase()))
     })
@@ -79,6 +84,7 @@ mod tests {
         assert_eq!(snippet(text, &wanted(&["apple", "pear"])), Snippet { line: 3, text: "APPLE and Pear".to_owned() });
         assert_eq!(snippet(text, &wanted(&["app*"])).line, 2);
         assert_eq!(snippet("\n  \nfirst\n", &wanted(&["unknown"])), Snippet { line: 3, text: "first".to_owned() });
+        assert_eq!(snippet("京都\n東京都の設定v2\n", &wanted(&["東", "京", "v2"])).line, 2);
         assert_eq!(snippet("", &wanted(&["a"])), Snippet { line: 1, text: String::new() });
     }
 

@@ -12,7 +12,7 @@ use crate::index::Reader;
 use crate::model::VersionId;
 
 /// Raised with every change of a table or of what enters it.
-const SCHEMA: i64 = 1;
+const SCHEMA: i64 = 2;
 /// "LFTS".
 const APPLICATION_ID: i64 = 0x4c46_5453;
 /// Another process fills one batch at a time.

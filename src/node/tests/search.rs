@@ -95,6 +95,27 @@ fn paths_of(hits: Vec<Hit>) -> Vec<String> {
 }
 
 #[test]
+fn a_part_of_a_text_without_spaces_is_found() {
+    let project = Project::new();
+    project.write("a.md", "前言\n東京都の設定ファイルは sync-config.json です。\n");
+    project.write("b.md", "同步设置，2026年11月\n");
+    project.write("c.md", "การตั้งค่าเครื่อง\n");
+    project.run();
+
+    assert_eq!(project.paths("設定"), ["a.md"]);
+    assert_eq!(project.paths("東京"), ["a.md"]);
+    assert_eq!(project.paths("設定ファイルはsync"), ["a.md"]);
+    assert_eq!(project.paths("设置 11"), ["b.md"]);
+    assert_eq!(project.paths("\"月\""), ["b.md"]);
+    assert_eq!(project.paths("步设*"), ["b.md"]);
+    assert_eq!(project.paths("ค่า"), ["c.md"]);
+    // In this order, beside each other.
+    assert!(project.paths("京東").is_empty() && project.paths("東定").is_empty());
+    let hit = project.hits("設定", false).remove(0);
+    assert_eq!((hit.line, hit.snippet.as_str()), (2, "東京都の設定ファイルは sync-config.json です。"));
+}
+
+#[test]
 fn what_stands_is_found_and_what_was_replaced_only_in_the_past() {
     let project = Project::new();
     project.write("docs/a.md", "# Title\n\nThe quick brown fox\n");
