@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use larder_adapters::Subscription;
 
 use super::Carry;
+use super::absent::Absences;
 use super::up::{LONGEST_SLEEP, Note, config_path, mount_view, subscribe};
 use super::wait::Waiters;
 use crate::chunk::is_line_file;
@@ -56,6 +57,7 @@ pub(super) struct Cycle {
     /// Those that rang.
     peers: BTreeSet<String>,
     waiters: Option<Waiters>,
+    absences: Absences,
     inbox: bool,
     started: Instant,
     last_exchange: Instant,
@@ -95,6 +97,7 @@ impl Cycle {
             backend: true,
             peers: BTreeSet::new(),
             waiters: None,
+            absences: Absences::default(),
             inbox: false,
             started: now,
             last_exchange: now,
@@ -361,6 +364,8 @@ impl Cycle {
     fn after(&mut self, report: &Report, say: &dyn Fn(&str)) {
         (self.not_before, self.last_error) = (None, None);
         self.note_stop(report, say);
+        let now_ms = self.now_ms();
+        self.absences.note(self.node.engine.away(), &report.peer_errors, now_ms).iter().for_each(|line| say(line));
         for (path, change) in report.recorded.iter().chain(&report.recorded_rows).take(20) {
             say(&format!("recorded {path} ({})", change.word()));
         }

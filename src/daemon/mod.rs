@@ -3,6 +3,7 @@
 //! Invariant: one loop owns the project; every other thread only sends it a note. While nothing happens nothing wakes but
 //! the exchange timer. Whatever a hint says, the disk and the backend are asked. Decides nothing about files itself.
 
+mod absent;
 mod cycle;
 mod serve;
 mod socket;

@@ -189,6 +189,11 @@ impl Engine {
         Ok(())
     }
 
+    /// The peers of the config that failed when they were tried last.
+    pub fn away(&self) -> impl Iterator<Item = &str> {
+        self.policy.peers.iter().map(|peer| peer.name.as_str()).filter(|name| self.away.contains(*name))
+    }
+
     /// The places that are open and taken from, by the peers' names: for whoever waits for news there.
     pub fn open_places(&self) -> Vec<(String, Arc<dyn Transport>)> {
         let takes = |name: &String| self.policy.peers.iter().any(|peer| peer.pull && peer.name == *name);
