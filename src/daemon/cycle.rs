@@ -18,6 +18,7 @@ use crate::node::{ChangeRequest, Errand, Errands, Node, NodeError, RunOptions};
 use crate::scan::{self, EntryKind};
 use crate::search::{FillGate, Filler};
 use crate::sync::{Asked, Progress, Report, Scope};
+use crate::transport::Cancel;
 use crate::watch::{Debounce, Hint, Observed, Patience, RescanReason, Settled, Watcher, Writer};
 
 /// After a failed run the next one waits at least this long.
@@ -58,6 +59,8 @@ pub(super) struct Cycle {
     peers: BTreeSet<String>,
     waiters: Option<Waiters>,
     absences: Absences,
+    /// Thrown at the end, when nobody waits for a place any more.
+    over: Cancel,
     inbox: bool,
     started: Instant,
     last_exchange: Instant,
@@ -98,6 +101,7 @@ impl Cycle {
             peers: BTreeSet::new(),
             waiters: None,
             absences: Absences::default(),
+            over: Cancel::new(),
             inbox: false,
             started: now,
             last_exchange: now,
@@ -115,15 +119,24 @@ impl Cycle {
         self.carry = carry;
     }
 
+    /// Says what is thrown when the project is to end.
+    pub fn set_over(&mut self, over: Cancel) {
+        self.over = over;
+    }
+
+    /// Hears from here on of what changes elsewhere; and that edits wait is known to whoever waits for a place.
     pub fn subscribe(&mut self, notes: &Sender<Note>) {
         self.notes = Some(notes.clone());
+        let answered = notes.clone();
+        let bell = Arc::new(move |name: &str| drop(answered.send(Note::Peer(name.to_owned()))));
+        self.node.engine.deadlines().hurry(bell, self.over.clone());
         self.subscriptions = subscribe(&self.node, notes);
         self.waiters = Some(Waiters::new(notes));
     }
 
     /// The first run.
     pub fn run_all(&mut self, say: &dyn Fn(&str)) -> Result<(), NodeError> {
-        self.run_due(true, say).map(drop)
+        self.run_due(Some(Asked::Due), say).map(drop)
     }
 
     fn now_ms(&self) -> u64 {
@@ -222,10 +235,11 @@ impl Cycle {
         }
     }
 
-    /// Runs what is due; `ask` runs the exchange too. `None` if nothing was.
-    pub fn run_due(&mut self, ask: bool, say: &dyn Fn(&str)) -> Result<Option<Report>, NodeError> {
+    /// Runs what is due, and what `ask` says in any case. `None` if nothing was.
+    pub fn run_due(&mut self, ask: Option<Asked>, say: &dyn Fn(&str)) -> Result<Option<Report>, NodeError> {
         let now = Instant::now();
-        if !ask && self.not_before.is_some_and(|at| now < at) {
+        let unasked = ask.is_none();
+        if unasked && self.not_before.is_some_and(|at| now < at) {
             return Ok(None);
         }
         let node = &self.node;
@@ -238,13 +252,13 @@ impl Cycle {
                 Settled::Growing { path, .. } => growing.push(path),
             }
         }
-        if ask {
+        if !unasked {
             // Who asks wants what was just written; the engine itself waits until it is stable.
             paths.extend(self.debounce.pending().map(|(path, _)| path.clone()));
         }
         let timer = self.interval().is_some_and(|interval| now >= self.last_exchange + interval);
-        let asked = if ask {
-            Asked::Everybody
+        let asked = if let Some(asked) = ask {
+            asked
         } else if timer {
             Asked::Due
         } else if self.backend || !self.peers.is_empty() {
@@ -279,7 +293,7 @@ impl Cycle {
         match ran {
             Ok(report) => {
                 self.after(&report, say);
-                if timer && !ask && report.is_empty() {
+                if timer && unasked && report.is_empty() {
                     self.collect(say);
                 }
                 if whole || is_large(&report) || now.elapsed() >= LONG {
@@ -355,7 +369,7 @@ impl Cycle {
         }
         (self.whole, self.backend, self.not_before) = (true, true, None);
         self.renew_view(say);
-        if let Err(error) = self.run_due(true, say) {
+        if let Err(error) = self.run_due(Some(Asked::Due), say) {
             self.failed(&error, say)?;
         }
         Ok(done)

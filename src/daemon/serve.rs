@@ -15,6 +15,7 @@ use crate::ledger::Identity;
 use crate::model::Hash;
 use crate::node::{Kind, NodeError, OpenOptions, ProjectDirs};
 use crate::server::{Desk, OnArrival, ServeError, ServeOptions, Server, Shelf};
+use crate::transport::Cancel;
 
 /// The desk's folder, in `.larder` and in the state folder.
 const DESK: &str = "serve";
@@ -115,7 +116,7 @@ pub fn serve(
     say: &dyn Fn(&str),
 ) -> Result<(), NodeError> {
     let (notes, inbox) = channel();
-    let signals = catch_signals(&notes)?;
+    let signals = catch_signals(&notes, &Cancel::new())?;
     let (on_arrival, waker) = match served {
         Served::Project(open) => tell_holder(&project_dirs(env, open)?.0)?,
         Served::Store(_) => (Arc::new(|| ()) as OnArrival, None),

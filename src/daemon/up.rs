@@ -9,14 +9,15 @@ use larder_adapters::{Cursor, Query, Subscription};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::cycle::Cycle;
-use super::socket::{Asked, listen};
+use super::socket::{Asked, Listener, listen};
 use super::{Carry, Reply, Request, Served, UpOptions};
 use crate::env::Env;
 use crate::model::RelPath;
 use crate::mount::{Followed, Guardian, IndexCatalog, MountOptions, Passthrough, Teller, View};
 use crate::node::{Kind, Node, NodeError};
 use crate::server::{OnArrival, Server};
-use crate::sync::Progress;
+use crate::sync::{self, Progress};
+use crate::transport::Cancel;
 use crate::watch::{WatchOptions, Watcher};
 
 /// What the other threads tell the loop.
@@ -44,7 +45,8 @@ pub fn up(env: &Env, options: &UpOptions, progress: Arc<dyn Progress>, say: &dyn
         serve.check().map_err(super::serve::refused)?;
     }
     let (notes, inbox) = channel();
-    let signals = catch_signals(&notes)?;
+    let over = Cancel::new();
+    let signals = catch_signals(&notes, &over)?;
     let node = Node::open(env, &options.open, progress.clone())?;
     // Watch first, then scan: what happens in between is hinted and found.
     let watcher = start_watcher(&node, &notes)?;
@@ -55,11 +57,10 @@ pub fn up(env: &Env, options: &UpOptions, progress: Arc<dyn Progress>, say: &dyn
         Some(dir) => Some(mount_view(&node, dir, options.carry, &notes)?),
         None => None,
     };
-    let asked = notes.clone();
-    let listener = listen(&node.dirs.socket(), move |ask| drop(asked.send(Note::Asked(ask))))
-        .map_err(|error| NodeError::new(Kind::Internal, format!("listen on the control socket: {error}")))?;
+    let listener = start_listener(&node, &notes, &over)?;
     let mut cycle = Cycle::new(node, watcher, mounted, progress);
     cycle.set_carry(options.carry);
+    cycle.set_over(over);
     cycle.subscribe(&notes);
     cycle.run_all(say)?;
     // Only now this project has an id that devices can know it by.
@@ -97,7 +98,7 @@ fn serve(cycle: &mut Cycle, inbox: &Receiver<Note>, say: &dyn Fn(&str)) -> Resul
         if wants_run {
             cycle.take_hints(say)?;
         }
-        let outcome = cycle.run_due(wants_run, say);
+        let outcome = cycle.run_due(wants_run.then_some(sync::Asked::Everybody), say);
         let mut stop = false;
         for ask in asked {
             stop |= ask.request == Request::Stop;
@@ -126,6 +127,18 @@ fn serve(cycle: &mut Cycle, inbox: &Receiver<Note>, say: &dyn Fn(&str)) -> Resul
     }
 }
 
+fn start_listener(node: &Node, notes: &Sender<Note>, over: &Cancel) -> Result<Listener, NodeError> {
+    let (notes, over) = (notes.clone(), over.clone());
+    let take = move |ask: Asked| {
+        if ask.request == Request::Stop {
+            over.cancel();
+        }
+        drop(notes.send(Note::Asked(ask)));
+    };
+    listen(&node.dirs.socket(), take)
+        .map_err(|error| NodeError::new(Kind::Internal, format!("listen on the control socket: {error}")))
+}
+
 fn start_server(
     env: &Env,
     options: &UpOptions,
@@ -149,13 +162,15 @@ impl Signals {
     }
 }
 
-pub(super) fn catch_signals(notes: &Sender<Note>) -> Result<Signals, NodeError> {
+/// A signal is a note, and throws `over` at once.
+pub(super) fn catch_signals(notes: &Sender<Note>, over: &Cancel) -> Result<Signals, NodeError> {
     let internal = |error: std::io::Error| NodeError::new(Kind::Internal, format!("catch signals: {error}"));
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(internal)?;
     let handle = signals.handle();
-    let notes = notes.clone();
+    let (notes, over) = (notes.clone(), over.clone());
     let body = move || {
         for _ in signals.forever() {
+            over.cancel();
             if notes.send(Note::Stop).is_err() {
                 return;
             }

@@ -94,6 +94,7 @@ impl Node {
         if let Some(error) = &self.backend_error {
             report.backend_error = Some(error.message.clone());
         }
+        self.engine.deadlines().begin_run(options.asked == Asked::Everybody);
         self.engine.begin_run(options.dry_run)?;
         let mut steps = Steps(std::time::Instant::now());
         let mut rows = None;

@@ -300,6 +300,8 @@ pub struct Engine {
     away: std::collections::BTreeSet<String>,
     /// When those that kept a run waiting are tried again.
     pauses: pauses::Pauses,
+    /// How long places are waited for.
+    deadlines: crate::transport::Deadlines,
     /// When a store was last listed whole, by its label.
     whole_exchanges_ms: BTreeMap<String, u64>,
     /// What one round of an exchange may cost; rounds follow each other until all is done.
@@ -405,6 +407,7 @@ impl Engine {
             open_peers: BTreeMap::new(),
             away: std::collections::BTreeSet::new(),
             pauses: pauses::Pauses::default(),
+            deadlines: crate::transport::Deadlines::default(),
             whole_exchanges_ms: BTreeMap::new(),
             publishing: false,
             words: parts.larder_dir.join("fts.db"),

@@ -1,8 +1,9 @@
 //! Pauses: a place that kept a run waiting in vain is not tried at every interval.
 //!
 //! Invariant: whoever waits for a place that hangs waits for nothing else meanwhile, so the longer a try took, and the more of them
-//! failed, the longer the next one is put off, up to a bound. A place that fails at once is tried as often as any other. Known to the
-//! running process alone; who asks for a place by hand does not ask here.
+//! failed, the longer the next one is put off, up to a bound; one that fails at once is tried as often as any other. How long a try may
+//! take is not said here but by `transport::deadline`: this is for what answers small questions and hangs over the larger ones. Known
+//! to the running process alone; who asks for a place by hand does not ask here.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +37,7 @@ impl Pauses {
     pub(super) fn failed(&mut self, name: &str, began_ms: u64, now_ms: u64) {
         let took_ms = now_ms.saturating_sub(began_ms);
         if took_ms < SHORT_MS {
-            self.0.remove(name);
+            // Also one that still owes an answer, or was only probed: how long it hung before is not forgotten for that.
             return;
         }
         let before_ms = self.0.get(name).map_or(0, |pause| pause.length_ms);
@@ -47,5 +48,29 @@ impl Pauses {
     /// It answered.
     pub(super) fn answered(&mut self, name: &str) {
         self.0.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_in_between_makes_no_pause_shorter_and_an_answer_ends_them() {
+        const MINUTE_MS: u64 = 60_000;
+        let mut pauses = Pauses::default();
+        let length_ms = |pauses: &Pauses, from_ms: u64| {
+            (0..).find(|ms| !pauses.holds("nas", from_ms + ms * 1000)).map(|ms| ms * 1000)
+        };
+        pauses.failed("nas", 0, MINUTE_MS);
+        assert_eq!(length_ms(&pauses, MINUTE_MS), Some(4 * MINUTE_MS));
+
+        pauses.failed("nas", 6 * MINUTE_MS, 6 * MINUTE_MS + 100);
+        assert!(!pauses.holds("nas", 6 * MINUTE_MS + 100), "it kept nobody waiting");
+        pauses.failed("nas", 7 * MINUTE_MS, 8 * MINUTE_MS);
+        assert_eq!(length_ms(&pauses, 8 * MINUTE_MS), Some(8 * MINUTE_MS));
+
+        pauses.answered("nas");
+        assert!(!pauses.holds("nas", 8 * MINUTE_MS));
     }
 }

@@ -17,7 +17,7 @@ use crate::ledger::MAX_CHECKPOINT_BYTES;
 use crate::model::Space;
 use crate::state::{self, State, StateError};
 use crate::transport::marker::ProjectId;
-use crate::transport::{self, Marker, Opening, Transport, TransportError, TransportErrorKind, deadline};
+use crate::transport::{self, Deadlines, Marker, Opening, Transport, TransportError, TransportErrorKind};
 
 /// Begins the journal's lines of peers, before the name.
 pub const PEER_LINE: &str = "peer ";
@@ -117,19 +117,30 @@ pub fn open_peer(
     root: &std::path::Path,
     larder: &std::path::Path,
 ) -> std::result::Result<Arc<dyn Transport>, TransportError> {
+    open_peer_in_time(env, address, app, (root, larder), Deadlines::default())
+}
+
+fn open_peer_in_time(
+    env: &Env,
+    address: &Address,
+    app: &str,
+    (root, larder): (&std::path::Path, &std::path::Path),
+    deadlines: Deadlines,
+) -> std::result::Result<Arc<dyn Transport>, TransportError> {
     let text = address.reveal();
-    let (folder, own) = (root.join(text), root.to_owned());
-    let inside = move || match (folder.canonicalize(), own.canonicalize()) {
-        (Ok(folder), Ok(own)) => Ok(folder.starts_with(own)),
+    let folder = scheme(text).is_none().then(|| root.join(text));
+    let (own, shown) = (root.to_owned(), address.to_string());
+    let check = move || match (folder.map(|folder| folder.canonicalize()), own.canonicalize()) {
+        (Some(Ok(folder)), Ok(own)) if folder.starts_with(&own) => {
+            let detail = "it stands inside the project, whose files it would hold and be: name a folder elsewhere";
+            Err(TransportError::new(TransportErrorKind::Denied, "open", &shown, detail))
+        }
         // What is not there is told by opening it.
-        _ => Ok(false),
+        _ => Ok(()),
     };
-    if scheme(text).is_none() && deadline::once(&address.to_string(), "open", inside)? {
-        let detail = "it stands inside the project, whose files it would hold and be: name a folder elsewhere";
-        return Err(TransportError::new(TransportErrorKind::Denied, "open", &address.to_string(), detail));
-    }
     let (vars, larder) = (Arc::new(env.vars.clone()), Some(larder.to_owned()));
-    transport::open(text, &Opening { app: app.to_owned(), base: root.to_owned(), vars, larder })
+    let opening = Opening { app: app.to_owned(), base: root.to_owned(), vars, larder, deadlines };
+    transport::open_checked(text, &opening, check)
 }
 
 impl Engine {
@@ -187,6 +198,11 @@ impl Engine {
             report.peer_errors.push((peer.name.clone(), why));
         }
         Ok(())
+    }
+
+    /// How long places are waited for, for whoever has more to do meanwhile.
+    pub fn deadlines(&self) -> &Deadlines {
+        &self.deadlines
     }
 
     /// The peers of the config that failed when they were tried last.
@@ -296,7 +312,8 @@ impl Engine {
             return Ok(open.place.clone());
         }
         let (app, larder) = (&self.policy.app, self.ledger.larder());
-        let place = open_peer(&self.env, &peer.address, app, self.root.path(), larder)?;
+        let deadlines = self.deadlines.of_place(&peer.name);
+        let place = open_peer_in_time(&self.env, &peer.address, app, (self.root.path(), larder), deadlines)?;
         // Another disk may be mounted there by now.
         self.forget_even(&peer.line());
         let open = OpenPeer { address: peer.address.clone(), place: place.clone() };

@@ -433,8 +433,13 @@ mod tests {
     fn sqlite_keeps_the_transport_contract() {
         contract::run(&|| {
             let folder = tempfile::tempdir().expect("a folder");
-            let opening =
-                Opening { app: "app".into(), base: folder.path().to_owned(), vars: Arc::default(), larder: None };
+            let opening = Opening {
+                app: "app".into(),
+                base: folder.path().to_owned(),
+                vars: Arc::default(),
+                larder: None,
+                deadlines: Default::default(),
+            };
             Box::new(move || {
                 let _keep = &folder;
                 crate::transport::open("sqlite:sync.db", &opening).expect("sqlite opens")

@@ -1,110 +1,30 @@
-//! A deadline for places that may never answer: a folder of a file server that is gone blocks whoever touches it, for ever.
+//! A deadline for places that may never answer: a folder of a file server that is gone blocks whoever touches it, for ever, and a server
+//! may take a connection and say nothing.
 //!
 //! Each such place gets a thread of its own that does what is asked there, one thing after another. Invariant: the caller is answered
 //! within the time allowed, by what came of it or by Unavailable; what was begun goes on in the thread and is never done twice by it.
 //! A place that did not answer is not asked again until it did. A thread that is stuck is left behind: nothing can call it back, and
 //! it does not keep the process from ending. Knows nothing of artifacts.
 
-use std::collections::BTreeMap;
+mod standing;
+mod worker;
+
 use std::ops::Range;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::{
     Body, ListRequest, Listing, Mending, Put, Removing, Transport, TransportError, TransportErrorKind, WaitHint, Wake,
 };
+pub use standing::Haste;
+pub use worker::{Bell, Deadlines};
+use worker::{OPEN_PLACE, Worker};
 
-/// How long a place may take to answer, without what the bytes take.
-const ANSWER: Duration = Duration::from_secs(30);
-/// The slowest place that is waited for, in bytes a second.
-const SLOWEST_BYTES_PER_SECOND: u64 = 1 << 20;
+/// How long a folder may take to answer, without what the bytes take.
+pub const ANSWER: Duration = Duration::from_secs(30);
 
-type Work = Box<dyn FnOnce() + Send>;
-/// The place, for its thread to keep: closing it may block as well, so its last handle goes there.
-type Kept = Arc<Mutex<Option<Arc<dyn Transport>>>>;
-
-/// The thread of one place.
-struct Worker {
-    work: Mutex<Sender<Work>>,
-    /// What was asked, not answered in time, and is not done yet.
-    stuck: Arc<AtomicUsize>,
-    label: String,
-    allowed: Duration,
-    kept: Kept,
-}
-
-/// What is stuck at a place, by its label: a place that is opened anew while it owes an answer would block one more thread.
-fn stuck_at(label: &str) -> Arc<AtomicUsize> {
-    static STUCK: Mutex<BTreeMap<String, Arc<AtomicUsize>>> = Mutex::new(BTreeMap::new());
-    STUCK.lock().unwrap_or_else(PoisonError::into_inner).entry(label.to_owned()).or_default().clone()
-}
-
-/// What became of one order: whoever changes it first decides.
-const OPEN: u8 = 0;
-const DONE: u8 = 1;
-const GIVEN_UP: u8 = 2;
-
-impl Worker {
-    fn begin(label: &str, allowed: Duration) -> Result<Worker, TransportError> {
-        let (work, orders) = mpsc::channel::<Work>();
-        let kept = Kept::default();
-        let its_place = kept.clone();
-        let run = move || {
-            orders.into_iter().for_each(|work| work());
-            drop(its_place.lock().unwrap_or_else(PoisonError::into_inner).take());
-        };
-        let thread = std::thread::Builder::new().name("larder-place".to_owned()).spawn(run);
-        thread.map_err(|error| {
-            let detail = "no thread can be had for it";
-            TransportError::new(TransportErrorKind::Unavailable, "open", label, detail).with_source(error)
-        })?;
-        Ok(Worker { work: Mutex::new(work), stuck: stuck_at(label), label: label.to_owned(), allowed, kept })
-    }
-
-    /// Has the thread do something that moves so many bytes, and waits for it as long as that may take.
-    fn ask<T: Send + 'static>(
-        &self,
-        action: &'static str,
-        bytes: u64,
-        work: impl FnOnce() -> Result<T, TransportError> + Send + 'static,
-    ) -> Result<T, TransportError> {
-        if self.stuck.load(Ordering::Acquire) > 0 {
-            return Err(self.silent(action));
-        }
-        let (answer, answered) = mpsc::channel();
-        let fate = Arc::new(AtomicU8::new(OPEN));
-        let (stuck, its_fate) = (self.stuck.clone(), fate.clone());
-        let order = Box::new(move || {
-            let outcome = work();
-            if its_fate.swap(DONE, Ordering::AcqRel) == GIVEN_UP {
-                stuck.fetch_sub(1, Ordering::AcqRel);
-            }
-            // Whoever asked may have given up.
-            let _ = answer.send(outcome);
-        });
-        let sent = self.work.lock().unwrap_or_else(PoisonError::into_inner).send(order);
-        sent.map_err(|_| self.silent(action))?;
-        let allowed = self.allowed + Duration::from_secs(bytes / SLOWEST_BYTES_PER_SECOND);
-        if let Ok(outcome) = answered.recv_timeout(allowed) {
-            return outcome;
-        }
-        // Counted before it is given up, so that the thread never counts down what was not counted.
-        self.stuck.fetch_add(1, Ordering::AcqRel);
-        if fate.compare_exchange(OPEN, GIVEN_UP, Ordering::AcqRel, Ordering::Acquire).is_err() {
-            self.stuck.fetch_sub(1, Ordering::AcqRel);
-        }
-        Err(self.silent(action))
-    }
-
-    fn silent(&self, action: &'static str) -> TransportError {
-        let detail = "it does not answer: what holds it may be gone; everything else goes on without it";
-        TransportError::new(TransportErrorKind::Unavailable, action, &self.label, detail)
-    }
-}
-
-/// Does something once with what may never answer, within the time that any place has.
+/// Does something once with what may never answer, within the time that a folder has.
 ///
 /// Errors: Unavailable if there was no answer; what `work` says.
 pub fn once<T: Send + 'static>(
@@ -112,7 +32,7 @@ pub fn once<T: Send + 'static>(
     action: &'static str,
     work: impl FnOnce() -> Result<T, TransportError> + Send + 'static,
 ) -> Result<T, TransportError> {
-    Worker::begin(label, ANSWER)?.ask(action, 0, work)
+    Worker::begin(label, Some(ANSWER), Deadlines::default())?.ask(action, 0, work)
 }
 
 /// A place behind a deadline.
@@ -124,25 +44,19 @@ pub struct DeadlineTransport {
 }
 
 impl DeadlineTransport {
-    /// Opens a place, which may take as long as any answer, and puts it behind the usual deadline.
+    /// Opens a place, which may take as long as any answer, and puts it behind a deadline: so long if nobody is in haste, or, with
+    /// `None`, as long as it takes the place to end everything by itself. `label` is the place's for as long as the process lives.
     ///
     /// Errors: Unavailable if it does not answer; what `open` says.
     pub fn open(
         label: &str,
+        usual: Option<Duration>,
+        deadlines: Deadlines,
         open: impl FnOnce() -> Result<Arc<dyn Transport>, TransportError> + Send + 'static,
     ) -> Result<DeadlineTransport, TransportError> {
-        DeadlineTransport::open_within(label, ANSWER, open)
-    }
-
-    /// The same with another deadline.
-    pub fn open_within(
-        label: &str,
-        allowed: Duration,
-        open: impl FnOnce() -> Result<Arc<dyn Transport>, TransportError> + Send + 'static,
-    ) -> Result<DeadlineTransport, TransportError> {
-        let worker = Worker::begin(label, allowed)?;
-        let place = worker.ask("open", 0, open)?;
-        *worker.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(place.clone());
+        let worker = Worker::begin(label, usual, deadlines)?;
+        let place = worker.ask(OPEN_PLACE, 0, open)?;
+        worker.keep(place.clone());
         Ok(DeadlineTransport { place, worker, unsettled_bytes: AtomicU64::new(0) })
     }
 
@@ -266,9 +180,11 @@ impl Mending for DeadlineTransport {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Condvar;
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::{Condvar, Mutex, mpsc};
 
     use super::*;
+    use crate::transport::Cancel;
     use crate::transport::{Depth, MemoryPlace, contract};
 
     /// A place that answers only while its door is open.
@@ -322,7 +238,8 @@ mod tests {
 
     fn behind(door: &Arc<Door>, allowed_ms: u64) -> Result<DeadlineTransport, TransportError> {
         let place = Arc::new(door.clone()) as Arc<dyn Transport>;
-        DeadlineTransport::open_within(door.label(), Duration::from_millis(allowed_ms), || Ok(place))
+        let usual = Some(Duration::from_millis(allowed_ms));
+        DeadlineTransport::open(door.label(), usual, Deadlines::default(), || Ok(place))
     }
 
     fn all(place: &DeadlineTransport) -> Result<Listing, TransportError> {
@@ -373,7 +290,8 @@ mod tests {
     fn opening_has_a_deadline_too() {
         let door = Door::new("a shut place", false);
         let held = door.clone();
-        let opened = DeadlineTransport::open_within("a shut place", Duration::from_millis(20), move || {
+        let usual = Some(Duration::from_millis(20));
+        let opened = DeadlineTransport::open("a shut place", usual, Deadlines::default(), move || {
             held.pass();
             Ok(Arc::new(held.clone()) as Arc<dyn Transport>)
         });
@@ -383,12 +301,61 @@ mod tests {
     }
 
     #[test]
+    fn a_place_that_nobody_waits_for_any_more_rings_once_it_answers() {
+        let door = Door::new("a place with a bell", false);
+        let (ring, rung) = mpsc::channel();
+        let deadlines = Deadlines::default();
+        deadlines.hurry(Arc::new(move |name| drop(ring.send(name.to_owned()))), Cancel::new());
+        let place = Arc::new(door.clone()) as Arc<dyn Transport>;
+        let usual = Some(Duration::from_millis(20));
+        let place = DeadlineTransport::open(door.label(), usual, deadlines.of_place("nas"), || Ok(place));
+        let place = place.expect("opens");
+
+        for _ in 0..3 {
+            deadlines.begin_run(false);
+            assert!(all(&place).is_err());
+        }
+        assert!(rung.try_recv().is_err(), "it has not answered");
+        door.set(true);
+
+        assert_eq!(rung.recv().as_deref(), Ok("nas"));
+        assert!(all(&place).is_ok(), "whoever is told finds it there");
+        assert!(rung.try_recv().is_err(), "once");
+    }
+
+    #[test]
+    fn at_the_end_nobody_waits_for_a_place() {
+        let door = Door::new("a place at the end", false);
+        let (deadlines, over) = (Deadlines::default(), Cancel::new());
+        deadlines.hurry(Arc::new(|_| ()), over.clone());
+        let place = Arc::new(door.clone()) as Arc<dyn Transport>;
+        // It would be waited for until it ends by itself.
+        let place = DeadlineTransport::open(door.label(), None, deadlines, || Ok(place)).expect("opens");
+        let place = Arc::new(place);
+
+        let waiting = std::thread::spawn({
+            let place = place.clone();
+            move || all(&place).map_err(|error| error.to_string())
+        });
+        while door.asked.load(Ordering::Acquire) == 0 {
+            std::thread::yield_now();
+        }
+        over.cancel();
+
+        let why = waiting.join().expect("ends").expect_err("nobody answered");
+        assert!(why.contains("told to end"), "{why}");
+        assert!(all(&place).is_err() && door.asked.load(Ordering::Acquire) == 1, "nothing is begun any more");
+        door.set(true);
+    }
+
+    #[test]
     fn behind_a_deadline_the_contract_holds() {
         contract::run(&|| {
             let memory = MemoryPlace::new();
             Box::new(move || {
                 let visitor = Arc::new(memory.visit("place")) as Arc<dyn Transport>;
-                Arc::new(DeadlineTransport::open("place", || Ok(visitor)).expect("opens")) as Arc<dyn Transport>
+                let opened = DeadlineTransport::open("place", Some(ANSWER), Deadlines::default(), || Ok(visitor));
+                Arc::new(opened.expect("opens")) as Arc<dyn Transport>
             })
         });
     }

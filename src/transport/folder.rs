@@ -25,8 +25,8 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::{
-    Body, DeadlineTransport, ListRequest, Listing, Mending, Opening, Put, Removing, Transport, TransportError,
-    TransportErrorKind, WaitHint, Wake, check_name, deadline, memory,
+    Body, ListRequest, Listing, Mending, Opening, Put, Removing, Transport, TransportError, TransportErrorKind,
+    WaitHint, Wake, check_name, deadline, memory,
 };
 use crate::scan::{Root, ScanError};
 use news::News;
@@ -218,21 +218,20 @@ impl Removing for FolderTransport {
     }
 }
 
-/// Opens a plain path, or `folder:PATH`; relative ones are relative to `opening.base`.
+/// Opens a plain path, or `folder:PATH`; relative ones are relative to `opening.base`. A file server that is gone blocks whoever does.
 pub fn open(address: &str, opening: &Opening) -> Result<Arc<dyn Transport>, TransportError> {
     let path = address.strip_prefix("folder:").unwrap_or(address);
     if path.is_empty() {
         let detail = "the address is empty";
         return Err(TransportError::new(TransportErrorKind::Unsupported, "open", "a folder", detail));
     }
-    let path = opening.base.join(path);
-    let label = larder_patterns::shown(&path.to_string_lossy());
-    let its_label = label.clone();
-    // A file server that is gone blocks whoever looks at its folder.
-    let place = DeadlineTransport::open(&label, move || {
-        FolderTransport::open(&path, its_label).map(|place| Arc::new(place) as Arc<dyn Transport>)
-    });
-    Ok(Arc::new(place?))
+    Ok(Arc::new(FolderTransport::open(&opening.base.join(path), label(address, opening))?))
+}
+
+/// What the folder at an address is called.
+pub(super) fn label(address: &str, opening: &Opening) -> String {
+    let path = opening.base.join(address.strip_prefix("folder:").unwrap_or(address));
+    larder_patterns::shown(&path.to_string_lossy())
 }
 
 /// Writes `larder-store.json` of a folder that is known to be a store, where it is damaged or gone.

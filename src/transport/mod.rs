@@ -30,7 +30,7 @@ use std::sync::Arc;
 pub use backend::BackendTransport;
 pub use bundle::{Bundle, BundleWriter};
 pub use cancel::{Cancel, CancelHook};
-pub use deadline::DeadlineTransport;
+pub use deadline::{DeadlineTransport, Deadlines};
 pub use error::{TransportError, TransportErrorKind};
 pub use faulty::{FaultPlan, FaultyTransport};
 pub use folder::FolderTransport;
@@ -287,6 +287,19 @@ pub struct Opening {
     pub vars: Arc<BTreeMap<String, String>>,
     /// The project's own folder: who this device is, and what pairing left there. `None` if there is no device.
     pub larder: Option<std::path::PathBuf>,
+    /// How long the place is waited for.
+    pub deadlines: Deadlines,
+}
+
+/// How long a place may take to answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Limit {
+    /// It is in this process, or as near as the project itself.
+    None,
+    /// As long as a folder of a file server that wakes up.
+    Folder,
+    /// As long as it takes: it ends every wait by itself, and is given up before that where others wait.
+    Its,
 }
 
 /// One line of the table: a scheme and how to open what it names.
@@ -295,34 +308,58 @@ pub struct TransportKind {
     pub scheme: &'static str,
     /// One line for people.
     pub about: &'static str,
+    /// How long it may take.
+    pub limit: Limit,
     /// Opens an address, scheme included.
-    pub open: fn(address: &str, opening: &Opening) -> Result<Arc<dyn Transport>, TransportError>,
+    pub open: Open,
 }
 
 /// What an address without a scheme is: a path.
 const FOLDER: &str = "folder";
 
+type Open = fn(address: &str, opening: &Opening) -> Result<Arc<dyn Transport>, TransportError>;
+
+const fn kind(scheme: &'static str, about: &'static str, limit: Limit, open: Open) -> TransportKind {
+    TransportKind { scheme, about, limit, open }
+}
+
 /// Every transport of this build.
 pub const TRANSPORTS: &[TransportKind] = &[
-    TransportKind { scheme: FOLDER, about: "a folder, also one that something carries elsewhere", open: folder::open },
-    TransportKind { scheme: "http", about: "another machine's `larder serve`, on this machine", open: http::open },
-    TransportKind { scheme: "https", about: "another machine's `larder serve`", open: http::open },
-    TransportKind { scheme: "memory", about: "a named place inside this process", open: memory::open },
-    TransportKind { scheme: "s3", about: "a bucket of S3 or of what speaks like it", open: object::open_s3 },
-    TransportKind { scheme: "gs", about: "a bucket of Google Cloud Storage", open: object::open_gs },
-    TransportKind { scheme: "az", about: "a container of Azure Blob Storage", open: object::open_az },
-    TransportKind { scheme: "sqlite", about: "a database as a place for artifacts", open: backend::open },
+    kind(FOLDER, "a folder, also one that something carries elsewhere", Limit::Folder, folder::open),
+    kind("http", "another machine's `larder serve`, on this machine", Limit::Its, http::open),
+    kind("https", "another machine's `larder serve`", Limit::Its, http::open),
+    kind("memory", "a named place inside this process", Limit::None, memory::open),
+    kind("s3", "a bucket of S3 or of what speaks like it", Limit::Its, object::open_s3),
+    kind("gs", "a bucket of Google Cloud Storage", Limit::Its, object::open_gs),
+    kind("az", "a container of Azure Blob Storage", Limit::Its, object::open_az),
+    kind("sqlite", "a database as a place for artifacts", Limit::None, backend::open),
 ];
 
 /// Opens an address by its scheme; one without a scheme is the path of a folder.
 ///
 /// Errors: Unsupported, with the list of known schemes, for any other; `s3://x` is never taken for a folder of that name.
 pub fn open(address: &str, opening: &Opening) -> Result<Arc<dyn Transport>, TransportError> {
+    open_checked(address, opening, || Ok(()))
+}
+
+/// The same once `check` found nothing against it, which may have to ask the place itself.
+pub fn open_checked(
+    address: &str,
+    opening: &Opening,
+    check: impl FnOnce() -> Result<(), TransportError> + Send + 'static,
+) -> Result<Arc<dyn Transport>, TransportError> {
     let scheme = crate::config::address::scheme(address).map_or(FOLDER, |(scheme, _)| scheme);
-    match TRANSPORTS.iter().find(|kind| kind.scheme == scheme) {
-        Some(kind) => (kind.open)(address, opening),
-        None => Err(unknown_scheme(scheme)),
-    }
+    let Some(kind) = TRANSPORTS.iter().find(|kind| kind.scheme == scheme) else { return Err(unknown_scheme(scheme)) };
+    let (open, its_address, its_opening) = (kind.open, address.to_owned(), opening.clone());
+    let begin = move || check().and_then(|()| open(&its_address, &its_opening));
+    let usual = match kind.limit {
+        Limit::None => return begin(),
+        Limit::Folder => Some(deadline::ANSWER),
+        Limit::Its => None,
+    };
+    let label = if scheme == FOLDER { folder::label(address, opening) } else { crate::config::address::shown(address) };
+    let place = DeadlineTransport::open(&label, usual, opening.deadlines.clone(), begin)?;
+    Ok(Arc::new(place))
 }
 
 fn unknown_scheme(scheme: &str) -> TransportError {
@@ -369,7 +406,13 @@ mod tests {
     #[test]
     fn an_unknown_scheme_is_refused_with_the_known_ones_and_never_taken_for_a_folder() {
         let base = tempfile::tempdir().expect("a folder");
-        let opening = Opening { app: "app".into(), base: base.path().to_owned(), vars: Arc::default(), larder: None };
+        let opening = Opening {
+            app: "app".into(),
+            base: base.path().to_owned(),
+            vars: Arc::default(),
+            larder: None,
+            deadlines: Deadlines::default(),
+        };
         std::fs::create_dir_all(base.path().join("s4:/bucket/x")).expect("a folder of that name");
 
         for address in ["s4://bucket/x", "s4:", "htps://host", "MEMORY:x"] {

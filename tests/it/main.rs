@@ -31,6 +31,7 @@ mod postgres_server;
 mod repair;
 mod rows;
 mod s3;
+mod silent;
 #[path = "../../adapters/tests/servers/skip.rs"]
 mod skipping;
 mod supabase;

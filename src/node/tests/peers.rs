@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::*;
 use crate::node::{Glance, Kind, RunOptions};
 use crate::sync::{Asked, open_peer, projects};
+use crate::transport::Cancel;
+use crate::transport::deadline::Haste;
 use crate::transport::faulty::{FaultPlan, FaultyTransport, Moment};
 use crate::transport::marker::ProjectId;
 use crate::transport::{
@@ -229,6 +231,22 @@ fn a_place_that_hangs_keeps_fewer_and_fewer_runs_waiting_and_whoever_asks_for_it
     // A minute each, then 4, 8 and 10 minutes of peace.
     assert_eq!(tried, [0, 8, 24, 44], "tries among runs");
     assert!(by_hand && answered.peer_errors.is_empty() && next);
+}
+
+#[test]
+fn places_have_all_their_time_in_a_command_and_none_to_waste_where_edits_wait() {
+    let store = folder();
+    let mut a = machine("a", &at(store.path()));
+    let haste = |a: &mut Machine, asked: Asked| {
+        a.node().run(&RunOptions { asked, ..RunOptions::default() }).expect("runs");
+        a.node().engine.deadlines().haste()
+    };
+
+    let alone = [haste(&mut a, Asked::Everybody), haste(&mut a, Asked::Due)];
+    a.node().engine.deadlines().hurry(Arc::new(|_| ()), Cancel::new());
+    let beside = [Asked::Everybody, Asked::Due, Asked::Nobody].map(|asked| haste(&mut a, asked));
+
+    assert_eq!((alone, beside), ([Haste::None; 2], [Haste::Asked, Haste::Unasked, Haste::Unasked]));
 }
 
 #[test]

@@ -202,7 +202,13 @@ mod tests {
 
     fn opening(vars: &[(&str, &str)]) -> Opening {
         let vars = vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Opening { app: "app".to_owned(), base: "/nowhere".into(), vars: Arc::new(vars), larder: None }
+        Opening {
+            app: "app".to_owned(),
+            base: "/nowhere".into(),
+            vars: Arc::new(vars),
+            larder: None,
+            deadlines: Default::default(),
+        }
     }
 
     const KEYS: [(&str, &str); 2] = [("AWS_ACCESS_KEY_ID", "AK"), ("AWS_SECRET_ACCESS_KEY", "geheim")];

@@ -281,7 +281,13 @@ fn an_answer_without_end_is_cut_off() {
             [("AWS_ENDPOINT_URL", endpoint.as_str()), ("AWS_ACCESS_KEY_ID", "AK"), ("AWS_SECRET_ACCESS_KEY", "SK")];
         let vars = vars.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let vars = Arc::new(vars.into_iter().collect());
-        let opening = crate::transport::Opening { app: "app".to_owned(), base: "/nowhere".into(), vars, larder: None };
+        let opening = crate::transport::Opening {
+            app: "app".to_owned(),
+            base: "/nowhere".into(),
+            vars,
+            larder: None,
+            deadlines: Default::default(),
+        };
         let place = open_s3("s3://b", &opening).expect("opens");
 
         let error = place.list(&ListRequest::new("app/", Depth::All)).expect_err("no listing");

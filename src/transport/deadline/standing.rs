@@ -1,0 +1,212 @@
+//! How long a place is waited for: by what else waits meanwhile, and by how the place answered before.
+//!
+//! Invariant: who is in haste waits for a place that hangs once; after that every try is a probe that costs a moment, until the place
+//! answered. A place that is merely slow is no place that hangs: once an answer of it came late, it is given all its time in
+//! one run, so that what it has to do gets done. Pure: knows no clock, no thread and no place.
+
+use std::time::Duration;
+
+/// What waits beside whoever waits for a place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Haste {
+    /// Nothing: a place has all its time.
+    #[default]
+    None,
+    /// Somebody asked for the place, and others' edits wait until they are recorded.
+    Asked,
+    /// Edits wait, and nobody asked.
+    Unasked,
+}
+
+/// What somebody who asked waits for.
+const ASKED: Duration = Duration::from_secs(10);
+/// Longer than a place at the other end of the world takes, and short beside what a person calls a wait.
+const UNASKED: Duration = Duration::from_secs(2);
+/// A place that hung is tried so long: one that is there again answers sooner as a rule, or else its answer is heard of later.
+const PROBE: Duration = Duration::from_millis(100);
+/// If nobody asked, many bytes have at most so much longer: how many there are is often known only as a bound.
+const LONGEST_FOR_BYTES: Duration = Duration::from_secs(4);
+/// The slowest place that is waited for, in bytes a second.
+const SLOWEST_BYTES_PER_SECOND: u64 = 1 << 20;
+
+/// What is known of a place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Known {
+    /// Nothing that speaks against it.
+    #[default]
+    Prompt,
+    /// An answer came after it was given up: in the run of this number, or in the next one that asks, the place has all its time.
+    Slow(Option<u64>),
+    /// After a long time, or when nobody waited any more, it had still not answered.
+    Silent,
+}
+
+/// How a place answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Answer {
+    /// Something, be it a refusal.
+    Said,
+    /// That it is out of reach.
+    Nothing,
+    /// That it may be asked, which can be the word of this machine alone.
+    Opened,
+}
+
+/// How a place stands with this process.
+#[derive(Debug, Default)]
+pub(super) struct Standing {
+    /// What was asked, given up and is not done yet.
+    owed: u32,
+    known: Known,
+}
+
+impl Standing {
+    /// True while something that was given up is not done: whoever asked now would wait behind it.
+    pub fn owes(&self) -> bool {
+        self.owed > 0
+    }
+
+    /// How long to wait for what moves so many bytes, in the run of this number; `None` for as long as it takes.
+    ///
+    /// `usual` is the time of a place that nobody is in haste for; `None` if it ends everything by itself.
+    pub fn allowed(&mut self, haste: Haste, run: u64, usual: Option<Duration>, bytes: u64) -> Option<Duration> {
+        let for_bytes = Duration::from_secs(bytes / SLOWEST_BYTES_PER_SECOND);
+        let usual = usual.map(|usual| usual + for_bytes);
+        let hasty = match haste {
+            Haste::None => return usual,
+            Haste::Asked => ASKED + for_bytes,
+            Haste::Unasked => UNASKED + for_bytes.min(LONGEST_FOR_BYTES),
+        };
+        match self.known {
+            Known::Slow(given) if given.is_none_or(|given| given == run) => {
+                self.known = Known::Slow(Some(run));
+                return usual;
+            }
+            Known::Slow(_) => self.known = Known::Prompt,
+            Known::Silent if haste == Haste::Unasked => return Some(usual.map_or(PROBE, |usual| usual.min(PROBE))),
+            Known::Silent | Known::Prompt => {}
+        }
+        Some(usual.map_or(hasty, |usual| usual.min(hasty)))
+    }
+
+    /// Nobody waits any more for what was asked.
+    pub fn given_up(&mut self) {
+        self.owed += 1;
+    }
+
+    /// It was answered at the very moment.
+    pub fn not_given_up(&mut self) {
+        self.owed -= 1;
+    }
+
+    /// What was given up is done. True if the place may be asked again and is worth it.
+    pub fn came(&mut self, answer: Answer) -> bool {
+        self.owed -= 1;
+        self.known = match (answer, self.known) {
+            (Answer::Nothing, _) => Known::Silent,
+            // It was only probed, so that nothing is known of how fast it is.
+            (Answer::Said | Answer::Opened, Known::Silent) => Known::Prompt,
+            (Answer::Said | Answer::Opened, _) => Known::Slow(None),
+        };
+        self.owed == 0 && answer != Answer::Nothing
+    }
+
+    /// It was answered in time.
+    pub fn told(&mut self, answer: Answer, took: Duration) {
+        match answer {
+            Answer::Nothing if took >= UNASKED => self.known = Known::Silent,
+            Answer::Said if self.known == Known::Silent => self.known = Known::Prompt,
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const USUAL: Option<Duration> = Some(Duration::from_secs(30));
+    const MIB: u64 = 1 << 20;
+
+    fn unasked(standing: &mut Standing, run: u64) -> Option<Duration> {
+        standing.allowed(Haste::Unasked, run, USUAL, 0)
+    }
+
+    #[test]
+    fn who_is_in_haste_waits_for_a_place_that_hangs_once_and_a_moment_from_then_on() {
+        let mut place = Standing::default();
+        assert_eq!(unasked(&mut place, 1), Some(UNASKED));
+        place.given_up();
+        assert!(place.owes());
+
+        assert!(!place.came(Answer::Nothing), "it is not worth a run");
+        for run in 2..10 {
+            assert_eq!(unasked(&mut place, run), Some(PROBE));
+            place.given_up();
+            assert!(!place.came(Answer::Nothing));
+        }
+        assert_eq!(place.allowed(Haste::Asked, 10, USUAL, 0), Some(ASKED), "who asks does not probe");
+        assert_eq!(place.allowed(Haste::None, 10, USUAL, 0), USUAL);
+
+        assert_eq!(unasked(&mut place, 11), Some(PROBE));
+        place.given_up();
+        assert!(place.came(Answer::Said), "whoever waits for it is told");
+        assert_eq!(unasked(&mut place, 12), Some(UNASKED), "a probe tells nothing of how fast it is");
+    }
+
+    #[test]
+    fn a_place_that_answers_late_has_all_its_time_in_one_run_and_is_in_time_again_after_it() {
+        let mut place = Standing::default();
+        assert_eq!(unasked(&mut place, 1), Some(UNASKED));
+        place.given_up();
+        assert!(place.came(Answer::Said));
+
+        let run: Vec<_> = (0..3).map(|_| unasked(&mut place, 2)).collect();
+
+        assert_eq!(run, [USUAL; 3]);
+        assert_eq!(unasked(&mut place, 3), Some(UNASKED));
+    }
+
+    #[test]
+    fn one_that_is_out_of_reach_at_once_keeps_nobody_waiting_and_is_not_probed() {
+        let mut place = Standing::default();
+
+        place.told(Answer::Nothing, UNASKED / 2);
+        assert_eq!(unasked(&mut place, 1), Some(UNASKED));
+        place.told(Answer::Nothing, UNASKED);
+        assert_eq!(unasked(&mut place, 2), Some(PROBE));
+        place.told(Answer::Opened, Duration::ZERO);
+        assert_eq!(unasked(&mut place, 2), Some(PROBE), "a bucket is opened without a word to it");
+        place.told(Answer::Said, Duration::ZERO);
+        assert_eq!(unasked(&mut place, 3), Some(UNASKED));
+    }
+
+    #[test]
+    fn many_bytes_have_time_and_in_haste_a_little_of_it() {
+        let mut place = Standing::default();
+
+        assert_eq!(place.allowed(Haste::None, 1, USUAL, 64 * MIB), Some(Duration::from_secs(94)));
+        assert_eq!(place.allowed(Haste::None, 1, None, 64 * MIB), None, "it ends by itself");
+        assert_eq!(place.allowed(Haste::Unasked, 1, None, 64 * MIB), Some(UNASKED + LONGEST_FOR_BYTES));
+        assert_eq!(place.allowed(Haste::Unasked, 1, USUAL, MIB), Some(Duration::from_secs(3)));
+        assert_eq!(
+            place.allowed(Haste::Asked, 1, None, 64 * MIB),
+            Some(Duration::from_secs(74)),
+            "somebody waits for it"
+        );
+        let short = Some(Duration::from_millis(20));
+        assert_eq!(place.allowed(Haste::Asked, 1, short, 0), short, "no haste makes a wait longer");
+    }
+
+    #[test]
+    fn a_place_that_owes_several_answers_is_worth_a_run_once_the_last_one_came() {
+        let mut place = Standing::default();
+        place.given_up();
+        place.given_up();
+        place.given_up();
+        place.not_given_up();
+
+        assert!(!place.came(Answer::Said) && place.owes());
+        assert!(place.came(Answer::Said) && !place.owes());
+    }
+}
