@@ -79,6 +79,14 @@ struct Invite {
     v: u32,
 }
 
+impl Invite {
+    fn is_open(&self, now_ms: u64) -> bool {
+        // A clock that was set back must not keep a code alive for ever.
+        let in_time = now_ms < self.expires_ms && self.expires_ms - now_ms <= CODE_LIFETIME_MS;
+        in_time && self.tries_left > 0
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct ServerNote {
     id: String,
@@ -141,6 +149,11 @@ impl Desk {
         Some(Stamp(found.ino(), found.mtime(), found.mtime_nsec(), found.len()))
     }
 
+    /// Whether a code is open that nobody used yet: the next one takes its place.
+    pub fn is_open(&self, now_ms: u64) -> io::Result<bool> {
+        Ok(self.read::<Invite>(INVITE)?.is_some_and(|invite| invite.is_open(now_ms)))
+    }
+
     /// Opens the door for one more device: the code is good once, in place of an earlier one.
     pub fn invite(&self, env: &Env) -> io::Result<Code> {
         let _lock = self.lock()?;
@@ -161,9 +174,7 @@ impl Desk {
     ) -> io::Result<(Tried, Option<(CodeKey, String)>)> {
         let _lock = self.lock()?;
         let Some(mut invite) = self.read::<Invite>(INVITE)? else { return Ok((Tried::Refused, None)) };
-        // A clock that was set back must not keep a code alive for ever.
-        let open = now_ms < invite.expires_ms && invite.expires_ms - now_ms <= CODE_LIFETIME_MS;
-        if !open || invite.tries_left == 0 {
+        if !invite.is_open(now_ms) {
             self.remove(INVITE)?;
             return Ok((Tried::Refused, None));
         }

@@ -191,6 +191,9 @@ fn wrong_codes_are_refused_and_a_revoked_device_stays_out() {
 
     pair_with(&a, "", &["hub", &url]).expect(1).says("12 letters and digits");
     pair_with(&a, "aaaa-bbbb-cccc", &["hub"]).expect(1).says("not good").says("peers invite");
+    hub.run(["peers", "invite"]).expect(0);
+    hub.run(["peers", "invite", "--dry-run"]).expect(0).says("the earlier one");
+    hub.run(["peers", "invite"]).expect(0).says("the earlier code, which nobody used yet, is worth nothing any more");
     let code = invite(&hub, &[]);
     for _ in 0..5 {
         pair_with(&a, "aaaa-bbbb-cccc", &["hub"]).expect(1).says("not good");

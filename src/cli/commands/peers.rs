@@ -226,16 +226,26 @@ fn read_code(context: &Context) -> Result<Code, NodeError> {
 
 fn invite(context: &Context, args: &StoreArgs) -> Result<Answer, NodeError> {
     let desk = daemon::desk(&context.env, &served(context, args.store.as_ref()))?;
+    let replaces = desk.is_open(context.env.clock.wall_ms()).map_err(desk_failed)?;
     if args.dry.dry_run {
-        let line = "would show a code; an earlier one would be worth nothing from then on";
-        return Ok(Answer::new(vec![line.to_owned()], json!({ "dry_run": true, "code": null })));
+        let line = if replaces {
+            "would show a code; the earlier one, which nobody used yet, would be worth nothing from then on"
+        } else {
+            "would show a code"
+        };
+        let body = json!({ "dry_run": true, "code": null, "replaces": replaces });
+        return Ok(Answer::new(vec![line.to_owned()], body));
     }
     let code = desk.invite(&context.env).map_err(desk_failed)?.shown();
-    let lines = vec![
+    let mut lines = vec![
         format!("code {code} (good once, for 10 minutes)"),
         "type it at the other machine: larder peers pair NAME ADDRESS".to_owned(),
     ];
-    Ok(Answer::new(lines, json!({ "dry_run": false, "code": code, "seconds": CODE_LIFETIME_MS / 1000 })))
+    if replaces {
+        lines.push("the earlier code, which nobody used yet, is worth nothing any more".to_owned());
+    }
+    let seconds = CODE_LIFETIME_MS / 1000;
+    Ok(Answer::new(lines, json!({ "dry_run": false, "code": code, "replaces": replaces, "seconds": seconds })))
 }
 
 fn devices(context: &Context, args: &DevicesArgs) -> Result<Answer, NodeError> {

@@ -48,8 +48,12 @@ fn after_a_few_wrong_ones_the_right_one_is_worth_nothing() {
 fn a_code_is_good_for_minutes_and_a_newer_one_takes_its_place() {
     let scene = scene(in_memory());
     let identity = device(scene.dir.path(), "device");
+    let is_open = || scene.desk.is_open(scene.env.clock.wall_ms()).expect("read");
+    let was_open = is_open();
     let code = scene.desk.invite(&scene.env).expect("a code");
+    assert_eq!((was_open, is_open()), (false, true), "one that is replaced would be worth a word");
     scene.clock.advance(CODE_LIFETIME_MS);
+    assert!(!is_open());
     assert_eq!(try_code(&scene, &identity, &code), DENIED, "expired");
 
     let code = scene.desk.invite(&scene.env).expect("a code");
