@@ -104,6 +104,7 @@ impl Node {
         if options.asked.backend() {
             rows = soften(self.engine.read_rows(), &mut report)?.flatten();
         }
+        let away = self.engine.away_of(&options.asked);
         if options.asked != Asked::Nobody {
             // Before the backend is claimed, which tells whether this project is new here.
             self.exchange_partners(partners, options, Direction::Pull, &mut report)?;
@@ -148,8 +149,10 @@ impl Node {
         steps.done("materialise");
         // What came from one goes on to the others.
         let is_late = self.unsent && options.asked.backend();
-        let has_news =
-            report.ledger_bytes > 0 || arrived > 0 || report.pulled > 0 || options.asked.is_everybody() || is_late;
+        // Who is there again may lack what he could not be given.
+        let is_back = away != self.engine.away_of(&options.asked);
+        let has_news = report.ledger_bytes > 0 || arrived > 0 || report.pulled > 0 || is_late || is_back;
+        let has_news = has_news || options.asked.is_everybody();
         if options.way != Way::Pull && !options.dry_run && has_news {
             let pushed = self.engine.exchange_backend(Direction::Push, &mut report);
             soften(pushed, &mut report)?;

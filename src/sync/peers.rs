@@ -210,6 +210,11 @@ impl Engine {
         self.policy.peers.iter().map(|peer| peer.name.as_str()).filter(|name| self.away.contains(*name))
     }
 
+    /// Those of them who are asked.
+    pub fn away_of(&self, asked: &Asked) -> Vec<String> {
+        self.away().filter(|name| asked.peer(name)).map(str::to_owned).collect()
+    }
+
     /// The places that are open and taken from, by the peers' names: for whoever waits for news there.
     pub fn open_places(&self) -> Vec<(String, Arc<dyn Transport>)> {
         let takes = |name: &String| self.policy.peers.iter().any(|peer| peer.pull && peer.name == *name);

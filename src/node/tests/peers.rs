@@ -234,6 +234,27 @@ fn a_place_that_hangs_keeps_fewer_and_fewer_runs_waiting_and_whoever_asks_for_it
 }
 
 #[test]
+fn who_is_there_again_and_rings_is_given_what_he_missed_in_that_very_run() {
+    let (store, clock) = (folder(), Arc::new(ManualClock::new(4_000_000_000_000)));
+    let mut a = Machine { clock: Some(clock.clone()), ..machine("a", &at(store.path())) };
+    a.restart();
+    a.run();
+    let peer = a.node().engine.policy.peers[0].clone();
+    a.node().engine.wrap_place(&peer, |place| Arc::new(Hanging(place, clock.clone(), Arc::default())));
+    a.write("late.md", "late\n");
+    let edited = RunOptions { asked: Asked::Nobody, ..RunOptions::default() };
+    let missed = a.node().run(&edited).expect("runs").peer_errors.len();
+    let before = names(store.path());
+
+    let peers = BTreeSet::from([peer.name]);
+    let rung = RunOptions { asked: Asked::These { backend: false, peers }, ..RunOptions::default() };
+    a.node().run(&rung).expect("runs");
+
+    let after = names(store.path());
+    assert!(missed == 1 && after.len() > before.len(), "{after:?}");
+}
+
+#[test]
 fn places_have_all_their_time_in_a_command_and_none_to_waste_where_edits_wait() {
     let store = folder();
     let mut a = machine("a", &at(store.path()));
