@@ -1,8 +1,8 @@
 //! How long a place is waited for: by what else waits meanwhile, and by how the place answered before.
 //!
 //! Invariant: who is in haste waits for a place that hangs once; after that every try is a probe that costs a moment, until the place
-//! answered. A place that is merely slow is no place that hangs: once an answer of it came late, it is given all its time in
-//! one run, so that what it has to do gets done. Pure: knows no clock, no thread and no place.
+//! answered. A place that is merely slow is no place that hangs: once an answer of it came late, it is given all its time, run by run
+//! for as long as it goes on answering slowly, so that what it has to do gets done. Pure: knows no clock, no thread and no place.
 
 use std::time::Duration;
 
@@ -35,8 +35,9 @@ enum Known {
     /// Nothing that speaks against it.
     #[default]
     Prompt,
-    /// An answer came after it was given up: in the run of this number, or in the next one that asks, the place has all its time.
-    Slow(Option<u64>),
+    /// An answer came after it was given up: in the run of this number, or in the next one that asks, the place has all its time; and
+    /// in the one after that if `is_still` so.
+    Slow { run: Option<u64>, is_still: bool },
     /// After a long time, or when nobody waited any more, it had still not answered.
     Silent,
 }
@@ -78,11 +79,12 @@ impl Standing {
             Haste::Unasked => UNASKED + for_bytes.min(LONGEST_FOR_BYTES),
         };
         match self.known {
-            Known::Slow(given) if given.is_none_or(|given| given == run) => {
-                self.known = Known::Slow(Some(run));
+            Known::Slow { run: given, is_still } if is_still || given.is_none_or(|given| given == run) => {
+                // Each run has to show anew that it is.
+                self.known = Known::Slow { run: Some(run), is_still: is_still && given == Some(run) };
                 return usual;
             }
-            Known::Slow(_) => self.known = Known::Prompt,
+            Known::Slow { .. } => self.known = Known::Prompt,
             Known::Silent if haste == Haste::Unasked => return Some(usual.map_or(PROBE, |usual| usual.min(PROBE))),
             Known::Silent | Known::Prompt => {}
         }
@@ -106,16 +108,18 @@ impl Standing {
             (Answer::Nothing, _) => Known::Silent,
             // It was only probed, so that nothing is known of how fast it is.
             (Answer::Said | Answer::Opened, Known::Silent) => Known::Prompt,
-            (Answer::Said | Answer::Opened, _) => Known::Slow(None),
+            (Answer::Said | Answer::Opened, _) => Known::Slow { run: None, is_still: false },
         };
         self.owed == 0 && answer != Answer::Nothing
     }
 
     /// It was answered in time.
     pub fn told(&mut self, answer: Answer, took: Duration) {
-        match answer {
-            Answer::Nothing if took >= UNASKED => self.known = Known::Silent,
-            Answer::Said if self.known == Known::Silent => self.known = Known::Prompt,
+        let took_long = took >= UNASKED;
+        match (answer, &mut self.known) {
+            (Answer::Nothing, known) if took_long => *known = Known::Silent,
+            (Answer::Said, known @ Known::Silent) => *known = Known::Prompt,
+            (Answer::Said | Answer::Opened, Known::Slow { is_still, .. }) => *is_still |= took_long,
             _ => {}
         }
     }
@@ -165,6 +169,28 @@ mod tests {
 
         assert_eq!(run, [USUAL; 3]);
         assert_eq!(unasked(&mut place, 3), Some(UNASKED));
+    }
+
+    #[test]
+    fn a_place_that_goes_on_answering_slowly_has_its_time_until_a_run_in_which_it_does_not() {
+        let mut place = Standing::default();
+        place.given_up();
+        assert!(place.came(Answer::Said));
+
+        for run in 2..6 {
+            assert_eq!((unasked(&mut place, run), unasked(&mut place, run)), (USUAL, USUAL));
+            place.told(Answer::Opened, UNASKED);
+            place.told(Answer::Said, UNASKED / 2);
+        }
+        assert_eq!(unasked(&mut place, 6), USUAL);
+        place.told(Answer::Said, UNASKED / 2);
+        assert_eq!(unasked(&mut place, 7), Some(UNASKED));
+
+        place.given_up();
+        assert!(place.came(Answer::Said));
+        assert_eq!(unasked(&mut place, 8), USUAL);
+        place.told(Answer::Nothing, UNASKED);
+        assert_eq!(unasked(&mut place, 8), Some(PROBE), "it hangs now");
     }
 
     #[test]
