@@ -58,6 +58,8 @@ pub(super) enum Answer {
 pub(super) struct Standing {
     /// What was asked, given up and is not done yet.
     owed: u32,
+    /// Some of that was waited for as long as anybody ever would.
+    had_all_its_time: bool,
     known: Known,
 }
 
@@ -94,23 +96,29 @@ impl Standing {
     /// Nobody waits any more for what was asked.
     pub fn given_up(&mut self) {
         self.owed += 1;
+        self.had_all_its_time |= matches!(self.known, Known::Slow { .. });
     }
 
     /// It was answered at the very moment.
     pub fn not_given_up(&mut self) {
         self.owed -= 1;
+        self.had_all_its_time &= self.owes();
     }
 
-    /// What was given up is done. True if the place may be asked again and is worth it.
+    /// What was given up is done. True if the place may be asked again and is worth a run at once.
     pub fn came(&mut self, answer: Answer) -> bool {
-        self.owed -= 1;
+        let had_all_its_time = self.had_all_its_time;
+        self.not_given_up();
         self.known = match (answer, self.known) {
             (Answer::Nothing, _) => Known::Silent,
             // It was only probed, so that nothing is known of how fast it is.
             (Answer::Said | Answer::Opened, Known::Silent) => Known::Prompt,
+            // There is no more of it.
+            (Answer::Said | Answer::Opened, _) if had_all_its_time => Known::Prompt,
             (Answer::Said | Answer::Opened, _) => Known::Slow { run: None, is_still: false },
         };
-        self.owed == 0 && answer != Answer::Nothing
+        // For who needs more than all his time one run after the other would wait.
+        !self.owes() && answer != Answer::Nothing && !had_all_its_time
     }
 
     /// It was answered in time.
@@ -191,6 +199,20 @@ mod tests {
         assert_eq!(unasked(&mut place, 8), USUAL);
         place.told(Answer::Nothing, UNASKED);
         assert_eq!(unasked(&mut place, 8), Some(PROBE), "it hangs now");
+    }
+
+    #[test]
+    fn a_place_that_needs_more_than_all_its_time_begins_no_run_by_its_answer() {
+        let mut place = Standing::default();
+        assert_eq!(unasked(&mut place, 1), Some(UNASKED));
+        place.given_up();
+        assert!(place.came(Answer::Said));
+        assert_eq!(unasked(&mut place, 2), USUAL);
+
+        place.given_up();
+
+        assert!(!place.came(Answer::Said), "it would be asked again and again, and everything else would wait");
+        assert_eq!(unasked(&mut place, 3), Some(UNASKED));
     }
 
     #[test]
