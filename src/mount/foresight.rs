@@ -8,7 +8,7 @@
 //! Whoever reads on through stretches, or reads in one folder and lists the next, has the bytes handed to the kernel (`Giver`), as far as
 //! some steps ahead of what was asked for last: whoever stops reading has no more handed on.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -126,11 +126,16 @@ impl Course {
         wanted
     }
 
-    /// Notes that files are handed on because their folder was listed.
-    fn give(&mut self, files: &[FileId]) {
-        for file in files {
-            self.visit(file.0 / STRETCH).is_given = true;
+    /// Notes that files are handed on because their folder was listed; false, and nothing is noted, if they lie too far apart for that.
+    fn give(&mut self, files: &[FileId]) -> bool {
+        let numbers = numbers_of(files);
+        if numbers.len() > STRETCHES_OF_FOLDER {
+            return false;
         }
+        for number in numbers {
+            self.visit(number).is_given = true;
+        }
+        true
     }
 
     /// True for a file that somebody asked for a moment ago.
@@ -172,6 +177,31 @@ impl Course {
     }
 }
 
+/// The stretches that files lie in.
+fn numbers_of(files: &[FileId]) -> BTreeSet<u64> {
+    files.iter().map(|file| file.0 / STRETCH).collect()
+}
+
+/// How many files of folders that are listed may be handed on until something is read.
+#[derive(Default)]
+struct Credit(AtomicUsize);
+
+impl Credit {
+    fn renew(&self) {
+        self.0.store(LISTED, Ordering::Relaxed);
+    }
+
+    fn is_spent(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
+    }
+
+    /// Of `wanted` as many as there are; two who ask at once do not get the same ones.
+    fn spend(&self, wanted: usize) -> usize {
+        let left = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| Some(left.saturating_sub(wanted)));
+        left.unwrap_or_else(|left| left).min(wanted)
+    }
+}
+
 enum Wish {
     /// Of the index of this epoch.
     Stretch(Stretch, u64),
@@ -187,8 +217,7 @@ pub(super) struct Foresight {
     course: Arc<Mutex<Course>>,
     rows: Arc<Mutex<HashMap<FileId, FileRow>>>,
     giver: Arc<Mutex<Option<Arc<dyn Giver>>>>,
-    /// How many files of folders that are listed may be handed on until something is read.
-    credit: AtomicUsize,
+    credit: Credit,
     worker: Mutex<Option<Worker>>,
     /// What waits is not made ready any more.
     is_over: Arc<AtomicBool>,
@@ -212,7 +241,7 @@ impl Foresight {
             course: Arc::default(),
             rows: Arc::default(),
             giver: Arc::default(),
-            credit: AtomicUsize::default(),
+            credit: Credit::default(),
             worker: Mutex::default(),
             is_over: Arc::default(),
         }
@@ -225,7 +254,7 @@ impl Foresight {
 
     /// Notes that the beginning of a file is read.
     pub fn reads(&self, file: FileId, epoch: u64) {
-        self.credit.store(LISTED, Ordering::Relaxed);
+        self.credit.renew();
         let gives = self.gives();
         let wanted = lock(&self.course).step(file.0, gives);
         for stretch in wanted {
@@ -244,14 +273,13 @@ impl Foresight {
 
     /// Notes that the kernel has just been told of a folder's files. One file alone is asked for by who wants it.
     pub fn listed(&self, files: &[FileId], epoch: u64) {
-        let credit = self.credit.load(Ordering::Relaxed);
-        if files.len() < 2 || credit == 0 || !self.gives() {
+        if files.len() < 2 || self.credit.is_spent() || !self.gives() {
             return;
         }
-        let files = &files[..files.len().min(credit)];
-        self.credit.fetch_sub(files.len(), Ordering::Relaxed);
-        lock(&self.course).give(files);
-        self.wish(Wish::Listed(files.to_vec(), epoch));
+        let files = &files[..self.credit.spend(files.len())];
+        if lock(&self.course).give(files) {
+            self.wish(Wish::Listed(files.to_vec(), epoch));
+        }
     }
 
     /// Notes how long the index took to answer.
@@ -410,14 +438,8 @@ impl Seer {
     fn give_listed(&mut self, files: &[FileId], epoch: u64) -> Result<(), IndexError> {
         let Some(mut hand) = self.hand() else { return Ok(()) };
         let turn = self.contents.turn();
-        let mut numbers: Vec<u64> = files.iter().map(|file| file.0 / STRETCH).collect();
-        numbers.sort_unstable();
-        numbers.dedup();
-        if numbers.len() > STRETCHES_OF_FOLDER {
-            return Ok(());
-        }
         let mut found = Vec::new();
-        for number in numbers {
+        for number in numbers_of(files) {
             found.extend(self.found_in(number, epoch, turn)?);
         }
         let known: HashMap<FileId, &Found> =
@@ -539,7 +561,7 @@ mod tests {
                 known.extend(files.iter().map(|file| file.0));
                 let files = &files[..files.len().min(credit)];
                 credit -= files.len();
-                course.give(files);
+                assert!(course.give(files));
                 given.extend(files.iter().map(|file| file.0));
             }
             if given.contains(version) {
@@ -571,6 +593,25 @@ mod tests {
         for folder in [5, 20, 31, 64] {
             assert!(asked(&walk, folder) <= walk.len() / 10, "{folder}: {}", asked(&walk, folder));
         }
+    }
+
+    #[test]
+    fn a_folder_whose_files_lie_far_apart_is_not_handed_on_and_one_file_of_it_makes_nothing_ready() {
+        let mut course = Course::default();
+        let files: Vec<FileId> = (0..20).map(|n| FileId(n * 1_000 * STRETCH)).collect();
+
+        assert!(!course.give(&files));
+        assert_eq!(course.step(files[19].0, true), []);
+    }
+
+    #[test]
+    fn whoever_lists_is_handed_so_many_files_and_no_more_until_something_is_read() {
+        let credit = Credit::default();
+
+        assert_eq!((credit.is_spent(), credit.spend(1)), (true, 0));
+        credit.renew();
+        assert_eq!([LISTED - 1, LISTED, 1].map(|wanted| credit.spend(wanted)), [LISTED - 1, 1, 0]);
+        assert!(credit.is_spent());
     }
 
     #[test]
