@@ -9,10 +9,11 @@
 use std::collections::VecDeque;
 use std::fs::OpenOptions;
 use std::io::{self, IoSlice};
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 use rustix::ioctl::{Setter, ioctl, opcode};
@@ -45,14 +46,36 @@ struct Shared {
     /// Raised when a person let contents go.
     turn: AtomicU64,
     is_over: AtomicBool,
-    /// Held while something is handed on.
-    at_it: Mutex<()>,
+    /// The file that is being handed on. Not locked meanwhile: the kernel may have the thread wait.
+    at_it: Mutex<Option<FileId>>,
+    /// `at_it` or `is_over` changed.
+    changed: Condvar,
     counters: Arc<Counters>,
     /// Somebody outside ends the connection if the whole process is killed while the kernel has the thread wait.
     is_guarded: Arc<AtomicBool>,
 }
 
 impl Shared {
+    fn new(counters: Arc<Counters>, is_guarded: Arc<AtomicBool>) -> Shared {
+        let (turn, is_over, at_it) = (AtomicU64::new(0), AtomicBool::new(false), Mutex::default());
+        Shared { turn, is_over, at_it, changed: Condvar::new(), counters, is_guarded }
+    }
+
+    /// Returns once what is being handed on, if anything, is none that `is_waited_for`.
+    fn wait_while(&self, is_waited_for: impl Fn(FileId) -> bool) {
+        let at_it = lock(&self.at_it);
+        let rest = self.changed.wait_while(at_it, |file| file.is_some_and(&is_waited_for));
+        drop(rest.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn end(&self) {
+        // Under the lock: whoever looks for what is handed on after this finds all that ever will be.
+        let at_it = lock(&self.at_it);
+        self.is_over.store(true, Ordering::SeqCst);
+        drop(at_it);
+        self.changed.notify_all();
+    }
+
     fn may_give(&self) -> bool {
         self.is_guarded.load(Ordering::SeqCst) && !self.is_over.load(Ordering::SeqCst)
     }
@@ -65,7 +88,7 @@ pub(super) struct Giving {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing is guarded but an order, and an end of a channel.
+    // What is guarded is whole between two calls.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -82,9 +105,7 @@ impl Giving {
 
     /// The same with a handle that nobody else writes to.
     fn over(handle: OwnedFd, counters: &Arc<Counters>, is_guarded: Arc<AtomicBool>) -> io::Result<Giving> {
-        let counters = Arc::clone(counters);
-        let (turn, is_over, at_it) = (AtomicU64::new(0), AtomicBool::new(false), Mutex::new(()));
-        let shared = Arc::new(Shared { turn, is_over, at_it, counters, is_guarded });
+        let shared = Arc::new(Shared::new(Arc::clone(counters), is_guarded));
         let (lots, taken) = sync_channel(LOTS);
         let (ready, is_ready) = sync_channel(1);
         let (number, theirs) = (handle.as_raw_fd(), Arc::clone(&shared));
@@ -111,19 +132,32 @@ impl Giving {
         self.shared.turn.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Returns when nothing is being handed on that was looked up before `let_go`; what the kernel forgets after that it has forgotten.
-    pub(super) fn wait_for_last(&self) {
-        drop(lock(&self.shared.at_it));
+    /// Returns when none of these files is being handed on as it was looked up before `let_go`; what the kernel forgets after that it has
+    /// forgotten. Of what else is handed on nobody waits for the end, nor once it is over: who asks for it may be answered late.
+    pub(super) fn wait_for(&self, files: &[FileId]) {
+        self.shared.wait_while(|file| files.contains(&file) && !self.shared.is_over.load(Ordering::SeqCst));
     }
 
-    /// True while something is being handed on.
+    /// True while something is being handed on; once false after `end`, it stays so.
     pub(super) fn is_at_it(&self) -> bool {
-        matches!(self.shared.at_it.try_lock(), Err(TryLockError::WouldBlock))
+        lock(&self.shared.at_it).is_some()
+    }
+
+    /// Keeps this until nothing is being handed on; for as long as the process is there if the system gives no thread. After `end`.
+    pub(super) fn keep_meanwhile(&self, kept: impl Send + 'static) {
+        let (shared, kept) = (Arc::clone(&self.shared), ManuallyDrop::new(kept));
+        let wait = move || {
+            shared.wait_while(|_| true);
+            drop(ManuallyDrop::into_inner(kept));
+        };
+        if let Err(error) = std::thread::Builder::new().name("larder-given".to_owned()).spawn(wait) {
+            tracing::debug!("end the guardian of the view: {error}");
+        }
     }
 
     /// Nothing more is handed on. Waits for nobody.
     pub(super) fn end(&self) {
-        self.shared.is_over.store(true, Ordering::SeqCst);
+        self.shared.end();
         lock(&self.lots).take();
     }
 }
@@ -169,21 +203,25 @@ impl Shared {
                     // The kernel knows no such file, or not yet; or it has no room.
                     Ok(false) | Err(Errno::NOENT | Errno::NOMEM | Errno::INTR | Errno::AGAIN) => {}
                     // The connection is gone, or its kernel takes nothing of the kind.
-                    Err(_) => return self.is_over.store(true, Ordering::SeqCst),
+                    Err(_) => return self.end(),
                 }
             }
         }
     }
 
-    /// False if its turn is over.
+    /// False if its turn is over, or all is.
     fn hand_on(&self, handle: BorrowedFd<'_>, file: FileId, bytes: &[u8], turn: u64) -> Result<bool, Errno> {
-        let _at_it = lock(&self.at_it);
-        if self.turn.load(Ordering::SeqCst) != turn {
+        let Some(head) = head(file, bytes.len()) else { return Ok(false) };
+        let mut at_it = lock(&self.at_it);
+        if self.is_over.load(Ordering::SeqCst) || self.turn.load(Ordering::SeqCst) != turn {
             return Ok(false);
         }
-        let Some(head) = head(file, bytes.len()) else { return Ok(false) };
-        rustix::io::writev(handle, &[IoSlice::new(&head), IoSlice::new(bytes)])?;
-        Ok(true)
+        *at_it = Some(file);
+        drop(at_it);
+        let outcome = rustix::io::writev(handle, &[IoSlice::new(&head), IoSlice::new(bytes)]);
+        *lock(&self.at_it) = None;
+        self.changed.notify_all();
+        outcome.map(|_| true)
     }
 }
 
@@ -229,6 +267,7 @@ fn close_range(first: u32, last: u32) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
+    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -259,9 +298,7 @@ mod tests {
     fn nothing_is_handed_on_while_nobody_guards_the_view() {
         for is_guarded in [true, false] {
             let (mut kernel, handle) = std::io::pipe().expect("a pipe");
-            let (turn, is_over, at_it) = (AtomicU64::new(0), AtomicBool::new(false), Mutex::new(()));
-            let is_guarded = Arc::new(AtomicBool::new(is_guarded));
-            let shared = Shared { turn, is_over, at_it, counters: Arc::default(), is_guarded };
+            let shared = Shared::new(Arc::default(), Arc::new(is_guarded.into()));
             let (lots, taken) = sync_channel(1);
             lots.send(Lot { turn: 0, files: vec![(FileId(1), Proven::of(b"abc"))] }).expect("taken");
             drop(lots);
@@ -275,6 +312,79 @@ mod tests {
         }
     }
 
+    const LONG: Duration = Duration::from_secs(30);
+
+    fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+        let end = Instant::now() + LONG;
+        while !holds() {
+            assert!(Instant::now() < end, "waited in vain for {what}");
+            std::thread::yield_now();
+        }
+    }
+
+    /// One that the kernel has wait in the middle of this file, until the rest of it is read.
+    fn stuck_at(file: FileId) -> (io::PipeReader, Arc<Giving>) {
+        let (kernel, handle) = std::io::pipe().expect("a pipe");
+        let giving = Giving::over(handle.into(), &Arc::default(), Arc::new(true.into())).expect("begins");
+        giving.give(vec![(file, Proven::of(&[b'x'; 8 << 20]))], 0);
+        eventually("it to wait", || giving.is_at_it());
+        (kernel, Arc::new(giving))
+    }
+
+    /// True if waiting for these files ends.
+    fn is_waited(giving: &Arc<Giving>, files: &'static [FileId]) -> bool {
+        let (done, is_done) = std::sync::mpsc::channel();
+        let giving = Arc::clone(giving);
+        std::thread::spawn(move || {
+            giving.wait_for(files);
+            let _ = done.send(());
+        });
+        is_done.recv_timeout(LONG).is_ok()
+    }
+
+    #[test]
+    fn nobody_waits_for_a_file_that_is_handed_on_but_who_has_it_forgotten() {
+        let (mut kernel, giving) = stuck_at(FileId(7));
+        giving.let_go();
+
+        assert!(is_waited(&giving, &[]), "nothing is forgotten");
+        assert!(is_waited(&giving, &[FileId(6), FileId(8)]), "others are forgotten");
+        let (done, is_done) = std::sync::mpsc::channel();
+        let waiting = Arc::clone(&giving);
+        std::thread::spawn(move || {
+            waiting.wait_for(&[FileId(7)]);
+            let _ = done.send(waiting.is_at_it());
+        });
+        kernel.read_exact(&mut vec![0; HEAD_BYTES + (8 << 20)]).expect("all of it");
+        assert_eq!(is_done.recv_timeout(LONG), Ok(false));
+    }
+
+    #[test]
+    fn once_it_is_over_nobody_waits_and_nothing_more_begins() {
+        let (mut kernel, giving) = stuck_at(FileId(7));
+        giving.give(vec![(FileId(8), Proven::of(b"late"))], 0);
+
+        giving.end();
+
+        assert!(is_waited(&giving, &[FileId(7)]));
+        assert!(giving.is_at_it());
+        kernel.read_exact(&mut vec![0; HEAD_BYTES + (8 << 20)]).expect("all of it");
+        assert_eq!(kernel.read(&mut [0]).expect("until its only handle is closed"), 0);
+    }
+
+    #[test]
+    fn what_is_kept_meanwhile_is_kept_no_longer_than_that() {
+        let (mut kernel, giving) = stuck_at(FileId(7));
+        let kept = Arc::new(());
+        giving.end();
+
+        giving.keep_meanwhile(Arc::clone(&kept));
+
+        assert_eq!(Arc::strong_count(&kept), 2);
+        kernel.read_exact(&mut vec![0; HEAD_BYTES + (8 << 20)]).expect("all of it");
+        eventually("it to be let go of", || Arc::strong_count(&kept) == 1);
+    }
+
     #[test]
     fn where_nothing_is_taken_it_is_over() {
         let (kernel, handle) = std::io::pipe().expect("a pipe");
@@ -283,10 +393,6 @@ mod tests {
 
         giving.give(vec![(FileId(1), Proven::of(b"abc"))], 0);
 
-        let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
-        while giving.turn().is_some() {
-            assert!(std::time::Instant::now() < end, "it goes on");
-            std::thread::yield_now();
-        }
+        eventually("its end", || giving.turn().is_none());
     }
 }

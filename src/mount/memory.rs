@@ -4,7 +4,7 @@
 //! Deliberately no resolver: the newest head by (clock, version) wins, and nothing is ever merged.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::catalog::{
     Catalog, CatalogError, Change, Child, DirFacts, DirId, FileId, FileRow, FindId, Giver, OriginId, OriginRow,
@@ -52,6 +52,8 @@ pub struct MemoryCatalog {
     giver: Mutex<Option<Arc<dyn Giver>>>,
     /// The files of each folder that was listed.
     listed: Mutex<Vec<Vec<FileId>>>,
+    /// Held by whoever reads bytes.
+    reading: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -132,6 +134,11 @@ impl MemoryCatalog {
     /// Drops the bytes of a content, as if they had not arrived yet.
     pub fn lose_content(&self, bytes: &[u8]) {
         self.write().contents.remove(&ContentHash::of(bytes));
+    }
+
+    /// Whoever reads bytes waits until this is dropped, as for a disk that does not answer.
+    pub fn hold_readers(&self) -> MutexGuard<'_, ()> {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Brings the bytes of a content.
@@ -493,6 +500,7 @@ impl Catalog for MemoryCatalog {
     }
 
     fn read_into(&self, row: &FileRow, offset: u64, out: &mut [u8]) -> Result<usize, CatalogError> {
+        let _reading = self.hold_readers();
         let state = self.read_state();
         let absent = || CatalogError::Absent { content: row.content.hash.to_string() };
         let bytes = state.contents.get(&row.content.hash).ok_or_else(absent)?;

@@ -238,11 +238,11 @@ pub fn mount<C: Catalog + 'static>(
     };
     let queue = Arc::new(Queue::default());
     let replay = device.map(|device| Replay { replayer, dir: dir.clone(), device });
+    let sender = start_sender(session.notifier(), Arc::clone(&queue), replay, giving.clone());
+    let sender = sender.map_err(|source| MountError::System { what: "start a thread", dir: dir.clone(), source })?;
     if let Some(giving) = &giving {
         view.catalog().give_by(Arc::clone(giving) as Arc<dyn Giver>);
     }
-    let sender = start_sender(session.notifier(), Arc::clone(&queue), replay, giving.clone());
-    let sender = sender.map_err(|source| MountError::System { what: "start a thread", dir: dir.clone(), source })?;
     let copier = through.and_then(|through| agree(through, &dir, &options.teller)).map(|through| {
         let copier = Copier::start(through, view);
         copier.map_err(|source| MountError::System { what: "start a thread", dir: dir.clone(), source })
@@ -432,8 +432,8 @@ fn start_sender(
             let stage =
                 stage.and_then(|stage| stage.inspect_err(|error| tracing::debug!("tell watchers: {error}")).ok());
             stage.iter().for_each(|stage| stage.before(&events));
-            // What is being handed on now is there when the kernel is told to forget it.
-            giving.iter().for_each(|giving| giving.wait_for_last());
+            // What of it is being handed on now is there when the kernel is told to forget it.
+            giving.iter().for_each(|giving| giving.wait_for(&forgotten(&batch)));
             send(&notifier, &batch);
             stage.iter().for_each(|stage| stage.after(&events));
             drop(stage);
@@ -441,6 +441,15 @@ fn start_sender(
         }
     };
     std::thread::Builder::new().name("larder-notify".to_owned()).spawn(send_all)
+}
+
+/// The files whose bytes the kernel forgets with this.
+fn forgotten(batch: &BTreeSet<Invalidation>) -> Vec<FileId> {
+    let file = |invalidation: &Invalidation| match (&invalidation.name, Place::of(invalidation.parent)) {
+        (None, Some(Place::File(file))) => Some(file),
+        _ => None,
+    };
+    batch.iter().filter_map(file).collect()
 }
 
 /// Names first, listings after.
@@ -507,6 +516,12 @@ impl Mounted {
     /// True if the kernel's requests come through rings.
     pub fn has_rings(&self) -> bool {
         self.has_rings
+    }
+
+    /// True while the kernel is handed bytes that it has not asked for.
+    #[cfg(test)]
+    pub(super) fn is_handing_on(&self) -> bool {
+        self.giving.as_ref().is_some_and(|giving| giving.is_at_it())
     }
 
     /// True while a process is there that ends the connection if this one is killed, whatever its threads are doing then.
@@ -586,10 +601,10 @@ impl Mounted {
         if let Some(copier) = self.copier.take() {
             copier.end();
         }
-        // Whoever uses the view still may have somebody wait who hands bytes on: then it is guarded as long as there is the process.
-        let is_at_it = self.giving.as_ref().is_some_and(|giving| giving.is_at_it());
-        if let Some(guard) = self.guard.take().filter(|_| is_at_it) {
-            std::mem::forget(guard);
+        // Whoever uses the view still may have somebody wait who hands bytes on: it is guarded as long as that waits.
+        let guard = self.guard.take();
+        if let Some(giving) = self.giving.as_ref().filter(|giving| giving.is_at_it()) {
+            giving.keep_meanwhile(guard);
         }
         outcome
     }

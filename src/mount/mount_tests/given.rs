@@ -1,5 +1,7 @@
 //! Laws of bytes that are handed to the kernel before it asks for them.
 
+use std::thread::JoinHandle;
+
 use super::super::catalog::Giver;
 use super::super::node::Place;
 use super::*;
@@ -157,4 +159,58 @@ fn a_catalog_hears_of_the_files_of_a_folder_that_was_listed_whole() {
 
     let listed = fixture.view.catalog().listed_so_far();
     assert_eq!(listed, [(1..=60).map(FileId).collect::<Vec<FileId>>()]);
+}
+
+/// Has the kernel make whoever hands bytes on wait, for somebody whose question is not answered.
+fn wait_for_a_reader(fixture: &Fixture, giver: &Arc<dyn Giver>, file: FileId, bytes: &[u8]) -> JoinHandle<Vec<u8>> {
+    let path = fixture.path("merged").join(format!("{}.bin", bytes.len()));
+    let before = fixture.mounted().counters();
+    let reader = std::thread::spawn(move || fs::read(path).expect("bytes"));
+    eventually("the question", || fixture.mounted().counters().since(&before).read > 0);
+    giver.give(vec![(file, Proven::of(bytes))], giver.turn().expect("it goes on"));
+    eventually("it to wait", || fixture.mounted().is_handing_on());
+    reader
+}
+
+#[test]
+fn changes_are_told_while_bytes_are_handed_on_that_a_slow_reader_holds_up() {
+    if !can_mount() || ringed::are_wanted() {
+        return;
+    }
+    let contents = named(&[10, 20]);
+    let (fixture, giver, files) = shown(&contents);
+    let view = Arc::clone(&fixture.view);
+    let held = view.catalog().hold_readers();
+    let reader = wait_for_a_reader(&fixture, &giver, files[0], &contents[0].1);
+
+    fixture.publish(&[MemoryPut::file(ORIGIN, "new.bin", b"new", WALL_MS + 1)]);
+    assert!(fixture.path("merged/new.bin").exists());
+    fixture.mounted().forget(&files[1..]);
+    assert!(fixture.mounted().settle(DEADLINE), "what else is forgotten");
+
+    drop(held);
+    assert_eq!(reader.join().expect("it reads"), contents[0].1);
+}
+
+#[test]
+fn a_view_is_taken_down_while_bytes_are_handed_on_that_a_slow_reader_holds_up() {
+    if !can_mount() || ringed::are_wanted() {
+        return;
+    }
+    let contents = named(&[10, 20]);
+    let (mut fixture, giver, files) = shown(&contents);
+    let view = Arc::clone(&fixture.view);
+    let held = view.catalog().hold_readers();
+    let reader = wait_for_a_reader(&fixture, &giver, files[0], &contents[0].1);
+    let change = view.catalog().put(&MemoryPut::file(ORIGIN, "new.bin", b"new", WALL_MS + 1));
+    fixture.mounted().notify(view.refresh(&[change]).expect("a known path"));
+
+    let mounted = fixture.mounted.take().expect("it is mounted");
+    let (done, is_done) = std::sync::mpsc::channel();
+    std::thread::spawn(move || done.send(mounted.unmount().is_ok()));
+    let is_unmounted = is_done.recv_timeout(DEADLINE);
+
+    drop(held);
+    assert_eq!(is_unmounted, Ok(true));
+    assert_eq!(reader.join().expect("it reads"), contents[0].1);
 }
