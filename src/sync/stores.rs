@@ -19,7 +19,7 @@ use crate::ledger::{ArtifactName, LedgerError, NotedDamage};
 use crate::model::{Chain, Space};
 use crate::state::{self, Problem, State};
 use crate::transport::marker::{self, ProjectId};
-use crate::transport::{BackendTransport, Marker, Transport, TransportError};
+use crate::transport::{BackendTransport, Marker, Transport, TransportError, TransportErrorKind};
 
 /// Problems of one kind that are kept of one exchange.
 const MAX_TOLD: usize = 20;
@@ -50,6 +50,17 @@ struct StateJournal<'a>(&'a State, Marks);
 /// Something was asked for in vain that may be had, or taken, the next time.
 fn has_broken_off(done: &exchange::Report) -> bool {
     broken_off(done).is_some()
+}
+
+/// Why something that was offered is not there, whatever the reason but those that are told by themselves: a place that refuses
+/// us, and other bytes under the name.
+fn undelivered(done: &exchange::Report) -> Option<&TransportError> {
+    use TransportErrorKind::{Conflict, Denied};
+    let declined = done.problems.iter().find_map(|problem| match problem {
+        exchange::Problem::Remote(error) => Some(error).filter(|error| error.action == "put"),
+        _ => None,
+    });
+    broken_off(done).or(declined.filter(|error| !matches!(error.kind, Conflict | Denied)))
 }
 
 fn broken_off(done: &exchange::Report) -> Option<&TransportError> {
@@ -162,8 +173,10 @@ impl Engine {
             late: Vec::new(),
         };
         let failure = self.exchange_store(&*transport, terms, report)?;
-        self.rows_wait = self.told.get(&line).is_some_and(|told| told.strangers);
-        match failure {
+        let told = self.told.get(&line);
+        self.rows_wait = told.is_some_and(|told| told.strangers);
+        // It is there, but who trusts a run's end trusts that all of it arrived.
+        match failure.or_else(|| told?.undelivered.clone()) {
             Some(why) if report.backend_error.is_none() => report.backend_error = Some(why),
             _ => {}
         }
@@ -313,7 +326,7 @@ impl Engine {
     fn note_exchange(&mut self, terms: &Terms, done: &exchange::Report, failure: Option<&str>) -> Result<()> {
         let now = self.now_ms() as i64;
         let undelivered =
-            broken_off(done).filter(|_| terms.direction == Direction::Push).map(TransportError::to_string);
+            undelivered(done).filter(|_| terms.direction == Direction::Push).map(TransportError::to_string);
         let failure = failure.or(undelivered.as_deref());
         for &way in &terms.ways {
             match failure {
