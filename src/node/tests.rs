@@ -33,6 +33,7 @@ mod search;
 mod settle;
 mod skew;
 mod star;
+mod stores;
 mod weather;
 
 const CONFIG: &str = r#"{ "appId": "demo", "syncFilePatterns": ["**/*.md", "**/*.json", "**/*.jsonl", "**/*.txt"], "archiveFilePatterns": ["runs/**"] }"#;

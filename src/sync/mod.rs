@@ -294,6 +294,8 @@ pub struct Engine {
     mirrored: i64,
     /// The backend as a place for artifacts, once it was claimed.
     transport: Option<Arc<crate::transport::BackendTransport>>,
+    /// Which database `transport` was made for.
+    met_store: Option<String>,
     /// Peers that were opened, by name.
     open_peers: BTreeMap<String, peers::OpenPeer>,
     /// Peers that failed when they were tried last.
@@ -404,6 +406,7 @@ impl Engine {
             materialised: 0,
             mirrored: 0,
             transport: None,
+            met_store: None,
             open_peers: BTreeMap::new(),
             away: std::collections::BTreeSet::new(),
             pauses: pauses::Pauses::default(),

@@ -394,7 +394,12 @@ impl Engine {
     pub(super) fn backend_transport(&mut self) -> Result<Option<Arc<BackendTransport>>> {
         let Some(adapter) = self.adapter.clone() else { return Ok(None) };
         if let Some(transport) = &self.transport {
-            return Ok(Some(transport.clone()));
+            if self.met_store == adapter.store_id() {
+                return Ok(Some(transport.clone()));
+            }
+            // It was emptied or replaced beneath us: what is known of it is another's.
+            self.whole_exchanges_ms.remove(transport.label());
+            self.transport = None;
         }
         let app = self.policy.app.clone();
         let known = self.kept_project()?;
@@ -409,6 +414,7 @@ impl Engine {
         self.state.set_meta(PROJECT, Some(project.as_str().as_bytes()))?;
         marker::register_writer(&adapter, &app, self.identity.origin())?;
         self.meet_store(&adapter)?;
+        self.met_store = adapter.store_id();
         self.forget_even(&format!("{}:exchange", adapter.capabilities().name));
         let transport = Arc::new(BackendTransport::new(adapter, &app, label)?);
         self.transport = Some(transport.clone());

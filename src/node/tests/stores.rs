@@ -1,0 +1,133 @@
+//! Laws of the backend as a store of the exchange: what `status` tells of it, and what a run does when it is not what it was.
+
+use std::sync::Mutex;
+
+use larder_adapters::{
+    AdapterError, Body, Capabilities, Cursor, ErrorKind, Expected, Page, Record, Revision, Row, Sink, Subscription,
+};
+
+use super::*;
+use crate::node::Kind;
+
+/// A database that can be emptied, and that may take no artifact that is longer than a text.
+struct Replaceable {
+    inner: Mutex<(u32, Arc<MemoryAdapter>)>,
+    takes_chunks: Mutex<bool>,
+    capabilities: Capabilities,
+}
+
+impl Replaceable {
+    fn new() -> Arc<Replaceable> {
+        let inner = Arc::new(MemoryAdapter::new());
+        let capabilities = inner.capabilities().clone();
+        Arc::new(Replaceable { inner: Mutex::new((0, inner)), takes_chunks: Mutex::new(true), capabilities })
+    }
+
+    fn empty(&self) {
+        let mut inner = self.inner.lock().expect("nobody panicked");
+        *inner = (inner.0 + 1, Arc::new(MemoryAdapter::new()));
+    }
+
+    fn takes_chunks(&self, takes: bool) {
+        *self.takes_chunks.lock().expect("nobody panicked") = takes;
+    }
+
+    fn now(&self) -> Arc<MemoryAdapter> {
+        self.inner.lock().expect("nobody panicked").1.clone()
+    }
+}
+
+impl FileSyncAdapter for Replaceable {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn store_id(&self) -> Option<String> {
+        Some(self.inner.lock().expect("nobody panicked").0.to_string())
+    }
+
+    fn query(&self, query: &Query) -> Result<Page, AdapterError> {
+        self.now().query(query)
+    }
+
+    fn get(&self, id: &RecordId) -> Result<Option<Row>, AdapterError> {
+        self.now().get(id)
+    }
+
+    fn read_chunks(&self, id: &RecordId, first: u32, count: u32) -> Result<Vec<Vec<u8>>, AdapterError> {
+        self.now().read_chunks(id, first, count)
+    }
+
+    fn set(&self, record: &Record, expected: &Expected) -> Result<Revision, AdapterError> {
+        let is_pack = matches!(record.body, Body::Chunks { .. }) && record.path.ends_with(".pack");
+        if is_pack && !*self.takes_chunks.lock().expect("nobody panicked") {
+            return Err(AdapterError::new(
+                ErrorKind::TooLarge,
+                "write a pack: it is more than the gateway lets through",
+            ));
+        }
+        self.now().set(record, expected)
+    }
+
+    fn delete(&self, id: &RecordId, expected: &Expected) -> Result<(), AdapterError> {
+        self.now().delete(id, expected)
+    }
+
+    fn subscribe(&self, query: &Query, from: Cursor, sink: Sink) -> Result<Subscription, AdapterError> {
+        self.now().subscribe(query, from, sink)
+    }
+
+    fn close(&self) -> Result<(), AdapterError> {
+        self.now().close()
+    }
+}
+
+#[test]
+fn a_database_that_was_emptied_beneath_a_running_project_is_filled_again() {
+    let store = Replaceable::new();
+    let shared: Arc<dyn FileSyncAdapter> = store.clone();
+    let (mut a, mut b) = (Machine::new("a", &shared), Machine::new("b", &shared));
+    a.write("notes.md", "one\n");
+    a.write("large.txt", &super::purge::secret(1, 400_000));
+    converge(&mut [&mut a, &mut b]);
+
+    store.empty();
+    a.write("later.md", "later\n");
+    a.run();
+    b.run();
+    converge(&mut [&mut a, &mut b]);
+
+    assert_eq!(b.read("later.md").as_deref(), Some("later\n"));
+    assert_eq!((a.read("notes.md").as_deref(), b.read("notes.md").as_deref()), (Some("one\n"), Some("one\n")));
+    assert_eq!(
+        (row(&shared, "notes.md").as_deref(), row(&shared, "later.md").as_deref()),
+        (Some("one\n"), Some("later\n"))
+    );
+    let mut new = Machine::new("c", &shared);
+    new.run();
+    converge(&mut [&mut a, &mut b, &mut new]);
+    assert_eq!(new.read("large.txt"), a.read("large.txt"), "who comes later finds all of it there");
+}
+
+#[test]
+fn a_run_of_which_the_backend_did_not_take_all_says_so() {
+    let store = Replaceable::new();
+    let shared: Arc<dyn FileSyncAdapter> = store.clone();
+    let (mut a, mut b) = (Machine::new("a", &shared), Machine::new("b", &shared));
+    converge(&mut [&mut a, &mut b]);
+
+    store.takes_chunks(false);
+    a.write("large.txt", &super::purge::secret(1, 400_000));
+    for _ in 0..2 {
+        let report = a.run();
+        assert!(report.backend_error.as_deref().is_some_and(|why| why.contains("more than the gateway")), "{report:?}");
+        assert_eq!(a.node().remains(&report).expect("tells").map(|error| error.kind), Some(Kind::Unavailable));
+        assert_eq!(a.glance_status().remains().map(|error| error.kind), Some(Kind::Unavailable));
+    }
+
+    store.takes_chunks(true);
+    let report = a.run();
+    assert_eq!((report.backend_error, a.glance_status().remains().is_none()), (None, true));
+    converge(&mut [&mut a, &mut b]);
+    assert_eq!(b.read("large.txt"), a.read("large.txt"));
+}
