@@ -96,6 +96,9 @@ impl Node {
         }
         self.engine.deadlines().begin_run(options.asked == Asked::Everybody);
         self.engine.begin_run(options.dry_run)?;
+        if !options.dry_run {
+            self.engine.meet_backend(&self.settings.backend.value.to_string())?;
+        }
         let mut steps = Steps(std::time::Instant::now());
         let mut rows = None;
         let looks = options.inbox || options.asked.is_everybody();

@@ -16,7 +16,7 @@ use crate::ledger::{ArtifactName, HEALING, Ledger};
 use crate::state::{PeerLine, State};
 use crate::sync::plan::UNPLACED;
 use crate::sync::resolve::resolve;
-use crate::sync::{DAMAGE_THERE, IndexGraph, PEER_LINE, Stop, stops};
+use crate::sync::{BACKEND_MET, DAMAGE_THERE, IndexGraph, PEER_LINE, Stop, stops};
 
 /// Conflicts, pending paths and problems listed; more are counted.
 pub const MAX_LISTED: usize = 1_000;
@@ -394,6 +394,10 @@ impl Status {
         lines.retain(|line| !line.store.starts_with(PEER_LINE));
         // The line of whole runs says nothing new unless the last one failed.
         let told = |line: &&PeerLine| line.store != WHOLE_RUN || line.failure_ms.is_some();
+        // The config may name another one since the last run, which no run has met yet.
+        if state.meta_text(BACKEND_MET)?.is_some_and(|met| met != self.backend.address) {
+            lines.clear();
+        }
         self.backend.lines = lines.iter().filter(told).map(ContactStatus::from).collect();
         let succeeded = lines.iter().any(|line| line.success_ms.is_some());
         self.backend.ok = succeeded && self.backend.lines.iter().all(|line| line.failure_ms.is_none());

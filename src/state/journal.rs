@@ -109,6 +109,14 @@ impl State {
         Ok(())
     }
 
+    /// Forgets the lines of these stores, and nothing else of them.
+    pub fn forget_lines(&self, which: impl Fn(&str) -> bool) -> Result<()> {
+        for line in self.peer_lines()?.into_iter().filter(|line| which(&line.store)) {
+            self.run("forget a store", "DELETE FROM peers WHERE store = ?1", [&line.store])?;
+        }
+        Ok(())
+    }
+
     /// Notes that a path waits; keeps the time of the first note while the reason stays.
     pub fn set_pending(&self, path: &RelPath, what: &str, why: &str, now_ms: i64) -> Result<()> {
         let sql = "INSERT INTO pending(path, what, why, since_ms) VALUES(?1, ?2, ?3, ?4) ON CONFLICT(path, what) DO UPDATE SET why = ?3, since_ms = ?4 WHERE why IS NOT ?3";

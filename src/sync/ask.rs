@@ -6,9 +6,11 @@ use std::fs::File;
 use std::io::Read;
 
 use super::displaced::open_displaced;
+use super::peers::PEER_LINE;
 use super::place::Spot;
 use super::publish::{Draft, Piece};
 use super::resolve::Outcome;
+use super::stores::BACKEND_MET;
 use super::{Change, Engine, Report, Result, SyncError};
 use crate::chunk::{CutKind, split_bytes};
 use crate::index::{Slot, Stored};
@@ -54,6 +56,19 @@ impl Engine {
         self.adapter = adapter;
         self.transport = None;
         self.mirrored = 0;
+    }
+
+    /// Notes whose lines `status` shows from here on: how contacts with another backend went says nothing of this one.
+    pub fn meet_backend(&self, address: &str) -> Result<()> {
+        let known = self.state.meta_text(BACKEND_MET)?;
+        if known.as_deref() == Some(address) {
+            return Ok(());
+        }
+        // A release before this one noted lines, and not whose.
+        if known.is_some() {
+            self.state.forget_lines(|store| !store.starts_with(PEER_LINE))?;
+        }
+        Ok(self.state.set_meta(BACKEND_MET, Some(address.as_bytes()))?)
     }
 
     /// Notes how the last run fared with the backend as a whole: opening it, asking it, writing to it.

@@ -77,7 +77,7 @@ pub use own::{Stop, stops};
 pub use peers::{Asked, PEER_LINE, Peer, claimed, held_there, open_peer, projects};
 pub use purge::{KeptVersion, PurgeReport, PurgedVersion};
 pub use star::StarChange;
-pub use stores::DAMAGE_THERE;
+pub use stores::{BACKEND_MET, DAMAGE_THERE};
 
 /// Quiet time after which a file that did not change is taken as stable, in milliseconds.
 pub const QUIET_MS: u64 = 50;

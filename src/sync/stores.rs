@@ -28,6 +28,8 @@ const DAY_MS: u64 = 24 * 3_600_000;
 pub(super) const PROJECT: &str = "project";
 /// Which database the marks of rows were made with, in `state.db`.
 const ROW_STORE: &str = "row_store";
+/// The address of the backend that the lines of `status` tell of, secrets masked, in `state.db`.
+pub const BACKEND_MET: &str = "backend_met";
 /// Ends the source of what is damaged in a store, after that of the store's other problems.
 pub const DAMAGE_THERE: &str = " damage";
 /// Rounds of one exchange, each within its budget.

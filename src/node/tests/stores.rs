@@ -131,3 +131,25 @@ fn a_run_of_which_the_backend_did_not_take_all_says_so() {
     converge(&mut [&mut a, &mut b]);
     assert_eq!(b.read("large.txt"), a.read("large.txt"));
 }
+
+#[test]
+fn status_tells_of_the_backend_of_now_alone() {
+    let mut a = Machine::new("a", &backend());
+    let name = |machine: &Machine, address: &str| {
+        let text = CONFIG.replacen('{', &format!(r#"{{ "backend": "{address}", "#), 1);
+        std::fs::write(machine.path("sync-config.json"), text).expect("writes");
+    };
+    a.run();
+    a.node().engine.state.note_failure("sqlite", crate::state::Direction::Push, 1, "it was away").expect("notes");
+    assert_eq!(a.glance_status().backend.word(), "failing");
+
+    name(&a, "sqlite:elsewhere.db");
+    let status = a.glance_status();
+    assert_eq!((status.backend.word(), status.backend.lines.len()), ("never reached", 0));
+    assert_eq!(status.remains().map(|error| error.kind), Some(Kind::Unavailable));
+
+    a.restart();
+    a.run();
+    let status = a.glance_status();
+    assert_eq!((status.backend.word(), status.remains().is_none()), ("ok", true), "{status:?}");
+}
