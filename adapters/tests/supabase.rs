@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use larder_adapters::contract::{self, ForeignHand, text_record};
 use larder_adapters::{
-    AdapterError, Body, Cursor, ErrorKind, Expected, FileSyncAdapter, OpenContext, Query, Record, Revision, Row,
-    SHARED_OWNER, Subscription, SupabaseAdapter, Wake, Write,
+    AdapterError, Body, Cursor, ErrorKind, Expected, FileSyncAdapter, OpenContext, Query, Record, RecordId, Revision,
+    Row, RowContent, SHARED_OWNER, Subscription, SupabaseAdapter, Wake, Write,
 };
 use postgres_server::Postgres;
 use skip::skip;
@@ -168,6 +168,65 @@ fn what_cannot_work_is_one_sentence_without_a_secret() {
     service.server.sql("lab", "ALTER TABLE files DISABLE TRIGGER larder_noted");
     let error = refusal(&service.url(), KEY, None);
     assert!(error.kind == ErrorKind::Corrupt && error.message.contains("trigger"), "{error}");
+}
+
+/// Whatever was lost of the schema, what `ddl` prints makes it again; nothing that is left is lost with it or reads as deleted, and an
+/// adapter that was open all the while goes on with what is there now.
+#[test]
+fn the_ddl_makes_again_what_is_missing_and_nothing_reads_as_deleted() {
+    let Some(service) = service("the_ddl_makes_again_what_is_missing_and_nothing_reads_as_deleted") else { return };
+    service.prepare();
+    let adapter = open(&service.url(), None);
+    let long = vec![vec![7u8; 300_000], vec![9u8; 1000]];
+    let record = |path: &str, body: Body| Record { body, ..of_owner(SHARED_OWNER, path) };
+    let rows = |after: Cursor| adapter.query(&Query::changes("app", None, after, 1_000));
+    // What is lost, whether machines have to begin anew, and whether the text, the row of another program and the chunks are left.
+    let losses = [
+        ("SELECT 1", false, [true, true, true]),
+        ("DROP FUNCTION larder_paths", false, [true, true, true]),
+        ("DROP VIEW files_all", false, [true, true, true]),
+        ("ALTER TABLE files DISABLE TRIGGER larder_noted", true, [true, true, true]),
+        ("DROP TRIGGER larder_named ON files", true, [true, true, true]),
+        ("DROP SEQUENCE file_changes_n CASCADE", true, [true, true, true]),
+        ("DROP TABLE file_mirror CASCADE", true, [true, true, true]),
+        ("DROP TABLE file_store CASCADE", true, [true, true, true]),
+        ("DROP TABLE file_chunks CASCADE", true, [true, true, false]),
+        ("DROP TABLE file_chunked CASCADE", true, [true, true, false]),
+        ("DROP TABLE files CASCADE", true, [false, false, true]),
+    ];
+    for (number, (loss, is_another, left)) in losses.into_iter().enumerate() {
+        let paths = ["text", "row", "chunks"].map(|name| format!("{number}/{name}"));
+        let text = record(&paths[0], Body::Text("text".to_owned()));
+        let made = adapter.set(&text, &Expected::Absent).expect("writes");
+        adapter
+            .set(&record(&paths[2], Body::Chunks { keep: 0, add: long.clone() }), &Expected::Absent)
+            .expect("writes chunks");
+        SqlHand(&service.server).put("app", &paths[1], "theirs");
+        let cursor = rows(Cursor::start()).expect("reads").cursor;
+        let known = adapter.store_id();
+
+        service.server.sql("lab", loss);
+        service.prepare();
+        postgres_server::until("its functions are known", || rows(cursor.clone()).is_ok());
+
+        assert_eq!(adapter.store_id() != known, is_another, "{loss}");
+        let now = rows(Cursor::start()).expect("reads").rows;
+        for (path, is_left) in paths.iter().zip(left) {
+            let row = now.iter().find(|row| row.path == *path);
+            let is_there = row.is_some_and(|row| row.content != RowContent::Absent);
+            assert_eq!((row.is_some(), is_there), (is_left, is_left), "{path} after {loss}");
+        }
+        if left[2] {
+            let id = RecordId::new("app", SHARED_OWNER, &paths[2]);
+            assert_eq!(adapter.read_chunks(&id, 0, 9).expect("reads"), long);
+        }
+        // What was known of a row before is refused where it is another's now, and right where it is not.
+        let again = adapter.set(&text, &Expected::Revision(made));
+        assert_eq!(again.is_err(), is_another, "{loss}: {again:?}");
+        adapter
+            .set(&record(&format!("{number}/new"), Body::Text("new".to_owned())), &Expected::Absent)
+            .expect("writes");
+    }
 }
 
 /// A write whose answer is lost is tried again without doubling anything.

@@ -105,6 +105,43 @@ fn daemons_hear_of_rows_and_a_service_that_is_away_is_waited_for() {
 }
 
 #[test]
+fn tables_that_were_dropped_and_made_again_delete_no_file_and_are_filled_beneath_a_daemon() {
+    const TEST: &str = "tables_that_were_dropped_and_made_again_delete_no_file_and_are_filled_beneath_a_daemon";
+    let Some(service) = service(TEST) else { return };
+    service.prepare();
+    let lab = Lab::new();
+    let (a, b) = (machine(&lab, "a", &service), machine(&lab, "b", &service));
+    let noise: Vec<u8> = (0..600_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    a.write("shared/notes.md", "one\n");
+    a.write("shared/big.bin", &noise);
+    for project in [&a, &b, &a, &b] {
+        project.sync();
+    }
+    let daemon = b.up();
+
+    for (round, table) in ["files", "file_mirror", "file_chunked", "file_chunks", "file_store"].into_iter().enumerate()
+    {
+        service.server.sql("lab", &format!("DROP TABLE {table} CASCADE"));
+        a.write(format!("shared/of-round-{round}.md"), table);
+        // Damage if it is met when the service is opened, else what could not be delivered.
+        let refused = a.run(["sync"]).says("larder backend ddl supabase");
+        assert!(matches!(refused.code, Some(2 | 4)), "{refused:?}");
+        service.prepare();
+        until("it is sent again", DAEMON_DEADLINE, || a.run(["sync"]).code == Some(0));
+
+        let rows = "SELECT count(*) FROM files_all WHERE app = 'lab'";
+        until("all rows are back", DAEMON_DEADLINE, || service.server.sql("lab", rows) == (round + 3).to_string());
+        until("it arrives", DAEMON_DEADLINE, || b.tree("shared") == a.tree("shared"));
+        assert_eq!((a.read("shared/big.bin").as_ref(), b.tree("shared").len()), (Some(&noise), round + 3), "{table}");
+    }
+    daemon.stop();
+    for project in [&a, &b] {
+        project.sync();
+        project.verify();
+    }
+}
+
+#[test]
 fn rows_of_supabase_with_hostile_names_are_named_and_a_role_that_may_only_read_stops_no_recording() {
     const TEST: &str = "rows_of_supabase_with_hostile_names_are_named_and_a_role_that_may_only_read_stops_no_recording";
     let Some(service) = service(TEST) else { return };

@@ -122,7 +122,8 @@ ALTER TABLE file_chunks ALTER COLUMN bytes SET STORAGE EXTERNAL;
 CREATE TABLE file_store (key text PRIMARY KEY, value text NOT NULL);
 INSERT INTO file_store (key, value) VALUES
     ('schema', '1'),
-    ('instance', substr(md5(random()::text || clock_timestamp()::text || pg_backend_pid()::text), 1, 8));
+    ('instance', substr(md5(random()::text || clock_timestamp()::text || pg_backend_pid()::text), 1, 8))
+    ON CONFLICT (key) DO NOTHING;
 
 CREATE VIEW files_all AS
     SELECT id, path, content, app, owner_id, last_updated, created_at, NULL::bigint AS chunk_count, NULL::bigint AS size_bytes

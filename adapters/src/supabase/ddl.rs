@@ -2,7 +2,8 @@
 //!
 //! PostgREST runs one statement a request, so what must be atomic is a function. Functions run with the caller's rights (row level security
 //! holds inside them), but for those that read ranges, which ask the same rule themselves, and those that only number changes. They answer JSON, which no row cap shortens.
-//! Invariant: with nobody's token only shared rows are seen and written; a private row by its owner alone.
+//! Invariant: with nobody's token only shared rows are seen and written; a private row by its owner alone. What is printed may be run again:
+//! it makes what is missing and takes away no content. A line whose content was lost with its table goes, since it would read as a deletion.
 
 use crate::postgres::schema::{MAX_ID_BYTES, Moments, statements};
 
@@ -13,10 +14,58 @@ pub(super) const VERSION: u32 = 1;
 pub(super) fn ddl() -> String {
     let tables = statements("public", Moments::default());
     let api = API.replace("VERSION", &VERSION.to_string()).replace("MAX_ID_BYTES", &MAX_ID_BYTES.to_string());
-    format!(
-        "BEGIN;\n{tables}\n-- Rows that were there before get their first number.\nUPDATE files SET path = path;\n{RULES}{api}{RIGHTS}COMMIT;\n"
-    )
+    let made = again(&format!("{tables}{RULES}{api}"));
+    format!("BEGIN;\n{BEFORE}{made}{RIGHTS}{AFTER}COMMIT;\n")
 }
+
+/// The same statements, which leave alone what is there, or put themselves in its place where that holds nothing.
+fn again(statements: &str) -> String {
+    let kinds = [
+        ("TABLE file_", "TABLE IF NOT EXISTS file_"),
+        ("INDEX ", "INDEX IF NOT EXISTS "),
+        ("SEQUENCE ", "SEQUENCE IF NOT EXISTS "),
+        ("VIEW ", "OR REPLACE VIEW "),
+        ("FUNCTION ", "OR REPLACE FUNCTION "),
+        ("TRIGGER ", "OR REPLACE TRIGGER "),
+    ];
+    kinds.iter().fold(statements.to_owned(), |text, (once, again)| {
+        text.replace(&format!("\nCREATE {once}"), &format!("\nCREATE {again}"))
+    })
+}
+
+/// Whether all that holds something, or numbers it, is there already.
+const BEFORE: &str = r#"
+-- This may be run again: it makes what is missing and leaves what is there.
+DO $$
+BEGIN
+    PERFORM set_config('larder.was_whole', (
+        (SELECT bool_and(to_regclass('public.' || name) IS NOT NULL)
+            FROM unnest(ARRAY['files', 'file_mirror', 'file_chunked', 'file_chunks', 'file_store', 'file_changes_n']) AS name)
+        AND (SELECT count(*) FROM pg_trigger WHERE tgrelid = to_regclass('public.files') AND tgenabled IN ('O', 'A')
+            AND tgname IN ('larder_named', 'larder_noted', 'larder_emptied')) = 3)::text, true);
+END $$;
+"#;
+
+/// Where something was missing: no line without its content, a number for each content, and another name for all of it, by which
+/// machines know that what they remember of it is worth nothing.
+const AFTER: &str = r#"
+DO $$
+BEGIN
+    IF current_setting('larder.was_whole') = 'true' THEN
+        RETURN;
+    END IF;
+    DELETE FROM file_chunked AS k WHERE k.chunk_count <> (SELECT count(*) FROM file_chunks AS c WHERE c.id = k.id);
+    DELETE FROM file_chunks AS c WHERE NOT EXISTS (SELECT 1 FROM file_chunked AS k WHERE k.id = c.id);
+    -- Without its content a line would read as a deletion.
+    DELETE FROM file_mirror AS m WHERE NOT EXISTS (SELECT 1 FROM file_chunked AS k WHERE k.id = m.id)
+        AND NOT EXISTS (SELECT 1 FROM files AS f WHERE f.id = m.id COLLATE "default");
+    PERFORM setval('file_changes_n', greatest(nextval('file_changes_n'), (SELECT coalesce(max(n), 0) + 1 FROM file_mirror)));
+    -- Rows and contents that were there before get a number.
+    UPDATE files SET path = path;
+    PERFORM larder_note(k.id) FROM file_chunked AS k WHERE NOT EXISTS (SELECT 1 FROM file_mirror AS m WHERE m.id = k.id);
+    DELETE FROM file_store WHERE key IN ('api_home', 'api_instance');
+END $$;
+"#;
 
 const RULES: &str = r#"
 -- Whose the request is: the claim `larder_owner` of its token, else the token's subject; nobody without a token.
@@ -41,9 +90,13 @@ ALTER TABLE file_mirror ENABLE ROW LEVEL SECURITY;
 ALTER TABLE file_chunked ENABLE ROW LEVEL SECURITY;
 ALTER TABLE file_chunks ENABLE ROW LEVEL SECURITY;
 ALTER TABLE file_store ENABLE ROW LEVEL SECURITY;
+DROP POLICY IF EXISTS larder ON files;
 CREATE POLICY larder ON files FOR ALL USING (larder_may(owner_id)) WITH CHECK (larder_may(owner_id));
+DROP POLICY IF EXISTS larder ON file_mirror;
 CREATE POLICY larder ON file_mirror FOR ALL USING (larder_may(larder_owner_of(id))) WITH CHECK (larder_may(larder_owner_of(id)));
+DROP POLICY IF EXISTS larder ON file_chunked;
 CREATE POLICY larder ON file_chunked FOR ALL USING (larder_may(owner_id)) WITH CHECK (larder_may(owner_id));
+DROP POLICY IF EXISTS larder ON file_chunks;
 CREATE POLICY larder ON file_chunks FOR ALL USING (larder_may(larder_owner_of(id))) WITH CHECK (larder_may(larder_owner_of(id)));
 -- A view would look with its maker's eyes.
 ALTER VIEW files_all SET (security_invoker = true);
@@ -125,7 +178,8 @@ BEGIN
                 AND (nested IS NULL OR strpos(substr(m.id, length(low) + 1), ':') = 0 OR left(m.id, length(nested)) = nested)
             ORDER BY m.xid, m.n LIMIT most + 1) AS s;
     END IF;
-    RETURN jsonb_build_object('seen', pg_current_snapshot()::text) || (
+    RETURN jsonb_build_object('seen', pg_current_snapshot()::text,
+        'instance', coalesce((SELECT value FROM file_store WHERE key = 'api_instance'), '')) || (
         -- An answer has a size: it ends before the row that would be too much, but never before the first.
         SELECT jsonb_build_object('more', count(*) > count(*) FILTER (WHERE is_told),
             'rows', coalesce(jsonb_agg(larder_record(sized.id, texts) ORDER BY sized.at) FILTER (WHERE is_told), '[]'))
@@ -351,7 +405,8 @@ BEGIN
         END IF;
     END LOOP;
     -- Realtime tells of rows of this table: every change of any record is one.
-    IF EXISTS (SELECT 1 FROM pg_publication WHERE pubname = 'supabase_realtime') THEN
+    IF EXISTS (SELECT 1 FROM pg_publication WHERE pubname = 'supabase_realtime') AND NOT EXISTS (SELECT 1 FROM pg_publication_tables
+        WHERE pubname = 'supabase_realtime' AND schemaname = 'public' AND tablename = 'file_mirror') THEN
         ALTER PUBLICATION supabase_realtime ADD TABLE file_mirror;
     END IF;
 END $$;

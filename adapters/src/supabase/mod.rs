@@ -64,16 +64,7 @@ impl SupabaseAdapter {
     /// `Unavailable` if nobody answers.
     pub fn open(address: &str, context: &OpenContext<'_>) -> Result<Self, AdapterError> {
         let line = Arc::new(Line::new(&Keys::read(address, context.env)?)?);
-        let hello: Hello = blocking(line.call("larder_hello", &json!({})))?;
-        let told = |kind, why: &str| Err(AdapterError::new(kind, format!("use supabase at {}: {why}", line.shown)));
-        if ddl::VERSION < hello.api {
-            return told(ErrorKind::Corrupt, "a newer release made its tables; upgrade this one");
-        }
-        if hello.triggers < 3 {
-            let why = "a trigger on files is missing or switched off, so edits of others would be missed; \
-                `larder backend ddl supabase` prints it";
-            return told(ErrorKind::Corrupt, why);
-        }
+        let hello = greet(&line)?;
         let capabilities = Capabilities {
             name: "supabase".to_owned(),
             live: true,
@@ -100,6 +91,16 @@ impl SupabaseAdapter {
         self.instance.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Looks anew whose tables these are. Errors: `Corrupt` if they say two things of that.
+    fn meet_again(&self, known: &str) -> Result<(), AdapterError> {
+        let hello = greet(&self.line)?;
+        if hello.instance == known {
+            return Err(self.odd());
+        }
+        *self.instance.lock().unwrap_or_else(PoisonError::into_inner) = hello.instance;
+        Ok(())
+    }
+
     fn changes(&self, query: &Query, place: &Place, limit: usize) -> Result<Page, AdapterError> {
         let instance = self.instance();
         let space = Space::of(query);
@@ -116,6 +117,11 @@ impl SupabaseAdapter {
                 "until": until, "after_xid": after_xid, "after_n": after_n, "most": limit, "texts": query.with_content,
             }),
         )?;
+        if told.instance.as_ref().is_some_and(|now| *now != instance) {
+            // Its tables were made anew: they are read from their beginning.
+            self.meet_again(&instance)?;
+            return self.changes(query, &Place::Start, limit);
+        }
         if told.unknown {
             return self.changes(query, &Place::Start, limit);
         }
@@ -219,6 +225,21 @@ impl SupabaseAdapter {
         let missing = || Err(AdapterError::new(ErrorKind::Unavailable, "write: no answer"));
         refused.into_iter().map(|refusal| refusal.map_or_else(|| written.next().unwrap_or_else(missing), Err)).collect()
     }
+}
+
+/// Who answers, and whether its tables are this release's. Errors: as `open`.
+fn greet(line: &Line) -> Result<Hello, AdapterError> {
+    let hello: Hello = blocking(line.call("larder_hello", &json!({})))?;
+    let told = |kind, why: &str| Err(AdapterError::new(kind, format!("use supabase at {}: {why}", line.shown)));
+    if ddl::VERSION < hello.api {
+        return told(ErrorKind::Corrupt, "a newer release made its tables; upgrade this one");
+    }
+    if hello.triggers < 3 {
+        let why = "a trigger on files is missing or switched off, so edits of others would be missed; \
+            `larder backend ddl supabase` prints it";
+        return told(ErrorKind::Corrupt, why);
+    }
+    Ok(hello)
 }
 
 /// One item, borrowed, under its name.

@@ -34,6 +34,9 @@ pub(super) struct Told {
     pub unknown: bool,
     #[serde(default)]
     pub seen: String,
+    /// Names the database, as `larder_hello` does; empty where nobody asked that since it was made. Older functions do not tell it.
+    #[serde(default)]
+    pub instance: Option<String>,
     #[serde(default)]
     pub more: bool,
     #[serde(default)]
