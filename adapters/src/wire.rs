@@ -85,6 +85,7 @@ impl Head {
             (500..=599, Some(retry_after_ms)) => ErrorKind::Throttled { retry_after_ms },
             (500..=599, None) => ErrorKind::Unavailable,
             (300..=399 | 401 | 403, _) => ErrorKind::Denied,
+            (413, _) => ErrorKind::TooLarge,
             _ => ErrorKind::Corrupt,
         }
     }

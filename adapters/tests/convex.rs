@@ -20,7 +20,7 @@ use convex_server::{Deployment, SECRET};
 use larder_adapters::contract::{self, ForeignHand, text_record};
 use larder_adapters::{
     AdapterError, Body, ConvexAdapter, ConvexListening, Cursor, ErrorKind, Expected, FileSyncAdapter, OpenContext,
-    Query, Record, RecordId, RowContent, Subscription, Wake,
+    Query, Record, RecordId, RowContent, Subscription, Wake, Write,
 };
 use skip::skip;
 
@@ -251,6 +251,54 @@ fn what_answers_and_is_not_convex_is_said_so_and_gets_no_secret_by_a_redirect() 
     refused(open(cut), ErrorKind::Unavailable, "ended too early");
     let away = "HTTP/1.1 503 -\r\nRetry-After: 3\r\nContent-Length: 6\r\n\r\n<html>";
     refused(open(away), ErrorKind::Throttled { retry_after_ms: 3_000 }, "away");
+}
+
+/// The address of a proxy to a deployment that takes no request body of more bytes.
+fn behind_a_proxy(deployment: &Deployment, max_body_bytes: usize) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("its address");
+    let target = deployment.url.trim_start_matches("http://").to_owned();
+    std::thread::spawn(move || {
+        for line in listener.incoming() {
+            let (mut line, target) = (line.expect("a line"), target.clone());
+            std::thread::spawn(move || {
+                let (mut request, mut part) = (Vec::new(), [0; 65_536]);
+                let (head, body_bytes) = loop {
+                    let count = line.read(&mut part).unwrap_or(0);
+                    request.extend_from_slice(&part[..count]);
+                    let end = request.windows(4).position(|four| four == b"\r\n\r\n");
+                    let text = String::from_utf8_lossy(&request[..end.unwrap_or(0)]).to_lowercase();
+                    let length =
+                        text.split("content-length: ").nth(1).and_then(|rest| rest.lines().next()?.parse().ok());
+                    let length: usize = length.unwrap_or(0);
+                    if count == 0 || end.is_some_and(|end| end + 4 + length <= request.len()) {
+                        break (end.unwrap_or(0), length);
+                    }
+                };
+                if max_body_bytes < body_bytes {
+                    let _ = line.write_all(b"HTTP/1.1 413 -\r\nContent-Length: 6\r\nConnection: close\r\n\r\n<html>");
+                    return;
+                }
+                let mut there = TcpStream::connect(target).expect("the deployment answers");
+                request.splice(head..head, *b"\r\nConnection: close");
+                let _ = there.write_all(&request).and_then(|()| std::io::copy(&mut there, &mut line));
+            });
+        }
+    });
+    format!("http://{address}")
+}
+
+#[test]
+fn what_is_too_much_for_a_proxy_stops_no_other() {
+    let Some(deployment) = start("what_is_too_much_for_a_proxy_stops_no_other") else { return };
+    let adapter = open_with(&behind_a_proxy(&deployment, 100_000), &[("CONVEX_LARDER_SECRET", SECRET)]).expect("opens");
+    let write =
+        |path: &str, text: &str| Write::Set { record: text_record("app", path, text), expected: Expected::Absent };
+
+    let answers = adapter.write_batch(&[write("a", "1"), write("long", &"x".repeat(200_000)), write("b", "2")]);
+
+    let kinds: Vec<Option<ErrorKind>> = answers.iter().map(|answer| answer.as_ref().err().map(|e| e.kind)).collect();
+    assert_eq!(kinds, [None, Some(ErrorKind::TooLarge), None]);
 }
 
 fn listen(adapter: &ConvexAdapter, from: Cursor) -> (Subscription, Receiver<Wake>) {

@@ -268,6 +268,22 @@ fn one_bad_item_of_a_commit_stops_no_other() {
 }
 
 #[test]
+fn what_is_too_much_for_a_proxy_stops_no_other() {
+    let server = Firestore::start();
+    let adapter = open(&server, "never");
+    let write = |path: &str| Write::Set { record: text_record("app", path, "text"), expected: Expected::Absent };
+    // All of them together, then the second of them by itself.
+    let full = || Fault::Answer(413, "", "<html>too large</html>");
+    server.fail("commit", 1, full());
+    server.fail_after("commit", 1, 1, full());
+
+    let answers = adapter.write_batch(&[write("a"), write("b"), write("c")]);
+
+    let kinds: Vec<Option<ErrorKind>> = answers.iter().map(|answer| answer.as_ref().err().map(|e| e.kind)).collect();
+    assert_eq!(kinds, [None, Some(ErrorKind::TooLarge), None]);
+}
+
+#[test]
 fn a_change_among_many_costs_the_same_as_among_few() {
     let server = Firestore::start();
     let adapter = open(&server, "600");

@@ -190,6 +190,7 @@ fn without_words(head: &Head) -> Failure {
     let code = head.code;
     let said = match head.kind() {
         ErrorKind::Denied => format!("something before the deployment refuses access (HTTP {code}); check CONVEX_URL"),
+        ErrorKind::TooLarge => format!("something before the deployment takes no request of this size (HTTP {code})"),
         ErrorKind::Throttled { .. } if code == 429 => "the service asks for a slower pace".to_owned(),
         _ => format!("the deployment is away (HTTP {code})"),
     };
@@ -223,6 +224,7 @@ mod tests {
         assert_eq!(kind(200, &error("")), ErrorKind::Unavailable);
         assert_eq!(kind(200, "<html>"), ErrorKind::Corrupt);
         assert_eq!(kind(404, "<html>"), ErrorKind::Corrupt);
+        assert_eq!(kind(413, "<html>"), ErrorKind::TooLarge);
         assert_eq!(kind(502, "<html>"), ErrorKind::Unavailable);
         assert_eq!(kind(403, "<html>"), ErrorKind::Denied);
         assert!(refused(403, "<html>").said.contains("check CONVEX_URL"));

@@ -333,11 +333,20 @@ impl Shared {
         answers: &mut [Option<Result<Revision, AdapterError>>],
     ) {
         let group = std::mem::take(group);
-        let sent = self.try_send(&group, writes, instance, answers).await;
-        if let Err(failure) = sent {
-            for (at, _) in group {
-                let id = id_of(&writes[at]);
-                answers[at].get_or_insert_with(|| Err(failure.error(&format!("write {id}"))));
+        let Err(failure) = self.try_send(&group, writes, instance, answers).await else { return };
+        let is_of_one = 1 < group.len() && failure.kind == ErrorKind::TooLarge;
+        for item in group {
+            let at = item.0;
+            if answers[at].is_some() {
+                continue;
+            }
+            // One of them, or all together, is too much for what stands between: each by itself tells which.
+            let alone = match is_of_one {
+                true => self.try_send(std::slice::from_ref(&item), writes, instance, answers).await,
+                false => Err(failure.clone()),
+            };
+            if let Err(failure) = alone {
+                answers[at].get_or_insert_with(|| Err(failure.error(&format!("write {}", id_of(&writes[at])))));
             }
         }
     }

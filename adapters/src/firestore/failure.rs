@@ -115,6 +115,9 @@ fn by_code(head: &Head) -> Failure {
         (401, _) => return Failure { what: What::Unauthenticated, said: refused_token("no reason given") },
         (429, _) => "the service asks for a slower pace".to_owned(),
         (code, ErrorKind::Throttled { .. } | ErrorKind::Unavailable) => format!("the service is away (HTTP {code})"),
+        (code, ErrorKind::TooLarge) => {
+            format!("something before the service takes no request of this size (HTTP {code})")
+        }
         (_, ErrorKind::Denied) => "access is refused, by something that is not Firestore".to_owned(),
         (code, _) => format!("what answers is not Firestore (HTTP {code} without its JSON); check the address"),
     };
@@ -184,6 +187,7 @@ mod tests {
     fn what_is_no_json_is_judged_by_its_code_and_a_redirect_is_named() {
         assert_eq!(understood(502, "<html>"), What::Kind(ErrorKind::Unavailable));
         assert_eq!(understood(404, "<html>"), What::Kind(ErrorKind::Corrupt));
+        assert_eq!(understood(413, "<html>"), What::Kind(ErrorKind::TooLarge));
         let head = Head { code: 302, redirect: Some("evil.example".to_owned()), ..Head::default() };
         let failure = refusal(&head, b"");
         assert_eq!(failure.what, What::Kind(ErrorKind::Denied));
