@@ -109,6 +109,11 @@ fn type_problem(text: &str, document: &Node, steps: &[Step], message: &str) -> P
             let meant = nearest(word, MergeKind::ALL.map(MergeKind::as_str));
             meant.map_or(problem.clone(), |known| problem.help(format!("did you mean `{known}`?")))
         }
+        (Content::Text(word), [Step::Key(top)])
+            if top == "retention" && word.parse::<u32>().is_ok_and(|days| 0 < days) =>
+        {
+            problem.help(format!("say the unit: `\"{word}d\"` is so many days"))
+        }
         (Content::Text(word), [_]) if word.parse::<f64>().is_ok() || ["true", "false"].contains(&word.as_str()) => {
             problem.help("write it without quotes")
         }
