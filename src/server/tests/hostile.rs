@@ -170,11 +170,16 @@ fn a_server_that_lies_costs_no_memory_and_is_named() {
     };
     let stranger =
         || -> Answer { Box::new(|_| b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nhi".to_vec()) };
+    // A proxy that takes no request of some size.
+    let narrow = || -> Answer {
+        Box::new(|_| b"HTTP/1.1 413 Large\r\nconnection: close\r\ncontent-length: 2\r\n\r\nhi".to_vec())
+    };
     let garbage = || -> Answer { Box::new(|_| b"\0\x01\x02 no http at all\r\n\r\n".to_vec()) };
     for (answer, expected) in [
         (says("200 OK", "", 1 << 40, b"x"), TransportErrorKind::TooLarge),
         (endless(), TransportErrorKind::TooLarge),
         (stranger(), TransportErrorKind::Unsupported),
+        (narrow(), TransportErrorKind::TooLarge),
         (garbage(), TransportErrorKind::Unavailable),
         (says("302 Found", redirect, 0, b""), TransportErrorKind::Unsupported),
         (says("429 Slow", "retry-after: 7\r\n", 0, b""), TransportErrorKind::Throttled { retry_after_ms: 7_000 }),

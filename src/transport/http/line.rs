@@ -204,7 +204,10 @@ impl Line {
                 let detail = "it redirects elsewhere, which is not followed: name that address itself";
                 Err(question.error(TransportErrorKind::Unsupported, detail))
             }
-            status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
+            status
+                if status.is_server_error()
+                    || [StatusCode::TOO_MANY_REQUESTS, StatusCode::PAYLOAD_TOO_LARGE].contains(&status) =>
+            {
                 Err(question.error(kind_of(status, response.headers()), format!("something before it says {status}")))
             }
             _ => Err(question.error(TransportErrorKind::Unsupported, "what answers there is no `larder serve`")),
