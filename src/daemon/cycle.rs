@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use larder_adapters::Subscription;
+use larder_adapters::{FileSyncAdapter, Subscription};
 
 use super::Carry;
 use super::absent::Absences;
@@ -51,6 +51,8 @@ pub(super) struct Cycle {
     /// How the kernel gets what the view shows.
     carry: Carry,
     subscriptions: Vec<Subscription>,
+    /// Whom they are of: a backend that was away is opened later, and one that was made anew is opened again.
+    listened_to: Option<Arc<dyn FileSyncAdapter>>,
     debounce: Debounce,
     trees: BTreeSet<RelPath>,
     whole: bool,
@@ -94,6 +96,7 @@ impl Cycle {
             mounted,
             carry: Carry::default(),
             subscriptions: Vec::new(),
+            listened_to: None,
             debounce: Debounce::new(Patience::default()),
             trees: BTreeSet::new(),
             whole: true,
@@ -130,7 +133,7 @@ impl Cycle {
         let answered = notes.clone();
         let bell = Arc::new(move |name: &str| drop(answered.send(Note::Peer(name.to_owned()))));
         self.node.engine.deadlines().hurry(bell, self.over.clone());
-        self.subscriptions = subscribe(&self.node, notes);
+        self.listen();
         self.waiters = Some(Waiters::new(notes));
     }
 
@@ -222,9 +225,7 @@ impl Cycle {
             Ok(keys) => {
                 say(&format!("the config changed: {}", keys.join(", ")));
                 self.watcher.set_rules(self.node.settings.rules.clone());
-                if let Some(notes) = self.notes.clone() {
-                    self.subscriptions = subscribe(&self.node, &notes);
-                }
+                self.listen();
                 self.whole = true;
                 self.node.engine.note_config_error(None);
             }
@@ -232,6 +233,23 @@ impl Cycle {
                 say(&format!("the edited config is not used: {}", on_one_line(&error)));
                 self.node.engine.note_config_error(Some(&on_one_line(&error)));
             }
+        }
+    }
+
+    fn listen(&mut self) {
+        let Some(notes) = &self.notes else { return };
+        self.subscriptions = subscribe(&self.node, notes);
+        self.listened_to = self.node.engine.adapter();
+    }
+
+    fn listen_if_opened_anew(&mut self) {
+        let now = self.node.engine.adapter();
+        let is_same = match (&now, &self.listened_to) {
+            (Some(now), Some(before)) => Arc::ptr_eq(now, before),
+            (now, before) => now.is_none() && before.is_none(),
+        };
+        if !is_same {
+            self.listen();
         }
     }
 
@@ -290,6 +308,7 @@ impl Cycle {
         let ran = self.node.run(&options);
         self.gate.rest();
         self.wait_for_peers();
+        self.listen_if_opened_anew();
         match ran {
             Ok(report) => {
                 self.after(&report, say);
@@ -361,6 +380,7 @@ impl Cycle {
         }
         // Also if it failed: how far it came only its error tells.
         self.subscriptions.clear();
+        self.listened_to = None;
         self.waiters = None;
         self.node = self.node.opened_anew(self.progress.clone())?;
         self.watcher.set_rules(self.node.settings.rules.clone());

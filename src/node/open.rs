@@ -132,6 +132,8 @@ pub struct Node {
     pub options: OpenOptions,
     /// Why the backend could not be opened, if it could not.
     pub backend_error: Option<NodeError>,
+    /// What the backend holds or answered made no sense in the last run: it is opened anew, which makes or asks for what is missing.
+    pub(super) is_backend_odd: bool,
     /// Something was recorded that the backend could not be given: it is when it is heard of again.
     pub(super) unsent: bool,
     // Last: everything else is closed before the lock says so.
@@ -195,7 +197,7 @@ impl Node {
             engine.expect_rescue();
         }
         let (env, options) = (env.clone(), options.clone());
-        Ok(Node { settings, dirs, env, engine, options, backend_error, unsent: false, lock })
+        Ok(Node { settings, dirs, env, engine, options, backend_error, is_backend_odd: false, unsent: false, lock })
     }
 
     /// Opens the same project again; `self` may be dropped then, and must not be used meanwhile nor afterwards.
@@ -228,16 +230,17 @@ impl Node {
         ))
     }
 
-    /// Tries again to open a backend that was away.
+    /// Tries again to open a backend that was away, or that was opened when it was another one than it is now.
     pub fn reopen_backend(&mut self) -> Result<(), NodeError> {
-        if self.backend_error.is_some() {
-            match open_backend(&self.settings, &self.env) {
-                Ok(adapter) => {
-                    self.engine.set_adapter(Some(adapter));
-                    self.backend_error = None;
-                }
-                Err(error) => self.backend_error = Some(error),
+        let is_odd = std::mem::take(&mut self.is_backend_odd) && self.options.adapter.is_none();
+        if self.backend_error.is_some() || is_odd {
+            let opened = open_backend(&self.settings, &self.env);
+            if is_odd {
+                self.engine.renew_adapter(opened.as_ref().ok().cloned());
+            } else if let Ok(adapter) = &opened {
+                self.engine.set_adapter(Some(adapter.clone()));
             }
+            self.backend_error = opened.err();
         }
         Ok(())
     }

@@ -3,6 +3,8 @@
 //! Invariant: an exchange precedes the first look at the disk, so that a first contact knows what others have; a backend or peer
 //! that fails does not stop what can be done without it, and is named in the report.
 
+use larder_adapters::ErrorKind;
+
 use super::status::{
     conflicts_remain, damage_remains, damage_there, held_remain, is_damage_there, stopped, unplaced_remain,
 };
@@ -105,7 +107,8 @@ impl Node {
         let arrived =
             if looks { self.engine.take_inbox(&mut report)? + self.engine.take_apart(&mut report)? } else { 0 };
         if options.asked.backend() {
-            rows = soften(self.engine.read_rows(), &mut report)?.flatten();
+            let read = self.engine.read_rows();
+            rows = self.soften(read, &mut report)?.flatten();
         }
         let away = self.engine.away_of(&options.asked);
         if options.asked != Asked::Nobody {
@@ -114,7 +117,7 @@ impl Node {
         }
         if options.asked.backend() {
             let pulled = self.engine.exchange_backend(Direction::Pull, &mut report);
-            soften(pulled, &mut report)?;
+            self.soften(pulled, &mut report)?;
         }
         if report.pulled > arrived {
             // Among what came may be the word that lets in whoever stands apart.
@@ -139,7 +142,7 @@ impl Node {
         steps.done("record");
         if let Some(rows) = rows {
             let recorded = self.engine.record_rows_read(&rows, options.dry_run, &mut report);
-            soften(recorded, &mut report)?;
+            self.soften(recorded, &mut report)?;
         }
         if !options.dry_run {
             self.engine.release_approved()?;
@@ -158,7 +161,7 @@ impl Node {
         let has_news = has_news || options.asked.is_everybody();
         if options.way != Way::Pull && !options.dry_run && has_news {
             let pushed = self.engine.exchange_backend(Direction::Push, &mut report);
-            soften(pushed, &mut report)?;
+            self.soften(pushed, &mut report)?;
             self.exchange_partners(partners, options, Direction::Push, &mut report)?;
             self.unsent = report.backend_error.is_some();
             self.engine.empty_stores(&mut report)?;
@@ -166,7 +169,7 @@ impl Node {
         steps.done("exchange out");
         if options.way != Way::Pull {
             let mirrored = self.engine.mirror(options.dry_run, &mut report);
-            soften(mirrored, &mut report)?;
+            self.soften(mirrored, &mut report)?;
             if !options.dry_run && report.backend_error.is_none() {
                 self.engine.scrub_backend(&mut report)?;
             }
@@ -187,6 +190,23 @@ impl Node {
         let now = self.env.clock.wall_ms() as i64;
         self.engine.note_backend(report.backend_error.as_deref(), now)?;
         Ok(report)
+    }
+
+    /// A backend's failure goes into the report; everything else stops the run.
+    fn soften<T>(&mut self, outcome: Result<T, SyncError>, report: &mut Report) -> Result<Option<T>, NodeError> {
+        match outcome {
+            Ok(value) => Ok(Some(value)),
+            Err(SyncError::Adapter(error)) => {
+                self.is_backend_odd |= error.kind == ErrorKind::Corrupt;
+                report.backend_error.get_or_insert(error.to_string());
+                Ok(None)
+            }
+            Err(SyncError::Transport(error)) => {
+                report.backend_error.get_or_insert(error.to_string());
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn exchange_partners(
@@ -271,21 +291,5 @@ impl Steps {
     fn done(&mut self, step: &'static str) {
         tracing::debug!(step, ms = self.0.elapsed().as_millis() as u64, "step");
         self.0 = std::time::Instant::now();
-    }
-}
-
-/// A backend's failure goes into the report; everything else stops the run.
-fn soften<T>(outcome: Result<T, SyncError>, report: &mut Report) -> Result<Option<T>, NodeError> {
-    match outcome {
-        Ok(value) => Ok(Some(value)),
-        Err(SyncError::Adapter(error)) => {
-            report.backend_error.get_or_insert(error.to_string());
-            Ok(None)
-        }
-        Err(SyncError::Transport(error)) => {
-            report.backend_error.get_or_insert(error.to_string());
-            Ok(None)
-        }
-        Err(error) => Err(error.into()),
     }
 }

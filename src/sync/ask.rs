@@ -58,6 +58,12 @@ impl Engine {
         self.mirrored = 0;
     }
 
+    /// Uses the same backend, opened anew; whether its marks still hold is found out when it is met.
+    pub fn renew_adapter(&mut self, adapter: Option<std::sync::Arc<dyn larder_adapters::FileSyncAdapter>>) {
+        self.adapter = adapter;
+        self.transport = None;
+    }
+
     /// Notes whose lines `status` shows from here on: how contacts with another backend went says nothing of this one.
     pub fn meet_backend(&self, address: &str) -> Result<()> {
         let known = self.state.meta_text(BACKEND_MET)?;

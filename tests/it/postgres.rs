@@ -64,6 +64,54 @@ fn machines_that_share_only_postgres_converge() {
     }
 }
 
+/// Takes away everything of Larder's but `files`, as the sentence about a part that is missing says.
+const DROP: &str = "DROP VIEW IF EXISTS files_all; DROP TABLE IF EXISTS file_mirror, file_chunked, file_chunks, file_store CASCADE;
+    DROP SEQUENCE IF EXISTS file_changes_n CASCADE; DROP FUNCTION IF EXISTS larder_file_id, larder_note, larder_files_named,
+    larder_files_noted, larder_files_emptied CASCADE";
+
+#[test]
+fn daemons_make_anew_what_was_dropped_beneath_them_and_lose_nothing() {
+    let Some(server) = server("daemons_make_anew_what_was_dropped_beneath_them_and_lose_nothing") else { return };
+    let url = server.create("lab");
+    let lab = Lab::new();
+    let (a, b) = (machine(&lab, "a", &url), machine(&lab, "b", &url));
+    a.write("shared/notes.md", "one\n");
+    let daemons = [a.up(), b.up()];
+    until("it arrives", DAEMON_DEADLINE, || b.tree("shared") == a.tree("shared"));
+
+    server.sql("lab", DROP);
+    a.write("shared/notes.md", "two\n");
+
+    until("the edit arrives", DAEMON_DEADLINE, || text(&b, "shared/notes.md").as_deref() == Some("two\n"));
+    until("status is well", DAEMON_DEADLINE, || [&a, &b].iter().all(|one| one.run(["status"]).code == Some(0)));
+    for daemon in daemons {
+        daemon.stop();
+    }
+    assert_eq!(row(&server, "shared/notes.md"), "two");
+}
+
+#[test]
+fn a_server_that_was_away_when_a_daemon_began_is_listened_to_once_it_is_back() {
+    let test = "a_server_that_was_away_when_a_daemon_began_is_listened_to_once_it_is_back";
+    let Some(mut server) = server(test) else { return };
+    let url = server.create("lab");
+    let lab = Lab::new();
+    let a = machine(&lab, "a", &url).with_var("LARDER_INTERVAL_SECS", "86400");
+    a.sync();
+    server.stop();
+    let daemon = a.up();
+    server.start_again();
+    // An edit of its own makes it look for the server.
+    a.write("shared/mine.md", "mine\n");
+    until("the row is there", DAEMON_DEADLINE, || row(&server, "shared/mine.md") == "mine");
+
+    let insert = "INSERT INTO files (app, path, content) VALUES ('lab', 'shared/theirs.md', E'theirs\\n')";
+    server.sql("lab", insert);
+
+    until("it is heard of", DAEMON_DEADLINE, || text(&a, "shared/theirs.md").as_deref() == Some("theirs\n"));
+    daemon.stop();
+}
+
 #[test]
 fn other_programs_insert_edit_revert_and_delete() {
     let Some(server) = server("other_programs_insert_edit_revert_and_delete") else { return };
