@@ -333,21 +333,21 @@ impl Shared {
         answers: &mut [Option<Result<Revision, AdapterError>>],
     ) {
         let group = std::mem::take(group);
-        let Err(failure) = self.try_send(&group, writes, instance, answers).await else { return };
-        let is_of_one = 1 < group.len() && failure.kind == ErrorKind::TooLarge;
+        let Err(mut failure) = self.try_send(&group, writes, instance, answers).await else { return };
+        let is_many = 1 < group.len();
         for item in group {
             let at = item.0;
             if answers[at].is_some() {
                 continue;
             }
             // One of them, or all together, is too much for what stands between: each by itself tells which.
-            let alone = match is_of_one {
-                true => self.try_send(std::slice::from_ref(&item), writes, instance, answers).await,
-                false => Err(failure.clone()),
-            };
-            if let Err(failure) = alone {
-                answers[at].get_or_insert_with(|| Err(failure.error(&format!("write {}", id_of(&writes[at])))));
+            if is_many && failure.kind == ErrorKind::TooLarge {
+                match self.try_send(std::slice::from_ref(&item), writes, instance, answers).await {
+                    Ok(()) => continue,
+                    Err(of_this) => failure = of_this,
+                }
             }
+            answers[at].get_or_insert_with(|| Err(failure.error(&format!("write {}", id_of(&writes[at])))));
         }
     }
 
