@@ -175,6 +175,10 @@ impl Node {
             }
         }
         steps.done("mirror");
+        if let Some(why) = self.engine.undelivered_to_backend().filter(|_| report.backend_error.is_none()) {
+            report.backend_error = Some(why);
+            self.unsent = true;
+        }
         if options.dry_run {
             self.engine.plan_rows_of_recorded(&mut report);
         } else {
@@ -258,7 +262,7 @@ impl Node {
         }
         if let Some(error) = &report.backend_error {
             let kind = self.backend_error.as_ref().map_or(Kind::Unavailable, |error| error.kind);
-            return Ok(Some(NodeError::new(kind, format!("the backend could not be reached: {error}"))));
+            return Ok(Some(NodeError::new(kind, format!("the contact with the backend failed: {error}"))));
         }
         if let Some((name, why)) = report.peer_errors.first() {
             return Ok(Some(NodeError::new(Kind::Unavailable, format!("exchange with the peer {name} failed: {why}"))));

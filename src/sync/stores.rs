@@ -175,14 +175,19 @@ impl Engine {
             late: Vec::new(),
         };
         let failure = self.exchange_store(&*transport, terms, report)?;
-        let told = self.told.get(&line);
-        self.rows_wait = told.is_some_and(|told| told.strangers);
-        // It is there, but who trusts a run's end trusts that all of it arrived.
-        match failure.or_else(|| told?.undelivered.clone()) {
+        self.rows_wait = self.told.get(&line).is_some_and(|told| told.strangers);
+        match failure {
             Some(why) if report.backend_error.is_none() => report.backend_error = Some(why),
             _ => {}
         }
         Ok(())
+    }
+
+    /// Why something that the last push offered to the backend is not there, although it answered else. Who trusts a run's end trusts that
+    /// all of it arrived.
+    pub fn undelivered_to_backend(&self) -> Option<String> {
+        let line = format!("{}:exchange", self.adapter.as_ref()?.capabilities().name);
+        self.told.get(&line)?.undelivered.clone()
     }
 
     /// Exchanges artifacts with one store, notes how it went and replays what came. Returns why the store failed, if it
