@@ -433,13 +433,7 @@ mod tests {
     fn sqlite_keeps_the_transport_contract() {
         contract::run(&|| {
             let folder = tempfile::tempdir().expect("a folder");
-            let opening = Opening {
-                app: "app".into(),
-                base: folder.path().to_owned(),
-                vars: Arc::default(),
-                larder: None,
-                deadlines: Default::default(),
-            };
+            let opening = Opening::new("app", folder.path());
             Box::new(move || {
                 let _keep = &folder;
                 crate::transport::open("sqlite:sync.db", &opening).expect("sqlite opens")

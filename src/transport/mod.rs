@@ -291,6 +291,14 @@ pub struct Opening {
     pub deadlines: Deadlines,
 }
 
+impl Opening {
+    /// Of no device, without an environment, and in no haste.
+    pub fn new(app: &str, base: &std::path::Path) -> Opening {
+        let (app, base) = (app.to_owned(), base.to_owned());
+        Opening { app, base, vars: Arc::default(), larder: None, deadlines: Deadlines::default() }
+    }
+}
+
 /// How long a place may take to answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Limit {
@@ -406,13 +414,7 @@ mod tests {
     #[test]
     fn an_unknown_scheme_is_refused_with_the_known_ones_and_never_taken_for_a_folder() {
         let base = tempfile::tempdir().expect("a folder");
-        let opening = Opening {
-            app: "app".into(),
-            base: base.path().to_owned(),
-            vars: Arc::default(),
-            larder: None,
-            deadlines: Deadlines::default(),
-        };
+        let opening = Opening::new("app", base.path());
         std::fs::create_dir_all(base.path().join("s4:/bucket/x")).expect("a folder of that name");
 
         for address in ["s4://bucket/x", "s4:", "htps://host", "MEMORY:x"] {

@@ -629,13 +629,7 @@ pub fn restore(from: &Path, to: &Path) {
 #[track_caller]
 pub fn keeps_the_contract(lab: &Lab, bucket: &str, vars: impl IntoIterator<Item = (&'static str, String)>) {
     let vars = vars.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-    let opening = Opening {
-        app: "app".to_owned(),
-        base: lab.path("."),
-        vars: Arc::new(vars),
-        larder: None,
-        deadlines: Default::default(),
-    };
+    let opening = Opening { vars: Arc::new(vars), ..Opening::new("app", &lab.path(".")) };
     let places = Cell::new(0);
     contract::run(&|| {
         places.set(places.get() + 1);

@@ -287,13 +287,7 @@ fn a_page_of_a_large_folder_holds_what_sorts_first_and_empty_folders_are_nothing
 fn a_plain_path_is_a_folder_and_relative_ones_start_at_the_base() {
     let base = tempfile::tempdir().expect("a folder");
     std::fs::create_dir(base.path().join("share")).expect("creates");
-    let opening = Opening {
-        app: "app".into(),
-        base: base.path().to_owned(),
-        vars: Arc::default(),
-        larder: None,
-        deadlines: Default::default(),
-    };
+    let opening = Opening::new("app", base.path());
 
     for address in ["share", "./share", "folder:share", &base.path().join("share").to_string_lossy()] {
         let transport = super::super::open(address, &opening).expect(address);

@@ -202,13 +202,7 @@ mod tests {
 
     fn opening(vars: &[(&str, &str)]) -> Opening {
         let vars = vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Opening {
-            app: "app".to_owned(),
-            base: "/nowhere".into(),
-            vars: Arc::new(vars),
-            larder: None,
-            deadlines: Default::default(),
-        }
+        Opening { vars: Arc::new(vars), ..Opening::new("app", "/nowhere".as_ref()) }
     }
 
     const KEYS: [(&str, &str); 2] = [("AWS_ACCESS_KEY_ID", "AK"), ("AWS_SECRET_ACCESS_KEY", "geheim")];

@@ -13,7 +13,7 @@ use object_store::{CopyOptions, ListResult, MultipartUpload, ObjectMeta, PutMult
 use super::explain::Service;
 use super::line::Line;
 use super::*;
-use crate::transport::contract;
+use crate::transport::{Opening, contract};
 
 /// A bucket and how it misbehaves.
 #[derive(Debug, Default)]
@@ -281,13 +281,7 @@ fn an_answer_without_end_is_cut_off() {
             [("AWS_ENDPOINT_URL", endpoint.as_str()), ("AWS_ACCESS_KEY_ID", "AK"), ("AWS_SECRET_ACCESS_KEY", "SK")];
         let vars = vars.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let vars = Arc::new(vars.into_iter().collect());
-        let opening = crate::transport::Opening {
-            app: "app".to_owned(),
-            base: "/nowhere".into(),
-            vars,
-            larder: None,
-            deadlines: Default::default(),
-        };
+        let opening = Opening { vars, ..Opening::new("app", "/nowhere".as_ref()) };
         let place = open_s3("s3://b", &opening).expect("opens");
 
         let error = place.list(&ListRequest::new("app/", Depth::All)).expect_err("no listing");
