@@ -256,8 +256,8 @@ impl Cycle {
     /// Runs what is due, and what `ask` says in any case. `None` if nothing was.
     pub fn run_due(&mut self, ask: Option<Asked>, say: &dyn Fn(&str)) -> Result<Option<Report>, NodeError> {
         let now = Instant::now();
-        let unasked = ask.is_none();
-        if unasked && self.not_before.is_some_and(|at| now < at) {
+        let is_asked = ask.is_some();
+        if !is_asked && self.not_before.is_some_and(|at| now < at) {
             return Ok(None);
         }
         let node = &self.node;
@@ -270,7 +270,7 @@ impl Cycle {
                 Settled::Growing { path, .. } => growing.push(path),
             }
         }
-        if !unasked {
+        if is_asked {
             // Who asks wants what was just written; the engine itself waits until it is stable.
             paths.extend(self.debounce.pending().map(|(path, _)| path.clone()));
         }
@@ -312,7 +312,7 @@ impl Cycle {
         match ran {
             Ok(report) => {
                 self.after(&report, say);
-                if timer && unasked && report.is_empty() {
+                if timer && !is_asked && report.is_empty() {
                     self.collect(say);
                 }
                 if whole || is_large(&report) || now.elapsed() >= LONG {

@@ -54,6 +54,11 @@ fn has_broken_off(done: &exchange::Report) -> bool {
     broken_off(done).is_some()
 }
 
+/// Under which name `status` tells of artifacts in a backend.
+fn exchange_line(adapter: &dyn FileSyncAdapter) -> String {
+    format!("{}:exchange", adapter.capabilities().name)
+}
+
 /// Why something that was offered is not there, whatever the reason but those that are told by themselves: a place that refuses
 /// us, and other bytes under the name.
 fn undelivered(done: &exchange::Report) -> Option<&TransportError> {
@@ -162,7 +167,7 @@ impl Engine {
             spaces.push(self.private_space.clone());
         }
         let push = marker::has_other_writers(&adapter, &self.policy.app, self.identity.origin())?;
-        let line = format!("{}:exchange", adapter.capabilities().name);
+        let line = exchange_line(&*adapter);
         let terms = Terms {
             line: line.clone(),
             problems: "exchange".to_owned(),
@@ -186,8 +191,7 @@ impl Engine {
     /// Why something that the last push offered to the backend is not there, although it answered else. Who trusts a run's end trusts that
     /// all of it arrived.
     pub fn undelivered_to_backend(&self) -> Option<String> {
-        let line = format!("{}:exchange", self.adapter.as_ref()?.capabilities().name);
-        self.told.get(&line)?.undelivered.clone()
+        self.told.get(&exchange_line(&**self.adapter.as_ref()?))?.undelivered.clone()
     }
 
     /// Exchanges artifacts with one store, notes how it went and replays what came. Returns why the store failed, if it
