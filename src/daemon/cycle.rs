@@ -2,14 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use larder_adapters::{FileSyncAdapter, Subscription};
 
 use super::Carry;
 use super::absent::Absences;
-use super::up::{LONGEST_SLEEP, Note, config_path, mount_view, subscribe};
+use super::notes::{Note, Notes};
+use super::up::{LONGEST_SLEEP, config_path, mount_view, subscribe};
 use super::wait::Waiters;
 use crate::chunk::is_line_file;
 use crate::model::RelPath;
@@ -54,11 +55,15 @@ pub(super) struct Cycle {
     /// Whom they are of: a backend that was away is opened later, and one that was made anew is opened again.
     listened_to: Option<Arc<dyn FileSyncAdapter>>,
     debounce: Debounce,
+    /// Edits that the run under way does not look at wait until they rest.
+    unsettled: Arc<AtomicBool>,
     trees: BTreeSet<RelPath>,
     whole: bool,
     backend: bool,
     /// Those that rang.
     peers: BTreeSet<String>,
+    /// What the last runs left because others waited, as whom to ask.
+    left: Option<Asked>,
     waiters: Option<Waiters>,
     absences: Absences,
     /// Thrown at the end, when nobody waits for a place any more.
@@ -71,7 +76,7 @@ pub(super) struct Cycle {
     last_error: Option<Failure>,
     /// Why the last run recorded and wrote nothing.
     stopped: Option<String>,
-    notes: Option<Sender<Note>>,
+    notes: Option<Notes>,
     served_at: Option<String>,
     /// Opened between runs, for the thread that keeps the words of `search` up to date.
     gate: Arc<FillGate>,
@@ -98,10 +103,12 @@ impl Cycle {
             subscriptions: Vec::new(),
             listened_to: None,
             debounce: Debounce::new(Patience::default()),
+            unsettled: Arc::default(),
             trees: BTreeSet::new(),
             whole: true,
             backend: true,
             peers: BTreeSet::new(),
+            left: None,
             waiters: None,
             absences: Absences::default(),
             over: Cancel::new(),
@@ -128,11 +135,13 @@ impl Cycle {
     }
 
     /// Hears from here on of what changes elsewhere; and that edits wait is known to whoever waits for a place.
-    pub fn subscribe(&mut self, notes: &Sender<Note>) {
+    pub fn subscribe(&mut self, notes: &Notes) {
         self.notes = Some(notes.clone());
         let answered = notes.clone();
-        let bell = Arc::new(move |name: &str| drop(answered.send(Note::Peer(name.to_owned()))));
-        self.node.engine.deadlines().hurry(bell, self.over.clone());
+        let bell = Arc::new(move |name: &str| answered.send(Note::Peer(name.to_owned())));
+        let (waiting, unsettled) = (notes.clone(), self.unsettled.clone());
+        let others_wait = Arc::new(move || waiting.wait() || unsettled.load(Ordering::Acquire));
+        self.node.engine.deadlines().hurry(bell, others_wait, self.over.clone());
         self.listen();
         self.waiters = Some(Waiters::new(notes));
     }
@@ -151,7 +160,8 @@ impl Cycle {
         let now = Instant::now();
         let held = self.not_before.map(|at| at.saturating_duration_since(now)).unwrap_or_default();
         let mut next = LONGEST_SLEEP;
-        if self.whole || self.backend || self.inbox || !self.peers.is_empty() || !self.trees.is_empty() {
+        let is_rung = self.whole || self.backend || self.inbox || !self.peers.is_empty() || !self.trees.is_empty();
+        if is_rung || self.left.is_some() {
             next = Duration::ZERO;
         }
         if let Some(due_ms) = self.debounce.next_deadline() {
@@ -274,19 +284,16 @@ impl Cycle {
             // Who asks wants what was just written; the engine itself waits until it is stable.
             paths.extend(self.debounce.pending().map(|(path, _)| path.clone()));
         }
-        let timer = self.interval().is_some_and(|interval| now >= self.last_exchange + interval);
-        let asked = if let Some(asked) = ask {
-            asked
-        } else if timer {
-            Asked::Due
-        } else if self.backend || !self.peers.is_empty() {
-            Asked::These { backend: self.backend, peers: self.peers.clone() }
-        } else {
-            Asked::Nobody
-        };
         let whole = self.whole || now >= self.last_whole + WHOLE_LOOK;
-        let retry = self.node.engine.next_retry_ms() == Some(0);
         let local = whole || !paths.is_empty() || !growing.is_empty() || !self.trees.is_empty();
+        let timer = self.interval().is_some_and(|interval| now >= self.last_exchange + interval);
+        // What waits here is recorded before what was left is gone on with.
+        let left = self.left.take().filter(|_| !local);
+        let goes_on = left.is_some();
+        let rung = (self.backend || !self.peers.is_empty())
+            .then(|| Asked::These { backend: self.backend, peers: self.peers.clone() });
+        let asked = ask.or(timer.then_some(Asked::Due)).or(rung).or(left).unwrap_or(Asked::Nobody);
+        let retry = self.node.engine.next_retry_ms() == Some(0);
         if !local && asked == Asked::Nobody && !retry && !self.inbox {
             return Ok(None);
         }
@@ -304,11 +311,13 @@ impl Cycle {
             self.last_whole = now;
         }
         let options = RunOptions { scope: scope.clone(), asked, inbox, ..RunOptions::default() };
+        self.unsettled.store(self.debounce.pending().next().is_some(), Ordering::Release);
         self.gate.busy();
         let ran = self.node.run(&options);
         self.gate.rest();
         self.wait_for_peers();
         self.listen_if_opened_anew();
+        self.left = self.node.engine.left_over(goes_on);
         match ran {
             Ok(report) => {
                 self.after(&report, say);
@@ -472,6 +481,8 @@ impl Cycle {
         let mute = self.waiters.iter().flat_map(Waiters::mute);
         let seconds = self.node.settings.interval_secs.value;
         lines.extend(mute.map(|name| format!("the peer {name} cannot tell of news: it is asked every {seconds} s")));
+        let left_over = self.node.engine.left_over_with();
+        lines.extend(left_over.iter().map(|who| format!("the exchange with {who} goes on between edits")));
         lines.extend(self.not_shown.iter().map(|sentence| format!("the view could not {sentence}")));
         lines.extend(self.stopped.iter().map(|why| format!("nothing is recorded or written here: {why}")));
         lines.extend(self.last_error.iter().map(|failure| format!("the last run failed: {}", failure.message)));

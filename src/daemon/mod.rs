@@ -5,6 +5,7 @@
 
 mod absent;
 mod cycle;
+mod notes;
 mod serve;
 mod socket;
 mod up;

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 
-use super::up::{Note, catch_signals};
+use super::notes::{Note, notes};
+use super::up::catch_signals;
 use super::{Request, ask};
 use crate::env::Env;
 use crate::ledger::Identity;
@@ -115,7 +116,7 @@ pub fn serve(
     door: Door,
     say: &dyn Fn(&str),
 ) -> Result<(), NodeError> {
-    let (notes, inbox) = channel();
+    let (notes, inbox) = notes();
     let signals = catch_signals(&notes, &Cancel::new())?;
     let (on_arrival, waker) = match served {
         Served::Project(open) => tell_holder(&project_dirs(env, open)?.0)?,

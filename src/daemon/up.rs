@@ -1,7 +1,7 @@
 //! Starting, the loop of notes, and ending.
 
 use std::path::Path;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use larder_adapters::{Cursor, Query, Subscription};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::cycle::Cycle;
+use super::notes::{Inbox, Note, Notes, notes};
 use super::socket::{Asked, Listener, listen};
 use super::{Carry, Reply, Request, Served, UpOptions};
 use crate::env::Env;
@@ -20,31 +21,13 @@ use crate::sync::{self, Progress};
 use crate::transport::Cancel;
 use crate::watch::{WatchOptions, Watcher};
 
-/// What the other threads tell the loop.
-pub(super) enum Note {
-    /// Hints wait in the watcher.
-    Watch,
-    /// The backend changed, or may have.
-    Backend,
-    /// The peer of this name has news, or may have.
-    Peer(String),
-    /// A paired device left something in the inbox.
-    Inbox,
-    /// Somebody asks over the socket.
-    Asked(Asked),
-    /// The view could not show something.
-    View(String),
-    /// A signal: end.
-    Stop,
-}
-
 /// Runs until SIGTERM, SIGINT or `Request::Stop`. `say` gets plain lines for the user; `ready` comes after the first run.
 pub fn up(env: &Env, options: &UpOptions, progress: Arc<dyn Progress>, say: &dyn Fn(&str)) -> Result<(), NodeError> {
     if let Some(serve) = &options.serve {
         // Before the first run, which may take long.
         serve.check().map_err(super::serve::refused)?;
     }
-    let (notes, inbox) = channel();
+    let (notes, inbox) = notes();
     let over = Cancel::new();
     let signals = catch_signals(&notes, &over)?;
     let node = Node::open(env, &options.open, progress.clone())?;
@@ -75,7 +58,7 @@ pub fn up(env: &Env, options: &UpOptions, progress: Arc<dyn Progress>, say: &dyn
     ended
 }
 
-fn serve(cycle: &mut Cycle, inbox: &Receiver<Note>, say: &dyn Fn(&str)) -> Result<(), NodeError> {
+fn serve(cycle: &mut Cycle, inbox: &Inbox, say: &dyn Fn(&str)) -> Result<(), NodeError> {
     loop {
         let first = match inbox.recv_timeout(cycle.time_to_next()) {
             Ok(note) => Some(note),
@@ -127,13 +110,13 @@ fn serve(cycle: &mut Cycle, inbox: &Receiver<Note>, say: &dyn Fn(&str)) -> Resul
     }
 }
 
-fn start_listener(node: &Node, notes: &Sender<Note>, over: &Cancel) -> Result<Listener, NodeError> {
+fn start_listener(node: &Node, notes: &Notes, over: &Cancel) -> Result<Listener, NodeError> {
     let (notes, over) = (notes.clone(), over.clone());
     let take = move |ask: Asked| {
         if ask.request == Request::Stop {
             over.cancel();
         }
-        drop(notes.send(Note::Asked(ask)));
+        notes.send(Note::Asked(ask));
     };
     listen(&node.dirs.socket(), take)
         .map_err(|error| NodeError::new(Kind::Internal, format!("listen on the control socket: {error}")))
@@ -142,12 +125,12 @@ fn start_listener(node: &Node, notes: &Sender<Note>, over: &Cancel) -> Result<Li
 fn start_server(
     env: &Env,
     options: &UpOptions,
-    notes: &Sender<Note>,
+    notes: &Notes,
     say: &dyn Fn(&str),
 ) -> Result<Option<Server>, NodeError> {
     let Some(serve) = &options.serve else { return Ok(None) };
     let notes = notes.clone();
-    let on_arrival: OnArrival = Arc::new(move || drop(notes.send(Note::Inbox)));
+    let on_arrival: OnArrival = Arc::new(move || notes.send(Note::Inbox));
     let server = super::serve::start(env, &Served::Project(Box::new(options.open.clone())), serve, on_arrival)?;
     say(&format!("serving at {}", server.url()));
     Ok(Some(server))
@@ -163,7 +146,7 @@ impl Signals {
 }
 
 /// A signal is a note, and throws `over` at once.
-pub(super) fn catch_signals(notes: &Sender<Note>, over: &Cancel) -> Result<Signals, NodeError> {
+pub(super) fn catch_signals(notes: &Notes, over: &Cancel) -> Result<Signals, NodeError> {
     let internal = |error: std::io::Error| NodeError::new(Kind::Internal, format!("catch signals: {error}"));
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(internal)?;
     let handle = signals.handle();
@@ -171,7 +154,7 @@ pub(super) fn catch_signals(notes: &Sender<Note>, over: &Cancel) -> Result<Signa
     let body = move || {
         for _ in signals.forever() {
             over.cancel();
-            if notes.send(Note::Stop).is_err() {
+            if !notes.try_send(Note::Stop) {
                 return;
             }
         }
@@ -181,7 +164,7 @@ pub(super) fn catch_signals(notes: &Sender<Note>, over: &Cancel) -> Result<Signa
 }
 
 /// The config and a backend file inside the root are hinted at too.
-fn start_watcher(node: &Node, notes: &Sender<Note>) -> Result<Watcher, NodeError> {
+fn start_watcher(node: &Node, notes: &Notes) -> Result<Watcher, NodeError> {
     let config = config_path(node);
     let options = WatchOptions {
         respect_gitignore: node.settings.respect_gitignore.value,
@@ -189,7 +172,7 @@ fn start_watcher(node: &Node, notes: &Sender<Note>) -> Result<Watcher, NodeError
         ..WatchOptions::default()
     };
     let notes = notes.clone();
-    let wake = move || drop(notes.send(Note::Watch));
+    let wake = move || notes.send(Note::Watch);
     let started = Watcher::start(node.engine.root(), node.settings.rules.clone(), options, wake);
     let (watcher, _) = started.map_err(|error| NodeError::new(Kind::Internal, error.to_string()))?;
     Ok(watcher)
@@ -203,14 +186,14 @@ pub(super) fn config_path(node: &Node) -> Option<RelPath> {
 }
 
 /// Mounts the view.
-pub(super) fn mount_view(node: &Node, dir: &Path, carry: Carry, notes: &Sender<Note>) -> Result<Followed, NodeError> {
+pub(super) fn mount_view(node: &Node, dir: &Path, carry: Carry, notes: &Notes) -> Result<Followed, NodeError> {
     let catalog = IndexCatalog::new(node.dirs.index(), node.engine.contents());
     let view = View::new(catalog).with_clock(node.env.clock.clone());
     // The channel does not wait, and a loop that ended has nobody to say it to.
     let notes = Mutex::new(notes.clone());
     let teller = Teller::by(move |sentence| {
         let notes = notes.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(notes.send(Note::View(larder_patterns::shown(sentence))));
+        notes.send(Note::View(larder_patterns::shown(sentence)));
     });
     let project_roots = vec![node.settings.root_dir.clone()];
     let passthrough = carry.copies_bytes.map(|bytes| Passthrough::new(node.dirs.cache(), bytes));
@@ -223,13 +206,13 @@ pub(super) fn mount_view(node: &Node, dir: &Path, carry: Carry, notes: &Sender<N
 }
 
 /// Subscribes to rows and artifacts of the backend.
-pub(super) fn subscribe(node: &Node, notes: &Sender<Note>) -> Vec<Subscription> {
+pub(super) fn subscribe(node: &Node, notes: &Notes) -> Vec<Subscription> {
     let Some(adapter) = node.engine.adapter() else { return Vec::new() };
     let app = node.settings.app_id.value.clone();
     let apps = [app.clone(), format!("{app}-ledger")];
     let subscribe = |app: &String| {
         let notes = notes.clone();
-        let sink = Box::new(move |_| drop(notes.send(Note::Backend)));
+        let sink = Box::new(move |_| notes.send(Note::Backend));
         adapter.subscribe(&Query::changes(app, None, Cursor::start(), 1), Cursor::start(), sink).ok()
     };
     apps.iter().filter_map(subscribe).collect()

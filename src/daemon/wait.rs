@@ -6,11 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::up::{LONGEST_SLEEP, Note};
+use super::notes::{Note, Notes};
+use super::up::LONGEST_SLEEP;
 use crate::transport::{Cancel, Transport, TransportErrorKind, WaitHint, Wake};
 
 /// A wait that ended with an error begins again at the earliest so long after it began.
@@ -18,7 +18,7 @@ const AGAIN: Duration = Duration::from_secs(5);
 
 /// The threads that wait, by the peers' names.
 pub(super) struct Waiters {
-    notes: Sender<Note>,
+    notes: Notes,
     waiting: BTreeMap<String, Waiter>,
 }
 
@@ -41,7 +41,7 @@ enum Told {
 }
 
 impl Waiters {
-    pub fn new(notes: &Sender<Note>) -> Waiters {
+    pub fn new(notes: &Notes) -> Waiters {
         Waiters { notes: notes.clone(), waiting: BTreeMap::new() }
     }
 
@@ -68,12 +68,12 @@ impl Waiters {
 }
 
 impl Waiter {
-    fn start(name: &str, place: Arc<dyn Transport>, notes: &Sender<Note>) -> Waiter {
+    fn start(name: &str, place: Arc<dyn Transport>, notes: &Notes) -> Waiter {
         let cancel = Cancel::new();
         let (name, notes) = (name.to_owned(), notes.clone());
         let (at, hint) =
             (place.clone(), WaitHint { timeout_ms: LONGEST_SLEEP.as_millis() as u64, cancel: cancel.clone() });
-        let body = move || wait(&*at, &hint, || notes.send(Note::Peer(name.clone())).is_ok());
+        let body = move || wait(&*at, &hint, || notes.try_send(Note::Peer(name.clone())));
         // Without a thread there are no hints, and the interval does it alone.
         let thread = std::thread::Builder::new().name("larder-peer-wait".to_owned()).spawn(body).ok();
         Waiter { place, cancel, since: Instant::now(), thread, is_mute: false }
@@ -118,15 +118,14 @@ fn wait(place: &dyn Transport, hint: &WaitHint, ring: impl Fn() -> bool) -> Told
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::{Receiver, channel};
-
+    use super::super::notes::{Inbox, notes};
     use super::*;
     use crate::transport::faulty::Moment;
     use crate::transport::{FaultPlan, FaultyTransport, MemoryPlace};
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
-    fn rung(inbox: &Receiver<Note>) -> Option<String> {
+    fn rung(inbox: &Inbox) -> Option<String> {
         match inbox.recv_timeout(PATIENCE) {
             Ok(Note::Peer(name)) => Some(name),
             _ => None,
@@ -147,7 +146,7 @@ mod tests {
 
     #[test]
     fn news_of_a_peer_rings_with_its_name_and_what_is_put_from_here_does_not() {
-        let (notes, inbox) = channel();
+        let (notes, inbox) = notes();
         let place = MemoryPlace::new();
         let (ours, theirs) = (visitor(&place), visitor(&place));
         let mut waiters = Waiters::new(&notes);
@@ -158,12 +157,12 @@ mod tests {
 
         assert_eq!(rung(&inbox).as_deref(), Some("usb"));
         end(&mut waiters, "usb");
-        assert!(inbox.try_recv().is_err(), "one ring for one piece of news");
+        assert!(inbox.try_iter().next().is_none(), "one ring for one piece of news");
     }
 
     #[test]
     fn a_place_that_was_given_up_rings_no_more_and_the_one_in_its_stead_does() {
-        let (notes, inbox) = channel();
+        let (notes, inbox) = notes();
         let (old, new) = (MemoryPlace::new(), MemoryPlace::new());
         let mut waiters = Waiters::new(&notes);
         waiters.follow(vec![("usb".to_owned(), visitor(&old))]);
@@ -174,12 +173,12 @@ mod tests {
 
         assert_eq!(rung(&inbox).as_deref(), Some("usb"));
         end(&mut waiters, "usb");
-        assert!(inbox.try_recv().is_err(), "the old place rang");
+        assert!(inbox.try_iter().next().is_none(), "the old place rang");
     }
 
     #[test]
     fn a_line_that_broke_rings_once_and_is_not_waited_on_again_at_once() {
-        let (notes, inbox) = channel();
+        let (notes, inbox) = notes();
         let dead = FaultPlan::DieAt { call: 0, moment: Moment::Before };
         let place: Arc<dyn Transport> = Arc::new(FaultyTransport::new(visitor(&MemoryPlace::new()), dead));
         let mut waiters = Waiters::new(&notes);

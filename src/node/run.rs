@@ -96,7 +96,8 @@ impl Node {
         if let Some(error) = &self.backend_error {
             report.backend_error = Some(error.message.clone());
         }
-        self.engine.deadlines().begin_run(options.asked == Asked::Everybody);
+        self.engine.deadlines().begin_run(options.asked == Asked::Everybody, !options.scope.is_empty());
+        self.engine.begin_turns();
         self.engine.begin_run(options.dry_run)?;
         if !options.dry_run {
             self.engine.meet_backend(&self.settings.backend.value.to_string())?;
@@ -139,6 +140,7 @@ impl Node {
             self.engine.mirror_ahead()?;
         }
         self.engine.record(&options.scope, options.dry_run, &mut report)?;
+        self.engine.deadlines().has_recorded();
         steps.done("record");
         if let Some(rows) = rows {
             let recorded = self.engine.record_rows_read(&rows, options.dry_run, &mut report);
@@ -158,7 +160,7 @@ impl Node {
         // Who is there again may lack what he could not be given.
         let is_back = away != self.engine.away_of(&options.asked);
         let has_news = report.ledger_bytes > 0 || arrived > 0 || report.pulled > 0 || is_late || is_back;
-        let has_news = has_news || options.asked.is_everybody();
+        let has_news = has_news || options.asked.is_everybody() || self.engine.has_to_give();
         if options.way != Way::Pull && !options.dry_run && has_news {
             let pushed = self.engine.exchange_backend(Direction::Push, &mut report);
             self.soften(pushed, &mut report)?;

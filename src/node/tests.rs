@@ -34,6 +34,7 @@ mod settle;
 mod skew;
 mod star;
 mod stores;
+mod turns;
 mod weather;
 
 const CONFIG: &str = r#"{ "appId": "demo", "syncFilePatterns": ["**/*.md", "**/*.json", "**/*.jsonl", "**/*.txt"], "archiveFilePatterns": ["runs/**"] }"#;

@@ -67,7 +67,7 @@ impl From<TransportError> for Refusal {
             TransportErrorKind::Conflict => StatusCode::CONFLICT,
             TransportErrorKind::Denied => StatusCode::FORBIDDEN,
             TransportErrorKind::Throttled { .. } => StatusCode::TOO_MANY_REQUESTS,
-            TransportErrorKind::Unavailable => StatusCode::INSUFFICIENT_STORAGE,
+            TransportErrorKind::Unavailable | TransportErrorKind::AtWork => StatusCode::INSUFFICIENT_STORAGE,
             TransportErrorKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             TransportErrorKind::Unsupported => StatusCode::UNPROCESSABLE_ENTITY,
             TransportErrorKind::Corrupt => StatusCode::INTERNAL_SERVER_ERROR,

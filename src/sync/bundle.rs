@@ -193,7 +193,8 @@ impl Engine {
         let way = if direction == Direction::Push { state::Direction::Push } else { state::Direction::Pull };
         let push = direction == Direction::Push;
         let (marks, trust, late, ways) = (Marks::None, self.policy.trust, Vec::new(), vec![way]);
-        let terms = Terms { problems: line.clone(), line, ways, spaces, direction, push, marks, trust, late };
+        let terms =
+            Terms { problems: line.clone(), line, ways, spaces, direction, push, marks, trust, late, gives_way: false };
         match self.exchange_store(bundle, terms, report)? {
             Some(why) => Err(refused(bundle, &why)),
             None => Ok(()),

@@ -71,6 +71,7 @@ impl Engine {
             // Who was paired may let in whom he likes: what he hands over is as good as that.
             trust: Trust::FirstUse,
             late: self.awaited_among(&waiting)?,
+            gives_way: false,
         };
         if let Some(why) = self.exchange_store(&place, terms, report)? {
             report.problems.push(("(inbox)".to_owned(), why));

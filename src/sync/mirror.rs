@@ -114,6 +114,7 @@ fn uncount(report: &mut Report, is_delete: bool) {
 impl Engine {
     /// Writes every row that differs from what its path resolves to. One failing row does not stop the others.
     pub fn mirror(&mut self, dry_run: bool, report: &mut Report) -> Result<()> {
+        self.left_over.take_up_rows();
         let Some(adapter) = self.adapter.clone() else { return Ok(()) };
         let before = self.mirrored;
         let reached = self.mirror_new(&*adapter, dry_run, report);
@@ -130,11 +131,15 @@ impl Engine {
         }
         self.record_late_rows(&*adapter, report)?;
         let now = self.now_ms() as i64;
-        let (mirrored, name) = (self.mirrored, adapter.capabilities().name.clone());
+        let (mirrored, name, is_done) =
+            (self.mirrored, adapter.capabilities().name.clone(), !self.left_over.has_rows());
         // A mark that a power cut took back costs a second look at some rows.
         self.state.quick_transaction(|state| {
             state.set_meta_i64("mirrored", mirrored)?;
-            Ok::<(), SyncError>(state.note_success(&name, Direction::Push, now)?)
+            if is_done {
+                state.note_success(&name, Direction::Push, now)?;
+            }
+            Ok::<(), SyncError>(())
         })
     }
 
@@ -148,6 +153,7 @@ impl Engine {
         let last = self.index.max_row()?;
         let mut from = self.mirrored;
         let mut outlet = Outlet::default();
+        let share = self.begin_share()?.with_nothing_to_find_out();
         while from < last {
             let page = self.index.slots_since(from, PAGE_SLOTS)?;
             let Some((next, _)) = page.last() else { break };
@@ -158,9 +164,16 @@ impl Engine {
                 return Ok(false);
             }
             self.progress.at("mirroring", from as u64, last as u64);
+            if from < last && share.is_over() {
+                self.left_over.leave_rows();
+                break;
+            }
         }
         if !self.settle_sent(adapter, &mut outlet, report)? {
             return Ok(false);
+        }
+        if self.left_over.has_rows() {
+            return Ok(true);
         }
         if !dry_run && self.mirrored < last {
             self.mirrored = last;

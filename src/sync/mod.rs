@@ -49,6 +49,7 @@ mod stage;
 mod star;
 mod stores;
 mod take;
+mod turn;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -304,6 +305,8 @@ pub struct Engine {
     pauses: pauses::Pauses,
     /// How long places are waited for.
     deadlines: crate::transport::Deadlines,
+    /// What stopped because others waited.
+    left_over: turn::LeftOver,
     /// When a store was last listed whole, by its label.
     whole_exchanges_ms: BTreeMap<String, u64>,
     /// What one round of an exchange may cost; rounds follow each other until all is done.
@@ -411,6 +414,7 @@ impl Engine {
             away: std::collections::BTreeSet::new(),
             pauses: pauses::Pauses::default(),
             deadlines: crate::transport::Deadlines::default(),
+            left_over: turn::LeftOver::default(),
             whole_exchanges_ms: BTreeMap::new(),
             publishing: false,
             words: parts.larder_dir.join("fts.db"),

@@ -30,6 +30,13 @@ pub enum Scope {
     },
 }
 
+impl Scope {
+    /// True if nothing is looked at.
+    pub fn is_empty(&self) -> bool {
+        matches!(self, Scope::Some { paths, trees } if paths.is_empty() && trees.is_empty())
+    }
+}
+
 /// How the disk differs from the bases.
 #[derive(Debug, Default)]
 pub struct Observation {

@@ -169,6 +169,9 @@ impl Engine {
             let is_paused = *asked == Asked::Due && self.pauses.holds(&peer.name, began_ms);
             let is_asked = asked.peer(&peer.name) && !is_paused;
             let tries = is_asked || (direction != Direction::Pull && !self.away.contains(&peer.name));
+            if asked.peer(&peer.name) || direction != Direction::Pull {
+                self.left_over.take_up(&peer.line(), direction);
+            }
             let failed = report.peer_errors.iter().any(|(name, _)| *name == peer.name);
             if !tries || failed || !peer.goes(direction) {
                 continue;
@@ -183,6 +186,10 @@ impl Engine {
                     continue;
                 }
                 Ok(Some(why)) => why,
+                Err(SyncError::Transport(error)) if error.kind == TransportErrorKind::AtWork => {
+                    self.left_over.leave(&peer.line(), direction, true);
+                    continue;
+                }
                 Err(SyncError::Transport(error)) => error.to_string(),
                 Err(SyncError::Marker(why)) => why,
                 Err(error) => return Err(error),
@@ -260,6 +267,7 @@ impl Engine {
         self.open_peers
             .retain(|name, open| peers.iter().any(|peer| peer.name == *name && peer.address == open.address));
         self.told.retain(|line, _| !line.starts_with(PEER_LINE) || lines.contains(line));
+        self.left_over.retain(|line| !line.starts_with(PEER_LINE) || lines.iter().any(|kept| kept == line));
         let damage = lines.iter().map(|line| format!("{line}{DAMAGE_THERE}"));
         let kept: Vec<String> = damage.chain(lines.iter().cloned()).collect();
         Ok(self.state.forget_stores(PEER_LINE, &kept)?)
@@ -301,7 +309,7 @@ impl Engine {
         let ways = peer.ways(direction);
         let (line, problems, push) = (peer.line(), peer.line(), peer.push);
         let (marks, trust, late) = (Marks::Kept, peer.trust, Vec::new());
-        let terms = Terms { line, problems, ways, spaces, direction, push, marks, trust, late };
+        let terms = Terms { line, problems, ways, spaces, direction, push, marks, trust, late, gives_way: true };
         self.exchange_store(&*place, terms, report)
     }
 

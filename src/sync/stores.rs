@@ -9,7 +9,8 @@ use std::sync::Arc;
 use larder_adapters::FileSyncAdapter;
 
 use super::exchange::{
-    self, Direction, ExchangeConfig, Finding, Journal, JournalError, Need, Thoroughness, Trust, Watermark,
+    self, AllTheTime, Direction, ExchangeConfig, Finding, Journal, JournalError, Need, Thoroughness, Trust, Turn,
+    Watermark,
 };
 use super::own::{twin_sentence, way_on};
 use super::plan::UNPLACED;
@@ -136,6 +137,8 @@ pub(super) struct Terms {
     pub trust: Trust,
     /// What stands there and is to be taken although no checkpoint there names it: one that is here does.
     pub late: Vec<ArtifactName>,
+    /// Whether it may be left for edits that wait.
+    pub gives_way: bool,
 }
 
 /// What exchanges with one store told, for the next one.
@@ -160,6 +163,9 @@ pub(super) struct Told {
 impl Engine {
     /// Exchanges artifacts with the backend and replays what came. Does nothing without a backend.
     pub fn exchange_backend(&mut self, direction: Direction, report: &mut Report) -> Result<()> {
+        if let Some(adapter) = &self.adapter {
+            self.left_over.take_up(&exchange_line(&**adapter), direction);
+        }
         let Some(transport) = self.backend_transport()? else { return Ok(()) };
         let Some(adapter) = self.adapter.clone() else { return Ok(()) };
         let mut spaces = vec![Space::shared()];
@@ -178,6 +184,7 @@ impl Engine {
             marks: Marks::Kept,
             trust: self.policy.trust,
             late: Vec::new(),
+            gives_way: true,
         };
         let failure = self.exchange_store(&*transport, terms, report)?;
         self.rows_wait = self.told.get(&line).is_some_and(|told| told.strangers);
@@ -246,14 +253,17 @@ impl Engine {
         for chain in &config.own {
             self.state.pin_key(&chain.to_string(), self.identity.public_key().as_bytes())?;
         }
+        let share = self.begin_share()?;
+        let turn: &dyn Turn = if terms.gives_way { &share } else { &AllTheTime };
         let (mut pulled, mut rounds) = (0, 0);
         let (done, failure) = loop {
             let journal = &mut StateJournal(&self.state, terms.marks);
-            let outcome = exchange::exchange_telling(&*self.ledger, place, &config, journal, &*self.progress);
+            let outcome = exchange::exchange_in_turn(&*self.ledger, place, &config, journal, &*self.progress, turn);
             let (done, failure) = match outcome {
                 // Everything else was done, but what is here did not get there.
                 Ok(done) => {
-                    let whole = config.thoroughness == Thoroughness::Whole && !done.unheard && !has_broken_off(&done);
+                    let whole = config.thoroughness == Thoroughness::Whole && !done.unheard && !done.is_at_work;
+                    let whole = whole && !has_broken_off(&done);
                     if whole && terms.marks == Marks::Kept {
                         self.whole_exchanges_ms.insert(place.label().to_owned(), self.now_ms());
                     }
@@ -269,7 +279,8 @@ impl Engine {
             self.held_bytes.clone_from(&done.held_bytes);
             let moved = !done.pulled.is_empty() || !done.pushed.is_empty();
             rounds += 1;
-            if !(done.budget_spent && moved && failure.is_none() && rounds < MAX_ROUNDS) {
+            let has_left = done.budget_spent && !done.gave_way;
+            if !(has_left && moved && failure.is_none() && rounds < MAX_ROUNDS) {
                 break (done, failure);
             }
             // A budget bounds one round, not the job: what is left over comes now, from where this one ended.
@@ -281,9 +292,14 @@ impl Engine {
             self.told.entry(terms.line.clone()).or_default().even.clone_from(&done.even);
         }
         self.keep_apart(place, &done)?;
-        self.note_exchange(&terms, &done, failure.as_deref())?;
+        if done.gave_way {
+            // How it went is told at its end.
+            self.left_over.leave(&terms.line, terms.direction, done.is_at_work);
+        } else {
+            self.note_exchange(&terms, &done, failure.as_deref())?;
+        }
         // Later rounds ask for news only.
-        let heard_all = rounds == 1 && thoroughness == Thoroughness::Whole && !done.unheard;
+        let heard_all = rounds == 1 && thoroughness == Thoroughness::Whole && !done.unheard && !done.gave_way;
         self.note_stops(&terms.line, &done, failure.is_none() && heard_all)?;
         if pulled > 0 {
             self.replay()?;

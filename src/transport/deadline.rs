@@ -3,22 +3,23 @@
 //!
 //! Each such place gets a thread of its own that does what is asked there, one thing after another. Invariant: the caller is answered
 //! within the time allowed, by what came of it or by Unavailable; what was begun goes on in the thread and is never done twice by it.
-//! A place that did not answer is not asked again until it did. A thread that is stuck is left behind: nothing can call it back, and
+//! A place that did not answer is not asked again until it did. What is
+//! much goes on without whoever asked, if others wait for him. A thread that is stuck is left behind: nothing can call it back, and
 //! it does not keep the process from ending. Knows nothing of artifacts.
 
 mod standing;
 mod worker;
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::{
     Body, ListRequest, Listing, Mending, Put, Removing, Transport, TransportError, TransportErrorKind, WaitHint, Wake,
 };
 pub use standing::Haste;
-pub use worker::{Bell, Deadlines};
+pub use worker::{Bell, Deadlines, OthersWait};
 use worker::{OPEN_PLACE, Worker};
 
 /// How long a folder may take to answer, without what the bytes take.
@@ -41,6 +42,8 @@ pub struct DeadlineTransport {
     worker: Worker,
     /// Bytes put and not settled yet: settling may have to write them all.
     unsettled_bytes: AtomicU64,
+    /// The last that came for whoever did not wait for it: names never get other bytes, so it is his when he asks again.
+    late: Arc<Mutex<Option<(String, Vec<u8>)>>>,
 }
 
 impl DeadlineTransport {
@@ -57,7 +60,7 @@ impl DeadlineTransport {
         let worker = Worker::begin(label, usual, deadlines)?;
         let place = worker.ask(OPEN_PLACE, 0, open)?;
         worker.keep(place.clone());
-        Ok(DeadlineTransport { place, worker, unsettled_bytes: AtomicU64::new(0) })
+        Ok(DeadlineTransport { place, worker, unsettled_bytes: AtomicU64::new(0), late: Arc::default() })
     }
 
     fn have<T: Send + 'static>(
@@ -68,6 +71,20 @@ impl DeadlineTransport {
     ) -> Result<T, TransportError> {
         let place = self.place.clone();
         self.worker.ask(action, bytes, move || work(&*place))
+    }
+
+    /// What goes on after whoever asked has left is settled with all that was put before: he will only look whether it is there.
+    fn put_much(
+        &self,
+        bytes: u64,
+        put: impl FnOnce(&dyn Transport) -> Result<Put, TransportError> + Send + 'static,
+    ) -> Result<Put, TransportError> {
+        let (place, same) = (self.place.clone(), self.place.clone());
+        self.worker.ask_much("put", bytes, move |_| same.settle_puts(), move || put(&*place))
+    }
+
+    fn lock_late(&self) -> MutexGuard<'_, Option<(String, Vec<u8>)>> {
+        self.late.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn have_mended<T: Send + 'static>(
@@ -89,8 +106,24 @@ impl Transport for DeadlineTransport {
     }
 
     fn get(&self, name: &str, range: Option<Range<u64>>, max_bytes: u64) -> Result<Vec<u8>, TransportError> {
-        let name = name.to_owned();
-        self.have("get", max_bytes, move |place| place.get(&name, range, max_bytes))
+        if range.is_some() {
+            // The parts before it would be lost.
+            let name = name.to_owned();
+            return self.have("get", max_bytes, move |place| place.get(&name, range, max_bytes));
+        }
+        if let Some((late, bytes)) = self.lock_late().take()
+            && late == name
+            && bytes.len() as u64 <= max_bytes
+        {
+            return Ok(bytes);
+        }
+        let (place, kept) = (self.place.clone(), self.late.clone());
+        let (name, asked) = (name.to_owned(), name.to_owned());
+        let keep = move |bytes| {
+            *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some((asked, bytes));
+            Ok(())
+        };
+        self.worker.ask_much("get", max_bytes, keep, move || place.get(&name, None, max_bytes))
     }
 
     fn put_new(&self, name: &str, bytes: &[u8]) -> Result<Put, TransportError> {
@@ -101,13 +134,13 @@ impl Transport for DeadlineTransport {
     fn put_later(&self, name: &str, bytes: &[u8]) -> Result<Put, TransportError> {
         let (name, bytes) = (name.to_owned(), bytes.to_vec());
         self.unsettled_bytes.fetch_add(bytes.len() as u64, Ordering::AcqRel);
-        self.have("put", bytes.len() as u64, move |place| place.put_later(&name, &bytes))
+        self.put_much(bytes.len() as u64, move |place| place.put_later(&name, &bytes))
     }
 
     fn put_from(&self, name: &str, body: Body) -> Result<Put, TransportError> {
         let (name, bytes) = (name.to_owned(), body.size_bytes);
         self.unsettled_bytes.fetch_add(bytes, Ordering::AcqRel);
-        self.have("put", bytes, move |place| place.put_from(&name, body))
+        self.put_much(bytes, move |place| place.put_from(&name, body))
     }
 
     fn part_bytes(&self) -> Option<u64> {
@@ -242,6 +275,10 @@ mod tests {
         DeadlineTransport::open(door.label(), usual, Deadlines::default(), || Ok(place))
     }
 
+    fn nobody() -> OthersWait {
+        Arc::new(|| false)
+    }
+
     fn all(place: &DeadlineTransport) -> Result<Listing, TransportError> {
         place.list(&ListRequest::new("", Depth::All))
     }
@@ -305,14 +342,14 @@ mod tests {
         let door = Door::new("a place with a bell", false);
         let (ring, rung) = mpsc::channel();
         let deadlines = Deadlines::default();
-        deadlines.hurry(Arc::new(move |name| drop(ring.send(name.to_owned()))), Cancel::new());
+        deadlines.hurry(Arc::new(move |name| drop(ring.send(name.to_owned()))), nobody(), Cancel::new());
         let place = Arc::new(door.clone()) as Arc<dyn Transport>;
         let usual = Some(Duration::from_millis(20));
         let place = DeadlineTransport::open(door.label(), usual, deadlines.of_place("nas"), || Ok(place));
         let place = place.expect("opens");
 
         for _ in 0..3 {
-            deadlines.begin_run(false);
+            deadlines.begin_run(false, false);
             assert!(all(&place).is_err());
         }
         assert!(rung.try_recv().is_err(), "it has not answered");
@@ -323,11 +360,106 @@ mod tests {
         assert!(rung.try_recv().is_err(), "once");
     }
 
+    const MUCH: usize = 2 << 20;
+
+    /// A place of which whoever asks has others waiting for him, and its bell.
+    fn beside_others(door: &Arc<Door>) -> (DeadlineTransport, Deadlines, mpsc::Receiver<String>) {
+        let (ring, rung) = mpsc::channel();
+        let deadlines = Deadlines::default();
+        let bell = Arc::new(move |name: &str| drop(ring.send(name.to_owned())));
+        deadlines.hurry(bell, Arc::new(|| true), Cancel::new());
+        let place = Arc::new(door.clone()) as Arc<dyn Transport>;
+        let opened = DeadlineTransport::open(door.label(), Some(ANSWER), deadlines.of_place("nas"), || Ok(place));
+        (opened.expect("opens"), deadlines, rung)
+    }
+
+    #[test]
+    fn much_that_is_given_goes_on_without_whoever_has_others_waiting() {
+        let door = Door::new("a thin line up", false);
+        let (place, deadlines, rung) = beside_others(&door);
+
+        let left = place.put_later("a/x", &vec![1; MUCH]).expect_err("others wait");
+        assert_eq!(left.kind, TransportErrorKind::AtWork);
+        assert_eq!(all(&place).expect_err("it is still at it").kind, TransportErrorKind::AtWork);
+        assert!(rung.try_recv().is_err());
+        door.set(true);
+
+        assert_eq!(rung.recv().as_deref(), Ok("nas"));
+        assert_eq!(all(&place).expect("lists").names, ["a/x"]);
+        door.set(false);
+        assert!(place.put_later("a/y", &vec![2; MUCH]).is_err());
+        // Who asks waits behind what is under way.
+        deadlines.begin_run(true, false);
+        let asking = std::thread::scope(|scope| {
+            let asking = scope.spawn(|| all(&place));
+            door.set(true);
+            asking.join().expect("ends")
+        });
+        assert_eq!(asking.expect("lists").names, ["a/x", "a/y"]);
+    }
+
+    #[test]
+    fn much_that_comes_when_nobody_waits_for_it_any_more_is_there_for_whoever_asks_again() {
+        let door = Door::new("a thin line down", true);
+        let (place, _deadlines, rung) = beside_others(&door);
+        let bytes = vec![3; MUCH];
+        place.put_new("a/x", &bytes).expect("puts");
+        place.put_new("a/y", b"y").expect("puts");
+        door.set(false);
+
+        let left = place.get("a/x", None, MUCH as u64).expect_err("others wait");
+        assert_eq!(left.kind, TransportErrorKind::AtWork);
+        door.set(true);
+        assert_eq!(rung.recv().as_deref(), Ok("nas"));
+        let asked = door.asked.load(Ordering::Acquire);
+
+        assert_eq!(place.get("a/x", None, MUCH as u64).expect("it came"), bytes);
+        assert_eq!(door.asked.load(Ordering::Acquire), asked, "it is not asked for twice");
+        assert_eq!(place.get("a/x", None, MUCH as u64).expect("gets"), bytes);
+        assert_eq!(door.asked.load(Ordering::Acquire), asked + 1, "it is not kept");
+    }
+
+    #[test]
+    fn what_came_late_is_nobody_elses() {
+        let door = Door::new("a thin line for two", true);
+        let (place, _deadlines, rung) = beside_others(&door);
+        place.put_new("a/x", &vec![3; MUCH]).expect("puts");
+        place.put_new("a/y", b"y").expect("puts");
+        door.set(false);
+        assert!(place.get("a/x", None, MUCH as u64).is_err());
+        door.set(true);
+        assert!(rung.recv().is_ok());
+
+        assert_eq!(place.get("a/y", None, MUCH as u64).expect("gets"), b"y");
+        let few = place.get("a/x", None, 10).expect_err("more than was asked for");
+        assert_eq!(few.kind, TransportErrorKind::TooLarge);
+    }
+
+    #[test]
+    fn a_part_is_waited_for_as_those_before_it_would_be_lost() {
+        let door = Door::new("a thin line of parts", true);
+        let (place, _deadlines, _rung) = beside_others(&door);
+        place.put_new("a/x", &vec![3; MUCH]).expect("puts");
+        door.set(false);
+
+        let got = std::thread::scope(|scope| {
+            let asking = scope.spawn(|| place.get("a/x", Some(0..MUCH as u64), MUCH as u64));
+            let before = std::time::Instant::now();
+            while before.elapsed() < Duration::from_millis(100) {
+                std::thread::yield_now();
+            }
+            door.set(true);
+            asking.join().expect("ends")
+        });
+
+        assert_eq!(got.expect("gets").len(), MUCH);
+    }
+
     #[test]
     fn at_the_end_nobody_waits_for_a_place() {
         let door = Door::new("a place at the end", false);
         let (deadlines, over) = (Deadlines::default(), Cancel::new());
-        deadlines.hurry(Arc::new(|_| ()), over.clone());
+        deadlines.hurry(Arc::new(|_| ()), nobody(), over.clone());
         let place = Arc::new(door.clone()) as Arc<dyn Transport>;
         // It would be waited for until it ends by itself.
         let place = DeadlineTransport::open(door.label(), None, deadlines, || Ok(place)).expect("opens");

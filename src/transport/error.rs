@@ -21,6 +21,8 @@ pub enum TransportErrorKind {
     },
     /// Not reachable, or it broke off: again later.
     Unavailable,
+    /// What was asked last is still being done, and whoever asked does not wait for it: its end is heard of.
+    AtWork,
     /// More bytes than the bound that was given.
     TooLarge,
     /// The place cannot do this at all.

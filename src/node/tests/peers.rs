@@ -15,13 +15,13 @@ use crate::transport::{
 };
 
 /// A machine with a backend of its own and these peers, as the config's text.
-fn machine(host: &'static str, peers: &str) -> Machine {
+pub(super) fn machine(host: &'static str, peers: &str) -> Machine {
     let mut machine = Machine::new(host, &backend());
     set_peers(&mut machine, peers);
     machine
 }
 
-fn set_peers(machine: &mut Machine, peers: &str) {
+pub(super) fn set_peers(machine: &mut Machine, peers: &str) {
     set_config(
         machine,
         &CONFIG.replacen('{', &format!(r#"{{ "privateSyncFilePatterns": ["own/**"], "peers": {peers}, "#), 1),
@@ -35,15 +35,15 @@ fn set_config(machine: &mut Machine, text: &str) {
     machine.node = Some(Node::open(&machine.env(), &options, Arc::new(NoProgress)).expect("opens"));
 }
 
-fn at(folder: &Path) -> String {
+pub(super) fn at(folder: &Path) -> String {
     serde_json::json!({ "there": folder }).to_string()
 }
 
-fn folder() -> tempfile::TempDir {
+pub(super) fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a folder")
 }
 
-fn names(folder: &Path) -> BTreeSet<String> {
+pub(super) fn names(folder: &Path) -> BTreeSet<String> {
     tree(folder).into_iter().map(|(name, _)| name).collect()
 }
 
@@ -272,7 +272,7 @@ fn places_have_all_their_time_in_a_command_and_none_to_waste_where_edits_wait() 
     };
 
     let alone = [haste(&mut a, Asked::Everybody), haste(&mut a, Asked::Due)];
-    a.node().engine.deadlines().hurry(Arc::new(|_| ()), Cancel::new());
+    a.node().engine.deadlines().hurry(Arc::new(|_| ()), Arc::new(|| false), Cancel::new());
     let beside = [Asked::Everybody, Asked::Due, Asked::Nobody].map(|asked| haste(&mut a, asked));
 
     assert_eq!((alone, beside), ([Haste::None; 2], [Haste::Asked, Haste::Unasked, Haste::Unasked]));

@@ -1,8 +1,8 @@
 //! Where to begin with a chain of which little is here: the store is asked backwards, from its newest checkpoint, for a snapshot.
 //!
 //! Invariant: it only finds out where to begin. The snapshot is held to the rules of every checkpoint, and what was fetched on
-//! the way is held until its turn comes, so that nothing is fetched twice. Within a small budget it does nothing: each
-//! checkpoint that is taken forwards stays, and what is held is lost when the budget ends.
+//! the way is held until its turn comes, so that nothing is fetched twice. Within a small budget it does nothing, and while others wait
+//! only little: each checkpoint that is taken forwards stays, and what is held is lost when the budget, or the turn, ends.
 
 use super::pull::{Before, Step};
 use super::run::{Fetched, Run, Stop, View};
@@ -45,7 +45,8 @@ impl Run<'_> {
     fn look_back(&mut self, missing: &[ArtifactName]) -> Result<Option<ArtifactName>, Stop> {
         let mut held_bytes = 0;
         for name in missing.iter().rev() {
-            if self.held.len() >= MAX_HELD || held_bytes >= MAX_HELD_BYTES {
+            let is_enough = self.held.len() >= MAX_HELD || held_bytes >= MAX_HELD_BYTES;
+            if is_enough || !self.has_time_to_look() {
                 break;
             }
             let Fetched::Bytes(bytes) = self.get(name)? else { break };

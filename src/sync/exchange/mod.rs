@@ -5,7 +5,7 @@
 //! checkpoint is stored only after its predecessor and its records; a checkpoint is offered only after its parts; a
 //! listing never removes anything, here or there. What it remembers (`Journal`) only makes the next run cheaper.
 //!
-//! It decides nothing about files or versions, does not wait, retry or sleep: it reports, and the caller acts.
+//! It decides nothing about files or versions or whose turn it is, does not wait, retry or sleep: it reports, and the caller acts.
 
 mod heal;
 mod journal;
@@ -76,6 +76,37 @@ pub struct Budget {
 impl Default for Budget {
     fn default() -> Budget {
         Budget { requests: 1_000_000, bytes: 64 << 30 }
+    }
+}
+
+/// What of an exchange is under way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// What other machines say: checkpoints and records come.
+    Metadata,
+    /// What is here goes out.
+    Sending,
+    /// Contents come.
+    Contents,
+}
+
+/// Says whose turn it is: an exchange keeps whoever made it from everything else.
+pub trait Turn {
+    /// True if others wait, and what was moved is enough for now. Asked once something was moved, between two artifacts.
+    fn is_over(&self, phase: Phase) -> bool;
+
+    /// False if others wait and there is no time for what moves nothing by itself, and is lost at the end of the turn.
+    fn has_time_to_look(&self) -> bool {
+        true
+    }
+}
+
+/// Nobody else waits.
+pub struct AllTheTime;
+
+impl Turn for AllTheTime {
+    fn is_over(&self, _phase: Phase) -> bool {
+        false
     }
 }
 
@@ -173,18 +204,20 @@ pub fn exchange(
     config: &ExchangeConfig,
     journal: &mut dyn Journal,
 ) -> Result<Report, ExchangeError> {
-    exchange_telling(local, remote, config, journal, &NoProgress)
+    exchange_in_turn(local, remote, config, journal, &NoProgress, &AllTheTime)
 }
 
-/// The same, telling how far it has come: checkpoints and packs that are still to be sent or received, as far as they are known.
-pub fn exchange_telling(
+/// The same, telling how far it has come: checkpoints and packs that are still to be sent or received, as far as they are known; and
+/// no longer than `turn` says.
+pub fn exchange_in_turn(
     local: &dyn LocalStore,
     remote: &dyn Transport,
     config: &ExchangeConfig,
     journal: &mut dyn Journal,
     progress: &dyn Progress,
+    turn: &dyn Turn,
 ) -> Result<Report, ExchangeError> {
-    let mut run = run::Run::new(local, remote, config, journal, progress);
+    let mut run = run::Run::new((local, remote), config, journal, progress, turn);
     match run.all() {
         Ok(()) => Ok(run.report),
         Err(cause) => Err(ExchangeError { done: Box::new(run.report), cause }),

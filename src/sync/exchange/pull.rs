@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::local::{CheckpointFacts, LocalError};
 use super::report::{Finding, Need, Problem, Waiting, fingerprint};
 use super::run::{Fetched, MAX_BAD_PER_CHAIN, MAX_KNOWN, Run, Stop, View};
-use super::{JournalError, Trust};
+use super::{JournalError, Phase, Trust};
 use crate::index::ClosedEnd;
 use crate::ledger::{ArtifactName, PublicKey, ShortHash};
 use crate::model::Chain;
@@ -67,6 +67,7 @@ impl Run<'_> {
                 self.note(Problem::GaveUp { chain: view.chain.clone(), bad: view.bad });
                 break;
             }
+            self.give_way(Phase::Metadata)?;
             self.bar.step();
             let step = match before(seq, &here, &there) {
                 Before::Awaited => Step::Waits(Need::Checkpoint { seq: seq - 1 }),
@@ -422,7 +423,11 @@ impl Run<'_> {
 
     /// Gets the parts that are missing here.
     pub fn pull_bulk(&mut self, view: &mut View) -> Result<(), Stop> {
-        for part in std::mem::take(&mut view.bulk) {
+        while let Some(part) = view.bulk.pop_first() {
+            if let Err(stop) = self.give_way(Phase::Contents) {
+                view.bulk.insert(part);
+                return Err(stop);
+            }
             self.bar.step();
             let worth_it = view.bad <= MAX_BAD_PER_CHAIN && view.may_be_there(&part);
             let came = worth_it && self.take(&part)?;

@@ -3,6 +3,7 @@
 //! Invariant: when a checkpoint is offered, its records are there, and every pack that this side holds. Other people's
 //! chains are offered exactly like our own, byte for byte.
 
+use super::Phase;
 use super::local::LocalError;
 use super::run::{Run, Stop, View};
 use crate::ledger::ArtifactName;
@@ -89,6 +90,7 @@ impl Run<'_> {
         if self.refuses_writes {
             return Ok(Offer::Declined);
         }
+        self.give_way(Phase::Sending)?;
         // What cannot be opened is told by reading it.
         if let Ok(Some(body)) = self.local.open(name)
             && let Some(there) = self.offer_from(name, body)?

@@ -221,6 +221,10 @@ pub struct Report {
     pub requests: Requests,
     /// The budget ran out: the rest comes at the next exchange.
     pub budget_spent: bool,
+    /// It stopped because others wait: the rest comes at the next exchange.
+    pub gave_way: bool,
+    /// It did so in the midst of an artifact, with which the place goes on.
+    pub is_at_work: bool,
     /// A listing was cut off: nothing says what else the store holds, or lacks.
     pub unheard: bool,
     /// Why the place takes nothing from us, if it refused something: a person has to act.
@@ -240,7 +244,11 @@ impl Report {
 
     /// True if the other side has nothing we lack, we nothing it lacks, and nothing went wrong.
     pub fn is_complete(&self) -> bool {
-        self.waiting.is_empty() && self.phantoms.is_empty() && self.problems.is_empty() && !self.budget_spent
+        self.waiting.is_empty()
+            && self.phantoms.is_empty()
+            && self.problems.is_empty()
+            && !self.budget_spent
+            && !self.gave_way
     }
 }
 

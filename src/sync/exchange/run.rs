@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::journal::{Journal, Watermark};
 use super::local::{CheckpointFacts, Incoming, LocalError, LocalStore};
 use super::report::{Cause, Finding, Problem, Report};
-use super::{ExchangeConfig, JournalError, Progress};
+use super::{ExchangeConfig, JournalError, Phase, Progress, Turn};
 use crate::index::{ClosedEnd, Floor};
 use crate::ledger::{ArtifactName, max_artifact_bytes, proves_wrong};
 use crate::model::{Chain, OriginName};
@@ -28,6 +28,8 @@ const MAX_PROBLEMS: usize = 10_000;
 pub(super) enum Stop {
     /// The budget is spent: no failure.
     Budget,
+    /// Others wait: no failure either.
+    Turn,
     /// Nothing more can be done.
     Broken(Cause),
 }
@@ -126,6 +128,7 @@ pub(super) struct Run<'a> {
     pub report: Report,
     pub refuses_writes: bool,
     pub bar: Bar<'a>,
+    turn: &'a dyn Turn,
     /// What is damaged here may be fetched whatever its origin fills.
     pub healing: bool,
     /// The highest floors that were accepted, those of checkpoints that came just now too.
@@ -172,11 +175,11 @@ impl Bar<'_> {
 
 impl<'a> Run<'a> {
     pub fn new(
-        local: &'a dyn LocalStore,
-        remote: &'a dyn Transport,
+        (local, remote): (&'a dyn LocalStore, &'a dyn Transport),
         config: &'a ExchangeConfig,
         journal: &'a mut dyn Journal,
         progress: &'a dyn Progress,
+        turn: &'a dyn Turn,
     ) -> Run<'a> {
         let report = Report { held_bytes: config.held_bytes.clone(), ..Report::default() };
         let bar = Bar { progress, step: "", done: 0, left: 0 };
@@ -189,6 +192,7 @@ impl<'a> Run<'a> {
             report,
             refuses_writes: false,
             bar,
+            turn,
             healing,
             floors: config.floors.clone(),
             closed: config.closed.clone(),
@@ -219,10 +223,14 @@ impl<'a> Run<'a> {
                 self.report.budget_spent = true;
                 self.settle(&mut views).map(|()| None)
             }
+            Err(Stop::Turn) => {
+                self.report.gave_way = true;
+                self.settle(&mut views).map(|()| None)
+            }
             Ok(()) => self.settle(&mut views).map(|()| None),
         };
         match settled {
-            Ok(None) | Err(Stop::Budget) => Ok(()),
+            Ok(None) | Err(Stop::Budget | Stop::Turn) => Ok(()),
             Ok(Some(cause)) | Err(Stop::Broken(cause)) => Err(cause),
         }
     }
@@ -260,6 +268,11 @@ impl<'a> Run<'a> {
         if self.report.requests.put == 0 {
             return Ok(());
         }
+        if self.report.is_at_work {
+            // It settles them behind that; the next exchange looks.
+            views.iter_mut().for_each(|view| view.closed = true);
+            return Ok(());
+        }
         self.remote.settle_puts().map_err(|error| {
             self.report.pushed.clear();
             views.iter_mut().for_each(|view| view.closed = true);
@@ -275,6 +288,17 @@ impl<'a> Run<'a> {
     /// The name of an artifact in the store.
     pub fn remote_name(&self, name: &ArtifactName) -> String {
         format!("{}/{name}", self.config.app)
+    }
+
+    /// Ends the moving between two artifacts if others wait.
+    pub fn give_way(&self, phase: Phase) -> Result<(), Stop> {
+        let has_moved = !(self.report.pulled.is_empty() && self.report.pushed.is_empty());
+        if has_moved && self.turn.is_over(phase) { Err(Stop::Turn) } else { Ok(()) }
+    }
+
+    /// Whether there is time for what may be lost when the turn ends.
+    pub fn has_time_to_look(&self) -> bool {
+        self.turn.has_time_to_look()
     }
 
     fn spend(&self) -> Result<(), Stop> {
@@ -515,6 +539,10 @@ impl<'a> Run<'a> {
             }
             Err(error) => error,
         };
+        if error.kind == TransportErrorKind::AtWork {
+            self.report.is_at_work = true;
+            return Err(Stop::Turn);
+        }
         let gone = error.is_about_the_place();
         self.failures_in_a_row = if gone { self.failures_in_a_row + 1 } else { 0 };
         let throttled = matches!(error.kind, TransportErrorKind::Throttled { .. });

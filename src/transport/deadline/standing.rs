@@ -2,9 +2,10 @@
 //!
 //! Invariant: who is in haste waits for a place that hangs once; after that every try is a probe that costs a moment, until the place
 //! answered. A place that is merely slow is no place that hangs: once an answer of it came late, it is given all its time, run by run
-//! for as long as it goes on answering slowly, so that what it has to do gets done. Pure: knows no clock, no thread and no place.
+//! for as long as it goes on answering slowly, so that what it has to do gets done. What is much may be left to it
+//! and goes on. Pure: reads no clock, knows no thread and no place.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What waits beside whoever waits for a place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -21,13 +22,13 @@ pub enum Haste {
 /// What somebody who asked waits for.
 const ASKED: Duration = Duration::from_secs(10);
 /// Longer than a place at the other end of the world takes, and short beside what a person calls a wait.
-const UNASKED: Duration = Duration::from_secs(2);
+pub(super) const UNASKED: Duration = Duration::from_secs(2);
 /// A place that hung is tried so long: one that is there again answers sooner as a rule, or else its answer is heard of later.
 const PROBE: Duration = Duration::from_millis(100);
 /// If nobody asked, many bytes have at most so much longer: how many there are is often known only as a bound.
 const LONGEST_FOR_BYTES: Duration = Duration::from_secs(4);
 /// The slowest place that is waited for, in bytes a second.
-const SLOWEST_BYTES_PER_SECOND: u64 = 1 << 20;
+pub(super) const SLOWEST_BYTES_PER_SECOND: u64 = 1 << 20;
 
 /// What is known of a place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -60,6 +61,8 @@ pub(super) struct Standing {
     owed: u32,
     /// Some of that was waited for as long as anybody ever would.
     had_all_its_time: bool,
+    /// What came first of what it owes was left to it, as it is much, and until when that may take; `Some(None)` = it ends by itself.
+    at_work: Option<Option<Instant>>,
     known: Known,
 }
 
@@ -93,6 +96,25 @@ impl Standing {
         Some(usual.map_or(hasty, |usual| usual.min(hasty)))
     }
 
+    /// Whether much can be left to it: it is no place that hangs.
+    pub fn may_be_left(&self) -> bool {
+        self.known != Known::Silent
+    }
+
+    /// What was asked goes on, at most until then, and whoever asked does something else.
+    pub fn left_at_work(&mut self, until: Option<Instant>) {
+        self.owed += 1;
+        self.at_work = Some(until);
+    }
+
+    /// How long it may still be at what was left to it; `Some(None)` if that ends by itself, `None` if it is at nothing, or for too long.
+    pub fn work_left(&self, now: Instant) -> Option<Option<Duration>> {
+        match self.at_work? {
+            None => Some(None),
+            Some(until) => until.checked_duration_since(now).map(Some),
+        }
+    }
+
     /// Nobody waits any more for what was asked.
     pub fn given_up(&mut self) {
         self.owed += 1;
@@ -102,13 +124,19 @@ impl Standing {
     /// It was answered at the very moment.
     pub fn not_given_up(&mut self) {
         self.owed -= 1;
+        self.at_work = None;
         self.had_all_its_time &= self.owes();
     }
 
     /// What was given up is done. True if the place may be asked again and is worth a run at once.
     pub fn came(&mut self, answer: Answer) -> bool {
         let had_all_its_time = self.had_all_its_time;
+        let was_at_work = self.at_work.is_some();
         self.not_given_up();
+        if was_at_work && answer != Answer::Nothing {
+            // Much takes its time: that says nothing of how fast it answers.
+            return !self.owes();
+        }
         self.known = match (answer, self.known) {
             (Answer::Nothing, _) => Known::Silent,
             // It was only probed, so that nothing is known of how fast it is.
@@ -244,6 +272,23 @@ mod tests {
         );
         let short = Some(Duration::from_millis(20));
         assert_eq!(place.allowed(Haste::Asked, 1, short, 0), short, "no haste makes a wait longer");
+    }
+
+    #[test]
+    fn what_is_much_is_left_to_a_place_for_its_time_and_says_nothing_of_how_fast_it_answers() {
+        let (mut place, began) = (Standing::default(), Instant::now());
+        let late = began + Duration::from_secs(60);
+        assert!(place.may_be_left() && place.work_left(began).is_none());
+
+        place.left_at_work(Some(late));
+        assert_eq!(place.work_left(began), Some(Some(Duration::from_secs(60))));
+        assert_eq!(place.work_left(late + UNASKED), None, "now it hangs");
+        assert!(place.owes() && place.came(Answer::Said), "its end is worth a run all the same");
+        assert_eq!((place.owes(), unasked(&mut place, 1)), (false, Some(UNASKED)));
+
+        place.left_at_work(None);
+        assert_eq!(place.work_left(late), Some(None));
+        assert!(!place.came(Answer::Nothing) && !place.may_be_left(), "a place that hangs is only probed");
     }
 
     #[test]

@@ -10,10 +10,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::super::{Cancel, Transport, TransportError, TransportErrorKind};
-use super::standing::{Answer, Haste, Standing};
+use super::standing::{Answer, Haste, SLOWEST_BYTES_PER_SECOND, Standing};
 
 /// Told the name of a place whose answer came after all.
 pub type Bell = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// Says whether others wait for the run under way.
+pub type OthersWait = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// What is done, in the thread, with an answer that nobody waited for any more.
+pub(super) type Late<T> = Box<dyn FnOnce(T) -> Result<(), TransportError> + Send>;
 
 /// How long the places of one project are waited for. Clones share it.
 ///
@@ -31,23 +37,45 @@ struct Shared {
     run: u64,
     over: Cancel,
     bell: Option<Bell>,
+    others_wait: Option<OthersWait>,
+    /// The run under way has not recorded yet what it has to.
+    has_to_record: bool,
 }
 
 impl Deadlines {
     /// From here on whoever waits for a place keeps others waiting. `bell` is rung, from any thread, when a place answered that had been
-    /// given up; nobody waits any more once `over` is thrown.
-    pub fn hurry(&self, bell: Bell, over: Cancel) {
+    /// given up; `others_wait` says whether that is so at the moment; nobody waits any more once `over` is thrown.
+    pub fn hurry(&self, bell: Bell, others_wait: OthersWait, over: Cancel) {
         let mut shared = lock(&self.shared);
         (shared.haste, shared.bell, shared.over) = (Haste::Unasked, Some(bell), over);
+        shared.others_wait = Some(others_wait);
     }
 
-    /// A run begins, which somebody asked for or not.
-    pub fn begin_run(&self, is_asked: bool) {
+    /// A run begins, which somebody asked for or not. `has_to_record`: it will look at the disk once it was told what others have.
+    pub fn begin_run(&self, is_asked: bool, has_to_record: bool) {
         let mut shared = lock(&self.shared);
         shared.run += 1;
+        shared.has_to_record = has_to_record;
         if shared.haste != Haste::None {
             shared.haste = if is_asked { Haste::Asked } else { Haste::Unasked };
         }
+    }
+
+    /// It has looked at the disk.
+    pub fn has_recorded(&self) {
+        lock(&self.shared).has_to_record = false;
+    }
+
+    /// True if somebody waits for the run under way, and nobody asked for it.
+    pub fn somebody_waits(&self) -> bool {
+        let others_wait = {
+            let shared = lock(&self.shared);
+            if shared.haste != Haste::Unasked || shared.has_to_record {
+                return shared.haste == Haste::Unasked;
+            }
+            shared.others_wait.clone()
+        };
+        others_wait.is_some_and(|others_wait| others_wait())
     }
 
     /// What waits in the run under way.
@@ -97,6 +125,15 @@ const OPEN: u8 = 0;
 const DONE: u8 = 1;
 const GIVEN_UP: u8 = 2;
 
+/// The least time that a place has for what is much before it is left for others.
+#[cfg(not(test))]
+const LEAVE_AFTER: Duration = super::standing::UNASKED;
+#[cfg(test)]
+const LEAVE_AFTER: Duration = Duration::from_millis(20);
+
+/// How often it is asked whether others wait meanwhile.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// What ends a wait.
 enum Heard<T> {
     Outcome(Result<T, TransportError>),
@@ -145,31 +182,70 @@ impl Worker {
         bytes: u64,
         work: impl FnOnce() -> Result<T, TransportError> + Send + 'static,
     ) -> Result<T, TransportError> {
+        self.ask_or_leave(action, bytes, None, work)
+    }
+
+    /// The same for what may take long because it is much: whoever is in haste leaves the place to it once others wait, and is rung
+    /// when it is done and `late` did with the answer what is to be done. In haste nothing else is asked there meanwhile: AtWork.
+    pub fn ask_much<T: Send + 'static>(
+        &self,
+        action: &'static str,
+        bytes: u64,
+        late: impl FnOnce(T) -> Result<(), TransportError> + Send + 'static,
+        work: impl FnOnce() -> Result<T, TransportError> + Send + 'static,
+    ) -> Result<T, TransportError> {
+        let is_much = bytes >= SLOWEST_BYTES_PER_SECOND;
+        self.ask_or_leave(action, bytes, is_much.then(|| Box::new(late) as Late<T>), work)
+    }
+
+    fn ask_or_leave<T: Send + 'static>(
+        &self,
+        action: &'static str,
+        bytes: u64,
+        late: Option<Late<T>>,
+        work: impl FnOnce() -> Result<T, TransportError> + Send + 'static,
+    ) -> Result<T, TransportError> {
+        let began = Instant::now();
         let (haste, run, over) = {
             let shared = lock(&self.deadlines.shared);
             (shared.haste, shared.run, shared.over.clone())
         };
-        let allowed = {
+        let (allowed, may_leave) = {
             let mut standing = lock(&self.standing);
-            if standing.owes() || over.is_cancelled() {
+            let work_left = standing.work_left(began);
+            if (standing.owes() && work_left.is_none()) || over.is_cancelled() {
                 return Err(self.silent(action, &over));
             }
-            standing.allowed(haste, run, self.usual, bytes)
+            let is_unasked = haste == Haste::Unasked;
+            if work_left.is_some() && is_unasked {
+                return Err(self.at_work(action));
+            }
+            let may_leave = late.is_some() && is_unasked && standing.may_be_left();
+            let haste = if may_leave { Haste::None } else { haste };
+            let allowed = standing.allowed(haste, run, self.usual, bytes);
+            // Behind what is under way there.
+            let behind = |allowed: Duration| work_left.map_or(Some(allowed), |left| left.map(|left| left + allowed));
+            (allowed.and_then(behind), may_leave)
         };
-        let began = Instant::now();
         let (tell, heard) = mpsc::channel();
         let fate = Arc::new(AtomicU8::new(OPEN));
-        let order = self.order(action, fate.clone(), Telling(tell.clone()), work);
+        let order = self.order(action, fate.clone(), Telling(tell.clone()), late, work);
         lock(&self.work).send(order).map_err(|_| self.silent(action, &over))?;
         let _hook = over.on_cancel(move || drop(tell.send(Heard::Over)));
-        if let Some(Heard::Outcome(outcome)) = wait(&heard, allowed) {
+        let waited = if may_leave { self.wait_or_leave(&heard, allowed) } else { wait(&heard, allowed) };
+        if let Waited::Heard(Heard::Outcome(outcome)) = waited {
             lock(&self.standing).told(answer_in(action, &outcome), began.elapsed());
             return outcome;
         }
+        let is_left = matches!(waited, Waited::Left);
         // Counted before it is given up, so that the thread never counts down what was not counted.
-        lock(&self.standing).given_up();
+        if is_left {
+            lock(&self.standing).left_at_work(allowed.map(|allowed| began + allowed));
+        } else {
+            lock(&self.standing).given_up();
+        }
         if fate.compare_exchange(OPEN, GIVEN_UP, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-            return Err(self.silent(action, &over));
+            return Err(if is_left { self.at_work(action) } else { self.silent(action, &over) });
         }
         lock(&self.standing).not_given_up();
         // It is done at this very moment, and told next.
@@ -186,16 +262,21 @@ impl Worker {
         action: &'static str,
         fate: Arc<AtomicU8>,
         telling: Telling<T>,
+        late: Option<Late<T>>,
         work: impl FnOnce() -> Result<T, TransportError> + Send + 'static,
     ) -> Work {
         let (standing, deadlines) = (self.standing.clone(), self.deadlines.clone());
         Box::new(move || {
             let outcome = work();
             if fate.swap(DONE, Ordering::AcqRel) == GIVEN_UP {
-                let is_worth_a_run = lock(&standing).came(answer_in(action, &outcome));
-                // Before the bell: what closes with it may take its time, and belongs to this thread.
-                drop(outcome);
-                if is_worth_a_run {
+                let answer = answer_in(action, &outcome);
+                // Before the bell: what is done with it, or closes with it, may take its time, and belongs to this thread.
+                let settled = match (outcome, late) {
+                    (Ok(value), Some(late)) => answer_in(action, &late(value)),
+                    _ => Answer::Said,
+                };
+                let answer = if settled == Answer::Nothing { settled } else { answer };
+                if lock(&standing).came(answer) {
                     deadlines.ring();
                 }
                 return;
@@ -203,6 +284,25 @@ impl Worker {
             // Whoever asked may have given up just now.
             let _ = telling.0.send(Heard::Outcome(outcome));
         })
+    }
+
+    fn at_work(&self, action: &'static str) -> TransportError {
+        TransportError::new(TransportErrorKind::AtWork, action, &self.label, "it is still at what was asked before")
+    }
+
+    /// Waits as long as is allowed, or until others wait and had to for as long as anybody does.
+    fn wait_or_leave<T>(&self, heard: &Receiver<Heard<T>>, allowed: Option<Duration>) -> Waited<T> {
+        let began = Instant::now();
+        let mut pause = LEAVE_AFTER;
+        loop {
+            let left = allowed.map(|allowed| allowed.saturating_sub(began.elapsed()));
+            match wait(heard, Some(left.map_or(pause, |left| pause.min(left)))) {
+                Waited::TimeUp if left.is_some_and(|left| left <= pause) => return Waited::TimeUp,
+                Waited::TimeUp if self.deadlines.somebody_waits() => return Waited::Left,
+                Waited::TimeUp => pause = LOOK,
+                heard => return heard,
+            }
+        }
     }
 
     fn silent(&self, action: &'static str, over: &Cancel) -> TransportError {
@@ -223,12 +323,21 @@ fn answer_in<T>(action: &str, outcome: &Result<T, TransportError>) -> Answer {
     }
 }
 
+/// How a wait ended.
+enum Waited<T> {
+    Heard(Heard<T>),
+    TimeUp,
+    /// Others wait.
+    Left,
+}
+
 /// The first that is heard in time.
-fn wait<T>(heard: &Receiver<T>, allowed: Option<Duration>) -> Option<T> {
-    match allowed {
+fn wait<T>(heard: &Receiver<Heard<T>>, allowed: Option<Duration>) -> Waited<T> {
+    let first = match allowed {
         Some(allowed) => heard.recv_timeout(allowed).ok(),
         None => heard.recv().ok(),
-    }
+    };
+    first.map_or(Waited::TimeUp, Waited::Heard)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

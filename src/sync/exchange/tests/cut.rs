@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::super::{Budget, Thoroughness};
+use super::super::{Budget, Phase, Thoroughness, Turn, exchange_in_turn};
 use super::fleet::*;
 use crate::transport::faulty::Moment;
 use crate::transport::{
@@ -55,6 +55,38 @@ fn killed_between_any_two_calls_and_run_again_nothing_is_lost_or_doubled() {
     }
     // 2 lists, 10 gets, 9 puts and a list of the other chain: the enumeration really reached the end.
     assert!(calls_needed >= 20, "{calls_needed}");
+}
+
+/// Others always wait.
+struct Crowd;
+
+impl Turn for Crowd {
+    fn is_over(&self, _phase: Phase) -> bool {
+        true
+    }
+}
+
+#[test]
+fn who_gives_way_after_each_artifact_gets_everything_over_one_at_a_time() {
+    let (mut a, _, store) = before();
+    let mut rounds = 0;
+    loop {
+        let spot = store.0.visit("spot");
+        let (config, journal) = (&a.config, &mut a.journal);
+        let told = exchange_in_turn(&a.store, &spot, config, journal, &crate::sync::NoProgress, &Crowd);
+        let report = told.expect("a place in memory is always there");
+        assert!(is_sound(&store, true) && is_sound(&a.store, false));
+        // A checkpoint from there comes with its records, and one that goes there behind its parts.
+        assert!(report.pulled.len() + report.pushed.len() <= 3, "{report:?}");
+        rounds += 1;
+        if !report.gave_way {
+            assert!(report.is_complete() && report.findings.is_empty(), "{report:?}");
+            break;
+        }
+        assert!(!report.is_complete() && rounds < 40, "{report:?}");
+    }
+    assert!(rounds > 8, "{rounds}");
+    assert_eq!(a.store.bytes(), store.bytes());
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use larder_adapters::MemoryAdapter;
 
-use super::super::{Direction, ExchangeConfig, MemoryJournal, exchange, exchange_telling};
+use super::super::{AllTheTime, Direction, ExchangeConfig, MemoryJournal, exchange, exchange_in_turn};
 use super::fleet::*;
 use crate::ledger::{ArtifactName, Ledger};
 use crate::model::Space;
@@ -107,7 +107,8 @@ fn what_is_left_is_told_forward_and_to_the_end_of_each_phase() {
 
     for machine in [&mut a, &mut b] {
         let told = Told(Default::default());
-        exchange_telling(&machine.store, &spot, &machine.config, &mut machine.journal, &told).expect("exchanges");
+        exchange_in_turn(&machine.store, &spot, &machine.config, &mut machine.journal, &told, &AllTheTime)
+            .expect("exchanges");
         let told = told.0.into_inner().expect("no panic elsewhere");
         for phase in told.chunk_by(|one, next| one.0 == next.0) {
             let done: Vec<u64> = phase.iter().map(|(_, done, _)| *done).collect();
