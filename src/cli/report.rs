@@ -28,6 +28,7 @@ pub fn lines(report: &Report, dry_run: bool) -> Vec<String> {
     push_all(&mut lines, &report.waiting, |(path, why)| format!("~ waits: {path}: {why}"));
     push_all(&mut lines, &report.problems, |(path, what)| format!("! {path}: {what}"));
     push_all(&mut lines, &report.peer_errors, |(name, why)| format!("! peer {name}: {}", larder_patterns::shown(why)));
+    push_all(&mut lines, &report.goes_on, |who| format!("~ the exchange with {who} goes on"));
     if let Some(bundle) = &report.bundle {
         push_all(&mut lines, &bundle.damage, |what| format!("! bundle: {what}"));
         let artifacts = count(bundle.artifacts, "artifact");
@@ -183,6 +184,9 @@ pub fn object(report: &Report, dry_run: bool) -> Value {
         "peer_errors": peer_errors,
         "stopped": report.stopped,
     });
+    if !report.goes_on.is_empty() {
+        object["goes_on"] = json!(report.goes_on);
+    }
     if !report.members.is_empty() {
         object["members"] = json!(report.members);
     }

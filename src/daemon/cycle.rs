@@ -369,9 +369,12 @@ impl Cycle {
             // It may have been named only now, and the hint that the config changed is still on its way.
             self.reload(say);
         }
+        // Whoever asked waits.
+        self.unsettled.store(true, Ordering::Release);
         self.gate.busy();
         let report = self.node.change(change);
         self.gate.rest();
+        self.left = self.node.engine.left_over(false);
         let report = report?;
         if !change.is_dry_run() {
             self.refresh_view();

@@ -187,13 +187,23 @@ impl Node {
         Ok(report)
     }
 
+    /// Brings what was changed here to everybody. What somebody has much to exchange with goes on behind it.
     pub(super) fn finish_change(&mut self, dry_run: bool, report: &mut Report) -> Result<(), NodeError> {
+        self.finish_with(&RunOptions { takes_turns: true, ..RunOptions::default() }, dry_run, report)
+    }
+
+    /// The same, to its end.
+    pub(super) fn finish_change_everywhere(&mut self, dry_run: bool, report: &mut Report) -> Result<(), NodeError> {
+        self.finish_with(&RunOptions::default(), dry_run, report)
+    }
+
+    fn finish_with(&mut self, options: &RunOptions, dry_run: bool, report: &mut Report) -> Result<(), NodeError> {
         if dry_run {
             return Ok(());
         }
         // What was asked for is published and known to the index; the run need not look for it in the ledger.
         self.engine.end_run();
-        let after = self.run(&Default::default())?;
+        let after = self.run(options)?;
         report.written.extend(after.written);
         report.recorded.extend(after.recorded);
         report.waiting.extend(after.waiting);
@@ -204,6 +214,7 @@ impl Node {
         report.pulled += after.pulled;
         report.backend_error = after.backend_error;
         report.peer_errors = after.peer_errors;
+        report.goes_on = after.goes_on;
         report.stopped = after.stopped;
         report.purge = after.purge;
         Ok(())

@@ -54,7 +54,7 @@ impl Node {
             let came = self.engine.take_apart(&mut report)?;
             tracing::debug!(came, "taken from what stood apart");
         }
-        self.finish_change(dry_run, &mut report)?;
+        self.finish_change_everywhere(dry_run, &mut report)?;
         report.members.push(sentence);
         Ok(report)
     }

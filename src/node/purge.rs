@@ -22,7 +22,7 @@ impl Node {
         // Before the disk is looked at: nothing recorded meanwhile may need what goes.
         self.engine.let_purged_go(&mut report)?;
         let here = report.purge.take().unwrap_or_default();
-        self.finish_change(false, &mut report)?;
+        self.finish_change_everywhere(false, &mut report)?;
         let later = report.purge.take().unwrap_or_default();
         report.purge = Some(joined(planned, here, later));
         Ok(report)

@@ -41,6 +41,8 @@ pub struct RunOptions {
     pub inbox: bool,
     /// The places beside the backend to exchange with.
     pub places: Places,
+    /// Beside a daemon, whoever asks does not wait until everybody has everything: what goes on is in the report.
+    pub takes_turns: bool,
 }
 
 /// The places beside the backend that a run exchanges with.
@@ -72,6 +74,7 @@ impl Default for RunOptions {
             asked: Asked::Everybody,
             inbox: false,
             places: Places::OfConfig,
+            takes_turns: false,
         }
     }
 }
@@ -96,7 +99,9 @@ impl Node {
         if let Some(error) = &self.backend_error {
             report.backend_error = Some(error.message.clone());
         }
-        self.engine.deadlines().begin_run(options.asked == Asked::Everybody, !options.scope.is_empty());
+        self.engine
+            .deadlines()
+            .begin_run(options.asked == Asked::Everybody && !options.takes_turns, !options.scope.is_empty());
         self.engine.begin_turns();
         self.engine.begin_run(options.dry_run)?;
         if !options.dry_run {
@@ -177,6 +182,7 @@ impl Node {
             }
         }
         steps.done("mirror");
+        report.goes_on = self.engine.left_over_with().into_iter().collect();
         if let Some(why) = self.engine.undelivered_to_backend().filter(|_| report.backend_error.is_none()) {
             report.backend_error = Some(why);
             self.unsent = true;

@@ -234,6 +234,8 @@ pub struct Report {
     pub backend_error: Option<String>,
     /// Peers that could not be exchanged with, and why.
     pub peer_errors: Vec<(String, String)>,
+    /// With whom the exchange goes on behind this run, as a sentence names them.
+    pub goes_on: Vec<String>,
     /// Why nothing was recorded or written: somebody else writes, or wrote, as this machine.
     pub stopped: Option<String>,
     /// The bundle that was written or taken in, if one was.

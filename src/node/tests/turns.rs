@@ -330,3 +330,21 @@ fn a_place_that_is_at_work_is_no_failure_and_is_gone_on_with_when_it_rings() {
     assert_eq!(b.read("large.txt"), a.machine.read("large.txt"));
     assert_eq!(b.read("small.md").as_deref(), Some("small\n"));
 }
+
+#[test]
+fn who_changes_something_by_hand_does_not_wait_for_all_that_others_lack_and_is_told_of_it() {
+    let (store, clock) = (folder(), clock());
+    let mut a = Busy::new(with_backlog(&clock, store.path()), &clock, store.path());
+    a.others_wait.store(true, Ordering::SeqCst);
+
+    let path = RelPath::parse("0.md").expect("a path");
+    let report = a.machine.node().star(&path, None, true, false).expect("stars");
+
+    assert!(report.stars.iter().all(|star| star.changed), "{report:?}");
+    assert_eq!(report.goes_on, ["the peer there"]);
+    assert!(report.peer_errors.is_empty() && !complete(&names(store.path())));
+    a.others_wait.store(false, Ordering::SeqCst);
+    let left = a.machine.node().engine.left_over(false);
+    a.go_on(left);
+    assert!(complete(&names(store.path())));
+}
