@@ -8,7 +8,7 @@ use std::process::Stdio;
 use crate::support::{CONFIG, DAEMON_DEADLINE, Daemon, Lab, Outcome, Project, finish, until};
 
 /// A machine of a lab: its own home, so that it is another one.
-fn machine(lab: &Lab, name: &str) -> Project {
+pub fn machine(lab: &Lab, name: &str) -> Project {
     lab.project(name, CONFIG).with_home(&lab.path(format!("home-{name}")))
 }
 
@@ -18,7 +18,7 @@ fn own_machine(lab: &Lab, name: &str) -> Project {
 }
 
 /// An address nobody listens at.
-fn free_address() -> String {
+pub fn free_address() -> String {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").to_string()
 }
 
@@ -52,7 +52,7 @@ fn invite(server: &Project, args: &[&str]) -> String {
 }
 
 /// Names the server in a project's config and has it let the project in.
-fn join(project: &Project, server: &Project, address: &str) {
+pub fn join(project: &Project, server: &Project, address: &str) {
     let code = invite(server, &[]);
     pair_with(project, &code, &["hub", &format!("http://{address}")]).expect(0).says("paired hub");
 }

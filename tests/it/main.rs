@@ -38,6 +38,7 @@ mod supabase;
 #[path = "../../adapters/tests/servers/supabase.rs"]
 mod supabase_server;
 mod support;
+mod thin_line;
 mod tidy;
 mod tracer;
 mod view;

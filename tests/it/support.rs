@@ -484,7 +484,13 @@ impl Daemon {
 
     /// Asks it to end, and expects it to do so by itself with code 0.
     #[track_caller]
-    pub fn stop(mut self) {
+    pub fn stop(self) {
+        self.stop_telling();
+    }
+
+    /// The same; all that it said.
+    #[track_caller]
+    pub fn stop_telling(mut self) -> Vec<String> {
         self.signal(rustix::process::Signal::TERM);
         let mut code = None;
         until("`larder up` ends after SIGTERM", DAEMON_DEADLINE, || {
@@ -494,6 +500,7 @@ impl Daemon {
         self.heard.extend(self.lines.try_iter());
         let code = code.expect("waited for it");
         assert!(code.success(), "`larder up` ended with {code}; it said {:#?}", self.heard);
+        std::mem::take(&mut self.heard)
     }
 
     /// Waits until it ends by itself; its exit code.

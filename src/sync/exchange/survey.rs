@@ -61,7 +61,8 @@ impl Run<'_> {
                 if self.check_rolled_back(&mut view) {
                     self.read_here(&mut view)?;
                 }
-                view.remote_parts = Some(BTreeSet::new());
+                // A head is a checkpoint: what was sent before a chain's first one is not told.
+                view.remote_parts = Some(BTreeSet::new()).filter(|_| !matches!(there, There::Heads(_)));
             }
             views.push(view);
         }

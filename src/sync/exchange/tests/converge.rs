@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::super::{Thoroughness, exchange_in_turn};
 use super::fleet::*;
 use crate::ledger::ArtifactKind;
 use crate::transport::{FaultPlan, Transport};
@@ -176,18 +177,48 @@ impl<T: Transport> Transport for WithHeads<T> {
     }
 }
 
-#[test]
-fn a_place_that_tells_its_heads_costs_one_request_when_nothing_is_new() {
-    let (mut a, mut b) = (Machine::new("a-1", 1), Machine::new("b-1", 2));
+fn place_with_heads() -> (Arc<PlaceStore>, WithHeads<crate::transport::MemoryTransport>) {
     let (store, spot) = place("spot");
+    let store = Arc::new(store);
+    let its_store = store.clone();
     let heads = move || {
         let mut newest: BTreeMap<String, String> = BTreeMap::new();
-        for name in store.names().iter().filter(|name| name.kind() == ArtifactKind::Checkpoint) {
+        for name in its_store.names().iter().filter(|name| name.kind() == ArtifactKind::Checkpoint) {
             newest.insert(name.chain().to_string(), format!("{APP}/{name}"));
         }
         newest.into_values().collect()
     };
-    let spot = WithHeads(spot, Arc::new(heads));
+    (store, WithHeads(spot, Arc::new(heads)))
+}
+
+#[test]
+fn where_heads_tell_nothing_of_a_chain_its_parts_that_came_before_its_first_checkpoint_are_not_sent_again() {
+    let mut a = Machine::new("a-1", 1);
+    let (store, spot) = place_with_heads();
+    let packs = (0..6u8).map(|n| vec![n; 40]).collect();
+    a.publish(&Load { packs, ..Load::default() });
+    // Not its first look, which lists everything.
+    a.config.thoroughness = Thoroughness::News;
+    let mut puts = 0;
+    loop {
+        let (config, journal) = (&a.config, &mut a.journal);
+        let told = exchange_in_turn(&a.store, &spot, config, journal, &crate::sync::NoProgress, &super::cut::Crowd);
+        let report = told.expect("a place in memory is always there");
+        puts += report.requests.put;
+        assert!(puts <= 20, "it comes to no end");
+        if !report.gave_way {
+            break;
+        }
+    }
+
+    assert_eq!(store.bytes(), a.store.bytes());
+    assert_eq!(puts as usize, a.store.names().len());
+}
+
+#[test]
+fn a_place_that_tells_its_heads_costs_one_request_when_nothing_is_new() {
+    let (mut a, mut b) = (Machine::new("a-1", 1), Machine::new("b-1", 2));
+    let (_, spot) = place_with_heads();
     a.publish_full("one");
     a.meets(&spot);
     b.meets(&spot);

@@ -58,7 +58,7 @@ fn killed_between_any_two_calls_and_run_again_nothing_is_lost_or_doubled() {
 }
 
 /// Others always wait.
-struct Crowd;
+pub struct Crowd;
 
 impl Turn for Crowd {
     fn is_over(&self, _phase: Phase) -> bool {
