@@ -106,7 +106,7 @@ impl<'a> OpenContext<'a> {
 
 /// Finds the backend that a config value or `FILE_SYNC_BACKEND` names: `sqlite`, `sqlite:data/sync.db`.
 ///
-/// Relative file addresses become absolute below `project_dir`. `Unsupported` names the nearest known name and lists all.
+/// Relative file addresses become absolute below `project_dir`. `Unsupported` names the known name that is near enough to be meant, and lists all.
 pub fn resolve_backend(value: &str, project_dir: &Path) -> Result<BackendUrl, AdapterError> {
     let value = value.trim();
     let (name, address) = value.split_once(':').map_or((value, None), |(name, address)| (name, Some(address)));
@@ -137,9 +137,12 @@ fn file_address(address: &str, project_dir: &Path) -> String {
 fn unknown_backend(name: &str) -> AdapterError {
     let known: Vec<&str> = backends().map(|backend| backend.scheme).collect();
     let list = known.join(", ");
-    let nearest = known.into_iter().min_by_key(|scheme| strsim::osa_distance(name, scheme)).unwrap_or_default();
-    let message = format!("find backend `{name}`: nearest known is `{nearest}`, known are: {list}");
-    AdapterError::new(ErrorKind::Unsupported, message)
+    let typed = name.to_ascii_lowercase();
+    let nearest = known.into_iter().map(|scheme| (strsim::osa_distance(&typed, scheme), scheme)).min();
+    // A third of the word may be wrong, and at least one letter: what is further off was not meant.
+    let meant = nearest.filter(|(steps, _)| *steps <= (typed.chars().count() / 3).max(1));
+    let meant = meant.map(|(_, scheme)| format!("nearest known is `{scheme}`, ")).unwrap_or_default();
+    AdapterError::new(ErrorKind::Unsupported, format!("find backend `{name}`: {meant}known are: {list}"))
 }
 
 fn without_secret(address: &str) -> String {
@@ -151,5 +154,28 @@ fn without_secret(address: &str) -> String {
         Some((user, _)) if lead.is_empty() => format!("{user}:***@{host}"),
         Some((user, _)) => format!("{lead}/{user}:***@{host}"),
         None => address.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_suggested_only_if_it_is_near_enough_to_be_meant() {
+        for (typed, meant) in [
+            ("postgrse", Some("`postgres`")),
+            ("SQLTE:x.db", Some("`sqlite`")),
+            ("convx", Some("`convex`")),
+            ("nosuch", None),
+            ("mongodb", None),
+            ("x", None),
+        ] {
+            let error = resolve_backend(typed, Path::new("/")).expect_err("nobody has that name").to_string();
+
+            assert_eq!(error.contains("nearest known is"), meant.is_some(), "{typed}: {error}");
+            assert!(meant.is_none_or(|meant| error.contains(meant)), "{typed}: {error}");
+            assert!(error.contains("known are: sqlite, postgres"), "{typed}: {error}");
+        }
     }
 }
