@@ -364,13 +364,28 @@ fn doubts(error: &reqwest::Error) -> Option<String> {
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(error) = cause {
         if let Some(rustls::Error::InvalidCertificate(why)) = error.downcast_ref() {
-            return Some(super::super::error::printable(&why.to_string()));
+            return Some(doubt(why).to_owned());
         }
         // An error of the system passes over what it wraps when it is asked for its source.
         let wrapped = error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref());
         cause = wrapped.map(|inner| inner as &(dyn Error + 'static)).or_else(|| error.source());
     }
     None
+}
+
+/// The same in words for people.
+fn doubt(why: &rustls::CertificateError) -> &'static str {
+    use rustls::CertificateError as Doubt;
+    match why {
+        Doubt::Expired | Doubt::ExpiredContext { .. } => "it has expired, or this machine's clock is ahead",
+        Doubt::NotValidYet | Doubt::NotValidYetContext { .. } => {
+            "it is not valid yet, or this machine's clock is behind"
+        }
+        Doubt::NotValidForName | Doubt::NotValidForNameContext { .. } => "it is for another name than this address has",
+        Doubt::UnknownIssuer => "whoever made it is not known here",
+        Doubt::Revoked => "it was revoked",
+        _ => "it is not in order",
+    }
 }
 
 /// The last cause says the most; the ones before it only that a request failed.
@@ -385,4 +400,34 @@ fn chain(error: &(dyn Error + 'static)) -> String {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Every change under these locks is one assignment: a panic elsewhere cannot leave it half made.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::pki_types::{ServerName, UnixTime};
+    use rustls::{CertificateError, ExtendedKeyPurpose};
+
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_certificate_is_said_in_our_words() {
+        let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        let name = ServerName::try_from("example.org").expect("a name");
+        for (why, says) in [
+            (CertificateError::UnknownIssuer, "not known here"),
+            (CertificateError::ExpiredContext { time: at(2), not_after: at(1) }, "it has expired"),
+            (CertificateError::NotValidYetContext { time: at(1), not_before: at(2) }, "not valid yet"),
+            (CertificateError::NotValidForNameContext { expected: name, presented: Vec::new() }, "another name"),
+            (CertificateError::BadEncoding, "not in order"),
+            (
+                CertificateError::InvalidPurposeContext {
+                    required: ExtendedKeyPurpose::ServerAuth,
+                    presented: Vec::new(),
+                },
+                "not in order",
+            ),
+        ] {
+            assert!(doubt(&why).contains(says), "{why:?}: {}", doubt(&why));
+        }
+    }
 }
