@@ -331,10 +331,17 @@ fn require_room(folder: &Path, name: &str, bytes: u64) -> Result<(), TransportEr
     let failed = |why: String| TransportError::new(TransportErrorKind::Unavailable, "put", name, why);
     let found = rustix::fs::statvfs(folder).map_err(|errno| failed(errno.to_string()))?;
     let free_bytes = found.f_bavail.saturating_mul(found.f_frsize);
-    if free_bytes >= MIN_FREE_BYTES.saturating_add(bytes) {
-        return Ok(());
-    }
-    Err(failed(format!("the server's disk is full: {free_bytes} bytes are free, {MIN_FREE_BYTES} stay so")))
+    if free_bytes >= MIN_FREE_BYTES.saturating_add(bytes) { Ok(()) } else { Err(failed(no_room(free_bytes))) }
+}
+
+/// What a device is told of a full disk: that it need do nothing.
+fn no_room(free_bytes: u64) -> String {
+    const MIB: u64 = 1 << 20;
+    format!(
+        "the server's disk is full ({} MiB are free, and {} MiB stay free): make room there; what it did not take is offered again by itself",
+        free_bytes / MIB,
+        MIN_FREE_BYTES / MIB
+    )
 }
 
 #[cfg(test)]
