@@ -35,7 +35,7 @@ pub fn act_trusting(context: &Context, change: &ChangeRequest, trust: bool) -> R
     let remains = node.remains(&report)?;
     // The last owners of a bar clear it before the answer is printed.
     drop((node, progress));
-    Ok(worded(context, &report, change.is_dry_run(), "command").with_remains(remains))
+    Ok(worded(context, &report, change.is_dry_run(), "command", remains))
 }
 
 /// The daemon's report in this command's words.
@@ -45,11 +45,11 @@ pub fn by_daemon(context: &Context, reply: Reply, dry_run: bool) -> Result<Answe
     if body.is_null() {
         return match remains {
             Some(error) => Err(error),
-            None => Ok(worded(context, &Report::default(), dry_run, "daemon")),
+            None => Ok(worded(context, &Report::default(), dry_run, "daemon", None)),
         };
     }
     let report = read(body)?;
-    Ok(worded(context, &report, dry_run, "daemon").with_remains(remains))
+    Ok(worded(context, &report, dry_run, "daemon", remains))
 }
 
 /// Has an errand done by the daemon that holds the project, or does it here.
@@ -82,13 +82,14 @@ pub fn remains_of((code, message): (u8, String), hint: Option<String>) -> NodeEr
 }
 
 /// Only the form that is printed is made: of a long report, the object is many times the report.
-fn worded(context: &Context, report: &Report, dry_run: bool, by: &str) -> Answer {
+fn worded(context: &Context, report: &Report, dry_run: bool, by: &str, remains: Option<NodeError>) -> Answer {
     if !context.out.is_json() {
-        return Answer { lines: report::lines(report, dry_run), ..Answer::default() };
+        let lines = report::lines(report, dry_run, remains.as_ref());
+        return Answer { lines, remains, ..Answer::default() };
     }
     let mut answer = Answer::new(Vec::new(), report::object(report, dry_run));
     answer.object.insert("by".to_owned(), Value::from(by));
-    answer
+    answer.with_remains(remains)
 }
 
 /// Asks the daemon that holds the project; `None` if none does.

@@ -5,13 +5,14 @@
 use serde_json::{Value, json};
 
 use super::text::{ID_DIGITS, count, size};
+use crate::node::NodeError;
 use crate::sync::{Change, PurgeReport, PurgedVersion, Report, StarChange};
 
 /// Lines of one kind after which the rest is counted; `--json` has all.
 const MAX_LINES: usize = 1_000;
 
-/// One line for each path, then a summary.
-pub fn lines(report: &Report, dry_run: bool) -> Vec<String> {
+/// One line for each path, then a summary. `remains` is what has to be looked at afterwards, if anything has.
+pub fn lines(report: &Report, dry_run: bool, remains: Option<&NodeError>) -> Vec<String> {
     let (record, write) = if dry_run { ("would record", "would write") } else { ("recorded", "wrote") };
     let from_row = if dry_run { "would record, from the backend," } else { "recorded from the backend" };
     let mut lines = Vec::new();
@@ -35,7 +36,7 @@ pub fn lines(report: &Report, dry_run: bool) -> Vec<String> {
         lines.push(format!("bundle {}: {artifacts}, {} bytes", bundle.file, bundle.bytes));
     }
     let is_said = !report.stars.is_empty() && report.is_empty();
-    lines.extend((!is_said).then(|| summary(report, dry_run)));
+    lines.extend((!is_said).then(|| summary(report, dry_run, remains)));
     lines
 }
 
@@ -127,7 +128,7 @@ fn described(path: &str, change: &Change) -> String {
     }
 }
 
-fn summary(report: &Report, dry_run: bool) -> String {
+fn summary(report: &Report, dry_run: bool, remains: Option<&NodeError>) -> String {
     let waits = report.waiting.len() as u64;
     let problems = report.problems.len() as u64;
     let recorded = (report.recorded.len() + report.recorded_rows.len()) as u64;
@@ -153,7 +154,12 @@ fn summary(report: &Report, dry_run: bool) -> String {
     if report.stopped.is_some() {
         said.push("stopped before anything was recorded or written".to_owned());
     }
-    let nothing = if dry_run { "nothing to do" } else { "everything is up to date" };
+    let nothing = match (dry_run, remains) {
+        (true, _) => "nothing to do",
+        // What is damaged, away or waits for a person is not up to date, whatever this run did.
+        (false, Some(_)) => "nothing changed",
+        (false, None) => "everything is up to date",
+    };
     if said.is_empty() { nothing.to_owned() } else { said.join(", ") }
 }
 

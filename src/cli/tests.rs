@@ -73,7 +73,7 @@ fn settings_reach_the_config_as_typed() {
 
 #[test]
 fn a_run_names_every_path_once_and_sums_up() {
-    let lines = report::lines(&busy_report(), false);
+    let lines = report::lines(&busy_report(), false, None);
 
     assert_eq!(
         lines,
@@ -90,13 +90,23 @@ fn a_run_names_every_path_once_and_sums_up() {
 
 #[test]
 fn a_dry_run_speaks_of_what_would_be() {
-    let lines = report::lines(&busy_report(), true);
+    let lines = report::lines(&busy_report(), true, None);
 
     assert_eq!(lines[0], "+ would record new a.md");
     assert_eq!(lines[2], "< would write renamed c.md (was b.md)");
     assert!(lines[5].starts_with("2 to record, 1 to write, 1 row to mirror"), "{}", lines[5]);
-    assert_eq!(report::lines(&Report::default(), true), ["nothing to do"]);
-    assert_eq!(report::lines(&Report::default(), false), ["everything is up to date"]);
+    assert_eq!(report::lines(&Report::default(), true, None), ["nothing to do"]);
+    assert_eq!(report::lines(&Report::default(), false, None), ["everything is up to date"]);
+}
+
+#[test]
+fn a_run_after_which_something_remains_does_not_say_that_everything_is_up_to_date() {
+    for kind in [Kind::Damage, Kind::Unavailable, Kind::Conflicts] {
+        let remains = NodeError::new(kind, "it is so");
+
+        assert_eq!(report::lines(&Report::default(), false, Some(&remains)), ["nothing changed"]);
+        assert_eq!(report::lines(&Report::default(), true, Some(&remains)), ["nothing to do"]);
+    }
 }
 
 #[test]
@@ -125,7 +135,7 @@ fn a_bundle_is_told_with_everything_that_is_damaged_in_it() {
     let report = Report { bundle: Some(bundle), to_receive: 2, ..Report::default() };
 
     assert_eq!(
-        report::lines(&report, true),
+        report::lines(&report, true, None),
         [
             "! bundle: app/a: its bytes are damaged",
             "! bundle: its end is missing",
@@ -144,7 +154,7 @@ fn a_long_run_is_counted_not_scrolled() {
     let recorded = (0..1_500).map(|n| (format!("{n}.md"), Change::Created)).collect();
     let report = Report { recorded, ..Report::default() };
 
-    let lines = report::lines(&report, false);
+    let lines = report::lines(&report, false, None);
 
     assert_eq!(lines.len(), 1_002);
     assert_eq!(lines[1_000], "  and 500 more");
