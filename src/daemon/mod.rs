@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::node::{ChangeRequest, Errand, NodeError, OpenOptions};
 use crate::server::ServeOptions;
 
-pub use serve::{Door, Served, desk, serve};
+pub use serve::{Door, Served, desk_beside_server, serve};
 pub use socket::{Heard, ask, hear};
 pub use up::up;
 

@@ -33,8 +33,12 @@ pub enum Served {
 /// The desk at which the devices of what is served are let in.
 ///
 /// Errors: User if there is no such project or folder.
-pub fn desk(env: &Env, served: &Served) -> Result<Desk, NodeError> {
-    let folder = match served {
+fn desk(env: &Env, served: &Served) -> Result<Desk, NodeError> {
+    open_desk(&desk_folder(env, served)?)
+}
+
+fn desk_folder(env: &Env, served: &Served) -> Result<PathBuf, NodeError> {
+    Ok(match served {
         Served::Project(options) => {
             let larder = project_dirs(env, options)?.0.larder;
             if !larder.join("origin.json").exists() {
@@ -51,11 +55,37 @@ pub fn desk(env: &Env, served: &Served) -> Result<Desk, NodeError> {
             let name = Hash::of(std::os::unix::ffi::OsStrExt::as_bytes(real.as_os_str())).short(32);
             env.state_home.join(DESK).join(name)
         }
-    };
-    Desk::open(&folder).map_err(|error| {
+    })
+}
+
+fn open_desk(folder: &Path) -> Result<Desk, NodeError> {
+    Desk::open(folder).map_err(|error| {
         let message = format!("open {}: {error}", larder_patterns::shown(&folder.to_string_lossy()));
         NodeError::user(message, "it must be a folder that you may write to")
     })
+}
+
+/// The same for a command beside a server: a code that lies where no server looks lets nobody in.
+///
+/// Errors: User if the desk is another user's, or, of a plain store, if no server of this user ever stood there.
+pub fn desk_beside_server(env: &Env, served: &Served) -> Result<Desk, NodeError> {
+    let folder = desk_folder(env, served)?;
+    if let Served::Store(dir) = served
+        && !Desk::is_of_server(&folder)
+    {
+        let shown = larder_patterns::shown(&dir.to_string_lossy());
+        let message =
+            format!("no `larder serve --store {shown}` ever ran as this user, whose codes alone are made here");
+        return Err(NodeError::user(
+            message,
+            "run this as the user whom the server runs as, or start the server first",
+        ));
+    }
+    if Desk::is_of_other_user(&folder) {
+        let message = format!("{} is another user's", larder_patterns::shown(&folder.to_string_lossy()));
+        return Err(NodeError::user(message, "run this as the user whom the server runs as"));
+    }
+    open_desk(&folder)
 }
 
 fn project_dirs(env: &Env, options: &OpenOptions) -> Result<(ProjectDirs, String), NodeError> {
@@ -170,5 +200,26 @@ fn tell(dirs: &ProjectDirs, socket: &Path) {
     if dirs.holder().is_some() {
         // Its own report says how it went.
         let _ = ask(socket, &Request::Sync);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_is_made_only_where_the_server_of_a_store_looks_for_it() {
+        let (store, homes) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+        let of_user = |name: &str| Env { state_home: homes.path().join(name), ..Env::system() };
+        let (server, other) = (of_user("server"), of_user("other"));
+        let served = Served::Store(store.path().to_owned());
+        desk(&server, &served).expect("opens").server_id(&server).expect("draws");
+
+        let refused = desk_beside_server(&other, &served).expect_err("no server of that user ever stood there");
+
+        assert_eq!(refused.kind, Kind::User);
+        assert!(refused.hint.is_some_and(|hint| hint.contains("as the user")), "{}", refused.message);
+        assert!(!other.state_home.exists(), "nothing is made where no server looks");
+        assert!(desk_beside_server(&server, &served).is_ok());
     }
 }

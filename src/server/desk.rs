@@ -122,6 +122,16 @@ impl Desk {
         Ok(Desk { folder: folder.to_owned() })
     }
 
+    /// True if a server ever stood at the desk in this folder.
+    pub fn is_of_server(folder: &Path) -> bool {
+        folder.join(SERVER).exists()
+    }
+
+    /// True if the desk is there and another user's, whose server could not read what this one writes.
+    pub fn is_of_other_user(folder: &Path) -> bool {
+        std::fs::metadata(folder).is_ok_and(|found| found.uid() != rustix::process::geteuid().as_raw())
+    }
+
     /// Where it is.
     pub fn folder(&self) -> &Path {
         &self.folder

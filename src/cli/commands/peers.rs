@@ -225,7 +225,7 @@ fn read_code(context: &Context) -> Result<Code, NodeError> {
 }
 
 fn invite(context: &Context, args: &StoreArgs) -> Result<Answer, NodeError> {
-    let desk = daemon::desk(&context.env, &served(context, args.store.as_ref()))?;
+    let desk = daemon::desk_beside_server(&context.env, &served(context, args.store.as_ref()))?;
     let replaces = desk.is_open(context.env.clock.wall_ms()).map_err(desk_failed)?;
     if args.dry.dry_run {
         let line = if replaces {
@@ -249,7 +249,7 @@ fn invite(context: &Context, args: &StoreArgs) -> Result<Answer, NodeError> {
 }
 
 fn devices(context: &Context, args: &DevicesArgs) -> Result<Answer, NodeError> {
-    let desk = daemon::desk(&context.env, &served(context, args.store.as_ref()))?;
+    let desk = daemon::desk_beside_server(&context.env, &served(context, args.store.as_ref()))?;
     let known = desk.devices().map_err(desk_failed)?.devices;
     let Some(DevicesWhat::Revoke { device, dry }) = &args.what else {
         let mut lines: Vec<String> = known.iter().map(|device| format!("{}  {}", device.origin, device.key)).collect();
