@@ -17,7 +17,7 @@ use super::plan::UNPLACED;
 use super::{Engine, Report, Result, SyncError};
 use crate::index::{ReplayProblem, Slot};
 use crate::ledger::{ArtifactName, LedgerError, NotedDamage};
-use crate::model::{Chain, Space};
+use crate::model::{Chain, OriginName, Space, Version};
 use crate::state::{self, Problem, State};
 use crate::transport::marker::{self, ProjectId};
 use crate::transport::{BackendTransport, Marker, Transport, TransportError, TransportErrorKind};
@@ -37,6 +37,8 @@ pub const DAMAGE_THERE: &str = " damage";
 const MAX_ROUNDS: u32 = 10_000;
 /// Slots whose clocks are looked at after one replay.
 const MAX_OBSERVED: usize = 2_000;
+/// Edits on top of each other that are followed back to the one whose clock was ahead.
+const MAX_STEPS_BACK: usize = 1_000;
 
 /// How far the exchange with a store has come is remembered, or not.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -517,9 +519,10 @@ impl Engine {
         for slot in touched.iter().take(MAX_OBSERVED) {
             for head in self.index.heads(slot)? {
                 if !self.clock.observe(wall_ms, head.version.hlc) {
-                    let origin = &head.version.dot.lane.origin;
+                    let origin = self.whose_clock_is_ahead(&head.version)?;
+                    let it = if origin == head.version.dot.lane.origin { "it" } else { "what it stands on" };
                     let what = format!(
-                        "{origin} wrote it with a clock far ahead of this machine's; it is kept and orders nothing else"
+                        "{origin} wrote {it} with a clock far ahead of this machine's; it is kept and orders nothing else"
                     );
                     ahead.push(Problem { path: slot.path.shown(), what });
                 }
@@ -529,6 +532,23 @@ impl Engine {
             return Ok(());
         }
         Ok(self.state.set_problems("clocks", &ahead, wall_ms as i64)?)
+    }
+
+    /// Who gave a version a time that is far ahead: an edit on top of one from the future comes right behind it, whatever its clock says.
+    fn whose_clock_is_ahead(&self, version: &Version) -> Result<OriginName> {
+        let mut version = version.clone();
+        for _ in 0..MAX_STEPS_BACK {
+            let mut moved_by = None;
+            for parent in &version.parents {
+                let parent = self.index.version(parent)?.map(|stored| stored.version);
+                moved_by = moved_by.or(parent.filter(|parent| parent.hlc.next() == version.hlc));
+            }
+            match moved_by {
+                Some(parent) => version = parent,
+                None => break,
+            }
+        }
+        Ok(version.dot.lane.origin)
     }
 }
 

@@ -148,3 +148,29 @@ fn what_a_newer_release_wrote_is_read_as_far_as_known_passed_on_and_counted_and_
         assert_eq!(older.glance_status().counts.upgrade, 3, "{wiped:?}");
     }
 }
+
+#[test]
+fn an_edit_on_top_of_a_version_from_the_future_is_not_taken_for_its_writers_clock() {
+    let shared = backend();
+    let now = Arc::new(ManualClock::new(4_000_000_000_000));
+    let tomorrow = Arc::new(ManualClock::new(4_000_086_400_000));
+    let mut ahead = Machine::timed("ahead", &shared, &tomorrow);
+    let (mut right, mut looks) = (Machine::timed("right", &shared, &now), Machine::timed("looks", &shared, &now));
+    ahead.write("a.md", "from tomorrow\n");
+    converge(&mut [&mut ahead, &mut right]);
+    for round in 0..3 {
+        right.write("a.md", &format!("{round}\n"));
+        now.advance(60_000);
+        right.run();
+    }
+    looks.run();
+    right.restart();
+    ahead.restart();
+
+    let problems = looks.glance_status().problems;
+    let clocks: Vec<&str> =
+        problems.iter().filter(|problem| problem.source == "clocks").map(|problem| &*problem.what).collect();
+
+    let [what] = clocks[..] else { panic!("{clocks:?}") };
+    assert!(what.starts_with("ahead-") && what.contains("what it stands on"), "{what}");
+}
