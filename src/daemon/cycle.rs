@@ -486,9 +486,29 @@ impl Cycle {
         lines.extend(mute.map(|name| format!("the peer {name} cannot tell of news: it is asked every {seconds} s")));
         let left_over = self.node.engine.left_over_with();
         lines.extend(left_over.iter().map(|who| format!("the exchange with {who} goes on between edits")));
+        lines.extend(self.next_tries());
         lines.extend(self.not_shown.iter().map(|sentence| format!("the view could not {sentence}")));
         lines.extend(self.stopped.iter().map(|why| format!("nothing is recorded or written here: {why}")));
         lines.extend(self.last_error.iter().map(|failure| format!("the last run failed: {}", failure.message)));
+        lines
+    }
+
+    /// When those are tried again who are away.
+    fn next_tries(&self) -> Vec<String> {
+        let interval_ms = self.interval().map(|interval| interval.as_millis() as u64);
+        let since_ms = self.last_exchange.elapsed().as_millis() as u64;
+        let away = self.node.engine.away_for_ms();
+        let mut lines: Vec<String> = away
+            .map(|(name, rest_ms)| {
+                let when = told_next_try(interval_ms.map(|interval_ms| next_try_ms(rest_ms, since_ms, interval_ms)));
+                format!("the peer {name} is away: it is tried again {when}")
+            })
+            .collect();
+        let rests = self.node.engine.backend_rests().and_then(|_| self.node.engine.next_retry_ms());
+        lines
+            .extend(rests.map(|ms| {
+                format!("the backend asks for a slower pace: it is tried again {}", told_next_try(Some(ms)))
+            }));
         lines
     }
 
@@ -537,6 +557,23 @@ impl Cycle {
     }
 }
 
+/// In how many milliseconds a place is tried that is left alone for `rest_ms`: at the first exchange that is due after that.
+fn next_try_ms(rest_ms: u64, since_exchange_ms: u64, interval_ms: u64) -> u64 {
+    let next_ms = interval_ms.saturating_sub(since_exchange_ms);
+    let late_ms = rest_ms.saturating_sub(next_ms);
+    next_ms.saturating_add(late_ms.div_ceil(interval_ms.max(1)).saturating_mul(interval_ms))
+}
+
+/// `None` if nothing is exchanged unasked.
+fn told_next_try(next_ms: Option<u64>) -> String {
+    match next_ms.map(|ms| ms.div_ceil(1000)) {
+        None => "by `larder sync`, as nothing is exchanged unasked (interval 0)".to_owned(),
+        Some(0) => "now".to_owned(),
+        Some(seconds) if seconds < 120 => format!("in {seconds} s"),
+        Some(seconds) => format!("in {} min", seconds.div_ceil(60)),
+    }
+}
+
 /// True for a run that moved so much that its caches are worth little to the next one.
 fn is_large(report: &Report) -> bool {
     let items = report.recorded.len() + report.recorded_rows.len() + report.written.len();
@@ -569,5 +606,23 @@ fn look(node: &Node, path: &RelPath) -> Observed {
         }
         Ok(None) => Observed::Absent,
         Err(_) => Observed::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_that_is_away_is_tried_at_the_first_exchange_after_its_pause() {
+        let cases = [(0, 0, 30, 30), (0, 20, 30, 10), (10, 20, 30, 10), (11, 20, 30, 40), (600, 20, 30, 610)];
+        for (rest_s, since_s, interval_s, next_s) in cases {
+            assert_eq!(next_try_ms(rest_s * 1000, since_s * 1000, interval_s * 1000), next_s * 1000, "{rest_s}");
+        }
+        // A run that takes longer than the interval.
+        assert_eq!(next_try_ms(0, 90_000, 30_000), 0);
+        assert_eq!(told_next_try(Some(89_001)), "in 90 s");
+        assert_eq!(told_next_try(Some(600_000)), "in 10 min");
+        assert!(told_next_try(None).contains("larder sync"));
     }
 }

@@ -99,10 +99,17 @@ impl Node {
         if let Some(error) = &self.backend_error {
             report.backend_error = Some(error.message.clone());
         }
-        self.engine
-            .deadlines()
-            .begin_run(options.asked == Asked::Everybody && !options.takes_turns, !options.scope.is_empty());
+        // Who waits for his own change alone asks nobody for more.
+        let is_by_hand = options.asked == Asked::Everybody && !options.takes_turns;
+        self.engine.deadlines().begin_run(is_by_hand, !options.scope.is_empty());
         self.engine.begin_turns();
+        if is_by_hand {
+            self.engine.offer_large_again();
+        }
+        let has_rested = self.engine.end_backend_rest(is_by_hand);
+        if let Some(why) = self.engine.backend_rests() {
+            report.backend_error.get_or_insert(why.to_owned());
+        }
         self.engine.begin_run(options.dry_run)?;
         if !options.dry_run {
             self.engine.meet_backend(&self.settings.backend.value.to_string())?;
@@ -112,7 +119,9 @@ impl Node {
         let looks = options.inbox || options.asked.is_everybody();
         let arrived =
             if looks { self.engine.take_inbox(&mut report)? + self.engine.take_apart(&mut report)? } else { 0 };
-        if options.asked.backend() {
+        // What was not asked while it rested is asked now, whoever asks.
+        let asks_backend = options.asked.backend() || has_rested;
+        if asks_backend && self.may_ask_backend() {
             let read = self.engine.read_rows();
             rows = self.soften(read, &mut report)?.flatten();
         }
@@ -121,7 +130,7 @@ impl Node {
             // Before the backend is claimed, which tells whether this project is new here.
             self.exchange_partners(partners, options, Direction::Pull, &mut report)?;
         }
-        if options.asked.backend() {
+        if asks_backend && self.may_ask_backend() {
             let pulled = self.engine.exchange_backend(Direction::Pull, &mut report);
             self.soften(pulled, &mut report)?;
         }
@@ -161,20 +170,22 @@ impl Node {
         }
         steps.done("materialise");
         // What came from one goes on to the others.
-        let is_late = self.unsent && options.asked.backend();
+        let is_late = self.unsent && asks_backend;
         // Who is there again may lack what he could not be given.
         let is_back = away != self.engine.away_of(&options.asked);
         let has_news = report.ledger_bytes > 0 || arrived > 0 || report.pulled > 0 || is_late || is_back;
         let has_news = has_news || options.asked.is_everybody() || self.engine.has_to_give();
         if options.way != Way::Pull && !options.dry_run && has_news {
-            let pushed = self.engine.exchange_backend(Direction::Push, &mut report);
-            self.soften(pushed, &mut report)?;
+            if self.may_ask_backend() {
+                let pushed = self.engine.exchange_backend(Direction::Push, &mut report);
+                self.soften(pushed, &mut report)?;
+            }
             self.exchange_partners(partners, options, Direction::Push, &mut report)?;
             self.unsent = report.backend_error.is_some();
             self.engine.empty_stores(&mut report)?;
         }
         steps.done("exchange out");
-        if options.way != Way::Pull {
+        if options.way != Way::Pull && self.may_ask_backend() {
             let mirrored = self.engine.mirror(options.dry_run, &mut report);
             self.soften(mirrored, &mut report)?;
             if !options.dry_run && report.backend_error.is_none() {
@@ -204,16 +215,27 @@ impl Node {
         Ok(report)
     }
 
+    /// False while the backend asks to be left alone, which it may have said in this very run.
+    fn may_ask_backend(&self) -> bool {
+        self.engine.backend_rests().is_none()
+    }
+
     /// A backend's failure goes into the report; everything else stops the run.
     fn soften<T>(&mut self, outcome: Result<T, SyncError>, report: &mut Report) -> Result<Option<T>, NodeError> {
         match outcome {
             Ok(value) => Ok(Some(value)),
             Err(SyncError::Adapter(error)) => {
                 self.is_backend_odd |= error.kind == ErrorKind::Corrupt;
+                if let ErrorKind::Throttled { retry_after_ms } = error.kind {
+                    self.engine.let_backend_rest(retry_after_ms, &error.to_string());
+                }
                 report.backend_error.get_or_insert(error.to_string());
                 Ok(None)
             }
             Err(SyncError::Transport(error)) => {
+                if let Some(wait_ms) = error.wait_ms() {
+                    self.engine.let_backend_rest(wait_ms, &error.to_string());
+                }
                 report.backend_error.get_or_insert(error.to_string());
                 Ok(None)
             }

@@ -55,6 +55,7 @@ impl Engine {
     pub fn set_adapter(&mut self, adapter: Option<std::sync::Arc<dyn larder_adapters::FileSyncAdapter>>) {
         self.adapter = adapter;
         self.transport = None;
+        self.rest = None;
         self.mirrored = 0;
     }
 

@@ -75,6 +75,10 @@ impl Engine {
 
     /// Milliseconds until something that failed is due again; `None` if nothing is.
     pub fn next_retry_ms(&self) -> Option<u64> {
+        // What waits in the outbox is not tried before.
+        if let Some(rest_ms) = self.backend_rest_ms() {
+            return Some(rest_ms);
+        }
         let now = self.now_ms() as i64;
         let due = self.state.next_outbox_ms().ok()??;
         Some(u64::try_from(due.saturating_sub(now)).unwrap_or(0))

@@ -351,6 +351,9 @@ impl Engine {
         let now = self.now_ms() as i64;
         let name = adapter.capabilities().name.clone();
         self.state.note_failure(&name, Direction::Push, now, &error.to_string())?;
+        if let ErrorKind::Throttled { retry_after_ms } = error.kind {
+            self.let_backend_rest(retry_after_ms, &error.to_string());
+        }
         report.backend_error.get_or_insert_with(|| error.to_string());
         Ok(false)
     }

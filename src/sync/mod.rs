@@ -305,6 +305,8 @@ pub struct Engine {
     away: std::collections::BTreeSet<String>,
     /// When those that kept a run waiting are tried again.
     pauses: pauses::Pauses,
+    /// The backend asked to be left alone.
+    rest: Option<pauses::Rest>,
     /// How long places are waited for.
     deadlines: crate::transport::Deadlines,
     /// What stopped because others waited.
@@ -415,6 +417,7 @@ impl Engine {
             open_peers: BTreeMap::new(),
             away: std::collections::BTreeSet::new(),
             pauses: pauses::Pauses::default(),
+            rest: None,
             deadlines: crate::transport::Deadlines::default(),
             left_over: turn::LeftOver::default(),
             whole_exchanges_ms: BTreeMap::new(),

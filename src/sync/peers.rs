@@ -41,7 +41,7 @@ pub enum Asked {
     /// The backend and every peer.
     #[default]
     Everybody,
-    /// The same because it is time to, and nobody asked: but not the peers that kept a run waiting in vain lately.
+    /// The same because it is time to, and nobody asked: but not the peers that kept a run waiting in vain lately, or asked to be left alone.
     Due,
 }
 
@@ -176,7 +176,7 @@ impl Engine {
             if !tries || failed || !peer.goes(direction) {
                 continue;
             }
-            let why = match self.exchange_peer(peer, direction, report) {
+            let (why, wait_ms) = match self.exchange_peer(peer, direction, report) {
                 Ok(None) => {
                     self.away.remove(&peer.name);
                     self.pauses.answered(&peer.name);
@@ -185,20 +185,24 @@ impl Engine {
                     report.peer_errors.extend(undelivered.map(|why| (peer.name.clone(), why)));
                     continue;
                 }
-                Ok(Some(why)) => why,
+                Ok(Some(why)) => (why, self.wait_asked_by(&peer.line())),
                 Err(SyncError::Transport(error)) if error.kind == TransportErrorKind::AtWork => {
                     self.left_over.leave(&peer.line(), direction, true);
                     continue;
                 }
-                Err(SyncError::Transport(error)) => error.to_string(),
-                Err(SyncError::Marker(why)) => why,
+                Err(SyncError::Transport(error)) => (error.to_string(), error.wait_ms()),
+                Err(SyncError::Marker(why)) => (why, None),
                 Err(error) => return Err(error),
             };
             // Opened anew next time: another disk may be mounted there by then.
             self.open_peers.remove(&peer.name);
             self.away.insert(peer.name.clone());
-            self.pauses.failed(&peer.name, began_ms, self.now_ms());
-            let now = self.now_ms() as i64;
+            let now_ms = self.now_ms();
+            self.pauses.failed(&peer.name, began_ms, now_ms);
+            if let Some(wait_ms) = wait_ms {
+                self.pauses.asked_for(&peer.name, now_ms, wait_ms);
+            }
+            let now = now_ms as i64;
             for way in peer.ways(Direction::Both) {
                 self.state.note_failure(&peer.line(), way, now, &why)?;
             }

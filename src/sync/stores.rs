@@ -156,6 +156,10 @@ pub(super) struct Told {
     checked: BTreeSet<ArtifactName>,
     /// Why something that the last push offered did not get there, although the place answered else.
     pub(super) undelivered: Option<String>,
+    /// What was too large for the place, and how it said so. It is offered again when a person asks, or all is listed.
+    too_large: BTreeMap<ArtifactName, String>,
+    /// How long the place asked to be left alone when the last exchange ended, in milliseconds.
+    wait_ms: Option<u64>,
     /// The last pull found chains of owners who are not accepted.
     strangers: bool,
     /// Chains that the last pull found to be the same on both sides, and their newest checkpoint.
@@ -189,6 +193,9 @@ impl Engine {
             gives_way: true,
         };
         let failure = self.exchange_store(&*transport, terms, report)?;
+        if let (Some(why), Some(wait_ms)) = (&failure, self.wait_asked_by(&line)) {
+            self.let_backend_rest(wait_ms, why);
+        }
         self.rows_wait = self.told.get(&line).is_some_and(|told| told.strangers);
         match failure {
             Some(why) if report.backend_error.is_none() => report.backend_error = Some(why),
@@ -224,8 +231,10 @@ impl Engine {
         let told = self.told.entry(terms.line.clone()).or_default();
         if thoroughness == Thoroughness::Whole {
             told.checked.clear();
+            told.too_large.clear();
         }
         let (wrong_there, checked) = (told.wrong.clone(), told.checked.clone());
+        let too_large = told.too_large.clone();
         // Who asks the store anew is not told what it held before.
         let asks = terms.direction != Direction::Push || thoroughness == Thoroughness::Whole;
         if asks {
@@ -236,6 +245,7 @@ impl Engine {
             own,
             wrong_there,
             checked,
+            too_large,
             even,
             trust: terms.trust,
             members: self.members(terms.trust)?,
@@ -257,7 +267,7 @@ impl Engine {
         }
         let share = self.begin_share()?;
         let turn: &dyn Turn = if terms.gives_way { &share } else { &AllTheTime };
-        let (mut pulled, mut rounds) = (0, 0);
+        let (mut pulled, mut rounds, mut wait_ms) = (0, 0, None);
         let (done, failure) = loop {
             let journal = &mut StateJournal(&self.state, terms.marks);
             let outcome = exchange::exchange_in_turn(&*self.ledger, place, &config, journal, &*self.progress, turn);
@@ -272,8 +282,15 @@ impl Engine {
                     let refused = done.refused.clone();
                     (done, refused)
                 }
-                Err(error) => (*error.done, Some(error.cause.to_string())),
+                Err(error) => {
+                    wait_ms = match &error.cause {
+                        exchange::Cause::Remote(error) => error.wait_ms(),
+                        exchange::Cause::Local(_) | exchange::Cause::Journal(_) => None,
+                    };
+                    (*error.done, Some(error.cause.to_string()))
+                }
             };
+            config.too_large.extend(done.too_large.clone());
             pulled += done.pulled.len() as u64;
             report.pushed += done.pushed.len() as u64;
             report.mended.extend(done.mended.iter().map(ArtifactName::to_string));
@@ -290,6 +307,8 @@ impl Engine {
             config.held_bytes.clone_from(&self.held_bytes);
         };
         report.pulled += pulled;
+        let told = self.told.entry(terms.line.clone()).or_default();
+        (told.too_large, told.wait_ms) = (config.too_large, wait_ms);
         if failure.is_none() && terms.marks == Marks::Kept && terms.direction != Direction::Push {
             self.told.entry(terms.line.clone()).or_default().even.clone_from(&done.even);
         }
@@ -309,10 +328,21 @@ impl Engine {
         Ok(failure)
     }
 
-    /// What a store held says nothing of what it holds once it is opened anew.
+    /// How long the place of a line asked to be left alone when the last exchange with it ended.
+    pub(super) fn wait_asked_by(&self, line: &str) -> Option<u64> {
+        self.told.get(line)?.wait_ms
+    }
+
+    /// A person asks: what places would not take for its size is offered to them again, as they may be set up otherwise by now.
+    pub fn offer_large_again(&mut self) {
+        self.told.values_mut().for_each(|told| told.too_large.clear());
+    }
+
+    /// What a store held, and what it would take, says nothing of what it does once it is opened anew.
     pub(super) fn forget_even(&mut self, line: &str) {
         if let Some(told) = self.told.get_mut(line) {
             told.even.clear();
+            told.too_large.clear();
         }
     }
 

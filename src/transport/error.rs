@@ -62,6 +62,14 @@ impl TransportError {
         TransportError { source: Some(source.into()), ..self }
     }
 
+    /// How long the place asks to be left alone, in milliseconds; `None` if it does not.
+    pub fn wait_ms(&self) -> Option<u64> {
+        match self.kind {
+            TransportErrorKind::Throttled { retry_after_ms } => Some(retry_after_ms),
+            _ => None,
+        }
+    }
+
     /// True if the whole place is out of reach, so that the next request would fail as well.
     pub fn is_about_the_place(&self) -> bool {
         matches!(self.kind, TransportErrorKind::Unavailable | TransportErrorKind::Throttled { .. })

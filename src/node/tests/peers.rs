@@ -242,6 +242,35 @@ fn a_place_that_hangs_keeps_fewer_and_fewer_runs_waiting_and_whoever_asks_for_it
 }
 
 #[test]
+fn a_place_that_asks_for_a_slower_pace_is_not_tried_before_unless_a_person_asks() {
+    let (store, clock) = (folder(), Arc::new(ManualClock::new(4_000_000_000_000)));
+    let mut a = Machine { clock: Some(clock.clone()), ..machine("a", &at(store.path())) };
+    a.restart();
+    a.run();
+    let peer = a.node().engine.policy.peers[0].clone();
+    let run = |a: &mut Machine, asked: Asked| {
+        let before = names(store.path());
+        a.node().run(&RunOptions { asked, ..RunOptions::default() }).expect("runs");
+        names(store.path()) != before
+    };
+    let slower = |a: &mut Machine, seed| {
+        let kind = TransportErrorKind::Throttled { retry_after_ms: 600_000 };
+        a.node().engine.wrap_place(&peer, |place| Arc::new(Narrow(place, kind)));
+        a.write("large.txt", &super::purge::secret(seed, 400_000));
+        assert!(!run(a, Asked::Due), "the pack is refused, and what needs it waits");
+    };
+
+    slower(&mut a, 1);
+    let (early, left_ms) = (run(&mut a, Asked::Due), a.node().engine.away_for_ms().next().map(|(_, ms)| ms));
+    clock.advance(600_000);
+    let later = run(&mut a, Asked::Due);
+    assert_eq!((early, left_ms, later), (false, Some(600_000), true));
+
+    slower(&mut a, 2);
+    assert!(run(&mut a, Asked::Everybody), "who asks by hand is not put off");
+}
+
+#[test]
 fn who_is_there_again_and_rings_is_given_what_he_missed_in_that_very_run() {
     let (store, clock) = (folder(), Arc::new(ManualClock::new(4_000_000_000_000)));
     let mut a = Machine { clock: Some(clock.clone()), ..machine("a", &at(store.path())) };

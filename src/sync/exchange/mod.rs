@@ -148,6 +148,8 @@ pub struct ExchangeConfig {
     pub wrong_there: BTreeSet<ArtifactName>,
     /// Artifacts that others ask for there and that need no second look.
     pub checked: BTreeSet<ArtifactName>,
+    /// Artifacts that are too large for the store, and how it said so: they are not offered, and told as if they had been refused again.
+    pub too_large: BTreeMap<ArtifactName, String>,
     /// What one origin may fill here, in bytes; of who fills more nothing is fetched any more. Own chains do not count.
     pub max_origin_bytes: u64,
     /// What origins fill here, as far as it is known; else it is looked up.
@@ -177,6 +179,7 @@ impl ExchangeConfig {
             late: Vec::new(),
             wrong_there: BTreeSet::new(),
             checked: BTreeSet::new(),
+            too_large: BTreeMap::new(),
             max_origin_bytes: u64::MAX,
             held_bytes: BTreeMap::new(),
             budget: Budget::default(),

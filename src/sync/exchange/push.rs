@@ -87,7 +87,7 @@ impl Run<'_> {
     }
 
     fn offer_part(&mut self, name: &ArtifactName) -> Result<Offer, Stop> {
-        if self.refuses_writes {
+        if self.refuses_writes || self.is_known_as_too_large(name) {
             return Ok(Offer::Declined);
         }
         self.give_way(Phase::Sending)?;

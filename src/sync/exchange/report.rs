@@ -209,6 +209,8 @@ pub struct Report {
     pub mended: Vec<ArtifactName>,
     /// Artifacts that somebody asks for although their bytes in the store are right as seen from here.
     pub checked: BTreeSet<ArtifactName>,
+    /// Artifacts that the store would not take for their size, and how it said so.
+    pub too_large: BTreeMap<ArtifactName, String>,
     /// What is wrong with chains.
     pub findings: Vec<Finding>,
     /// What went wrong with single items.

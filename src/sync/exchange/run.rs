@@ -489,6 +489,7 @@ impl<'a> Run<'a> {
         self.spend()?;
         self.report.requests.put += 1;
         let answer = self.remote.put_later(&self.remote_name(name), bytes);
+        self.note_size_of(name, &answer);
         if let Err(error) = &answer {
             if error.kind == TransportErrorKind::Denied {
                 self.refuses_writes = true;
@@ -513,6 +514,7 @@ impl<'a> Run<'a> {
         self.report.requests.put += 1;
         let size_bytes = body.size_bytes;
         let answer = self.remote.put_from(&self.remote_name(name), body);
+        self.note_size_of(name, &answer);
         let is_about_it = |error: &TransportError| {
             matches!(
                 error.kind,
@@ -528,6 +530,23 @@ impl<'a> Run<'a> {
             self.report.pushed.push(name.clone());
         }
         Ok(Some(put.is_some()))
+    }
+
+    /// Keeps in mind what the store would not take for its size: all of it was sent before that was said.
+    fn note_size_of(&mut self, name: &ArtifactName, answer: &Result<Put, TransportError>) {
+        if let Err(error) = answer
+            && error.kind == TransportErrorKind::TooLarge
+        {
+            self.report.too_large.insert(name.clone(), error.detail.clone());
+        }
+    }
+
+    /// True for what the store would not take lately for its size; that it is not there is told each time.
+    pub fn is_known_as_too_large(&mut self, name: &ArtifactName) -> bool {
+        let Some(detail) = self.config.too_large.get(name) else { return false };
+        let error = TransportError::new(TransportErrorKind::TooLarge, "put", &self.remote_name(name), detail);
+        self.note(error.into());
+        true
     }
 
     /// Turns a failed request into a problem, or into the end if the place is gone.
