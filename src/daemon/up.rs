@@ -30,6 +30,7 @@ pub fn up(env: &Env, options: &UpOptions, progress: Arc<dyn Progress>, say: &dyn
     let (notes, inbox) = notes();
     let over = Cancel::new();
     let signals = catch_signals(&notes, &over)?;
+    let _backend_too = over.on_cancel(larder_adapters::drive::end);
     let node = Node::open(env, &options.open, progress.clone())?;
     // Watch first, then scan: what happens in between is hinted and found.
     let watcher = start_watcher(&node, &notes)?;

@@ -128,3 +128,23 @@ fn beside_a_server_that_says_nothing_edits_are_recorded_and_the_daemon_ends() {
     in_time("who asks for it is told", || project.run(["sync"]).expect(2).says("does not answer"));
     ends(&project, daemon);
 }
+
+#[test]
+fn beside_a_database_that_says_nothing_the_daemon_ends_when_it_is_told_to() {
+    let lab = Lab::new();
+    let server = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", server.local_addr().expect("bound"));
+    let project = lab.project("a", &CONFIG.replacen('{', "{ \"backend\": \"convex\",", 1));
+    project.write("shared/plan.md", "1\n");
+    let vars = [("CONVEX_URL", &*url), ("CONVEX_LARDER_SECRET", "secret")];
+    let project = vars.into_iter().fold(project, |project, (name, value)| project.with_var(name, value));
+    let mut command = project.command(["up"]);
+    command.arg("--trust");
+    let daemon = Daemon::start(command);
+    // By its own limits it has two minutes to answer.
+    let _line = server.accept().expect("somebody asks");
+
+    in_time("the end", || daemon.stop());
+
+    project.run(["log", "shared/plan.md"]).expect(0);
+}

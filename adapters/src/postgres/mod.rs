@@ -204,7 +204,7 @@ impl PostgresAdapter {
 }
 
 fn blocking<T>(work: impl Future<Output = T>) -> Result<T, AdapterError> {
-    drive::block_on(work).map_err(|error| AdapterError::caused(ErrorKind::Unavailable, "start a thread", error))
+    drive::block_on(work).map_err(|error| AdapterError::caused(ErrorKind::Unavailable, "wait for the database", error))
 }
 
 impl FileSyncAdapter for PostgresAdapter {

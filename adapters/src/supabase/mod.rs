@@ -293,7 +293,8 @@ fn group_of(items: &[Item<'_>]) -> usize {
 }
 
 fn blocking<T>(work: impl Future<Output = Result<T, AdapterError>>) -> Result<T, AdapterError> {
-    drive::block_on(work).map_err(|error| AdapterError::caused(ErrorKind::Unavailable, "start a thread", error))?
+    drive::block_on(work)
+        .map_err(|error| AdapterError::caused(ErrorKind::Unavailable, "wait for the database", error))?
 }
 
 impl FileSyncAdapter for SupabaseAdapter {
