@@ -99,12 +99,10 @@ pub fn migrate_backend(
 /// The kind of failure that a check ends with, if any step failed.
 pub fn check_remains(name: &str, done: &[Checked]) -> Option<NodeError> {
     let failed = done.iter().find_map(|step| step.outcome.as_ref().err().map(|error| (step.name, error)))?;
-    let kind = match failed.1.kind {
-        larder_adapters::ErrorKind::Unsupported => Kind::User,
-        larder_adapters::ErrorKind::Corrupt => Kind::Damage,
-        _ => Kind::Unavailable,
-    };
-    Some(NodeError::new(kind, format!("the backend {name} did not pass: {} failed", failed.0)))
+    Some(NodeError::new(
+        Kind::of_backend(failed.1.kind),
+        format!("the backend {name} did not pass: {} failed", failed.0),
+    ))
 }
 
 fn open(

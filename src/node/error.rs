@@ -37,6 +37,16 @@ impl Kind {
             Kind::Internal => 70,
         }
     }
+
+    /// Of what a backend says, whenever it says it.
+    ///
+    /// One whose tables are missing, or where something else answers, is one that cannot be used: what was recorded is here, and whole.
+    pub(super) fn of_backend(kind: ErrorKind) -> Kind {
+        match kind {
+            ErrorKind::Unsupported => Kind::User,
+            _ => Kind::Unavailable,
+        }
+    }
 }
 
 /// One clear sentence, what to do, and the kind.
@@ -190,12 +200,7 @@ impl From<SearchError> for NodeError {
 
 impl From<AdapterError> for NodeError {
     fn from(error: AdapterError) -> NodeError {
-        let kind = match error.kind {
-            ErrorKind::Unsupported => Kind::User,
-            ErrorKind::Corrupt => Kind::Damage,
-            _ => Kind::Unavailable,
-        };
-        NodeError::new(kind, error.to_string())
+        NodeError::new(Kind::of_backend(error.kind), error.to_string())
     }
 }
 

@@ -25,7 +25,7 @@ fn a_project_is_prepared_by_its_ddl_and_machines_that_share_only_supabase_conver
     let Some(service) = service(TEST) else { return };
     let lab = Lab::new();
     let (a, b) = (machine(&lab, "a", &service), machine(&lab, "b", &service));
-    a.run(["backend", "check"]).expect(4).says("larder backend ddl supabase");
+    a.run(["backend", "check"]).expect(2).says("larder backend ddl supabase");
     service.prepare();
     a.run(["backend", "check"]).expect(0);
     assert_eq!(service.server.sql("lab", "SELECT count(*) FROM files_all"), "0");
@@ -123,9 +123,8 @@ fn tables_that_were_dropped_and_made_again_delete_no_file_and_are_filled_beneath
     {
         service.server.sql("lab", &format!("DROP TABLE {table} CASCADE"));
         a.write(format!("shared/of-round-{round}.md"), table);
-        // Damage if it is met when the service is opened, else what could not be delivered.
-        let refused = a.run(["sync"]).says("larder backend ddl supabase");
-        assert!(matches!(refused.code, Some(2 | 4)), "{refused:?}");
+        // Whether it is met when the service is opened or later.
+        a.run(["sync"]).expect(2).says("larder backend ddl supabase");
         service.prepare();
         until("the service is used again", DAEMON_DEADLINE, || a.run(["sync"]).code == Some(0));
         let rows = "SELECT count(*) FROM files_all WHERE app = 'lab'";

@@ -242,6 +242,29 @@ fn a_backend_that_asks_for_a_slower_pace_is_asked_nothing_until_then_and_then_at
 }
 
 #[test]
+fn a_backend_that_cannot_be_used_as_it_is_has_one_exit_code_whenever_that_is_met() {
+    let store = Replaceable::new();
+    let shared: Arc<dyn FileSyncAdapter> = store.clone();
+    let mut a = Machine::new("a", &shared);
+    a.run();
+    store.refuses(Some(ErrorKind::Corrupt));
+    let report = a.run();
+    let later = a.node().remains(&report).expect("tells").map(|error| error.kind);
+
+    let mut b = Machine::new("b", &shared);
+    b.write("rows.db", &"no database at all\n".repeat(100));
+    let text = CONFIG.replacen('{', r#"{ "backend": "sqlite:rows.db", "#, 1);
+    std::fs::write(b.path("sync-config.json"), text).expect("writes");
+    let options = OpenOptions { adapter: None, ..b.options() };
+    b.node = Some(Node::open(&b.env(), &options, Arc::new(NoProgress)).expect("opens without its backend"));
+    let report = b.run();
+    let at_opening = b.node().remains(&report).expect("tells").map(|error| error.kind);
+
+    assert_eq!((at_opening, later), (Some(Kind::Unavailable), Some(Kind::Unavailable)));
+    assert_eq!(b.glance_status().remains().map(|error| error.kind), at_opening);
+}
+
+#[test]
 fn status_tells_of_the_backend_of_now_alone() {
     let mut a = Machine::new("a", &backend());
     let name = |machine: &Machine, address: &str| {
