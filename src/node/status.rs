@@ -394,9 +394,9 @@ impl Status {
         lines.retain(|line| !line.store.starts_with(PEER_LINE));
         // The line of whole runs says nothing new unless the last one failed.
         let told = |line: &&PeerLine| line.store != WHOLE_RUN || line.failure_ms.is_some();
-        // The config may name another one since the last run, which no run has met yet.
+        // The last run may have met another one, by a flag or by what the config said then: that says nothing of this one.
         if state.meta_text(BACKEND_MET)?.is_some_and(|met| met != self.backend.address) {
-            lines.clear();
+            lines = state.lines_aside(&self.backend.address)?;
         }
         self.backend.lines = lines.iter().filter(told).map(ContactStatus::from).collect();
         let succeeded = lines.iter().any(|line| line.success_ms.is_some());

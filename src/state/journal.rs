@@ -27,8 +27,13 @@ impl Direction {
     }
 }
 
+/// Begins the entries of lines that were put aside.
+const ASIDE: &str = "contacts of ";
+/// So many names may have lines put aside.
+const MAX_ASIDE: usize = 16;
+
 /// One line of `status`: a peer or backend in one direction. Times in wall milliseconds.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub struct PeerLine {
     /// Which store.
     pub store: String,
@@ -109,12 +114,30 @@ impl State {
         Ok(())
     }
 
-    /// Forgets the lines of these stores, and nothing else of them.
-    pub fn forget_lines(&self, which: impl Fn(&str) -> bool) -> Result<()> {
-        for line in self.peer_lines()?.into_iter().filter(|line| which(&line.store)) {
+    /// Puts the lines of these stores aside under one name, and those in their place that were put aside under another.
+    pub fn put_lines_aside(&self, name: &str, other: &str, which: impl Fn(&str) -> bool) -> Result<()> {
+        let lines: Vec<PeerLine> = self.peer_lines()?.into_iter().filter(|line| which(&line.store)).collect();
+        let aside = self.metas_below(ASIDE)?;
+        let key = format!("{ASIDE}{name}");
+        // Whoever tries many keeps what the first ones said, and their next run says it again.
+        if aside.len() < MAX_ASIDE || aside.iter().any(|(known, _)| *known == key) {
+            let text = serde_json::to_vec(&lines).expect("texts and numbers always serialise");
+            self.set_meta(&key, Some(&text))?;
+        }
+        for line in &lines {
             self.run("forget a store", "DELETE FROM peers WHERE store = ?1", [&line.store])?;
         }
-        Ok(())
+        for PeerLine { store, direction, success_ms, failure_ms, error } in self.lines_aside(other)? {
+            let sql = "INSERT OR REPLACE INTO peers(store, direction, success_ms, failure_ms, error) VALUES(?1, ?2, ?3, ?4, ?5)";
+            self.run("list a store again", sql, (store, direction, success_ms, failure_ms, error))?;
+        }
+        self.set_meta(&format!("{ASIDE}{other}"), None)
+    }
+
+    /// The lines that were put aside under a name; none if there are none, or if nobody can read them.
+    pub fn lines_aside(&self, name: &str) -> Result<Vec<PeerLine>> {
+        let text = self.meta(&format!("{ASIDE}{name}"))?;
+        Ok(text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default())
     }
 
     /// Notes that a path waits; keeps the time of the first note while the reason stays.

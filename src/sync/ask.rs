@@ -72,8 +72,8 @@ impl Engine {
             return Ok(());
         }
         // A release before this one noted lines, and not whose.
-        if known.is_some() {
-            self.state.forget_lines(|store| !store.starts_with(PEER_LINE))?;
+        if let Some(known) = known {
+            self.state.put_lines_aside(&known, address, |store| !store.starts_with(PEER_LINE))?;
         }
         Ok(self.state.set_meta(BACKEND_MET, Some(address.as_bytes()))?)
     }

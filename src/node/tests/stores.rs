@@ -265,6 +265,33 @@ fn a_backend_that_cannot_be_used_as_it_is_has_one_exit_code_whenever_that_is_met
 }
 
 #[test]
+fn a_run_with_another_backend_by_a_flag_takes_nothing_from_what_is_known_of_the_configs() {
+    let mut a = Machine::new("a", &backend());
+    let name = |machine: &Machine, address: &str| {
+        let text = CONFIG.replacen('{', &format!(r#"{{ "backend": "{address}", "#), 1);
+        std::fs::write(machine.path("sync-config.json"), text).expect("writes");
+    };
+    name(&a, "sqlite:one.db");
+    a.run();
+    a.restart();
+    let before = a.glance_status().backend;
+
+    // As a flag would name it: for one run.
+    name(&a, "sqlite:two.db");
+    a.run();
+    a.node().engine.state.note_failure("sqlite", crate::state::Direction::Push, 1, "two was away").expect("notes");
+    a.restart();
+    assert_eq!(a.glance_status().backend.word(), "failing");
+    name(&a, "sqlite:one.db");
+
+    assert_eq!((before.word(), a.glance_status().backend), ("ok", before.clone()));
+    a.run();
+    assert_eq!(a.glance_status().backend.word(), "ok");
+    name(&a, "sqlite:two.db");
+    assert_eq!(a.glance_status().backend.word(), "failing", "and it is kept of that one, too");
+}
+
+#[test]
 fn status_tells_of_the_backend_of_now_alone() {
     let mut a = Machine::new("a", &backend());
     let name = |machine: &Machine, address: &str| {
