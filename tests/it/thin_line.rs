@@ -43,6 +43,13 @@ impl Line {
         *self.room.0.lock().expect("whole") = Some(PASSES_BYTES);
     }
 
+    /// Waits until something large is stuck in it.
+    fn wait_until_full(&self) {
+        until("something large is under way", DAEMON_DEADLINE, || {
+            self.room.0.lock().expect("whole").is_some_and(|left| left < PASSES_BYTES / 2)
+        });
+    }
+
     fn widen(&self) {
         *self.room.0.lock().expect("whole") = None;
         self.room.1.notify_all();
@@ -107,7 +114,7 @@ fn while_much_goes_out_over_a_thin_line_edits_are_recorded_and_all_of_it_arrives
     line.narrow();
 
     a.write("shared/large.bin", large());
-    daemon.wait_for("recorded shared/large.bin");
+    line.wait_until_full();
     edits_are_recorded_meanwhile(&a, &mut daemon);
     assert_eq!(hub.read("shared/large.bin"), None);
     line.widen();
@@ -119,13 +126,12 @@ fn while_much_goes_out_over_a_thin_line_edits_are_recorded_and_all_of_it_arrives
 #[test]
 fn while_much_comes_in_over_a_thin_line_edits_are_recorded_and_all_of_it_arrives() {
     let lab = Lab::new();
-    let (hub, mut server, a, line) = over_a_line(&lab);
+    let (hub, server, a, line) = over_a_line(&lab);
     let mut daemon = a.up();
     line.narrow();
 
     hub.write("shared/large.bin", large());
-    server.wait_for("recorded shared/large.bin");
-    hub.write("shared/small.md", "text\n");
+    line.wait_until_full();
     edits_are_recorded_meanwhile(&a, &mut daemon);
     assert_eq!(a.read("shared/large.bin"), None);
     line.widen();
