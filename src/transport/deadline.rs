@@ -12,7 +12,7 @@ mod worker;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::{
@@ -20,7 +20,7 @@ use super::{
 };
 pub use standing::Haste;
 pub use worker::{Bell, Deadlines, OthersWait};
-use worker::{OPEN_PLACE, Worker};
+use worker::{OPEN_PLACE, Worker, lock};
 
 /// How long a folder may take to answer, without what the bytes take.
 pub const ANSWER: Duration = Duration::from_secs(30);
@@ -44,6 +44,8 @@ pub struct DeadlineTransport {
     unsettled_bytes: AtomicU64,
     /// The last that came for whoever did not wait for it: names never get other bytes, so it is his when he asks again.
     late: Arc<Mutex<Option<(String, Vec<u8>)>>>,
+    /// The last that was refused when nobody waited for it any more, and why.
+    refused: Arc<Mutex<Option<(String, TransportError)>>>,
 }
 
 impl DeadlineTransport {
@@ -60,7 +62,13 @@ impl DeadlineTransport {
         let worker = Worker::begin(label, usual, deadlines)?;
         let place = worker.ask(OPEN_PLACE, 0, open)?;
         worker.keep(place.clone());
-        Ok(DeadlineTransport { place, worker, unsettled_bytes: AtomicU64::new(0), late: Arc::default() })
+        Ok(DeadlineTransport {
+            place,
+            worker,
+            unsettled_bytes: AtomicU64::new(0),
+            late: Arc::default(),
+            refused: Arc::default(),
+        })
     }
 
     fn have<T: Send + 'static>(
@@ -73,18 +81,27 @@ impl DeadlineTransport {
         self.worker.ask(action, bytes, move || work(&*place))
     }
 
-    /// What goes on after whoever asked has left is settled with all that was put before: he will only look whether it is there.
+    /// What goes on after whoever asked has left is settled with all that was put before: he will only look whether it is there. If it
+    /// was refused, he is told when he offers it again.
     fn put_much(
         &self,
+        name: &str,
         bytes: u64,
         put: impl FnOnce(&dyn Transport) -> Result<Put, TransportError> + Send + 'static,
     ) -> Result<Put, TransportError> {
-        let (place, same) = (self.place.clone(), self.place.clone());
-        self.worker.ask_much("put", bytes, move |_| same.settle_puts(), move || put(&*place))
-    }
-
-    fn lock_late(&self) -> MutexGuard<'_, Option<(String, Vec<u8>)>> {
-        self.late.lock().unwrap_or_else(PoisonError::into_inner)
+        if let Some((_, refusal)) = lock(&self.refused).take_if(|(refused, _)| refused == name) {
+            return Err(refusal);
+        }
+        let (place, same, refused) = (self.place.clone(), self.place.clone(), self.refused.clone());
+        let name = name.to_owned();
+        let late = move |done: Result<Put, TransportError>| match done {
+            Ok(_) => same.settle_puts(),
+            Err(error) => {
+                *lock(&refused) = (error.kind != TransportErrorKind::Unavailable).then_some((name, error));
+                Ok(())
+            }
+        };
+        self.worker.ask_much("put", bytes, late, move || put(&*place))
     }
 
     fn have_mended<T: Send + 'static>(
@@ -111,7 +128,7 @@ impl Transport for DeadlineTransport {
             let name = name.to_owned();
             return self.have("get", max_bytes, move |place| place.get(&name, range, max_bytes));
         }
-        if let Some((late, bytes)) = self.lock_late().take()
+        if let Some((late, bytes)) = lock(&self.late).take()
             && late == name
             && bytes.len() as u64 <= max_bytes
         {
@@ -119,8 +136,8 @@ impl Transport for DeadlineTransport {
         }
         let (place, kept) = (self.place.clone(), self.late.clone());
         let (name, asked) = (name.to_owned(), name.to_owned());
-        let keep = move |bytes| {
-            *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some((asked, bytes));
+        let keep = move |bytes: Result<Vec<u8>, TransportError>| {
+            *lock(&kept) = bytes.ok().map(|bytes| (asked, bytes));
             Ok(())
         };
         self.worker.ask_much("get", max_bytes, keep, move || place.get(&name, None, max_bytes))
@@ -134,13 +151,13 @@ impl Transport for DeadlineTransport {
     fn put_later(&self, name: &str, bytes: &[u8]) -> Result<Put, TransportError> {
         let (name, bytes) = (name.to_owned(), bytes.to_vec());
         self.unsettled_bytes.fetch_add(bytes.len() as u64, Ordering::AcqRel);
-        self.put_much(bytes.len() as u64, move |place| place.put_later(&name, &bytes))
+        self.put_much(&name.clone(), bytes.len() as u64, move |place| place.put_later(&name, &bytes))
     }
 
     fn put_from(&self, name: &str, body: Body) -> Result<Put, TransportError> {
         let (name, bytes) = (name.to_owned(), body.size_bytes);
         self.unsettled_bytes.fetch_add(bytes, Ordering::AcqRel);
-        self.put_much(bytes, move |place| place.put_from(&name, body))
+        self.put_much(&name.clone(), bytes, move |place| place.put_from(&name, body))
     }
 
     fn part_bytes(&self) -> Option<u64> {
@@ -417,6 +434,24 @@ mod tests {
         assert_eq!(door.asked.load(Ordering::Acquire), asked, "it is not asked for twice");
         assert_eq!(place.get("a/x", None, MUCH as u64).expect("gets"), bytes);
         assert_eq!(door.asked.load(Ordering::Acquire), asked + 1, "it is not kept");
+    }
+
+    #[test]
+    fn much_that_is_refused_late_is_not_sent_again_before_whoever_gave_it_knows() {
+        let door = Door::new("a thin line that refuses", true);
+        let (place, _deadlines, rung) = beside_others(&door);
+        place.put_new("a/x", b"other bytes").expect("puts");
+        door.set(false);
+        assert!(place.put_later("a/x", &vec![1; MUCH]).is_err());
+        door.set(true);
+        assert!(rung.recv().is_ok());
+        let asked = door.asked.load(Ordering::Acquire);
+
+        let refused = place.put_later("a/x", &vec![1; MUCH]).expect_err("it was refused");
+        assert_eq!(refused.kind, TransportErrorKind::Conflict);
+        assert_eq!(door.asked.load(Ordering::Acquire), asked);
+        assert!(place.put_later("a/x", &vec![1; MUCH]).is_err());
+        assert_eq!(door.asked.load(Ordering::Acquire), asked + 1, "once");
     }
 
     #[test]

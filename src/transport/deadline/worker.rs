@@ -19,7 +19,7 @@ pub type Bell = Arc<dyn Fn(&str) + Send + Sync>;
 pub type OthersWait = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// What is done, in the thread, with an answer that nobody waited for any more.
-pub(super) type Late<T> = Box<dyn FnOnce(T) -> Result<(), TransportError> + Send>;
+pub(super) type Late<T> = Box<dyn FnOnce(Result<T, TransportError>) -> Result<(), TransportError> + Send>;
 
 /// How long the places of one project are waited for. Clones share it.
 ///
@@ -191,7 +191,7 @@ impl Worker {
         &self,
         action: &'static str,
         bytes: u64,
-        late: impl FnOnce(T) -> Result<(), TransportError> + Send + 'static,
+        late: impl FnOnce(Result<T, TransportError>) -> Result<(), TransportError> + Send + 'static,
         work: impl FnOnce() -> Result<T, TransportError> + Send + 'static,
     ) -> Result<T, TransportError> {
         let is_much = bytes >= SLOWEST_BYTES_PER_SECOND;
@@ -271,10 +271,7 @@ impl Worker {
             if fate.swap(DONE, Ordering::AcqRel) == GIVEN_UP {
                 let answer = answer_in(action, &outcome);
                 // Before the bell: what is done with it, or closes with it, may take its time, and belongs to this thread.
-                let settled = match (outcome, late) {
-                    (Ok(value), Some(late)) => answer_in(action, &late(value)),
-                    _ => Answer::Said,
-                };
+                let settled = late.map_or(Answer::Said, |late| answer_in(action, &late(outcome)));
                 let answer = if settled == Answer::Nothing { settled } else { answer };
                 if lock(&standing).came(answer) {
                     deadlines.ring();
@@ -340,7 +337,7 @@ fn wait<T>(heard: &Receiver<Heard<T>>, allowed: Option<Duration>) -> Waited<T> {
     first.map_or(Waited::TimeUp, Waited::Heard)
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Every change under these locks is whole when it ends: a panic elsewhere cannot leave it half made.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
