@@ -195,8 +195,10 @@ pub(in crate::mount) fn asked_by(mounted: &Mounted, mut look: impl FnMut()) -> R
     panic!("the kernel lets go of pages all the time: this machine has too little memory for this law");
 }
 
-/// Pages of files that the kernel read again after it had let go of them, and how often it was told to let go of all.
+/// Pages of files that the kernel read again after it had let go of them, and how often it was told to let go of all. Each processor
+/// counts some dozens of pages by itself before the sum has them: they are added up first, where this is allowed.
 fn lost_by_the_kernel() -> Vec<String> {
+    let _only_root_may = fs::read("/proc/sys/vm/stat_refresh");
     let counted = fs::read_to_string("/proc/vmstat").unwrap_or_default();
     let is_of_it = |line: &&str| line.starts_with("workingset_refault_file ") || line.starts_with("drop_");
     counted.lines().filter(is_of_it).map(str::to_owned).collect()
