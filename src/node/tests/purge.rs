@@ -1,5 +1,7 @@
 //! Laws of purge: what a person lets go by name is nowhere any more, comes back from nowhere, and takes nothing else along.
 
+use memchr::memmem;
+
 use super::garbage::{
     DAY_MS, Dice, clock, collect, expect_sound, folder, ledger, machine, names_there, origin, reopen,
 };
@@ -24,7 +26,7 @@ pub(super) fn secret(seed: u64, bytes: usize) -> String {
 
 /// Every artifact and every other file below a `.larder` that holds these bytes, whatever they are packed in.
 pub(super) fn holders(larder: &Path, needle: &str) -> Vec<String> {
-    let holds = |bytes: &[u8]| bytes.windows(needle.len()).any(|window| window == needle.as_bytes());
+    let holds = |bytes: &[u8]| memmem::find(bytes, needle.as_bytes()).is_some();
     let mut found = Vec::new();
     let mut folders = vec![larder.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -621,7 +623,7 @@ fn holds_raw(database: &Path, needle: &[u8]) -> bool {
     ["", "-wal"].iter().any(|suffix| {
         let mut path = database.to_owned().into_os_string();
         path.push(suffix);
-        std::fs::read(path).unwrap_or_default().windows(needle.len()).any(|window| window == needle)
+        memmem::find(&std::fs::read(path).unwrap_or_default(), needle).is_some()
     })
 }
 
