@@ -5,7 +5,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Length of the text form.
+const DIGITS: usize = 64;
 
 /// Why a text is no hash.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -50,13 +54,7 @@ impl Hash {
 
 impl fmt::Display for Hash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = [0u8; 64];
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        for (i, byte) in self.0.iter().enumerate() {
-            text[2 * i] = DIGITS[usize::from(byte >> 4)];
-            text[2 * i + 1] = DIGITS[usize::from(byte & 15)];
-        }
-        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
+        f.write_str(HEXLOWER.encode_mut_str(&self.0, &mut [0; DIGITS]))
     }
 }
 
@@ -70,31 +68,15 @@ impl FromStr for Hash {
     type Err = HashError;
 
     fn from_str(text: &str) -> Result<Hash, HashError> {
-        let refuse = || HashError { text: text.chars().take(80).collect() };
-        if text.len() != 64 {
-            return Err(refuse());
-        }
-        let mut bytes = [0u8; 32];
-        for (i, pair) in text.as_bytes().chunks_exact(2).enumerate() {
-            let high = hex_digit(pair[0]).ok_or_else(refuse)?;
-            let low = hex_digit(pair[1]).ok_or_else(refuse)?;
-            bytes[i] = high << 4 | low;
-        }
-        Ok(Hash(bytes))
-    }
-}
-
-fn hex_digit(byte: u8) -> Option<u8> {
-    match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        _ => None,
+        let mut bytes = [0; DIGITS / 2];
+        let is_one = text.len() == DIGITS && HEXLOWER.decode_mut(text.as_bytes(), &mut bytes).is_ok();
+        if is_one { Ok(Hash(bytes)) } else { Err(HashError { text: text.chars().take(80).collect() }) }
     }
 }
 
 impl Serialize for Hash {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.serialize_str(HEXLOWER.encode_mut_str(&self.0, &mut [0; DIGITS]))
     }
 }
 
