@@ -96,7 +96,8 @@ impl MemoryCatalog {
         let content = Content { hash: ContentHash::of(bytes), size: bytes.len() as u64, kind };
         state.contents.insert(content.hash, bytes.to_vec());
         let id = FileId(state.versions.len() as u64 + 1);
-        let version = Hash::of(format!("{put:?}").as_bytes());
+        let without_bytes = MemoryPut { state: put.state.map(|(_, kind)| (&b""[..], kind)), ..*put };
+        let version = Hash::of(format!("{} {without_bytes:?}", content.hash).as_bytes());
         let change = Change { path, origin: origin.id, hlc: put.hlc };
         let row = FileRow { id, origin, archive: put.archive, content, hlc: put.hlc, version };
         let is_alone = put.archive || put.concurrent;

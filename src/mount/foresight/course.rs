@@ -225,10 +225,11 @@ mod tests {
         let mut course = Course::default();
         let (mut known, mut given) = (std::collections::HashSet::new(), std::collections::HashSet::new());
         let (mut asked, credit) = (0, Credit::default());
+        if folder == 0 {
+            known.extend(walk);
+        }
         for (at, version) in walk.iter().enumerate() {
-            if folder == 0 {
-                known.extend(walk);
-            } else if at % folder == 0 {
+            if folder != 0 && at % folder == 0 {
                 let files: Vec<FileId> = walk[at..walk.len().min(at + folder)].iter().copied().map(FileId).collect();
                 known.extend(files.iter().map(|file| file.0));
                 let files = &files[..credit.spend(files.len())];
