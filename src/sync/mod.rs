@@ -51,7 +51,7 @@ mod stores;
 mod take;
 mod turn;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -313,6 +313,8 @@ pub struct Engine {
     left_over: turn::LeftOver,
     /// When a store was last listed whole, by its label.
     whole_exchanges_ms: BTreeMap<String, u64>,
+    /// Of these the last such look ended before both sides were compared.
+    uncompared: BTreeSet<String>,
     /// What one round of an exchange may cost; rounds follow each other until all is done.
     pub(crate) exchange_budget: exchange::Budget,
     /// Something was begun to be published, and whoever asked for it has not been told that all went well.
@@ -421,6 +423,7 @@ impl Engine {
             deadlines: crate::transport::Deadlines::default(),
             left_over: turn::LeftOver::default(),
             whole_exchanges_ms: BTreeMap::new(),
+            uncompared: BTreeSet::new(),
             publishing: false,
             words: parts.larder_dir.join("fts.db"),
             batch_versions: record::BatchVersions::default(),

@@ -276,8 +276,8 @@ impl Engine {
                 Ok(done) => {
                     let whole = config.thoroughness == Thoroughness::Whole && !done.unheard && !done.is_at_work;
                     let whole = whole && !has_broken_off(&done);
-                    if whole && terms.marks == Marks::Kept {
-                        self.whole_exchanges_ms.insert(place.label().to_owned(), self.now_ms());
+                    if terms.marks == Marks::Kept {
+                        self.note_look(place.label(), whole, &done);
                     }
                     let refused = done.refused.clone();
                     (done, refused)
@@ -370,6 +370,21 @@ impl Engine {
         self.forget_healed()?;
         self.forget_needless_damage()?;
         Ok(self.ledger.noted_damage()?)
+    }
+
+    /// Notes when all of a store was listed. One that ended before both sides were compared is gone on with by news alone, which is how it
+    /// comes to an end soonest, and counts no more after that.
+    fn note_look(&mut self, store: &str, is_whole: bool, done: &exchange::Report) {
+        if is_whole {
+            self.whole_exchanges_ms.insert(store.to_owned(), self.now_ms());
+            if !done.has_compared {
+                self.uncompared.insert(store.to_owned());
+            }
+        }
+        let is_over = !done.gave_way && !done.budget_spent;
+        if is_over && self.uncompared.remove(store) {
+            self.whole_exchanges_ms.remove(store);
+        }
     }
 
     /// Everything is listed once a run of the program, once a day, and while somebody else was seen there to go on as we;

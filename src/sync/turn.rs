@@ -63,6 +63,10 @@ impl Turn for Share {
         (phase != Phase::Metadata || self.has_met_disk) && Share::is_over(self)
     }
 
+    fn begins(&self, phase: Phase) {
+        self.deadlines.set_has_to_hear(phase == Phase::Metadata && !self.has_met_disk);
+    }
+
     fn has_time_to_look(&self) -> bool {
         let passed_ms = self.clock.wall_ms().checked_sub(self.began_ms);
         !self.has_met_disk || passed_ms.is_some_and(|passed| passed < LEAST_MS) || !self.somebody_waits()

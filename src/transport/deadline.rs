@@ -7,17 +7,19 @@
 //! much goes on without whoever asked, if others wait for him. A thread that is stuck is left behind: nothing can call it back, and
 //! it does not keep the process from ending. Knows nothing of artifacts.
 
+mod late;
 mod standing;
 mod worker;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{
     Body, ListRequest, Listing, Mending, Put, Removing, Transport, TransportError, TransportErrorKind, WaitHint, Wake,
 };
+use late::Late;
 pub use standing::Haste;
 pub use worker::{Bell, Deadlines, OthersWait};
 use worker::{OPEN_PLACE, Worker, lock};
@@ -42,8 +44,8 @@ pub struct DeadlineTransport {
     worker: Worker,
     /// Bytes put and not settled yet: settling may have to write them all.
     unsettled_bytes: AtomicU64,
-    /// The last that came for whoever did not wait for it: names never get other bytes, so it is his when he asks again.
-    late: Arc<Mutex<Option<(String, Vec<u8>)>>>,
+    /// What came for whoever did not wait for it: it is his when he asks again.
+    late: Arc<Mutex<Late>>,
     /// The last that was refused when nobody waited for it any more, and why.
     refused: Arc<Mutex<Option<(String, TransportError)>>>,
 }
@@ -77,6 +79,7 @@ impl DeadlineTransport {
         bytes: u64,
         work: impl FnOnce(&dyn Transport) -> Result<T, TransportError> + Send + 'static,
     ) -> Result<T, TransportError> {
+        lock(&self.late).forget_old(Instant::now());
         let place = self.place.clone();
         self.worker.ask(action, bytes, move || work(&*place))
     }
@@ -128,16 +131,16 @@ impl Transport for DeadlineTransport {
             let name = name.to_owned();
             return self.have("get", max_bytes, move |place| place.get(&name, range, max_bytes));
         }
-        if let Some((late, bytes)) = lock(&self.late).take()
-            && late == name
-            && bytes.len() as u64 <= max_bytes
-        {
+        let came = lock(&self.late).take(Instant::now(), name);
+        if let Some(bytes) = came.filter(|bytes| bytes.len() as u64 <= max_bytes) {
             return Ok(bytes);
         }
         let (place, kept) = (self.place.clone(), self.late.clone());
         let (name, asked) = (name.to_owned(), name.to_owned());
         let keep = move |bytes: Result<Vec<u8>, TransportError>| {
-            *lock(&kept) = bytes.ok().map(|bytes| (asked, bytes));
+            if let Ok(bytes) = bytes {
+                lock(&kept).keep(Instant::now(), asked, bytes);
+            }
             Ok(())
         };
         self.worker.ask_much("get", max_bytes, keep, move || place.get(&name, None, max_bytes))
@@ -466,8 +469,54 @@ mod tests {
         assert!(rung.recv().is_ok());
 
         assert_eq!(place.get("a/y", None, MUCH as u64).expect("gets"), b"y");
+        let asked = door.asked.load(Ordering::Acquire);
+        assert_eq!(place.get("a/x", None, MUCH as u64).expect("it is still there").len(), MUCH);
+        assert_eq!(door.asked.load(Ordering::Acquire), asked);
+    }
+
+    #[test]
+    fn more_than_was_asked_for_is_not_given_because_it_came_late() {
+        let door = Door::new("a thin line for little", true);
+        let (place, _deadlines, rung) = beside_others(&door);
+        place.put_new("a/x", &vec![3; MUCH]).expect("puts");
+        door.set(false);
+        assert!(place.get("a/x", None, MUCH as u64).is_err());
+        door.set(true);
+        assert!(rung.recv().is_ok());
+
         let few = place.get("a/x", None, 10).expect_err("more than was asked for");
         assert_eq!(few.kind, TransportErrorKind::TooLarge);
+    }
+
+    #[test]
+    fn what_has_to_be_known_first_is_waited_for() {
+        let door = Door::new("a thin line with the news", true);
+        let (place, deadlines, _rung) = beside_others(&door);
+        place.put_new("a/x", &vec![3; MUCH]).expect("puts");
+        door.set(false);
+        deadlines.set_has_to_hear(true);
+
+        let got = opened_later(&door, || place.get("a/x", None, MUCH as u64));
+
+        assert_eq!(got.expect("gets").len(), MUCH);
+        door.set(false);
+        deadlines.set_has_to_hear(false);
+        let left = place.get("a/x", None, MUCH as u64).expect_err("others wait");
+        assert_eq!(left.kind, TransportErrorKind::AtWork);
+        door.set(true);
+    }
+
+    /// What is asked at a shut door that is opened long after anybody in haste would have left.
+    fn opened_later<T: Send>(door: &Door, ask: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            let asking = scope.spawn(ask);
+            let before = std::time::Instant::now();
+            while before.elapsed() < Duration::from_millis(100) {
+                std::thread::yield_now();
+            }
+            door.set(true);
+            asking.join().expect("ends")
+        })
     }
 
     #[test]
@@ -477,15 +526,7 @@ mod tests {
         place.put_new("a/x", &vec![3; MUCH]).expect("puts");
         door.set(false);
 
-        let got = std::thread::scope(|scope| {
-            let asking = scope.spawn(|| place.get("a/x", Some(0..MUCH as u64), MUCH as u64));
-            let before = std::time::Instant::now();
-            while before.elapsed() < Duration::from_millis(100) {
-                std::thread::yield_now();
-            }
-            door.set(true);
-            asking.join().expect("ends")
-        });
+        let got = opened_later(&door, || place.get("a/x", Some(0..MUCH as u64), MUCH as u64));
 
         assert_eq!(got.expect("gets").len(), MUCH);
     }

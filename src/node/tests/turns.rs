@@ -1,13 +1,14 @@
 //! Laws of turns: an exchange with a slow place keeps nobody waiting for long, and comes to its end all the same.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::peers::{at, folder, machine, names, set_peers};
 use super::*;
 use crate::node::RunOptions;
 use crate::sync::{Asked, Scope};
 use crate::transport::{
-    Cancel, FolderTransport, ListRequest, Listing, Put, Transport, TransportError, TransportErrorKind, WaitHint, Wake,
+    Cancel, DeadlineTransport, FolderTransport, ListRequest, Listing, Put, Transport, TransportError,
+    TransportErrorKind, WaitHint, Wake,
 };
 
 /// What a slow place takes for each thing that is asked of it.
@@ -222,6 +223,83 @@ fn a_first_contact_knows_all_that_others_have_although_somebody_waits() {
     let left = c.machine.node().engine.left_over(false);
     c.go_on(left);
     assert_eq!(c.machine.conflicts(), 0);
+}
+
+/// A place that takes longer for the first of what it gives whole than a place behind a deadline is waited for if others wait.
+struct Thin {
+    place: Arc<dyn Transport>,
+    slow_gets: AtomicUsize,
+}
+
+impl Transport for Thin {
+    fn list(&self, request: &ListRequest) -> Result<Listing, TransportError> {
+        self.place.list(request)
+    }
+
+    fn get(&self, name: &str, range: Option<std::ops::Range<u64>>, max_bytes: u64) -> Result<Vec<u8>, TransportError> {
+        let is_slow = self.slow_gets.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        let began = std::time::Instant::now();
+        while is_slow.is_ok() && began.elapsed() < std::time::Duration::from_millis(100) {
+            std::thread::yield_now();
+        }
+        self.place.get(name, range, max_bytes)
+    }
+
+    fn put_new(&self, name: &str, bytes: &[u8]) -> Result<Put, TransportError> {
+        self.place.put_new(name, bytes)
+    }
+
+    fn wait(&self, hint: &WaitHint) -> Result<Wake, TransportError> {
+        self.place.wait(hint)
+    }
+
+    fn label(&self) -> &str {
+        self.place.label()
+    }
+}
+
+#[test]
+fn a_first_contact_over_a_thin_line_knows_all_that_others_have() {
+    let (store, clock) = (folder(), clock());
+    with_backlog(&clock, store.path()).run();
+    let c = timed("c", &clock, store.path());
+    (0..BACKLOG).for_each(|n| c.write(&format!("{n}.md"), &format!("{n}\n")));
+    c.write("only here.md", "c\n");
+    let mut c = Busy::new(c, &clock, store.path());
+    c.others_wait.store(true, Ordering::SeqCst);
+    let engine = &mut c.machine.node().engine;
+    let (peer, deadlines) = (engine.policy.peers[0].clone(), engine.deadlines().of_place("thin"));
+    engine.wrap_place(&peer, |place| {
+        let thin = Arc::new(Thin { place, slow_gets: AtomicUsize::new(2) });
+        Arc::new(DeadlineTransport::open("a thin line", None, deadlines, || Ok(thin)).expect("opens"))
+    });
+
+    let options = RunOptions { asked: Asked::Due, ..RunOptions::default() };
+    let first = c.machine.node().run(&options).expect("runs");
+
+    let recorded: Vec<&str> = first.recorded.iter().map(|(path, _)| path.as_str()).collect();
+    assert_eq!((recorded, c.machine.conflicts()), (vec!["only here.md"], 0));
+}
+
+#[test]
+fn what_a_store_lost_is_found_also_if_the_look_at_all_of_it_was_cut_off_by_a_turn() {
+    let (store, clock) = (folder(), clock());
+    let (mut a, mut b) = (timed("a", &clock, store.path()), timed("b", &clock, store.path()));
+    b.write("large.txt", &super::purge::secret(1, 400_000));
+    b.run();
+    fill(&mut a, &clock);
+    let pack = names(store.path()).into_iter().find(|name| name.ends_with(".pack")).expect("a pack");
+    std::fs::remove_file(store.path().join(&pack)).expect("lost");
+    b.restart();
+    let mut b = Busy::new(b, &clock, store.path());
+    b.others_wait.store(true, Ordering::SeqCst);
+
+    let (_, left) = b.run(Asked::Due, &["edit.md"]);
+    assert!(left.is_some(), "it was cut off");
+    b.go_on(left);
+    b.run(Asked::Due, &[]);
+
+    assert!(names(store.path()).contains(&pack));
 }
 
 #[test]

@@ -95,6 +95,9 @@ pub trait Turn {
     /// True if others wait, and what was moved is enough for now. Asked once something was moved, between two artifacts.
     fn is_over(&self, phase: Phase) -> bool;
 
+    /// Told before the first artifact of each phase.
+    fn begins(&self, _phase: Phase) {}
+
     /// False if others wait and there is no time for what moves nothing by itself, and is lost at the end of the turn.
     fn has_time_to_look(&self) -> bool {
         true

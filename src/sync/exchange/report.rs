@@ -227,6 +227,8 @@ pub struct Report {
     pub gave_way: bool,
     /// It did so in the midst of an artifact, with which the place goes on.
     pub is_at_work: bool,
+    /// What both sides hold was compared to the last part: nothing that either lacks was passed by.
+    pub has_compared: bool,
     /// A listing was cut off: nothing says what else the store holds, or lacks.
     pub unheard: bool,
     /// Why the place takes nothing from us, if it refused something: a person has to act.

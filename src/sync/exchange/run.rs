@@ -238,6 +238,7 @@ impl<'a> Run<'a> {
     fn move_artifacts(&mut self, views: &mut [View]) -> Result<(), Stop> {
         views.iter_mut().try_for_each(|view| self.guard_own(view))?;
         if self.config.pulls() {
+            self.turn.begins(Phase::Metadata);
             let left = views.iter().map(|view| view.remote.difference(&view.here).count()).sum();
             self.bar.begin("receiving checkpoints", left);
             // Later generations first: they say up to where an earlier one counts no more.
@@ -249,12 +250,15 @@ impl<'a> Run<'a> {
             order.into_iter().try_for_each(|at| self.pull_metadata(&mut views[at]))?;
         }
         views.iter_mut().try_for_each(|view| self.compare_parts(view))?;
+        self.report.has_compared = true;
         if self.config.pushes() {
+            self.turn.begins(Phase::Sending);
             let left = views.iter().map(|view| view.here.difference(&view.remote).count()).sum();
             self.bar.begin("sending", left);
             views.iter_mut().try_for_each(|view| self.push(view))?;
         }
         if self.config.pulls() {
+            self.turn.begins(Phase::Contents);
             self.bar.begin("receiving contents", views.iter().map(|view| view.bulk.len()).sum());
             views.iter_mut().try_for_each(|view| self.pull_bulk(view))?;
             self.pull_late()?;

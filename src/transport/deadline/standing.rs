@@ -27,6 +27,9 @@ pub(super) const UNASKED: Duration = Duration::from_secs(2);
 const PROBE: Duration = Duration::from_millis(100);
 /// If nobody asked, many bytes have at most so much longer: how many there are is often known only as a bound.
 const LONGEST_FOR_BYTES: Duration = Duration::from_secs(4);
+/// How long a place that ends everything by itself is at what was left to it, before it counts as one that hangs: a server that lets
+/// a byte through now and then never ends by itself.
+const LONGEST_AT_WORK: Duration = Duration::from_secs(5 * 60);
 /// The slowest place that is waited for, in bytes a second.
 pub(super) const SLOWEST_BYTES_PER_SECOND: u64 = 1 << 20;
 
@@ -61,8 +64,8 @@ pub(super) struct Standing {
     owed: u32,
     /// Some of that was waited for as long as anybody ever would.
     had_all_its_time: bool,
-    /// What came first of what it owes was left to it, as it is much, and until when that may take; `Some(None)` = it ends by itself.
-    at_work: Option<Option<Instant>>,
+    /// What came first of what it owes was left to it, as it is much, and until when that may take.
+    at_work: Option<Instant>,
     known: Known,
 }
 
@@ -101,18 +104,15 @@ impl Standing {
         self.known != Known::Silent
     }
 
-    /// What was asked goes on, at most until then, and whoever asked does something else.
-    pub fn left_at_work(&mut self, until: Option<Instant>) {
+    /// What was asked goes on, as long as is allowed, and whoever asked does something else.
+    pub fn left_at_work(&mut self, began: Instant, allowed: Option<Duration>) {
         self.owed += 1;
-        self.at_work = Some(until);
+        self.at_work = Some(began + allowed.unwrap_or(LONGEST_AT_WORK));
     }
 
-    /// How long it may still be at what was left to it; `Some(None)` if that ends by itself, `None` if it is at nothing, or for too long.
-    pub fn work_left(&self, now: Instant) -> Option<Option<Duration>> {
-        match self.at_work? {
-            None => Some(None),
-            Some(until) => until.checked_duration_since(now).map(Some),
-        }
+    /// How long it may still be at what was left to it; `None` if it is at nothing, or for too long.
+    pub fn work_left(&self, now: Instant) -> Option<Duration> {
+        self.at_work?.checked_duration_since(now)
     }
 
     /// Nobody waits any more for what was asked.
@@ -277,18 +277,29 @@ mod tests {
     #[test]
     fn what_is_much_is_left_to_a_place_for_its_time_and_says_nothing_of_how_fast_it_answers() {
         let (mut place, began) = (Standing::default(), Instant::now());
-        let late = began + Duration::from_secs(60);
+        let minute = Duration::from_secs(60);
+        let late = began + minute;
         assert!(place.may_be_left() && place.work_left(began).is_none());
 
-        place.left_at_work(Some(late));
-        assert_eq!(place.work_left(began), Some(Some(Duration::from_secs(60))));
+        place.left_at_work(began, Some(minute));
+        assert_eq!(place.work_left(began), Some(minute));
         assert_eq!(place.work_left(late + UNASKED), None, "now it hangs");
         assert!(place.owes() && place.came(Answer::Said), "its end is worth a run all the same");
         assert_eq!((place.owes(), unasked(&mut place, 1)), (false, Some(UNASKED)));
 
-        place.left_at_work(None);
-        assert_eq!(place.work_left(late), Some(None));
+        place.left_at_work(began, Some(minute));
         assert!(!place.came(Answer::Nothing) && !place.may_be_left(), "a place that hangs is only probed");
+    }
+
+    #[test]
+    fn nobody_waits_for_ever_behind_what_a_place_would_end_by_itself() {
+        let (mut place, began) = (Standing::default(), Instant::now());
+        assert_eq!(place.allowed(Haste::None, 1, None, MIB), None);
+
+        place.left_at_work(began, None);
+
+        assert_eq!(place.work_left(began), Some(LONGEST_AT_WORK));
+        assert!(place.owes() && place.work_left(began + LONGEST_AT_WORK + UNASKED).is_none(), "now it hangs");
     }
 
     #[test]

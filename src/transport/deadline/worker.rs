@@ -40,6 +40,8 @@ struct Shared {
     others_wait: Option<OthersWait>,
     /// The run under way has not recorded yet what it has to.
     has_to_record: bool,
+    /// It has to know all that others say before it does.
+    has_to_hear: bool,
 }
 
 impl Deadlines {
@@ -55,7 +57,7 @@ impl Deadlines {
     pub fn begin_run(&self, is_asked: bool, has_to_record: bool) {
         let mut shared = lock(&self.shared);
         shared.run += 1;
-        shared.has_to_record = has_to_record;
+        (shared.has_to_record, shared.has_to_hear) = (has_to_record, false);
         if shared.haste != Haste::None {
             shared.haste = if is_asked { Haste::Asked } else { Haste::Unasked };
         }
@@ -64,6 +66,12 @@ impl Deadlines {
     /// It has looked at the disk.
     pub fn has_recorded(&self) {
         lock(&self.shared).has_to_record = false;
+    }
+
+    /// Whether the run under way has to know, before it records anything, what it asks for from here on: much of that is waited for as
+    /// if somebody had asked.
+    pub fn set_has_to_hear(&self, has_to_hear: bool) {
+        lock(&self.shared).has_to_hear = has_to_hear;
     }
 
     /// True if somebody waits for the run under way, and nobody asked for it.
@@ -208,7 +216,8 @@ impl Worker {
         let began = Instant::now();
         let (haste, run, over) = {
             let shared = lock(&self.deadlines.shared);
-            (shared.haste, shared.run, shared.over.clone())
+            let is_needed = late.is_some() && shared.has_to_hear && shared.haste == Haste::Unasked;
+            (if is_needed { Haste::Asked } else { shared.haste }, shared.run, shared.over.clone())
         };
         let (allowed, may_leave) = {
             let mut standing = lock(&self.standing);
@@ -224,8 +233,7 @@ impl Worker {
             let haste = if may_leave { Haste::None } else { haste };
             let allowed = standing.allowed(haste, run, self.usual, bytes);
             // Behind what is under way there.
-            let behind = |allowed: Duration| work_left.map_or(Some(allowed), |left| left.map(|left| left + allowed));
-            (allowed.and_then(behind), may_leave)
+            (allowed.map(|allowed| allowed + work_left.unwrap_or_default()), may_leave)
         };
         let (tell, heard) = mpsc::channel();
         let fate = Arc::new(AtomicU8::new(OPEN));
@@ -240,7 +248,7 @@ impl Worker {
         let is_left = matches!(waited, Waited::Left);
         // Counted before it is given up, so that the thread never counts down what was not counted.
         if is_left {
-            lock(&self.standing).left_at_work(allowed.map(|allowed| began + allowed));
+            lock(&self.standing).left_at_work(began, allowed);
         } else {
             lock(&self.standing).given_up();
         }
