@@ -105,9 +105,15 @@ impl Fingerprint {
         Ok(Fingerprint {
             birth: birth.map_or(0, |since| since.as_nanos()).to_string(),
             inode: metadata.ino().to_string(),
-            machine: Hash::of(format!("larder machine {}", machine.trim()).as_bytes()),
+            machine: machine_hash(machine.trim()),
             path: Hash::of(path.as_os_str().as_encoded_bytes()),
         })
+    }
+
+    /// True if nobody who makes a folder elsewhere could have made it equal to this one: a moment's nanosecond and a machine's
+    /// own id cannot be guessed.
+    fn proves_place(&self) -> bool {
+        self.birth != "0" && self.machine != machine_hash("")
     }
 
     fn standing(&self, now: &Fingerprint) -> Standing {
@@ -122,12 +128,22 @@ impl Fingerprint {
     }
 }
 
+fn machine_hash(id: &str) -> Hash {
+    Hash::of(format!("larder machine {id}").as_bytes())
+}
+
+/// The user of this machine whom `larder` belongs to, if it is another one than who asks.
+pub fn other_user(larder: &Path) -> Option<u32> {
+    let owner_uid = fs::symlink_metadata(larder).ok()?.uid();
+    (owner_uid != rustix::process::geteuid().as_raw()).then_some(owner_uid)
+}
+
 /// How the folder relates to the one the identity was made in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Standing {
     /// The same; or made just now.
     Same,
-    /// The same folder under another path: harmless, `settle` notes it.
+    /// The same folder under another path, or another state folder of the user whose it is: harmless, `settle` notes it.
     Moved,
     /// Another folder at the same path: a restored backup.
     Restored,
@@ -186,10 +202,15 @@ impl Identity {
 
     /// How the folder relates to the one this identity was made in. Writes nothing.
     pub fn standing(&self, larder: &Path, env: &Env) -> Result<Standing, IdentityError> {
-        if !is_known(env, self.public_key())? {
-            return Ok(Standing::Unknown);
+        let now = Fingerprint::of(larder, env)?;
+        let standing = self.fields.fingerprint.standing(&now);
+        if is_known(env, self.public_key())? {
+            return Ok(standing);
         }
-        Ok(self.fields.fingerprint.standing(&Fingerprint::of(larder, env)?))
+        // Made here by this user, whose state folder was another one then (another `HOME` or `XDG_STATE_HOME`).
+        let is_in_place = matches!(standing, Standing::Same | Standing::Moved) && now.proves_place();
+        let is_own = is_in_place && other_user(larder).is_none();
+        Ok(if is_own { Standing::Moved } else { Standing::Unknown })
     }
 
     /// True if a folder has an identity. What cannot be told is no "no": another one would take the place of the one that is there.

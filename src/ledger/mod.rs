@@ -41,7 +41,7 @@ pub use closed::{Closable, Closed, ClosedTip};
 pub use cursor::{ChainCursor, Tip};
 pub use error::{Damage, LedgerError, OrderProblem};
 pub use garbage::ListedVersions;
-pub use identity::{Identity, IdentityError, Opened, Standing};
+pub use identity::{Identity, IdentityError, Opened, Standing, other_user};
 pub use import::Put;
 pub use key::{Certificate, PublicKey, Signature};
 pub use name::{ArtifactKind, ArtifactName, BlockAddress, NameError, Place, ShortHash};

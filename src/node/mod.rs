@@ -12,6 +12,7 @@ mod error;
 mod garbage;
 mod heads;
 mod history;
+mod identity;
 mod lock;
 mod members;
 mod open;

@@ -12,11 +12,12 @@ use std::time::Instant;
 use larder_adapters::{ErrorKind, FileSyncAdapter, OpenContext};
 
 use super::error::{Kind, NodeError};
+use super::identity::{open_identity, refusal_of_run, set_aside_foreign};
 use super::lock::{ProjectLock, read_holder, take_lock};
 use crate::config::{self, ConfigPath, Flags, Settings};
 use crate::env::{Env, at_short_path};
 use crate::index::{ContentReader, Index, ONCE_CACHE_BYTES, Opened, Reader, Replayed, replay};
-use crate::ledger::{ArtifactName, Identity, Ledger, ShortHash, Standing};
+use crate::ledger::{ArtifactName, Identity, Ledger, ShortHash};
 use crate::model::{Chain, Hash};
 use crate::scan::Root;
 use crate::state::State;
@@ -305,20 +306,6 @@ impl Glance {
     }
 }
 
-/// What the next run would be refused for: by consent that is missing, or by a folder that is not the identity's own.
-fn refusal_of_run(settings: &Settings, dirs: &ProjectDirs, env: &Env) -> Result<Option<NodeError>, NodeError> {
-    if let Err(error) = require_consent(settings, env, false) {
-        return Ok(Some(error));
-    }
-    if !Identity::is_in(&dirs.larder)? {
-        return Ok(None);
-    }
-    let identity = Identity::load(&dirs.larder)?;
-    let standing = identity.standing(&dirs.larder, env)?;
-    // One that nobody here knows is set aside by the next run, which then begins anew.
-    Ok(refusal(standing, &identity).filter(|_| standing != Standing::Unknown))
-}
-
 /// What the engine needs of the settings.
 pub(crate) fn policy_of(settings: &Settings) -> Policy {
     let lists = [&settings.patterns.shared, &settings.patterns.private, &settings.patterns.archive];
@@ -405,66 +392,6 @@ pub(super) fn create_private_folder(larder: &Path) -> Result<(), NodeError> {
         std::fs::write(&ignore, "*\n").map_err(refused)?;
     }
     Ok(())
-}
-
-/// A `.larder` that no machine of this user ever made is moved aside unread.
-pub(super) fn set_aside_foreign(dirs: &ProjectDirs, env: &Env, owner: &str) -> Result<(), NodeError> {
-    if !Identity::is_in(&dirs.larder)? {
-        return Ok(());
-    }
-    let opened = Identity::open(&dirs.larder, env, owner)?;
-    if opened.standing != Standing::Unknown {
-        return Ok(());
-    }
-    let aside = dirs.larder.with_file_name(format!(".larder-set-aside-{}", env.random_base32(6)));
-    std::fs::rename(&dirs.larder, &aside)
-        .map_err(|error| NodeError::new(Kind::User, format!("set aside {}: {error}", dirs.larder.display())))?;
-    tracing::warn!("a .larder of another machine came with this folder; it was moved to {} unread", aside.display());
-    Ok(())
-}
-
-/// Who this install is, also before its first run: then it is made here. With the project's own folder.
-pub(super) fn identity_of(
-    env: &Env,
-    options: &OpenOptions,
-    settings: &Settings,
-) -> Result<(Identity, PathBuf), NodeError> {
-    let dirs = ProjectDirs::of(&settings.config);
-    if Identity::is_in(&dirs.larder)? {
-        return Ok((Identity::load(&dirs.larder)?, dirs.larder));
-    }
-    create_private_folder(&dirs.larder)?;
-    let _lock = options.lock_of(&dirs)?;
-    Ok((open_identity(&dirs, env, &settings.owner_id.value)?, dirs.larder))
-}
-
-fn open_identity(dirs: &ProjectDirs, env: &Env, owner: &str) -> Result<Identity, NodeError> {
-    let opened = Identity::open(&dirs.larder, env, owner)?;
-    let mut identity = opened.identity;
-    if let Some(refusal) = refusal(opened.standing, &identity) {
-        return Err(refusal);
-    }
-    if opened.standing == Standing::Moved {
-        identity.settle(&dirs.larder, env)?;
-    }
-    Ok(identity)
-}
-
-/// Why nothing is written with an identity in this folder; `None` if it is its own.
-fn refusal(standing: Standing, identity: &Identity) -> Option<NodeError> {
-    let why = match standing {
-        Standing::Same | Standing::Moved => return None,
-        Standing::Restored => "was restored from a backup or replaced",
-        Standing::Copied => "is a copy of another project folder, its .larder included",
-        Standing::OtherMachine => "came from another machine, its .larder included",
-        Standing::Unknown => "was made by another machine",
-    };
-    let message = format!("this folder {why}: two folders must not both write as {}", identity.origin());
-    let hint = format!(
-        "run `larder origin new` here to make it a machine of its own, or, if the other folder is gone for good, `larder origin adopt {}` to go on as it; nothing is lost",
-        identity.origin()
-    );
-    Some(NodeError::user(message, hint))
 }
 
 /// The index, brought up to the ledger, and what that took.

@@ -9,9 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::error::{Kind, NodeError};
-use super::open::{
-    Glance, Node, OpenOptions, ProjectDirs, backend_of, create_private_folder, require_consent, set_aside_foreign,
-};
+use super::identity::set_aside_foreign;
+use super::open::{Glance, Node, OpenOptions, ProjectDirs, backend_of, create_private_folder, require_consent};
 use crate::config::Settings;
 use crate::env::Env;
 use crate::ledger::{ArtifactName, Identity, Ledger};

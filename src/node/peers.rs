@@ -5,7 +5,8 @@
 
 use super::Way;
 use super::error::{Kind, NodeError};
-use super::open::{OpenOptions, ProjectDirs, identity_of, require_consent, trust_of};
+use super::identity::identity_of;
+use super::open::{OpenOptions, ProjectDirs, require_consent, trust_of};
 use crate::config::address::{self, Address};
 use crate::config::{self, ConfigFile, Settings, edit, trust};
 use crate::env::Env;

@@ -758,6 +758,61 @@ fn a_larder_folder_that_came_with_a_checkout_is_set_aside_unread() {
 }
 
 #[test]
+fn a_project_stays_the_same_machine_whatever_state_folder_is_named() {
+    let lab = Lab::new();
+    let a = lab.project("a", CONFIG);
+    a.write("shared/one.md", "one\n");
+    a.sync();
+    let before = a.tree(".larder/ledger");
+    let origin = a.run(["origin"]).expect(0).out;
+    let unset = a.clone().with_home(&lab.path("another-home"));
+
+    unset.run(["status"]).expect(0);
+    unset.sync();
+    a.sync();
+
+    assert_eq!(a.tree(".larder/ledger"), before);
+    assert_eq!(a.run(["origin"]).expect(0).out, origin);
+    assert_eq!(set_aside(&a), 0);
+}
+
+#[test]
+fn another_users_project_is_left_alone_and_the_sentence_says_whose_it_is() {
+    const TEST: &str = "another_users_project_is_left_alone_and_the_sentence_says_whose_it_is";
+    let lab = Lab::new();
+    let Some((a, _)) = pair_of_nobody(&lab, TEST) else {
+        return;
+    };
+    if !is_runnable_by_nobody(TEST) {
+        return;
+    }
+    a.write("shared/one.md", "one\n");
+    give_away(&a.dir);
+    a.sync();
+    let before = a.tree(".larder/ledger");
+    let root = a.clone().with_user(0).with_home(&lab.path("roots-home"));
+    let whose = format!("uid {NOBODY}");
+
+    for command in [&["sync"][..], &["sync", "--dry-run"], &["gc"], &["star", "shared/one.md"], &["up"]] {
+        root.run(command).expect(1).says(&whose).says(".larder").says("sudo -u");
+    }
+    root.run(["status"]).expect(1).says(&whose);
+    root.run(["cat", "shared/one.md"]).expect(0).says("one");
+
+    assert_eq!(set_aside(&a), 0);
+    assert_eq!(a.tree(".larder/ledger"), before);
+    a.write("shared/one.md", "two\n");
+    a.sync().says("shared/one.md");
+    a.verify();
+}
+
+/// How many `.larder` were set aside in a project.
+fn set_aside(project: &Project) -> usize {
+    let entries = fs::read_dir(&project.dir).expect("list");
+    entries.filter(|entry| entry.as_ref().expect("list").file_name().to_string_lossy().contains("set-aside")).count()
+}
+
+#[test]
 fn damage_in_the_ledger_is_found_named_and_healed() {
     let lab = Lab::new();
     let (a, b) = lab.pair();

@@ -70,7 +70,37 @@ fn copies_moves_and_other_machines_are_told_apart() {
     assert_eq!(standing(&aside, &elsewhere), Standing::OtherMachine);
 
     let stranger = House::new(64);
-    assert_eq!(standing(&aside, &stranger.env), Standing::Unknown);
+    assert_eq!(standing(&at("copy"), &stranger.env), Standing::Unknown);
+}
+
+#[test]
+fn a_folder_that_stands_where_it_was_made_is_its_users_own_whatever_the_state_folder() {
+    let house = House::new(68);
+    let mut elsewhere = House::new(69).env.clone();
+    elsewhere.vars.insert("LARDER_MACHINE_ID".to_owned(), "other".to_owned());
+    let mut nowhere = House::new(70).env.clone();
+    nowhere.vars.insert("LARDER_MACHINE_ID".to_owned(), " ".to_owned());
+    let other_home = tempfile::tempdir().expect("a folder");
+    let other = Env { state_home: other_home.path().to_owned(), ..house.env.clone() };
+
+    assert_eq!(standing(&house.larder(), &other), Standing::Moved);
+    let mut identity = Identity::load(&house.larder()).expect("an identity");
+    identity.settle(&house.larder(), &other).expect("settled");
+    assert_eq!(standing(&house.larder(), &other), Standing::Same);
+    assert_eq!(standing(&house.larder(), &house.env), Standing::Same);
+    for env in [&elsewhere, &nowhere] {
+        assert_eq!(standing(&house.larder(), env), Standing::Unknown);
+    }
+    identity.settle(&house.larder(), &nowhere).expect("settled");
+    let unnamed = Env { vars: nowhere.vars.clone(), ..House::new(71).env.clone() };
+    assert_eq!(standing(&house.larder(), &unnamed), Standing::Unknown, "a machine without a name is no proof");
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(house.larder(), Some(65534), None).expect("chown");
+        let third_home = tempfile::tempdir().expect("a folder");
+        let third = Env { state_home: third_home.path().to_owned(), ..house.env.clone() };
+        identity.settle(&house.larder(), &house.env).expect("settled");
+        assert_eq!(standing(&house.larder(), &third), Standing::Unknown, "another user's");
+    }
 }
 
 #[test]

@@ -97,8 +97,9 @@ fn whoever_stops_may_go_on_as_the_same_one_in_a_generation_above_both() {
 
 #[test]
 fn an_identity_is_made_under_the_lock_that_the_command_has() {
+    use crate::node::identity::identity_of;
     use crate::node::lock::take_lock;
-    use crate::node::open::{ProjectDirs, create_private_folder, identity_of};
+    use crate::node::open::{ProjectDirs, create_private_folder};
     let a = Machine::new("a", &backend());
     let (env, mut options) = (a.env(), a.options());
     let settings = options.settings(&env).expect("reads");
