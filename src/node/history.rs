@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use super::error::{Kind, NodeError};
 use super::open::{Glance, policy_of};
 use crate::index::{ContentError, ContentReader, Dropped, Reader, Slot, Stored};
+use crate::ledger::Identity;
 use crate::model::{Content, ContentHash, ContentKind, RelPath, VersionId};
 use crate::scan::{self, Root, WalkOptions};
 use crate::state::BaseStat;
@@ -110,10 +111,11 @@ impl Glance {
 
     /// The version to go back to: the newest whose content differs from the path's content now, `back` steps back.
     pub fn version_before(&self, path: &RelPath, back: usize) -> Result<Stored, NodeError> {
-        let versions = self.log(Some(path), MAX_HISTORY)?;
-        let mut current = versions.first().map(|stored| stored.version.content());
+        let (versions, is_away) = self.own_versions(path)?;
+        // An archive file that never stood on this disk is behind its own newest version.
+        let mut current = if is_away { Some(None) } else { versions.first().map(|stored| stored.version.content()) };
         let mut steps = Vec::new();
-        for stored in versions.into_iter().skip(1) {
+        for stored in versions.into_iter().skip(usize::from(!is_away)) {
             let content = stored.version.content();
             if Some(content) != current {
                 current = Some(content);
@@ -123,10 +125,29 @@ impl Glance {
         let contents: Vec<Stored> = steps.into_iter().filter(|stored| stored.version.content().is_some()).collect();
         let count = contents.len();
         let none = || {
-            let message = format!("{} has {count} earlier versions with content", path.shown());
+            let versions = if count == 1 { "version" } else { "versions" };
+            let message = format!("{} has {count} earlier {versions} with content", path.shown());
             NodeError::user(message, format!("`larder log {}` lists what there is", path.shown()))
         };
         contents.into_iter().nth(back.saturating_sub(1)).ok_or_else(none)
+    }
+
+    /// The versions of the file that stands at a path here, newest first, and whether it is an archive file of this machine that is
+    /// recorded and not on the disk. Other machines' archive files of that name are others; they count where there is nothing else.
+    fn own_versions(&self, path: &RelPath) -> Result<(Vec<Stored>, bool), NodeError> {
+        let (index, own) = (self.index()?, self.identity.as_ref().map(Identity::origin));
+        let slots = self.known_slots(path)?;
+        let is_own = |slot: &Slot| slot.origin.is_none() || slot.origin.as_ref() == own;
+        let has_own = slots.iter().any(is_own);
+        let mut versions = Vec::new();
+        for slot in slots.iter().filter(|slot| !has_own || is_own(slot)) {
+            versions.extend(index.history(slot, MAX_HISTORY)?);
+        }
+        versions.sort_by_key(|stored| std::cmp::Reverse((stored.version.hlc, stored.id)));
+        let is_archive = slots.iter().filter(|slot| !has_own || is_own(slot)).all(|slot| slot.origin.is_some());
+        let base = self.state.as_ref().map(|state| state.base(path)).transpose()?.flatten();
+        let stands = versions.first().is_some_and(|newest| newest.version.content().is_some());
+        Ok((versions, is_archive && base.is_none() && stands))
     }
 
     /// What a slot resolves to.

@@ -14,6 +14,7 @@ use crate::sync::resolve::Outcome;
 use crate::sync::{Change, NoProgress, Report};
 
 mod ahead;
+mod archive;
 mod closed;
 mod displaced;
 mod durable;

@@ -137,7 +137,11 @@ impl Engine {
     }
 
     fn channel_of(&self, slot: &Slot) -> crate::model::Channel {
-        if slot.space.is_shared() { crate::model::Channel::Shared } else { crate::model::Channel::Private }
+        match &slot.origin {
+            Some(_) => crate::model::Channel::Archive,
+            None if slot.space.is_shared() => crate::model::Channel::Shared,
+            None => crate::model::Channel::Private,
+        }
     }
 
     /// Writes the new content beside or into the staging folder and checks its hash.

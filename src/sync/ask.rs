@@ -25,6 +25,9 @@ const GONE_MERGE: &str =
 /// Conflicts looked at for a count.
 const MAX_CONFLICTS: usize = 100_000;
 
+/// What `status` says of an archive file whose version is there and whose file is not written yet.
+const BROUGHT_BACK: &str = "is brought back";
+
 impl Engine {
     /// A new run begins: the undo list is that of this run. A dry one claims no place and gives the project no id.
     pub fn begin_run(&mut self, dry_run: bool) -> Result<()> {
@@ -205,7 +208,8 @@ impl Engine {
         Ok(pieces_from(file, path, &content))
     }
 
-    /// One new version on top of all heads; nothing if the path already is that.
+    /// One new version on top of all heads; nothing if the path already is that. An archive file is written to the disk by this
+    /// alone: what heads say of one is this disk's own word otherwise.
     fn put_state(
         &mut self,
         slot: Slot,
@@ -215,16 +219,21 @@ impl Engine {
         report: &mut Report,
     ) -> Result<()> {
         let heads: Vec<Stored> = self.index.heads(&slot)?;
-        let is_that = |head: &Stored| head.version.content() == content;
-        if heads.len() == 1 && heads.iter().all(is_that) {
-            return Ok(());
-        }
-        if let Some(content) = content.filter(|_| pieces.is_empty())
+        let is_that = heads.len() == 1 && heads.iter().all(|head| head.version.content() == content);
+        if !is_that
+            && let Some(content) = content.filter(|_| pieces.is_empty())
             && !self.ledger_has(&content.hash, content.size)?
             && let Some(gone) = self.index.dropped(&content.hash)?
         {
             let why = format!("this content was {}; no machine holds it any more", gone.sentence());
             return Err(SyncError::Refused { path: slot.path.shown(), why });
+        }
+        if slot.origin.is_some() && !dry_run {
+            // Noted first: whoever is stopped between the version and the file goes on with the file.
+            self.state.set_pending(&slot.path, "write", BROUGHT_BACK, self.now_ms() as i64)?;
+        }
+        if is_that {
+            return Ok(());
         }
         let change = match (content, heads.iter().any(|head| head.version.content().is_some())) {
             (None, _) => Change::Deleted,

@@ -1,5 +1,6 @@
 //! `larder restore PATH`: an earlier version becomes the newest, here and everywhere.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -20,8 +21,8 @@ pub struct RestoreArgs {
     #[arg(long, value_name = "ID", conflicts_with = "at")]
     version: Option<String>,
     /// How many steps back: 1 is the content before the present one
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    at: usize,
+    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::MIN)]
+    at: NonZeroUsize,
     #[command(flatten)]
     dry: Dry,
 }
@@ -32,7 +33,7 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Answer, NodeError> {
     let path = context.file_path(&glance.settings, &args.path)?;
     let chosen = match &args.version {
         Some(id) => glance.version_of(&path, id)?,
-        None => glance.version_before(&path, args.at)?,
+        None => glance.version_before(&path, args.at.get())?,
     };
     drop(glance);
     let change = ChangeRequest::Restore { path, version: chosen.id, dry_run: args.dry.dry_run };
