@@ -21,15 +21,13 @@ use rustix::io::Errno;
 use super::catalog::{Catalog, CatalogError, FileRow};
 use super::listing::Entry;
 use super::node::NodeId;
-use super::view::{NodeKind, README_NAME, View, ViewError};
+use super::view::{NodeKind, View, ViewError};
 use crate::env::syncs_whole;
 use crate::model::{Content, ContentHash, ContentKind};
 use crate::scan::check_link_target;
 
 /// Bytes written at once.
 const PIECE_BYTES: usize = 1 << 20;
-/// Folders and files of the view's root that are no part of a copy: what changes with the clock, what is looked for, and what they are.
-const NOT_COPIED: [&str; 3] = ["at", "search", README_NAME];
 /// Contents that are remembered by a written file that holds them, to be cloned from.
 const MAX_REMEMBERED: usize = 100_000;
 /// Paths that are named as left out; beyond, they are counted.
@@ -217,10 +215,7 @@ struct Writer<'a, C> {
 impl<C: Catalog> Writer<'_, C> {
     /// Recursion is bounded by the depth of a path.
     fn folder(&mut self, into: Option<&OwnedFd>, node: NodeId, below: &str) -> Result<(), ExportError> {
-        for entry in self.view.entries(node)? {
-            if node == NodeId::ROOT && NOT_COPIED.contains(&entry.name.as_str()) {
-                continue;
-            }
+        for entry in self.view.copied_entries(node)? {
             let path = if below.is_empty() { entry.name.clone() } else { format!("{below}/{}", entry.name) };
             match self.entry(into, &entry, &path) {
                 Ok(()) => {}

@@ -7,11 +7,14 @@ use std::ffi::OsStr;
 use super::catalog::{Catalog, FileRow, Tree};
 use super::listing::Entry;
 use super::node::{NodeId, Place};
-use super::view::{Node, View, ViewError};
+use super::view::{Node, README_NAME, View, ViewError};
 use crate::model::Hlc;
 
 /// Lines asked for at once.
 const PAGE_LINES: usize = 1024;
+
+/// Folders and files of the view's root that are no part of a copy: what changes with the clock, what is looked for, and what they are.
+const NOT_COPIED: [&str; 3] = ["at", "search", README_NAME];
 
 /// One of the trees in which a path of the project can be looked up.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -64,6 +67,13 @@ impl<C: Catalog> View<C> {
             entries.extend(page);
         }
         entries.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(entries)
+    }
+
+    /// The same, without what is no part of a copy of the view.
+    pub fn copied_entries(&self, folder: NodeId) -> Result<Vec<Entry>, ViewError> {
+        let mut entries = self.entries(folder)?;
+        entries.retain(|entry| folder != NodeId::ROOT || !NOT_COPIED.contains(&entry.name.as_str()));
         Ok(entries)
     }
 

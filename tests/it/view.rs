@@ -127,6 +127,11 @@ fn stars_are_given_beside_a_daemon_and_shown_on_the_other_machine() {
     let paths: Vec<&str> =
         listed["stars"].as_array().expect("a list").iter().filter_map(|star| star["path"].as_str()).collect();
     assert_eq!(paths, ["logs/run.txt", "shared/docs/a.md"]);
+    assert_eq!(
+        b.run(["ls", "--what", "all"]).expect(0).out,
+        "conflicts/\nhistory/\nmerged/\norigins/\nstarred/\ntrash/\n"
+    );
+    b.run(["ls", "-R", "--what", "all"]).expect(0).says("starred/shared/docs/a.md");
     let starred = b.run(["ls", "-R", "--what", "starred"]).expect(0).out;
     assert_eq!(starred, format!("logs/run.{of_b}.txt\nshared/docs/a.md\n"));
     assert_eq!(b.run(["cat", "--what", "starred", "shared/docs/a.md"]).expect(0).out, "a\n");

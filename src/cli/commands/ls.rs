@@ -62,7 +62,7 @@ struct Listing<'a> {
 
 impl Listing<'_> {
     fn list(&mut self, folder: Node) -> Result<(), NodeError> {
-        for entry in self.look.view.entries(folder.id).map_err(view_error)? {
+        for entry in self.look.view.copied_entries(folder.id).map_err(view_error)? {
             match entry.node.attr.kind {
                 NodeKind::Folder => self.lines.push(Line { name: entry.name, file: None }),
                 _ => self.file(&entry.name, entry.node)?,
@@ -73,7 +73,7 @@ impl Listing<'_> {
 
     /// Recursion is bounded by the depth of a path.
     fn walk(&mut self, folder: Node, below: &str) -> Result<(), NodeError> {
-        for entry in self.look.view.entries(folder.id).map_err(view_error)? {
+        for entry in self.look.view.copied_entries(folder.id).map_err(view_error)? {
             let path = if below.is_empty() { entry.name } else { format!("{below}/{}", entry.name) };
             match entry.node.attr.kind {
                 NodeKind::Folder => self.walk(entry.node, &path)?,
