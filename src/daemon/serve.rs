@@ -14,7 +14,7 @@ use super::{Request, ask};
 use crate::env::Env;
 use crate::ledger::Identity;
 use crate::model::Hash;
-use crate::node::{Kind, NodeError, OpenOptions, ProjectDirs};
+use crate::node::{Kind, NodeError, OpenOptions, ProjectDirs, refuse_another_users};
 use crate::server::{Desk, OnArrival, ServeError, ServeOptions, Server, Shelf};
 use crate::transport::Cancel;
 
@@ -40,7 +40,9 @@ fn desk(env: &Env, served: &Served) -> Result<Desk, NodeError> {
 fn desk_folder(env: &Env, served: &Served) -> Result<PathBuf, NodeError> {
     Ok(match served {
         Served::Project(options) => {
-            let larder = project_dirs(env, options)?.0.larder;
+            let dirs = project_dirs(env, options)?.0;
+            refuse_another_users(&dirs, env)?;
+            let larder = dirs.larder;
             if !larder.join("origin.json").exists() {
                 return Err(NodeError::user("this project never ran here", "run `larder sync` once"));
             }

@@ -91,6 +91,11 @@ struct Fingerprint {
     path: Hash,
 }
 
+/// What stands for a birth that the file system does not tell.
+const NO_BIRTH: &str = "0";
+/// What stands in the place of a machine's id before it has one.
+const NO_MACHINES: [&str; 2] = ["", "uninitialized"];
+
 impl Fingerprint {
     fn of(larder: &Path, env: &Env) -> Result<Fingerprint, IdentityError> {
         let failed = |error| io_error("inspect", larder)(error);
@@ -103,7 +108,7 @@ impl Fingerprint {
             None => fs::read_to_string(MACHINE_ID_FILE).unwrap_or_default(),
         };
         Ok(Fingerprint {
-            birth: birth.map_or(0, |since| since.as_nanos()).to_string(),
+            birth: birth.map_or(NO_BIRTH.to_owned(), |since| since.as_nanos().to_string()),
             inode: metadata.ino().to_string(),
             machine: machine_hash(machine.trim()),
             path: Hash::of(path.as_os_str().as_encoded_bytes()),
@@ -113,12 +118,15 @@ impl Fingerprint {
     /// True if nobody who makes a folder elsewhere could have made it equal to this one: a moment's nanosecond and a machine's
     /// own id cannot be guessed.
     fn proves_place(&self) -> bool {
-        self.birth != "0" && self.machine != machine_hash("")
+        self.birth != NO_BIRTH && !NO_MACHINES.iter().any(|id| self.machine == machine_hash(id))
+    }
+
+    fn is_same_folder(&self, now: &Fingerprint) -> bool {
+        self.inode == now.inode && self.birth == now.birth
     }
 
     fn standing(&self, now: &Fingerprint) -> Standing {
-        let same_folder = self.inode == now.inode && self.birth == now.birth;
-        match (self.machine == now.machine, same_folder, self.path == now.path) {
+        match (self.machine == now.machine, self.is_same_folder(now), self.path == now.path) {
             (false, _, _) => Standing::OtherMachine,
             (true, true, true) => Standing::Same,
             (true, true, false) => Standing::Moved,
@@ -138,6 +146,13 @@ pub fn other_user(larder: &Path) -> Option<u32> {
     (owner_uid != rustix::process::geteuid().as_raw()).then_some(owner_uid)
 }
 
+/// True if only the user who asks may look into a `.larder`. One that others may look into came with a checkout: whoever can have files
+/// brought into it may have looked up what it stands in.
+fn is_own_and_private(larder: &Path) -> bool {
+    let is_private = |path: &Path| fs::symlink_metadata(path).is_ok_and(|found| found.mode() & 0o077 == 0);
+    other_user(larder).is_none() && is_private(larder) && is_private(&larder.join(DEVICE_KEY_FILE))
+}
+
 /// How the folder relates to the one the identity was made in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Standing {
@@ -149,7 +164,7 @@ pub enum Standing {
     Restored,
     /// Another folder at another path: a clone.
     Copied,
-    /// On another machine.
+    /// On another machine, or in a container.
     OtherMachine,
     /// This machine never made or settled this device key: it came with a folder from somebody else.
     Unknown,
@@ -207,10 +222,14 @@ impl Identity {
         if is_known(env, self.public_key())? {
             return Ok(standing);
         }
-        // Made here by this user, whose state folder was another one then (another `HOME` or `XDG_STATE_HOME`).
-        let is_in_place = matches!(standing, Standing::Same | Standing::Moved) && now.proves_place();
-        let is_own = is_in_place && other_user(larder).is_none();
-        Ok(if is_own { Standing::Moved } else { Standing::Unknown })
+        let is_same_folder = now.birth != NO_BIRTH && self.fields.fingerprint.is_same_folder(&now);
+        Ok(match standing {
+            // Made here by this user, whose state folder was another one then (another `HOME` or `XDG_STATE_HOME`).
+            Standing::Same | Standing::Moved if now.proves_place() && is_own_and_private(larder) => Standing::Moved,
+            // The very folder, as a container or another machine sees the disk on which it is.
+            Standing::OtherMachine if is_same_folder => Standing::OtherMachine,
+            _ => Standing::Unknown,
+        })
     }
 
     /// True if a folder has an identity. What cannot be told is no "no": another one would take the place of the one that is there.

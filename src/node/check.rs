@@ -12,6 +12,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::error::{Kind, NodeError};
 use super::heads::Heads;
 use super::history::content_error;
+use super::identity::{is_in, refuse_another_users};
 use super::open::{Glance, OpenOptions, ProjectDirs, backend_of};
 use super::prove::differences;
 use crate::config::Settings;
@@ -377,9 +378,10 @@ pub struct Rebuilt {
 pub fn rebuild(env: &Env, options: &OpenOptions, dry_run: bool) -> Result<Rebuilt, NodeError> {
     let settings = options.settings(env)?;
     let dirs = ProjectDirs::of(&settings.config);
-    if !dirs.larder.join("origin.json").exists() {
+    if !is_in(&dirs.larder)? {
         return Err(NodeError::user("nothing was recorded here yet", "run `larder sync` first"));
     }
+    refuse_another_users(&dirs, env)?;
     let ledger = Ledger::open(&dirs.larder)?;
     let _lock = options.lock_of(&dirs)?;
     let mut epoch = [0u8; 8];

@@ -3,7 +3,10 @@
 //! Invariant: a `.larder` that was not made by who opens it is never written with: one that came with a folder is moved aside
 //! unread, one that another user of this machine keeps, or that somebody works with, stays where it is.
 
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
 
 use super::error::{Kind, NodeError};
 use super::open::{OpenOptions, ProjectDirs, create_private_folder, require_consent};
@@ -19,18 +22,31 @@ pub(super) fn set_aside_foreign(dirs: &ProjectDirs, env: &Env, owner: &str) -> R
         return Ok(());
     }
     let opened = Identity::open(&dirs.larder, env, owner)?;
-    // Whose process works with it finds out by the lock that it is taken.
-    if opened.standing != Standing::Unknown || dirs.holder().is_some() {
+    if opened.standing != Standing::Unknown {
         return Ok(());
     }
     if let Some(refusal) = another_users(&dirs.larder) {
         return Err(refusal);
     }
+    // Whose process works with it, be it in a container, finds out by the lock that it is taken.
+    let Some(_held) = hold_as_found(&dirs.lock()) else { return Ok(()) };
     let aside = dirs.larder.with_file_name(format!(".larder-set-aside-{}", env.random_base32(6)));
     std::fs::rename(&dirs.larder, &aside)
         .map_err(|error| NodeError::new(Kind::User, format!("set aside {}: {error}", dirs.larder.display())))?;
     tracing::warn!("a .larder of another machine came with this folder; it was moved to {} unread", aside.display());
     Ok(())
+}
+
+/// Keeps everybody from beginning to work with a folder from elsewhere, in which nothing is written or followed. `None` if somebody
+/// works with it; no file if there is nothing that could be held.
+fn hold_as_found(lock: &Path) -> Option<Option<File>> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let found = rustix::fs::open(lock, flags, Mode::empty()).map(File::from);
+    let file = found.ok().filter(|file| file.metadata().is_ok_and(|metadata| metadata.is_file()));
+    match file.as_ref().map(File::try_lock) {
+        Some(Err(TryLockError::WouldBlock)) => None,
+        _ => Some(file),
+    }
 }
 
 /// Who this install is, also before its first run: then it is made here. With the project's own folder.
@@ -40,8 +56,13 @@ pub(super) fn identity_of(
     settings: &Settings,
 ) -> Result<(Identity, PathBuf), NodeError> {
     let dirs = ProjectDirs::of(&settings.config);
+    if options.lock.is_none() {
+        set_aside_foreign(&dirs, env, &settings.owner_id.value)?;
+    }
     if is_in(&dirs.larder)? {
-        return Ok((Identity::load(&dirs.larder)?, dirs.larder));
+        let identity = Identity::load(&dirs.larder)?;
+        let standing = identity.standing(&dirs.larder, env)?;
+        return refusal(standing, &identity).map_or(Ok((identity, dirs.larder)), Err);
     }
     create_private_folder(&dirs.larder)?;
     let _lock = options.lock_of(&dirs)?;
@@ -82,8 +103,16 @@ pub(super) fn refusal_of_run(
     Ok(refusal(standing, &identity))
 }
 
+/// Errors: another user of this machine keeps the project.
+pub fn refuse_another_users(dirs: &ProjectDirs, env: &Env) -> Result<(), NodeError> {
+    if is_in(&dirs.larder)? && Identity::load(&dirs.larder)?.standing(&dirs.larder, env)? == Standing::Unknown {
+        return another_users(&dirs.larder).map_or(Ok(()), Err);
+    }
+    Ok(())
+}
+
 /// As `Identity::is_in`; where that cannot be told because the folder is another user's, this is said.
-fn is_in(larder: &Path) -> Result<bool, NodeError> {
+pub(super) fn is_in(larder: &Path) -> Result<bool, NodeError> {
     Identity::is_in(larder).map_err(|error| another_users(larder).unwrap_or_else(|| error.into()))
 }
 

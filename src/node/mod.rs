@@ -35,6 +35,7 @@ pub use errand::{Errand, Errands};
 pub use error::{Kind, NodeError};
 pub use garbage::{collect, retire_origin};
 pub use history::DiskChange;
+pub use identity::refuse_another_users;
 pub use lock::ProjectLock;
 pub use members::{Verdict, word as standing_word};
 pub use open::{Glance, Node, OpenOptions, ProjectDirs};

@@ -12,7 +12,7 @@ use std::time::Instant;
 use larder_adapters::{ErrorKind, FileSyncAdapter, OpenContext};
 
 use super::error::{Kind, NodeError};
-use super::identity::{open_identity, refusal_of_run, set_aside_foreign};
+use super::identity::{is_in, open_identity, refusal_of_run, set_aside_foreign};
 use super::lock::{ProjectLock, read_holder, take_lock};
 use crate::config::{self, ConfigPath, Flags, Settings};
 use crate::env::{Env, at_short_path};
@@ -291,6 +291,8 @@ impl Glance {
     pub fn open(env: &Env, options: &OpenOptions) -> Result<Glance, NodeError> {
         let settings = options.settings(env)?;
         let dirs = ProjectDirs::of(&settings.config);
+        // What this user may not look into was not "never recorded".
+        is_in(&dirs.larder)?;
         let state = State::open_read_only(&dirs.state())?;
         // A daemon that runs goes on with what was agreed to when it began.
         let refused =

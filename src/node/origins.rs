@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::error::{Kind, NodeError};
-use super::identity::set_aside_foreign;
+use super::identity::{refuse_another_users, set_aside_foreign};
 use super::open::{Glance, Node, OpenOptions, ProjectDirs, backend_of, create_private_folder, require_consent};
 use crate::config::Settings;
 use crate::env::Env;
@@ -125,6 +125,9 @@ pub fn new_origin(env: &Env, options: &OpenOptions, progress: Arc<dyn Progress>)
     let settings = options.settings(env)?;
     require_consent(&settings, env, options.trust)?;
     let dirs = ProjectDirs::of(&settings.config);
+    if dirs.larder.join("device.key").exists() {
+        refuse_another_users(&dirs, env)?;
+    }
     create_private_folder(&dirs.larder)?;
     let lock = options.lock_of(&dirs)?;
     let identity = Identity::create(&dirs.larder, env, &settings.owner_id.value)?;

@@ -40,6 +40,7 @@ impl Fts {
     /// Opens the file for an index; makes or empties it if it is not of that index. Errors: `Damaged`, to be removed and tried again.
     pub fn open(path: &Path, epoch: u64) -> Result<Fts, SearchError> {
         let mut conn = Connection::open(path)?;
+        leave_to_its_user(path);
         conn.busy_timeout(std::time::Duration::from_millis(BUSY_TIMEOUT_MS))?;
         conn.pragma_update(None, "cache_size", -CACHE_KIB)?;
         conn.pragma_update(None, "temp_store", "MEMORY")?;
@@ -167,6 +168,20 @@ pub(super) fn recount(conn: &Connection, doc: i64) -> Result<(), SearchError> {
         conn.prepare_cached("UPDATE docs SET live = ?2 WHERE doc = ?1 AND live <> ?2")?.execute((doc, live))?;
     }
     Ok(())
+}
+
+/// Words that root looks for in another user's project are that user's to go on with: a file of root's would close them to him.
+fn leave_to_its_user(path: &Path) {
+    use std::os::unix::fs::{MetadataExt, lchown};
+    let of_folder = path.parent().and_then(|folder| folder.metadata().ok());
+    let of_file = path.symlink_metadata().ok();
+    if let (Some(folder), Some(file)) = (of_folder, of_file)
+        && rustix::process::geteuid().is_root()
+        && folder.uid() != file.uid()
+    {
+        // A disk that knows no users has nothing to be left to anybody.
+        let _ = lchown(path, Some(folder.uid()), Some(folder.gid()));
+    }
 }
 
 fn is_of(conn: &Connection, epoch: u64) -> Result<bool, SearchError> {

@@ -793,11 +793,27 @@ fn another_users_project_is_left_alone_and_the_sentence_says_whose_it_is() {
     let root = a.clone().with_user(0).with_home(&lab.path("roots-home"));
     let whose = format!("uid {NOBODY}");
 
-    for command in [&["sync"][..], &["sync", "--dry-run"], &["gc"], &["star", "shared/one.md"], &["up"]] {
+    let commands = [
+        &["sync"][..],
+        &["sync", "--dry-run"],
+        &["gc"],
+        &["star", "shared/one.md"],
+        &["up"],
+        &["rebuild"],
+        &["origin", "new"],
+        &["serve"],
+        &["peers", "invite"],
+    ];
+    for command in commands {
         root.run(command).expect(1).says(&whose).says(".larder").says("sudo -u");
     }
     root.run(["status"]).expect(1).says(&whose);
+    root.run(["doctor"]).says(&whose);
     root.run(["cat", "shared/one.md"]).expect(0).says("one");
+    // What root looked for may be looked for by the project's own user.
+    for project in [&root, &a] {
+        project.run(["search", "one"]).expect(0).says("shared/one.md");
+    }
 
     assert_eq!(set_aside(&a), 0);
     assert_eq!(a.tree(".larder/ledger"), before);

@@ -181,6 +181,10 @@ fn space(dir: &Path) -> Check {
 
 fn permissions(dirs: &ProjectDirs) -> Check {
     let mode_of = |path: &Path| std::fs::symlink_metadata(path).map(|meta| meta.permissions().mode() & 0o777).ok();
+    if let Some(uid) = crate::ledger::other_user(&dirs.larder) {
+        let advice = format!("run larder as that user: `sudo -u '#{uid}' larder ..`");
+        return Check::warn("permissions", format!(".larder belongs to another user (uid {uid})"), advice);
+    }
     let (folder, key) = (mode_of(&dirs.larder), mode_of(&dirs.larder.join("device.key")));
     if folder.is_some_and(|mode| mode & 0o077 != 0) {
         return Check::warn("permissions", ".larder can be read by others", "run `chmod 700 .larder`");

@@ -350,6 +350,9 @@ mod linux {
     fn refused(error: MountError) -> NodeError {
         match error {
             MountError::System { .. } => NodeError::new(Kind::Internal, error.to_string()),
+            MountError::Place(PlaceError::AlreadyMounted { .. }) => {
+                NodeError::user(error.to_string(), "or name another folder: a project may be shown in several places")
+            }
             _ => NodeError::user(
                 error.to_string(),
                 "name an empty folder outside the project; `larder doctor` says what mounting needs",

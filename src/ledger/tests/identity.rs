@@ -88,9 +88,8 @@ fn a_folder_that_stands_where_it_was_made_is_its_users_own_whatever_the_state_fo
     identity.settle(&house.larder(), &other).expect("settled");
     assert_eq!(standing(&house.larder(), &other), Standing::Same);
     assert_eq!(standing(&house.larder(), &house.env), Standing::Same);
-    for env in [&elsewhere, &nowhere] {
-        assert_eq!(standing(&house.larder(), env), Standing::Unknown);
-    }
+    let seen = [&elsewhere, &nowhere].map(|env| standing(&house.larder(), env));
+    assert_eq!(seen, [Standing::OtherMachine; 2], "the very folder, as a container sees it, never came from elsewhere");
     identity.settle(&house.larder(), &nowhere).expect("settled");
     let unnamed = Env { vars: nowhere.vars.clone(), ..House::new(71).env.clone() };
     assert_eq!(standing(&house.larder(), &unnamed), Standing::Unknown, "a machine without a name is no proof");
@@ -101,6 +100,28 @@ fn a_folder_that_stands_where_it_was_made_is_its_users_own_whatever_the_state_fo
         identity.settle(&house.larder(), &house.env).expect("settled");
         assert_eq!(standing(&house.larder(), &third), Standing::Unknown, "another user's");
     }
+}
+
+#[test]
+fn a_folder_that_others_may_look_into_is_not_known_by_where_it_stands() {
+    use std::os::unix::fs::PermissionsExt;
+    let house = House::new(72);
+    let other_home = tempfile::tempdir().expect("a folder");
+    let other = Env { state_home: other_home.path().to_owned(), ..house.env.clone() };
+    assert_eq!(standing(&house.larder(), &other), Standing::Moved);
+
+    for (name, mode) in [("device.key", 0o644), ("", 0o755)] {
+        let path = house.larder().join(name);
+        let before = std::fs::metadata(&path).expect("metadata").permissions();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("chmod");
+        assert_eq!(
+            standing(&house.larder(), &other),
+            Standing::Unknown,
+            "whoever has it checked out could look that up"
+        );
+        std::fs::set_permissions(&path, before).expect("chmod");
+    }
+    assert_eq!(standing(&house.larder(), &other), Standing::Moved);
 }
 
 #[test]

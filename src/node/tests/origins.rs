@@ -112,3 +112,52 @@ fn an_identity_is_made_under_the_lock_that_the_command_has() {
 
     assert!(identity_of(&env, &options, &settings).is_ok());
 }
+
+/// The folder of a machine that never ran, with the `.larder` of another one as a checkout brings it.
+fn checked_out() -> (Machine, String) {
+    let (mut writer, reader) = (Machine::new("writer", &backend()), Machine::new("reader", &backend()));
+    writer.write("a.md", "a\n");
+    writer.run();
+    let name = origin(&mut writer).to_string();
+    let copied = std::process::Command::new("cp").arg("-r").args([writer.path(".larder"), reader.path("")]).status();
+    assert!(copied.expect("runs").success());
+    (reader, name)
+}
+
+fn set_aside(machine: &Machine) -> usize {
+    let entries = std::fs::read_dir(machine.path("")).expect("lists");
+    entries.filter(|entry| entry.as_ref().expect("lists").file_name().to_string_lossy().contains("set-aside")).count()
+}
+
+#[test]
+fn what_came_with_a_checkout_is_not_moved_while_a_process_of_another_container_holds_it() {
+    let (reader, name) = checked_out();
+    // Its holder has a number of a space that cannot be looked into from here.
+    let lock = std::fs::File::options().write(true).create(true).truncate(true).open(reader.path(".larder/lock"));
+    let lock = lock.expect("opens");
+    std::io::Write::write_all(&mut &lock, b"2147483646\n").expect("writes");
+    lock.lock().expect("nobody holds it");
+
+    let refused = Node::open(&reader.env(), &reader.options(), Arc::new(NoProgress)).err().expect("somebody holds it");
+
+    assert!(refused.message.contains("already works in this project"), "{refused:?}");
+    assert_eq!(set_aside(&reader), 0);
+    drop(lock);
+    let mut opened = Node::open(&reader.env(), &reader.options(), Arc::new(NoProgress)).expect("opens");
+    assert_ne!(opened.engine.origin().to_string(), name);
+    assert_eq!(set_aside(&reader), 1);
+    drop(opened.run(&Default::default()).expect("runs"));
+}
+
+#[test]
+fn nobody_pairs_as_who_came_with_a_checkout() {
+    use crate::node::identity::identity_of;
+    let (reader, name) = checked_out();
+    let (env, options) = (reader.env(), reader.options());
+    let settings = options.settings(&env).expect("reads");
+
+    let (identity, _) = identity_of(&env, &options, &settings).expect("is made");
+
+    assert_ne!(identity.origin().to_string(), name, "whoever made the checkout has that key");
+    assert_eq!(set_aside(&reader), 1);
+}
