@@ -34,6 +34,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::env::Env;
 use crate::transport::http::pairing::ROOTS_LINE;
+use crate::transport::http::wire::SLOWEST_BYTES_PER_SECOND;
 use crate::transport::http::{Plain, server_line};
 pub use desk::{Desk, Device};
 pub use gate::Gate;
@@ -76,7 +77,7 @@ impl Default for Limits {
             connections_of_one: 128,
             header: Duration::from_secs(15),
             body: Duration::from_secs(20),
-            slowest_bytes_per_second: 16 << 10,
+            slowest_bytes_per_second: SLOWEST_BYTES_PER_SECOND,
             write: Duration::from_secs(30),
             bodies_bytes: 160 << 20,
         }

@@ -15,6 +15,8 @@ use crate::{AdapterError, ErrorKind};
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 const CONNECT: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(30);
+/// A line that is slower is none.
+const SLOWEST_BYTES_PER_SECOND: u64 = 16 << 10;
 /// An idle connection is given up before the server does.
 const IDLE: Duration = Duration::from_secs(8);
 const USUAL_WAIT_MS: u64 = 5_000;
@@ -106,7 +108,6 @@ impl Line {
             .tcp_nodelay(true)
             .pool_idle_timeout(IDLE)
             .connect_timeout(CONNECT)
-            .read_timeout(ANSWER)
             .build()
             .map_err(|_| refused("no client for requests can be made"))?;
         let (key, token) = (keys.key.clone(), token.cloned());
@@ -145,9 +146,12 @@ impl Line {
             .base
             .join(function)
             .map_err(|_| error(ErrorKind::Unsupported, "a function has no address".to_owned()))?;
+        let limit = until_answer(body.len());
         let asked =
             self.client.post(url).headers(self.headers.clone()).header("content-type", "application/json").body(body);
-        let mut response = asked.send().await.map_err(|failed| error(ErrorKind::Unavailable, words(&failed)))?;
+        let late = |_| error(ErrorKind::Unavailable, LATE.to_owned());
+        let sent = tokio::time::timeout(limit, asked.send()).await.map_err(late)?;
+        let mut response = sent.map_err(|failed| error(ErrorKind::Unavailable, words(&failed)))?;
         let status = response.status();
         if status.is_redirection() {
             let why = "it redirects elsewhere, where the key is not sent; name that address itself in SUPABASE_URL";
@@ -156,7 +160,9 @@ impl Line {
         }
         let wait_ms = retry_after_ms(response.headers());
         let mut bytes = Vec::new();
-        while let Some(part) = response.chunk().await.map_err(|failed| error(ErrorKind::Unavailable, words(&failed)))? {
+        loop {
+            let part = tokio::time::timeout(ANSWER, response.chunk()).await.map_err(late)?;
+            let Some(part) = part.map_err(|failed| error(ErrorKind::Unavailable, words(&failed)))? else { break };
             if MAX_ANSWER_BYTES < bytes.len() + part.len() {
                 return Err(error(ErrorKind::Corrupt, format!("its answer is longer than {MAX_ANSWER_BYTES} bytes")));
             }
@@ -171,6 +177,12 @@ impl Line {
     }
 }
 
+/// How long a question of so many bytes is waited for until its answer begins: the service has to have all of it first.
+fn until_answer(body_bytes: usize) -> Duration {
+    ANSWER + Duration::from_secs(body_bytes as u64 / SLOWEST_BYTES_PER_SECOND)
+}
+
+const LATE: &str = "it did not answer in time";
 const NO_API: &str = "its answer is none of the API; is SUPABASE_URL the project's own address?";
 const HALF_MADE: &str = "run what `larder backend ddl supabase` prints in the project's SQL editor";
 
@@ -232,7 +244,7 @@ fn words(error: &reqwest::Error) -> String {
         cause = inner.source();
     }
     let kind = match () {
-        () if error.is_timeout() => "it did not answer in time",
+        () if error.is_timeout() => LATE,
         () if error.is_connect() => "it cannot be reached",
         () => "its answer was cut off",
     };
@@ -242,6 +254,12 @@ fn words(error: &reqwest::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_sent_has_the_time_that_it_takes() {
+        assert_eq!(until_answer(100), ANSWER);
+        assert_eq!(until_answer(4 << 20), ANSWER + Duration::from_secs(256), "four MiB over a line of 16 KiB a second");
+    }
 
     #[test]
     fn every_answer_has_the_kind_a_caller_can_act_on() {

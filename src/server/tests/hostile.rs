@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use super::*;
 use crate::transport::http::Pin;
 use crate::transport::http::token::mint;
-use crate::transport::{Cancel, Depth, ListRequest, WaitHint};
+use crate::transport::{Cancel, Depth, ListRequest, Put, WaitHint};
 
 #[test]
 fn hostile_targets_reach_nothing_with_a_token_or_without() {
@@ -146,6 +146,51 @@ fn visit_fake(answers: Vec<Answer>) -> (Result<HttpTransport, TransportError>, J
     (HttpTransport::connect(&url, "app", credentials, Patience::default()), thread)
 }
 
+/// The same by somebody who waits this long for answers, in milliseconds, and this long for each byte that is sent.
+fn visit_in_haste(read_ms: u64, byte_ms: u64, answers: Vec<Answer>) -> (HttpTransport, JoinHandle<Vec<String>>) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (url, thread) = fake(answers);
+    let credentials =
+        Credentials { identity: device(dir.path(), "device"), pin: Pin::new(&url, "server", None, false) };
+    let patience = Patience { connect_ms: 5_000, read_ms, slowest_bytes_per_second: 1000 / byte_ms };
+    (HttpTransport::connect(&url, "app", credentials, patience).expect("let in"), thread)
+}
+
+/// Says nothing until nobody can wait any more who waits for so long.
+fn late(wait_ms: u64, answer: Answer) -> Answer {
+    Box::new(move |head| {
+        let began = std::time::Instant::now();
+        while began.elapsed().as_millis() < u128::from(wait_ms) {
+            std::thread::yield_now();
+        }
+        answer(head)
+    })
+}
+
+#[test]
+fn a_long_body_has_the_time_that_it_takes_and_is_not_sent_twice_because_it_took_longer() {
+    const READ_MS: u64 = 500;
+    let written = || says("201 Created", "", 0, b"");
+
+    // A line that takes ten bytes a second.
+    let answers = welcome().into_iter().chain([late(2 * READ_MS, written())]).collect();
+    let (visitor, thread) = visit_in_haste(READ_MS, 100, answers);
+    assert_eq!(visitor.put_new("app/a", b"0123456789").expect("there is time"), Put::Written);
+    assert_eq!(thread.join().expect("it ends").len(), 3);
+
+    // Nobody waits for what brings nothing.
+    let answers = welcome().into_iter().chain([late(2 * READ_MS, says("200 OK", "", 1, b"x"))]).collect();
+    let (visitor, thread) = visit_in_haste(READ_MS, 100, answers);
+    assert_eq!(kind(visitor.get("app/a", None, 10)), Some(TransportErrorKind::Unavailable));
+    thread.join().expect("it ends");
+
+    let answers = welcome().into_iter().chain([late(3 * READ_MS, written())]).collect();
+    let (visitor, thread) = visit_in_haste(READ_MS, 1, answers);
+    assert_eq!(kind(visitor.put_new("app/a", b"0123456789")), Some(TransportErrorKind::Unavailable));
+    let heard = thread.join().expect("it ends");
+    assert_eq!(heard.iter().filter(|head| head.starts_with("PUT")).count(), 1);
+}
+
 #[test]
 fn an_answer_that_breaks_off_is_gone_on_with_from_there() {
     let mut answers = welcome();
@@ -227,7 +272,7 @@ fn a_server_that_says_nothing_is_given_up() {
     let dir = tempfile::tempdir().expect("a folder");
     let credentials =
         Credentials { identity: device(dir.path(), "device"), pin: Pin::new(&url, "server", None, false) };
-    let patience = Patience { connect_ms: 100, read_ms: 100 };
+    let patience = Patience { connect_ms: 100, read_ms: 100, ..Patience::default() };
 
     let visited = HttpTransport::connect(&url, "app", credentials, patience);
     assert_eq!(kind(visited), Some(TransportErrorKind::Unavailable));

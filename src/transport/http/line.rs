@@ -31,12 +31,30 @@ pub struct Patience {
     pub connect_ms: u64,
     /// For the next byte of an answer, in milliseconds.
     pub read_ms: u64,
+    /// A body has the time that it takes at this pace, beside that.
+    pub slowest_bytes_per_second: u64,
 }
 
 impl Default for Patience {
     fn default() -> Patience {
         // Longer than the server lets a question for news rest.
-        Patience { connect_ms: 10_000, read_ms: wire::MAX_NEWS_WAIT_MS + 10_000 }
+        Patience {
+            connect_ms: 10_000,
+            read_ms: wire::MAX_NEWS_WAIT_MS + 10_000,
+            slowest_bytes_per_second: wire::SLOWEST_BYTES_PER_SECOND,
+        }
+    }
+}
+
+impl Patience {
+    fn read(&self) -> Duration {
+        Duration::from_millis(self.read_ms)
+    }
+
+    /// Until an answer begins: it does after all of the question came.
+    fn answer(&self, body_bytes: usize) -> Duration {
+        let body_ms = (body_bytes as u64).saturating_mul(1000) / self.slowest_bytes_per_second.max(1);
+        self.read() + Duration::from_millis(body_ms)
     }
 }
 
@@ -118,6 +136,7 @@ struct Session {
 pub(super) struct Line {
     client: Client,
     site: Site,
+    patience: Patience,
     credentials: Option<Credentials>,
     visitor: String,
     requests: Mutex<u64>,
@@ -133,6 +152,7 @@ impl Line {
     ) -> Result<Line, TransportError> {
         let address = site.address();
         let failed = |detail: String| TransportError::new(TransportErrorKind::Unavailable, "open", &address, detail);
+        // Not the client's own limit for reading: it would run while a body is still being sent.
         let client = Client::builder()
             .tls_backend_preconfigured(tls::client_config(belief, seen))
             .redirect(redirect::Policy::none())
@@ -141,14 +161,15 @@ impl Line {
             .referer(false)
             .tcp_nodelay(true)
             .pool_idle_timeout(IDLE)
-            .connect_timeout(Duration::from_millis(patience.connect_ms))
-            .read_timeout(Duration::from_millis(patience.read_ms))
-            .build()
-            .map_err(|error| failed(chain(&error)))?;
+            .connect_timeout(Duration::from_millis(patience.connect_ms));
+        // What is sent and not taken for so long: the other end is gone.
+        #[cfg(target_os = "linux")]
+        let client = client.tcp_user_timeout(patience.read());
+        let client = client.build().map_err(|error| failed(chain(&error)))?;
         let mut visitor = [0; 16];
         getrandom::fill(&mut visitor).map_err(|error| failed(error.to_string()))?;
         let visitor = data_encoding::HEXLOWER.encode(&visitor);
-        Ok(Line { client, site, credentials, visitor, requests: Mutex::new(0), session: Mutex::new(None) })
+        Ok(Line { client, site, patience, credentials, visitor, requests: Mutex::new(0), session: Mutex::new(None) })
     }
 
     pub fn site(&self) -> &Site {
@@ -157,12 +178,12 @@ impl Line {
 
     /// Asks, and adds the answer's body to `kept`, which holds what came of it also after an error.
     pub async fn ask(&self, question: &Question<'_>, kept: &mut Vec<u8>) -> Result<StatusCode, TransportError> {
-        let epoch = self.epoch();
+        let (epoch, began) = (self.epoch(), Instant::now());
         let sent = self.send(question, epoch.as_deref()).await;
         let response = match sent {
             Ok(response) => response,
             // Who restarted answers before a body is read, and hangs up: the next epoch makes the difference.
-            Err(error) if question.body.is_some() => {
+            Err(error) if question.body.is_some() && began.elapsed() < self.patience.read() => {
                 self.learn_epoch(question).await.map_err(|_| error)?;
                 self.send(question, self.epoch().as_deref()).await?
             }
@@ -196,7 +217,9 @@ impl Line {
             // Said also of an empty one.
             request = request.header(CONTENT_LENGTH, body.len()).body(body.to_vec());
         }
-        let response = request.send().await.map_err(|error| self.unanswered(question, error))?;
+        let limit = self.patience.answer(question.body.map_or(0, <[u8]>::len));
+        let sent = in_time(question, limit, request.send()).await?;
+        let response = sent.map_err(|error| self.unanswered(question, error))?;
         let speaks = response.headers().get(wire::SPEAKS_HEADER).is_some_and(|value| value == wire::SPEAKS);
         match response.status() {
             _ if speaks => Ok(response),
@@ -287,7 +310,7 @@ impl Line {
         let status = response.status();
         if !status.is_success() {
             let (kind, mut words) = (kind_of(status, response.headers()), Vec::new());
-            read_body(question, &mut response, wire::MAX_WORD_BYTES, &mut words).await?;
+            self.read_body(question, &mut response, wire::MAX_WORD_BYTES, &mut words).await?;
             if status == StatusCode::RANGE_NOT_SATISFIABLE {
                 // Nothing stands there: the artifact ends before.
                 return Ok(status);
@@ -297,32 +320,43 @@ impl Line {
                 refused.map_or_else(|| status.to_string(), |refused| super::super::error::printable(&refused.reason));
             return Err(question.error(kind, reason));
         }
-        read_body(question, &mut response, question.max_bytes, kept).await?;
+        self.read_body(question, &mut response, question.max_bytes, kept).await?;
         Ok(status)
+    }
+
+    async fn read_body(
+        &self,
+        question: &Question<'_>,
+        response: &mut Response,
+        max_bytes: u64,
+        kept: &mut Vec<u8>,
+    ) -> Result<(), TransportError> {
+        let too_large = |bytes: u64| {
+            question.error(TransportErrorKind::TooLarge, format!("{bytes} bytes are more than the {max_bytes} allowed"))
+        };
+        if let Some(bytes) = response.content_length().filter(|&bytes| bytes > max_bytes) {
+            return Err(too_large(bytes));
+        }
+        let before = kept.len();
+        loop {
+            let piece = in_time(question, self.patience.read(), response.chunk()).await?;
+            let Some(piece) = piece.map_err(|error| broken(question, error))? else { return Ok(()) };
+            let bytes = (kept.len() - before + piece.len()) as u64;
+            if bytes > max_bytes {
+                return Err(too_large(bytes));
+            }
+            kept.extend_from_slice(&piece);
+        }
     }
 }
 
-async fn read_body(
+async fn in_time<T>(
     question: &Question<'_>,
-    response: &mut Response,
-    max_bytes: u64,
-    kept: &mut Vec<u8>,
-) -> Result<(), TransportError> {
-    let too_large = |bytes: u64| {
-        question.error(TransportErrorKind::TooLarge, format!("{bytes} bytes are more than the {max_bytes} allowed"))
-    };
-    if let Some(bytes) = response.content_length().filter(|&bytes| bytes > max_bytes) {
-        return Err(too_large(bytes));
-    }
-    let before = kept.len();
-    while let Some(piece) = response.chunk().await.map_err(|error| broken(question, error))? {
-        let bytes = (kept.len() - before + piece.len()) as u64;
-        if bytes > max_bytes {
-            return Err(too_large(bytes));
-        }
-        kept.extend_from_slice(&piece);
-    }
-    Ok(())
+    limit: Duration,
+    work: impl Future<Output = T>,
+) -> Result<T, TransportError> {
+    let late = |_| question.error(TransportErrorKind::Unavailable, "no answer in time");
+    tokio::time::timeout(limit, work).await.map_err(late)
 }
 
 /// What a caller can do about an answer.

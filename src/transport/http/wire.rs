@@ -25,6 +25,8 @@ pub const NEWS: &str = "news";
 pub const MAX_TARGET_BYTES: usize = 8 << 10;
 /// A server lets a question for news rest this long at most, in milliseconds; clients wait somewhat longer for any answer.
 pub const MAX_NEWS_WAIT_MS: u64 = 20_000;
+/// A body may take as long as it would at this pace, at both ends.
+pub const SLOWEST_BYTES_PER_SECOND: u64 = 16 << 10;
 /// A listing's answer: 10,000 names of 1,024 bytes, escaped, and some room.
 pub const MAX_LIST_BYTES: u64 = 64 << 20;
 /// Any other answer that is no artifact.
