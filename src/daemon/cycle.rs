@@ -19,7 +19,7 @@ use crate::node::{ChangeRequest, Errand, Errands, Node, NodeError, RunOptions};
 use crate::scan::{self, EntryKind};
 use crate::search::{FillGate, Filler};
 use crate::sync::{Asked, Progress, Report, Scope};
-use crate::transport::Cancel;
+use crate::transport::{BACKEND_BELL, Cancel};
 use crate::watch::{Debounce, Hint, Observed, Patience, RescanReason, Settled, Watcher, Writer};
 
 /// After a failed run the next one waits at least this long.
@@ -138,7 +138,9 @@ impl Cycle {
     pub fn subscribe(&mut self, notes: &Notes) {
         self.notes = Some(notes.clone());
         let answered = notes.clone();
-        let bell = Arc::new(move |name: &str| answered.send(Note::Peer(name.to_owned())));
+        let bell = Arc::new(move |name: &str| {
+            answered.send(if name == BACKEND_BELL { Note::Backend } else { Note::Peer(name.to_owned()) });
+        });
         let (waiting, unsettled) = (notes.clone(), self.unsettled.clone());
         let others_wait = Arc::new(move || waiting.wait() || unsettled.load(Ordering::Acquire));
         self.node.engine.deadlines().hurry(bell, others_wait, self.over.clone());

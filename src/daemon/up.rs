@@ -15,7 +15,7 @@ use super::{Carry, Reply, Request, Served, UpOptions};
 use crate::env::Env;
 use crate::model::RelPath;
 use crate::mount::{Followed, Guardian, IndexCatalog, MountOptions, Passthrough, Teller, View};
-use crate::node::{Kind, Node, NodeError};
+use crate::node::{Kind, Node, NodeError, OpenOptions};
 use crate::server::{OnArrival, Server};
 use crate::sync::{self, Progress};
 use crate::transport::Cancel;
@@ -31,7 +31,8 @@ pub fn up(env: &Env, options: &UpOptions, progress: Arc<dyn Progress>, say: &dyn
     let over = Cancel::new();
     let signals = catch_signals(&notes, &over)?;
     let _backend_too = over.on_cancel(larder_adapters::drive::end);
-    let node = Node::open(env, &options.open, progress.clone())?;
+    let open = OpenOptions { keeps_running: true, ..options.open.clone() };
+    let node = Node::open(env, &open, progress.clone())?;
     // Watch first, then scan: what happens in between is hinted and found.
     let watcher = start_watcher(&node, &notes)?;
     for line in watcher.mode().report() {

@@ -24,7 +24,7 @@ use crate::ledger::{
 use crate::model::{Chain, Content, ContentHash, Space};
 use crate::state::State;
 use crate::sync::{StoreLook, SyncError, claimed, look_through, open_peer};
-use crate::transport::BackendTransport;
+use crate::transport::{BackendTransport, Deadlines};
 
 /// Bytes read at once of a long content.
 const READ_BYTES: u64 = 16 << 20;
@@ -213,7 +213,7 @@ impl Verified {
         if !claimed(&state)? {
             return Ok(());
         }
-        let place = backend_of(options, settings, env).and_then(|adapter| {
+        let place = backend_of(options, settings, env, &Deadlines::default()).and_then(|adapter| {
             let own = adapter.capabilities().own;
             let place = BackendTransport::new(adapter, app, "the backend").map_err(SyncError::from)?;
             Ok((place, own))

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use larder_adapters::{ErrorKind, FileSyncAdapter, OpenContext};
+use larder_adapters::{AdapterError, ErrorKind, FileSyncAdapter, OpenContext};
 
 use super::error::{Kind, NodeError};
 use super::identity::{is_in, open_identity, refusal_of_run, set_aside_foreign};
@@ -23,6 +23,7 @@ use crate::scan::Root;
 use crate::state::State;
 use crate::sync::exchange::Trust;
 use crate::sync::{Engine, Parts, Peer, Policy, Progress};
+use crate::transport::{BACKEND_BELL, CALL, DeadlineBackend, Deadlines};
 
 /// Where a project's own files are.
 #[derive(Clone, Debug)]
@@ -101,6 +102,8 @@ pub struct OpenOptions {
     pub lock: Option<Arc<ProjectLock>>,
     /// Until when to wait for a command that holds the project.
     pub patience: Option<Instant>,
+    /// The project is opened to be kept running: a backend that does not answer is not waited for.
+    pub keeps_running: bool,
 }
 
 impl OpenOptions {
@@ -135,6 +138,8 @@ pub struct Node {
     pub backend_error: Option<NodeError>,
     /// What the backend holds or answered made no sense in the last run: it is opened anew, which makes or asks for what is missing.
     pub(super) is_backend_odd: bool,
+    /// It was tried when the project was opened, and no run has begun since.
+    is_backend_tried: bool,
     /// Something was recorded that the backend could not be given: it is when it is heard of again.
     pub(super) unsent: bool,
     // Last: everything else is closed before the lock says so.
@@ -174,7 +179,11 @@ impl Node {
         let ledger = Arc::new(Ledger::open(&dirs.larder)?);
         let (index, replayed) = open_index(&dirs, env, &ledger)?;
         let contents = Arc::new(ContentReader::with_cache(ledger.clone(), index.reader()?, ONCE_CACHE_BYTES));
-        let opened = backend_of(options, &settings, env);
+        let deadlines = Deadlines::default();
+        if options.keeps_running {
+            deadlines.hasten();
+        }
+        let opened = backend_of(options, &settings, env, &deadlines);
         let (adapter, backend_error) = match opened {
             Ok(adapter) => (Some(adapter), None),
             Err(error) if error.kind == Kind::User => return Err(error),
@@ -192,13 +201,25 @@ impl Node {
             identity: Arc::new(identity),
             adapter,
             progress,
+            deadlines,
         })?;
         engine.note_replay(&replayed.problems)?;
         if replayed.floors_rose {
             engine.expect_rescue();
         }
         let (env, options) = (env.clone(), options.clone());
-        Ok(Node { settings, dirs, env, engine, options, backend_error, is_backend_odd: false, unsent: false, lock })
+        Ok(Node {
+            settings,
+            dirs,
+            env,
+            engine,
+            options,
+            backend_error,
+            is_backend_odd: false,
+            is_backend_tried: true,
+            unsent: false,
+            lock,
+        })
     }
 
     /// Opens the same project again; `self` may be dropped then, and must not be used meanwhile nor afterwards.
@@ -231,19 +252,26 @@ impl Node {
         ))
     }
 
-    /// Tries again to open a backend that was away, or that was opened when it was another one than it is now.
-    pub fn reopen_backend(&mut self) -> Result<(), NodeError> {
-        let is_odd = std::mem::take(&mut self.is_backend_odd) && self.options.adapter.is_none();
-        if self.backend_error.is_some() || is_odd {
-            let opened = open_backend(&self.settings, &self.env);
-            if is_odd {
-                self.engine.renew_adapter(opened.as_ref().ok().cloned());
-            } else if let Ok(adapter) = &opened {
-                self.engine.set_adapter(Some(adapter.clone()));
-            }
-            self.backend_error = opened.err();
+    /// Tries again to open a backend that was away, or that was opened when it was another one than it is now; not what was tried just
+    /// now, when the project was opened, nor what asked to be left alone.
+    pub fn reopen_backend(&mut self) {
+        let is_new = std::mem::take(&mut self.is_backend_tried);
+        let is_odd = self.is_backend_odd && self.options.adapter.is_none();
+        let is_due = is_odd || (self.backend_error.is_some() && !is_new);
+        if !is_due || self.engine.backend_rests().is_some() {
+            return;
         }
-        Ok(())
+        self.is_backend_odd = false;
+        let opened = open_adapter(&self.settings, &self.env, self.engine.deadlines());
+        if let Err(AdapterError { kind: ErrorKind::Throttled { retry_after_ms }, message, .. }) = &opened {
+            self.engine.let_backend_rest(*retry_after_ms, message);
+        }
+        if is_odd {
+            self.engine.renew_adapter(opened.as_ref().ok().cloned());
+        } else if let Ok(adapter) = &opened {
+            self.engine.set_adapter(Some(adapter.clone()));
+        }
+        self.backend_error = opened.err().map(|error| named(error, &self.settings));
     }
 
     /// Takes over an edited config. The previous one stays in force if the new one is refused.
@@ -260,7 +288,7 @@ impl Node {
         self.settings = reloaded.settings;
         self.engine.set_policy(policy_of(&self.settings));
         if backend_changed {
-            let opened = open_backend(&self.settings, &self.env);
+            let opened = open_backend(&self.settings, &self.env, self.engine.deadlines());
             self.backend_error = opened.as_ref().err().map(|error| NodeError::new(error.kind, error.message.clone()));
             self.engine.set_adapter(opened.ok());
         }
@@ -354,22 +382,42 @@ pub(super) fn backend_of(
     options: &OpenOptions,
     settings: &Settings,
     env: &Env,
+    deadlines: &Deadlines,
 ) -> Result<Arc<dyn FileSyncAdapter>, NodeError> {
-    options.adapter.clone().map_or_else(|| open_backend(settings, env), Ok)
+    options.adapter.clone().map_or_else(|| open_backend(settings, env, deadlines), Ok)
 }
 
-/// Opens the backend the settings name.
-pub(crate) fn open_backend(settings: &Settings, env: &Env) -> Result<Arc<dyn FileSyncAdapter>, NodeError> {
-    let variable = |name: &str| env.var(name).map(str::to_owned);
-    let context = OpenContext { env: &variable, ..OpenContext::new(settings.project_dir()) };
-    larder_adapters::open(settings.backend.value.reveal(), &context).map_err(|error| {
-        let unknown = error.kind == ErrorKind::Unsupported;
-        let mut named: NodeError = error.into();
-        if unknown {
-            named.hint = Some(format!("it is set by {}", settings.backend.source));
-        }
-        named
-    })
+/// Opens the backend the settings name, behind these deadlines if it is none of this machine's files.
+fn open_backend(settings: &Settings, env: &Env, deadlines: &Deadlines) -> Result<Arc<dyn FileSyncAdapter>, NodeError> {
+    open_adapter(settings, env, deadlines).map_err(|error| named(error, settings))
+}
+
+fn open_adapter(
+    settings: &Settings,
+    env: &Env,
+    deadlines: &Deadlines,
+) -> Result<Arc<dyn FileSyncAdapter>, AdapterError> {
+    let (address, folder) = (settings.backend.value.reveal().to_owned(), settings.project_dir().to_owned());
+    let found = larder_adapters::resolve_backend(&address, &folder)?;
+    let env = env.clone();
+    let open = move || {
+        let variable = |name: &str| env.var(name).map(str::to_owned);
+        larder_adapters::open(&address, &OpenContext { env: &variable, ..OpenContext::new(&folder) })
+    };
+    if larder_adapters::backends().any(|backend| backend.scheme == found.scheme && backend.is_file) {
+        return open();
+    }
+    let label = format!("the backend {found}");
+    Ok(Arc::new(DeadlineBackend::open(&label, CALL, deadlines.of_place(BACKEND_BELL), open)?))
+}
+
+fn named(error: AdapterError, settings: &Settings) -> NodeError {
+    let is_unknown = error.kind == ErrorKind::Unsupported;
+    let mut named: NodeError = error.into();
+    if is_unknown {
+        named.hint = Some(format!("it is set by {}", settings.backend.source));
+    }
+    named
 }
 
 pub(super) fn create_private_folder(larder: &Path) -> Result<(), NodeError> {

@@ -16,7 +16,7 @@ use crate::env::Env;
 use crate::ledger::{ArtifactName, Identity, Ledger};
 use crate::model::{Chain, OriginName, Space};
 use crate::sync::{Progress, SyncError, open_peer};
-use crate::transport::{BackendTransport, Depth, ListRequest, MAX_PAGE_NAMES, Transport, TransportError};
+use crate::transport::{BackendTransport, Deadlines, Depth, ListRequest, MAX_PAGE_NAMES, Transport, TransportError};
 
 /// Pages of one folder of a store that are looked at.
 const MAX_PAGES: usize = 100;
@@ -248,7 +248,8 @@ impl Heard {
             heard.ask(name, app, newest.as_deref(), place.as_deref().map_err(ToString::to_string));
         }
         let place =
-            BackendTransport::new(backend_of(options, settings, env)?, app, "the backend").map_err(SyncError::from)?;
+            BackendTransport::new(backend_of(options, settings, env, &Deadlines::default())?, app, "the backend")
+                .map_err(SyncError::from)?;
         heard.ask(BACKEND, app, newest.as_deref(), Ok(&place));
         Ok(heard)
     }

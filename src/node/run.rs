@@ -94,11 +94,6 @@ impl Node {
 
     fn steps(&mut self, options: &RunOptions, partners: &Partners) -> Result<Report, NodeError> {
         self.check_in_place()?;
-        self.reopen_backend()?;
-        let mut report = Report::default();
-        if let Some(error) = &self.backend_error {
-            report.backend_error = Some(error.message.clone());
-        }
         // Who waits for his own change alone asks nobody for more.
         let is_by_hand = options.asked == Asked::Everybody && !options.takes_turns;
         self.engine.deadlines().begin_run(is_by_hand, !options.scope.is_empty());
@@ -107,6 +102,11 @@ impl Node {
             self.engine.offer_large_again();
         }
         let has_rested = self.engine.end_backend_rest(is_by_hand);
+        self.reopen_backend();
+        let mut report = Report::default();
+        if let Some(error) = &self.backend_error {
+            report.backend_error = Some(error.message.clone());
+        }
         if let Some(why) = self.engine.backend_rests() {
             report.backend_error.get_or_insert(why.to_owned());
         }

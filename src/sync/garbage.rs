@@ -502,6 +502,10 @@ impl Engine {
             });
         }
         let Some(adapter) = self.adapter.clone().filter(|_| meant(BACKEND)) else { return Ok(stores) };
+        if let Some(why) = self.backend_rests() {
+            stores.push(StoreGarbage { why: Some(why.to_owned()), waits: true, ..StoreGarbage::of(BACKEND) });
+            return Ok(stores);
+        }
         let mut spaces = vec![Space::shared()];
         if adapter.capabilities().own {
             spaces.push(self.private_space.clone());

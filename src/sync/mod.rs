@@ -389,6 +389,8 @@ pub struct Parts {
     pub adapter: Option<Arc<dyn FileSyncAdapter>>,
     /// Told how far long steps have come.
     pub progress: Arc<dyn Progress>,
+    /// How long places are waited for, the mirror among them.
+    pub deadlines: crate::transport::Deadlines,
 }
 
 impl Engine {
@@ -420,7 +422,7 @@ impl Engine {
             away: std::collections::BTreeSet::new(),
             pauses: pauses::Pauses::default(),
             rest: None,
-            deadlines: crate::transport::Deadlines::default(),
+            deadlines: parts.deadlines,
             left_over: turn::LeftOver::default(),
             whole_exchanges_ms: BTreeMap::new(),
             uncompared: BTreeSet::new(),

@@ -7,6 +7,7 @@
 //! much goes on without whoever asked, if others wait for him. A thread that is stuck is left behind: nothing can call it back, and
 //! it does not keep the process from ending. Knows nothing of artifacts.
 
+mod backend;
 mod late;
 mod standing;
 mod worker;
@@ -19,9 +20,10 @@ use std::time::{Duration, Instant};
 use super::{
     Body, ListRequest, Listing, Mending, Put, Removing, Transport, TransportError, TransportErrorKind, WaitHint, Wake,
 };
+pub use backend::{CALL, DeadlineBackend};
 use late::Late;
 pub use standing::Haste;
-pub use worker::{Bell, Deadlines, OthersWait};
+pub use worker::{BACKEND_BELL, Bell, Deadlines, OthersWait};
 use worker::{OPEN_PLACE, Worker, lock};
 
 /// How long a folder may take to answer, without what the bytes take.

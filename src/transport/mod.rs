@@ -30,7 +30,7 @@ use std::sync::Arc;
 pub use backend::BackendTransport;
 pub use bundle::{Bundle, BundleWriter};
 pub use cancel::{Cancel, CancelHook};
-pub use deadline::{DeadlineTransport, Deadlines};
+pub use deadline::{BACKEND_BELL, CALL, DeadlineBackend, DeadlineTransport, Deadlines};
 pub use error::{TransportError, TransportErrorKind};
 pub use faulty::{FaultPlan, FaultyTransport};
 pub use folder::FolderTransport;

@@ -130,7 +130,7 @@ fn beside_a_server_that_says_nothing_edits_are_recorded_and_the_daemon_ends() {
 }
 
 #[test]
-fn beside_a_database_that_says_nothing_the_daemon_ends_when_it_is_told_to() {
+fn beside_a_database_that_says_nothing_edits_are_recorded_and_the_daemon_ends() {
     let lab = Lab::new();
     let server = TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("http://{}", server.local_addr().expect("bound"));
@@ -138,13 +138,13 @@ fn beside_a_database_that_says_nothing_the_daemon_ends_when_it_is_told_to() {
     project.write("shared/plan.md", "1\n");
     let vars = [("CONVEX_URL", &*url), ("CONVEX_LARDER_SECRET", "secret")];
     let project = vars.into_iter().fold(project, |project, (name, value)| project.with_var(name, value));
-    let mut command = project.command(["up"]);
-    command.arg("--trust");
-    let daemon = Daemon::start(command);
-    // By its own limits it has two minutes to answer.
-    let _line = server.accept().expect("somebody asks");
 
-    in_time("the end", || daemon.stop());
+    // By its own limits it has two minutes to answer.
+    let mut daemon = in_time("the start", || project.up_with(["--trust"]));
+    let _line = server.accept().expect("somebody asks");
+    edits_are_recorded(&project, &mut daemon, &["one.md", "two.md", "three.md"]);
+    project.run(["status"]).expect(2).says("does not answer");
+    ends(&project, daemon);
 
     project.run(["log", "shared/plan.md"]).expect(0);
 }

@@ -79,6 +79,8 @@ const OURS: &[&str] = &["sslmode", "sslrootcert", "sslcert", "sslkey", "passfile
 const WITHOUT_EFFECT: &[&str] =
     &["gssencmode", "fallback_application_name", "keepalives_count", "client_encoding", "sslcompression", "sslsni"];
 const KEEPALIVE: Duration = Duration::from_secs(30);
+/// What is sent and not taken for so long was sent into a line that is dead.
+const UNTAKEN: Duration = Duration::from_secs(30);
 const MAX_PASSWORD_FILE_BYTES: u64 = 1 << 20;
 
 /// How much of TLS a person asks for, as libpq means it.
@@ -241,6 +243,9 @@ fn config_of(parameters: &Parameters) -> Result<Config, AdapterError> {
     }
     if !parameters.contains_key("keepalives_idle") {
         config.keepalives_idle(KEEPALIVE);
+    }
+    if config.get_tcp_user_timeout().is_none() {
+        config.tcp_user_timeout(UNTAKEN);
     }
     Ok(config)
 }

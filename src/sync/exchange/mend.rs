@@ -85,6 +85,9 @@ impl Run<'_> {
             Err(TransportError { kind: TransportErrorKind::TooLarge | TransportErrorKind::Corrupt, .. }) => {
                 return Ok(There::Wrong);
             }
+            Err(error) if error.kind == TransportErrorKind::AtWork => {
+                return self.heard(Err(error)).map(|_: Option<()>| There::Unknown);
+            }
             Err(_) => return Ok(There::Unknown),
         };
         Ok(match verify_bytes(name, &bytes) {

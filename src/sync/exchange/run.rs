@@ -280,7 +280,8 @@ impl<'a> Run<'a> {
         self.remote.settle_puts().map_err(|error| {
             self.report.pushed.clear();
             views.iter_mut().for_each(|view| view.closed = true);
-            Stop::Broken(error.into())
+            self.report.is_at_work = error.kind == TransportErrorKind::AtWork;
+            if self.report.is_at_work { Stop::Turn } else { Stop::Broken(error.into()) }
         })
     }
 

@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 use super::super::{Cancel, Transport, TransportError, TransportErrorKind};
 use super::standing::{Answer, Haste, SLOWEST_BYTES_PER_SECOND, Standing};
 
+/// What the bell calls the backend; no peer can have that name.
+pub const BACKEND_BELL: &str = "";
+
 /// Told the name of a place whose answer came after all.
 pub type Bell = Arc<dyn Fn(&str) + Send + Sync>;
 
@@ -51,6 +54,11 @@ impl Deadlines {
         let mut shared = lock(&self.shared);
         (shared.haste, shared.bell, shared.over) = (Haste::Unasked, Some(bell), over);
         shared.others_wait = Some(others_wait);
+    }
+
+    /// Nobody is kept waiting from here on; who is told of late answers is said by `hurry`.
+    pub fn hasten(&self) {
+        lock(&self.shared).haste = Haste::Unasked;
     }
 
     /// A run begins, which somebody asked for or not. `has_to_record`: it will look at the disk once it was told what others have.
