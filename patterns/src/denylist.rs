@@ -451,6 +451,7 @@ mod tests {
             (".svn/x", ".svn/"),
             (".larder/device.key", "*.key"),
             (".larder/state", ".larder/"),
+            (".larder-set-aside-abc234/origin.json", ".larder-set-aside-*"),
             (".claude/.credentials.json", ".claude/.credentials.json"),
             ("auth.json", "auth.json"),
             ("sub/auth.json", "auth.json"),

@@ -379,3 +379,24 @@ fn a_store_that_is_away_holds_up_no_adoption_if_another_holds_the_newest_or_a_pe
     assert_eq!(generations(&anew, &name), 3);
     anew.verify();
 }
+
+#[test]
+fn what_was_set_aside_unread_never_leaves_whatever_the_patterns_say() {
+    let (lab, a) = lab();
+    let all = r#"{ "appId": "lab", "syncFilePatterns": ["**"], "privateSyncFilePatterns": ["mine/**"] }"#;
+    fs::write(a.path("sync-config.json"), all).expect("write the config");
+    a.write("mine/diary.md", "nobody else's\n");
+    a.write("one.md", "one\n");
+    a.run(["sync", "--trust"]).expect(0);
+    let anew = a.with_home(&lab.path("new-home"));
+
+    anew.run(["sync", "--trust"]).says("moved to").says(".larder-set-aside-");
+
+    let aside = anew.tree("").keys().any(|path| path.starts_with(b".larder-set-aside-"));
+    assert!(aside, "it is kept for a person to look at");
+    let recorded = anew.run(["log", "--json", "-n", "1000"]).expect(0).json();
+    let paths: Vec<&str> =
+        recorded["versions"].as_array().expect("a list").iter().filter_map(|v| v["path"].as_str()).collect();
+    assert!(paths.contains(&"one.md"));
+    assert!(!paths.iter().any(|path| path.starts_with(".larder-set-aside-")), "{paths:?}");
+}
