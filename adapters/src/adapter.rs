@@ -130,6 +130,12 @@ pub trait FileSyncAdapter: Send + Sync {
         None
     }
 
+    /// How many changes this very store has counted, whoever made them: fewer than before means that an older copy took its
+    /// place. `None` if the backend cannot tell.
+    fn changes_counted(&self) -> Result<Option<u64>, AdapterError> {
+        Ok(None)
+    }
+
     /// Reads one page; all of it from one moment.
     ///
     /// Errors leave nothing behind; `Unsupported` for a limit of 0.

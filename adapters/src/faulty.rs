@@ -223,6 +223,10 @@ impl FileSyncAdapter for FaultyAdapter {
         self.inner.store_id()
     }
 
+    fn changes_counted(&self) -> Result<Option<u64>, AdapterError> {
+        self.inner.changes_counted()
+    }
+
     fn query(&self, query: &Query) -> Result<Page, AdapterError> {
         self.call("query", || self.inner.query(query))
     }

@@ -121,6 +121,9 @@ impl Node {
             if looks { self.engine.take_inbox(&mut report)? + self.engine.take_apart(&mut report)? } else { 0 };
         // What was not asked while it rested is asked now, whoever asks.
         let asks_backend = options.asked.backend() || has_rested;
+        if !options.dry_run && self.may_ask_backend() {
+            self.engine.look_for_older_copy()?;
+        }
         if asks_backend && self.may_ask_backend() {
             let read = self.engine.read_rows();
             rows = self.soften(read, &mut report)?.flatten();

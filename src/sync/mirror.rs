@@ -16,6 +16,7 @@ use larder_adapters::{
 
 use super::content::shape_of;
 use super::resolve::{Outcome, Resolution};
+use super::stores::ROW_CHANGES;
 use super::{Engine, Report, Result, SyncError};
 use crate::index::{Slot, Stored};
 use crate::model::{Channel, ContentKind, RelPath, Space};
@@ -133,9 +134,13 @@ impl Engine {
         let now = self.now_ms() as i64;
         let (mirrored, name, is_done) =
             (self.mirrored, adapter.capabilities().name.clone(), !self.left_over.has_rows());
+        let counted = adapter.changes_counted()?;
         // A mark that a power cut took back costs a second look at some rows.
         self.state.quick_transaction(|state| {
             state.set_meta_i64("mirrored", mirrored)?;
+            if let Some(counted) = counted {
+                state.set_meta_i64(ROW_CHANGES, counted.cast_signed())?;
+            }
             if is_done {
                 state.note_success(&name, Direction::Push, now)?;
             }

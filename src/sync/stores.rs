@@ -29,6 +29,8 @@ const DAY_MS: u64 = 24 * 3_600_000;
 pub(super) const PROJECT: &str = "project";
 /// Which database the marks of rows were made with, in `state.db`.
 const ROW_STORE: &str = "row_store";
+/// How many changes that database had counted when rows were last written, in `state.db`.
+pub(super) const ROW_CHANGES: &str = "row_changes";
 /// The address of the backend that the lines of `status` tell of, secrets masked, in `state.db`.
 pub const BACKEND_MET: &str = "backend_met";
 /// Ends the source of what is damaged in a store, after that of the store's other problems.
@@ -516,6 +518,24 @@ impl Engine {
             }
         }
         Ok(self.state.set_meta(ROW_STORE, Some(met.as_bytes()))?)
+    }
+
+    /// Where an older copy took the database's place, what was written since is not in it, and no feed tells of a row that is
+    /// missing: all rows are looked at again. Asked before this run writes any, which would count as changes.
+    pub fn look_for_older_copy(&mut self) -> Result<()> {
+        // Whoever asks next says why the backend cannot be asked.
+        let counted = self.adapter.as_ref().and_then(|adapter| adapter.changes_counted().ok().flatten());
+        let (Some(counted), Some(known)) = (counted, self.state.meta_i64(ROW_CHANGES)?) else { return Ok(()) };
+        let counted = counted.cast_signed();
+        if counted >= known {
+            return Ok(());
+        }
+        self.mirrored = 0;
+        self.state.transaction(|state| {
+            state.set_meta_i64("mirrored", 0)?;
+            state.set_meta_i64(ROW_CHANGES, counted)?;
+            Ok::<(), SyncError>(())
+        })
     }
 
     /// The project's id in the backend; `None` before it was reached.

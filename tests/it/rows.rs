@@ -107,3 +107,39 @@ fn approved_deletions_of_archive_files_wait_for_no_row() {
     project.sync();
     assert_eq!(outbox(&project), serde_json::json!([]));
 }
+
+#[test]
+fn a_database_that_an_older_copy_replaced_has_every_row_again_after_the_next_sync() {
+    let lab = Lab::new();
+    let project = lab.project("project", CONFIG);
+    for name in ["kept", "edited", "deleted"] {
+        project.write(format!("shared/{name}.md"), format!("{name} at first\n"));
+    }
+    project.sync();
+    let database = project.path("sync.db");
+    std::fs::copy(&database, lab.path("older.db")).expect("copy the database");
+    project.write("shared/edited.md", "edited later\n");
+    project.write("shared/new.md", "new\n");
+    project.remove("shared/deleted.md");
+    project.sync();
+
+    for beside in ["sync.db", "sync.db-wal", "sync.db-shm"] {
+        let _ = std::fs::remove_file(project.path(beside));
+    }
+    std::fs::copy(lab.path("older.db"), &database).expect("put the copy back");
+    // As many as stand in for the changes that are missing there.
+    for n in 0..9 {
+        project.write(format!("shared/later-{n}.md"), "later\n");
+    }
+    project.sync();
+
+    let rows = Rows::open(&database);
+    let of = |name: &str| rows.content(&format!("shared/{name}.md"));
+    assert_eq!(of("edited").as_deref(), Some("edited later\n"));
+    assert_eq!(of("new").as_deref(), Some("new\n"));
+    assert_eq!(of("deleted"), None);
+    assert_eq!(rows.count(), 12);
+    assert_eq!(project.read("shared/edited.md").as_deref(), Some(&b"edited later\n"[..]), "no file changes");
+    assert_eq!(project.read("shared/deleted.md"), None);
+    project.verify();
+}

@@ -174,6 +174,10 @@ impl FileSyncAdapter for SqliteAdapter {
         self.with(Role::Writer, |session| Ok(session.instance.clone())).ok()
     }
 
+    fn changes_counted(&self) -> Result<Option<u64>, AdapterError> {
+        self.with(Role::Reader, |session| session.changes_counted().map(Some))
+    }
+
     fn query(&self, query: &Query) -> Result<Page, AdapterError> {
         let limit = query.rows_of_page(PAGE_ROWS)?;
         self.with(Role::Reader, |session| session.query(query, limit))

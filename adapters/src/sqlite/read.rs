@@ -83,6 +83,14 @@ impl Session {
         let found = reading.changed_ids(reading.place_of(after, newest), 1).map_err(&failed)?;
         Ok((!found.is_empty(), reading.cursor(newest)))
     }
+
+    /// The number of the newest change of any space.
+    pub(super) fn changes_counted(&mut self) -> Result<u64, AdapterError> {
+        let failed = self.failed("query");
+        let mut statement = self.connection.prepare_cached(NEWEST).map_err(&failed)?;
+        let newest: i64 = statement.query_row([], |row| row.get(0)).map_err(failed)?;
+        Ok(newest.unsigned_abs())
+    }
 }
 
 const CHUNKS: &str = "SELECT bytes FROM file_chunks WHERE id = ?1 AND n >= ?2 AND n < ?3 ORDER BY n";
