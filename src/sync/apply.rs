@@ -14,7 +14,8 @@ use super::content::shape_of;
 use super::displaced::hash_displaced;
 use super::materialise::Step;
 use super::place::{
-    BESIDE_PREFIX, PlaceError, Spot, Standing, link_stays_inside, prune_empty_folders, sync_file_systems, write_staged,
+    BESIDE_PREFIX, PlaceError, Rights, Spot, Standing, link_stays_inside, prune_empty_folders, sync_file_systems,
+    write_staged,
 };
 use super::plan::WAITS;
 use super::resolve::Outcome;
@@ -163,7 +164,8 @@ impl Engine {
             }
         }
         let (dir, name) = self.staged_place(intent, spot);
-        let written = write_staged(dir, &name, kind, || pieces.next());
+        let rights = if step.base.is_some() { spot.rights() } else { Rights::USUAL };
+        let written = write_staged(dir, &name, kind, rights, || pieces.next());
         let hash = pieces.hash();
         let right = match &step.resolution.outcome {
             Outcome::Content(content) => hash == content.hash,

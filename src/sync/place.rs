@@ -106,10 +106,24 @@ impl Stage {
     }
 }
 
-fn create_file(dir: BorrowedFd<'_>, name: &str, exec: bool) -> Result<File> {
+/// What a file that takes another one's place may grant: to nobody more than that one did, and to its owner to read and write it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rights(u32);
+
+impl Rights {
+    /// What this user's files usually grant.
+    pub const USUAL: Rights = Rights(0o666);
+
+    fn mode(self, exec: bool) -> Mode {
+        let rights = self.0 | 0o600;
+        let exec = if exec { (rights & 0o444) >> 2 } else { 0 };
+        Mode::from_raw_mode(rights | exec)
+    }
+}
+
+fn create_file(dir: BorrowedFd<'_>, name: &str, mode: Mode) -> Result<File> {
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mode = if exec { 0o777 } else { 0o666 };
-    Ok(File::from(fs::openat(dir, name, flags, Mode::from_raw_mode(mode))?))
+    Ok(File::from(fs::openat(dir, name, flags, mode)?))
 }
 
 /// The folder of a path, opened step by step, and the last name.
@@ -172,6 +186,14 @@ impl Spot {
             FileType::Directory => Standing::Folder,
             _ => Standing::Special,
         })
+    }
+
+    /// What the file that stands here grants.
+    pub fn rights(&self) -> Rights {
+        match fs::statat(&self.folder, self.name.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => Rights(stat.st_mode & 0o666),
+            _ => Rights::USUAL,
+        }
     }
 
     /// Other names in the folder that a case-insensitive or normalising file system takes for this one.
@@ -353,6 +375,7 @@ pub fn write_staged(
     dir: BorrowedFd<'_>,
     name: &str,
     kind: ContentKind,
+    rights: Rights,
     mut pieces: impl FnMut() -> io::Result<Option<Vec<u8>>>,
 ) -> Result<BaseStat> {
     if kind == ContentKind::Link {
@@ -364,7 +387,7 @@ pub fn write_staged(
         fs::symlinkat(target, dir, name)?;
         return Ok(base_stat(&fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?));
     }
-    let mut file = create_file(dir, name, kind == ContentKind::File { exec: true })?;
+    let mut file = create_file(dir, name, rights.mode(kind == ContentKind::File { exec: true }))?;
     while let Some(piece) = pieces()? {
         file.write_all(&piece).map_err(io_error)?;
     }
@@ -439,7 +462,16 @@ mod tests {
     fn staged(place: &Place, id: &str, bytes: &[u8]) {
         let mut once = Some(bytes.to_vec());
         let kind = ContentKind::File { exec: false };
-        write_staged(place.stage.dir(), id, kind, || Ok(once.take())).expect("stages");
+        write_staged(place.stage.dir(), id, kind, Rights::USUAL, || Ok(once.take())).expect("stages");
+    }
+
+    #[test]
+    fn what_takes_a_files_place_grants_nobody_more_and_may_be_run_by_whoever_may_read_it() {
+        let modes = [0o666, 0o644, 0o640, 0o600, 0o440, 0o000]
+            .map(|rights| [false, true].map(|exec| Rights(rights).mode(exec).as_raw_mode()));
+
+        let wanted = [[0o666, 0o777], [0o644, 0o755], [0o640, 0o750], [0o600, 0o700], [0o640, 0o750], [0o600, 0o700]];
+        assert_eq!(modes, wanted);
     }
 
     #[test]

@@ -303,3 +303,27 @@ fn a_staged_copy_that_the_disk_spoiled_is_nobodys_edit_if_nothing_stood_there() 
         assert_eq!(b.read("a.txt").as_deref(), Some(person.unwrap_or("one")));
     }
 }
+
+#[test]
+fn a_file_that_is_replaced_grants_nobody_more_than_it_did() {
+    use std::os::unix::fs::PermissionsExt;
+    let adapter = backend();
+    let (mut a, mut b) = (Machine::new("a", &adapter), Machine::new("b", &adapter));
+    for name in ["notes.json", "open.json"] {
+        a.write(name, "1\n");
+    }
+    converge(&mut [&mut a, &mut b]);
+    std::fs::set_permissions(b.path("notes.json"), std::fs::Permissions::from_mode(0o600)).expect("chmod");
+    b.run();
+    for name in ["notes.json", "open.json"] {
+        a.write(name, "2\n");
+    }
+    let script = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(a.path("notes.json"), script).expect("chmod");
+
+    converge(&mut [&mut a, &mut b]);
+
+    let mode = |name: &str| std::fs::metadata(b.path(name)).expect("metadata").permissions().mode() & 0o777;
+    assert_eq!((b.read("notes.json").as_deref(), b.read("open.json").as_deref()), (Some("2\n"), Some("2\n")));
+    assert_eq!((mode("notes.json"), mode("open.json") & 0o600), (0o700, 0o600));
+}
