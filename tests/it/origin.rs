@@ -388,6 +388,10 @@ fn what_was_set_aside_unread_never_leaves_whatever_the_patterns_say() {
     a.write("mine/diary.md", "nobody else's\n");
     a.write("one.md", "one\n");
     a.run(["sync", "--trust"]).expect(0);
+    // As a checkout brings it.
+    fs::rename(a.path(".larder"), lab.path("came")).expect("take it away");
+    let copied = std::process::Command::new("cp").arg("-r").args([lab.path("came"), a.path(".larder")]).status();
+    assert!(copied.expect("cp runs").success());
     let anew = a.with_home(&lab.path("new-home"));
 
     anew.run(["sync", "--trust"]).says("moved to").says(".larder-set-aside-");
