@@ -23,7 +23,7 @@ use crate::scan::Root;
 use crate::state::State;
 use crate::sync::exchange::Trust;
 use crate::sync::{Engine, Parts, Peer, Policy, Progress};
-use crate::transport::{BACKEND_BELL, CALL, DeadlineBackend, Deadlines};
+use crate::transport::{CALL, DeadlineBackend, Deadlines};
 
 /// Where a project's own files are.
 #[derive(Clone, Debug)]
@@ -408,7 +408,7 @@ fn open_adapter(
         return open();
     }
     let label = format!("the backend {found}");
-    Ok(Arc::new(DeadlineBackend::open(&label, CALL, deadlines.of_place(BACKEND_BELL), open)?))
+    Ok(Arc::new(DeadlineBackend::open(&label, CALL, deadlines, open)?))
 }
 
 fn named(error: AdapterError, settings: &Settings) -> NodeError {

@@ -18,6 +18,8 @@ use super::worker::{OPEN_PLACE, Worker};
 
 /// How long one call may take if nobody is in haste, without what the bytes take: the longest that any backend gives itself.
 pub const CALL: Duration = Duration::from_secs(120);
+/// Each call has the time of so many bytes at least: databases that sleep while nobody asks take some seconds to wake.
+const LEAST_BYTES: u64 = 4 << 20;
 
 /// A backend behind a deadline.
 pub struct DeadlineBackend {
@@ -34,10 +36,10 @@ impl DeadlineBackend {
     pub fn open(
         label: &str,
         usual: Duration,
-        deadlines: Deadlines,
+        deadlines: &Deadlines,
         open: impl FnOnce() -> Result<Arc<dyn FileSyncAdapter>, AdapterError> + Send + 'static,
     ) -> Result<DeadlineBackend, AdapterError> {
-        let begin = || Worker::begin(label, Some(usual), deadlines.clone()).map_err(of_adapter);
+        let begin = || Worker::begin(label, Some(usual), deadlines.of_backend()).map_err(of_adapter);
         let (reads, writes) = (begin()?, begin()?);
         let backend = ask(&writes, OPEN_PLACE, 0, open)?;
         Ok(DeadlineBackend { backend, reads, writes })
@@ -112,7 +114,7 @@ fn ask<T: Send + 'static>(
         }
         outcome => Ok(outcome),
     };
-    worker.ask(action, bytes, told).map_err(of_adapter)?
+    worker.ask(action, bytes.max(LEAST_BYTES), told).map_err(of_adapter)?
 }
 
 /// What the backend said, or else what the deadline says of it.
@@ -280,7 +282,7 @@ mod tests {
 
     fn behind(label: &str, door: &Arc<Door>, deadlines: &Deadlines) -> Result<DeadlineBackend, AdapterError> {
         let held = door.clone();
-        DeadlineBackend::open(label, Duration::from_millis(20), deadlines.of_place(BACKEND_BELL), move || {
+        DeadlineBackend::open(label, Duration::from_millis(20), deadlines, move || {
             held.pass();
             Ok(held.clone() as Arc<dyn FileSyncAdapter>)
         })
@@ -348,7 +350,7 @@ mod tests {
         for kind in [ErrorKind::Unavailable, ErrorKind::Throttled { retry_after_ms: 7 }, ErrorKind::Denied] {
             let label = format!("a backend that is {kind:?}");
             let open = move || Err(AdapterError::new(kind, "open it: its own words"));
-            let error = DeadlineBackend::open(&label, CALL, Deadlines::default(), open).err().expect("it says no");
+            let error = DeadlineBackend::open(&label, CALL, &Deadlines::default(), open).err().expect("it says no");
             assert_eq!((error.kind, &*error.message), (kind, "open it: its own words"));
         }
     }
@@ -359,7 +361,7 @@ mod tests {
             let store = MemoryAdapter::new();
             move || {
                 let handle = Arc::new(store.clone()) as Arc<dyn FileSyncAdapter>;
-                let opened = DeadlineBackend::open("a backend", CALL, Deadlines::default(), || Ok(handle));
+                let opened = DeadlineBackend::open("a backend", CALL, &Deadlines::default(), || Ok(handle));
                 Arc::new(opened.expect("opens")) as Arc<dyn FileSyncAdapter>
             }
         });

@@ -32,6 +32,8 @@ pub struct Deadlines {
     shared: Arc<Mutex<Shared>>,
     /// What the bell calls the place.
     place: Option<String>,
+    /// What is asked there is ended elsewhere once nobody waits any more.
+    is_ended_elsewhere: bool,
 }
 
 #[derive(Default)]
@@ -101,7 +103,12 @@ impl Deadlines {
 
     /// These, for the place that the bell calls so.
     pub fn of_place(&self, name: &str) -> Deadlines {
-        Deadlines { shared: self.shared.clone(), place: Some(name.to_owned()) }
+        Deadlines { shared: self.shared.clone(), place: Some(name.to_owned()), is_ended_elsewhere: false }
+    }
+
+    /// These, for a backend over a network: `larder_adapters::drive::end` ends what it was asked, a moment after the program was told to end.
+    pub fn of_backend(&self) -> Deadlines {
+        Deadlines { is_ended_elsewhere: true, ..self.of_place(BACKEND_BELL) }
     }
 
     fn ring(&self) {
@@ -225,7 +232,8 @@ impl Worker {
         let (haste, run, over) = {
             let shared = lock(&self.deadlines.shared);
             let is_needed = late.is_some() && shared.has_to_hear && shared.haste == Haste::Unasked;
-            (if is_needed { Haste::Asked } else { shared.haste }, shared.run, shared.over.clone())
+            let over = if self.deadlines.is_ended_elsewhere { Cancel::new() } else { shared.over.clone() };
+            (if is_needed { Haste::Asked } else { shared.haste }, shared.run, over)
         };
         let (allowed, may_leave) = {
             let mut standing = lock(&self.standing);
