@@ -14,6 +14,7 @@ use larder_adapters::{
 
 use super::super::{TransportError, TransportErrorKind};
 use super::Deadlines;
+use super::standing::Load;
 use super::worker::{OPEN_PLACE, Worker};
 
 /// How long one call may take if nobody is in haste, without what the bytes take: the longest that any backend gives itself.
@@ -41,7 +42,7 @@ impl DeadlineBackend {
     ) -> Result<DeadlineBackend, AdapterError> {
         let begin = || Worker::begin(label, Some(usual), deadlines.of_backend()).map_err(of_adapter);
         let (reads, writes) = (begin()?, begin()?);
-        let backend = ask(&writes, OPEN_PLACE, 0, open)?;
+        let backend = ask(&writes, OPEN_PLACE, Load::AtMost(LEAST_BYTES), open)?;
         Ok(DeadlineBackend { backend, reads, writes })
     }
 
@@ -51,7 +52,7 @@ impl DeadlineBackend {
         work: impl FnOnce(&dyn FileSyncAdapter) -> Result<T, AdapterError> + Send + 'static,
     ) -> Result<T, AdapterError> {
         let backend = self.backend.clone();
-        ask(&self.reads, "ask", bytes, move || work(&*backend))
+        ask(&self.reads, "ask", Load::AtMost(bytes.max(LEAST_BYTES)), move || work(&*backend))
     }
 
     fn write<T: Send + 'static>(
@@ -60,7 +61,7 @@ impl DeadlineBackend {
         work: impl FnOnce(&dyn FileSyncAdapter) -> Result<T, AdapterError> + Send + 'static,
     ) -> Result<T, AdapterError> {
         let backend = self.backend.clone();
-        ask(&self.writes, "write to", bytes, move || work(&*backend))
+        ask(&self.writes, "write to", Load::Exactly(bytes.max(LEAST_BYTES)), move || work(&*backend))
     }
 
     fn write_all(
@@ -104,7 +105,7 @@ fn bytes_of_record(record: &Record) -> u64 {
 fn ask<T: Send + 'static>(
     worker: &Worker,
     action: &'static str,
-    bytes: u64,
+    load: Load,
     work: impl FnOnce() -> Result<T, AdapterError> + Send + 'static,
 ) -> Result<T, AdapterError> {
     let told = move || match work() {
@@ -114,7 +115,7 @@ fn ask<T: Send + 'static>(
         }
         outcome => Ok(outcome),
     };
-    worker.ask(action, bytes.max(LEAST_BYTES), told).map_err(of_adapter)?
+    worker.ask(action, load, told).map_err(of_adapter)?
 }
 
 /// What the backend said, or else what the deadline says of it.

@@ -27,6 +27,28 @@ pub(super) const UNASKED: Duration = Duration::from_secs(2);
 const PROBE: Duration = Duration::from_millis(100);
 /// If nobody asked, many bytes have at most so much longer: how many there are is often known only as a bound.
 const LONGEST_FOR_BYTES: Duration = Duration::from_secs(4);
+/// What a request moves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Load {
+    /// At most so many bytes, and as a rule far fewer.
+    AtMost(u64),
+    /// So many bytes.
+    Exactly(u64),
+}
+
+impl Load {
+    pub fn bytes(self) -> u64 {
+        let (Load::AtMost(bytes) | Load::Exactly(bytes)) = self;
+        bytes
+    }
+}
+
+impl From<u64> for Load {
+    fn from(bytes: u64) -> Load {
+        Load::AtMost(bytes)
+    }
+}
+
 /// How long a place that ends everything by itself is at what was left to it, before it counts as one that hangs: a server that lets
 /// a byte through now and then never ends by itself.
 const LONGEST_AT_WORK: Duration = Duration::from_secs(5 * 60);
@@ -78,13 +100,23 @@ impl Standing {
     /// How long to wait for what moves so many bytes, in the run of this number; `None` for as long as it takes.
     ///
     /// `usual` is the time of a place that nobody is in haste for; `None` if it ends everything by itself.
-    pub fn allowed(&mut self, haste: Haste, run: u64, usual: Option<Duration>, bytes: u64) -> Option<Duration> {
-        let for_bytes = Duration::from_secs(bytes / SLOWEST_BYTES_PER_SECOND);
+    pub fn allowed(
+        &mut self,
+        haste: Haste,
+        run: u64,
+        usual: Option<Duration>,
+        load: impl Into<Load>,
+    ) -> Option<Duration> {
+        let load = load.into();
+        let for_bytes = Duration::from_secs(load.bytes() / SLOWEST_BYTES_PER_SECOND);
         let usual = usual.map(|usual| usual + for_bytes);
         let hasty = match haste {
             Haste::None => return usual,
             Haste::Asked => ASKED + for_bytes,
-            Haste::Unasked => UNASKED + for_bytes.min(LONGEST_FOR_BYTES),
+            Haste::Unasked => match load {
+                Load::AtMost(_) => UNASKED + for_bytes.min(LONGEST_FOR_BYTES),
+                Load::Exactly(_) => UNASKED + for_bytes,
+            },
         };
         match self.known {
             Known::Slow { run: given, is_still } if is_still || given.is_none_or(|given| given == run) => {
@@ -265,6 +297,8 @@ mod tests {
         assert_eq!(place.allowed(Haste::None, 1, None, 64 * MIB), None, "it ends by itself");
         assert_eq!(place.allowed(Haste::Unasked, 1, None, 64 * MIB), Some(UNASKED + LONGEST_FOR_BYTES));
         assert_eq!(place.allowed(Haste::Unasked, 1, USUAL, MIB), Some(Duration::from_secs(3)));
+        let exactly = Load::Exactly(20 * MIB);
+        assert_eq!(place.allowed(Haste::Unasked, 1, USUAL, exactly), Some(UNASKED + Duration::from_secs(20)));
         assert_eq!(
             place.allowed(Haste::Asked, 1, None, 64 * MIB),
             Some(Duration::from_secs(74)),

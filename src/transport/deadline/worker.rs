@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::super::{Cancel, Transport, TransportError, TransportErrorKind};
-use super::standing::{Answer, Haste, SLOWEST_BYTES_PER_SECOND, Standing};
+use super::standing::{Answer, Haste, Load, SLOWEST_BYTES_PER_SECOND, Standing};
 
 /// What the bell calls the backend; no peer can have that name.
 pub const BACKEND_BELL: &str = "";
@@ -202,10 +202,10 @@ impl Worker {
     pub fn ask<T: Send + 'static>(
         &self,
         action: &'static str,
-        bytes: u64,
+        load: impl Into<Load>,
         work: impl FnOnce() -> Result<T, TransportError> + Send + 'static,
     ) -> Result<T, TransportError> {
-        self.ask_or_leave(action, bytes, None, work)
+        self.ask_or_leave(action, load.into(), None, work)
     }
 
     /// The same for what may take long because it is much: whoever is in haste leaves the place to it once others wait, and is rung
@@ -218,13 +218,13 @@ impl Worker {
         work: impl FnOnce() -> Result<T, TransportError> + Send + 'static,
     ) -> Result<T, TransportError> {
         let is_much = bytes >= SLOWEST_BYTES_PER_SECOND;
-        self.ask_or_leave(action, bytes, is_much.then(|| Box::new(late) as Late<T>), work)
+        self.ask_or_leave(action, bytes.into(), is_much.then(|| Box::new(late) as Late<T>), work)
     }
 
     fn ask_or_leave<T: Send + 'static>(
         &self,
         action: &'static str,
-        bytes: u64,
+        load: Load,
         late: Option<Late<T>>,
         work: impl FnOnce() -> Result<T, TransportError> + Send + 'static,
     ) -> Result<T, TransportError> {
@@ -247,7 +247,7 @@ impl Worker {
             }
             let may_leave = late.is_some() && is_unasked && standing.may_be_left();
             let haste = if may_leave { Haste::None } else { haste };
-            let allowed = standing.allowed(haste, run, self.usual, bytes);
+            let allowed = standing.allowed(haste, run, self.usual, load);
             // Behind what is under way there.
             (allowed.map(|allowed| allowed + work_left.unwrap_or_default()), may_leave)
         };
