@@ -1,6 +1,6 @@
 //! `larder explain PATH`: which rule decided about a path and why, with the line of the config it stands on.
 //!
-//! Invariant: what is said is what `Rules::admit` does; nothing is decided here. Pure.
+//! Invariant: what is said is what `Rules::admit` does; nothing is decided here. Pure: of what stands on the disk it knows what it is told.
 
 use larder_patterns::{Channel, Decision, PatternRef, Refusal, RelPath};
 use serde::Serialize;
@@ -16,6 +16,8 @@ pub struct Explained {
     pub path: String,
     /// Whether it is kept.
     pub kept: bool,
+    /// Why what stands there is not, although the rules would.
+    pub left_out: Option<String>,
     /// `shared`, `private` or `archive`, if it is kept.
     pub channel: Option<&'static str>,
     /// `pattern`, `denylist` or `none`.
@@ -51,7 +53,15 @@ pub struct Matched {
     pub line: Option<usize>,
 }
 
-/// Explains what happens to `path`, which is relative to the root.
+impl Explained {
+    /// What stands there is not kept, whatever the rules say.
+    pub fn leave_out(&mut self, why: String) {
+        (self.kept, self.left_out) = (false, Some(why));
+        self.sentences = sentences(self, None);
+    }
+}
+
+/// Explains what the rules say of `path`, which is relative to the root.
 pub fn explain(settings: &Settings, path: &RelPath) -> Explained {
     let explanation = settings.rules.explain(path);
     let kept = explanation.verdict.is_ok();
@@ -67,6 +77,7 @@ pub fn explain(settings: &Settings, path: &RelPath) -> Explained {
     let mut explained = Explained {
         path: path.shown(),
         kept,
+        left_out: None,
         channel: explanation.verdict.as_ref().ok().map(|channel| channel.as_str()),
         decided_by,
         rule,
@@ -85,7 +96,7 @@ pub fn explain(settings: &Settings, path: &RelPath) -> Explained {
         explained.merge_glob = glob.map(larder_patterns::shown);
         explained.merge_asked = glob.map(|_| settings.merge.kind(path)).filter(|asked| *asked != in_force);
     }
-    explained.sentences = sentences(&explained, explanation.verdict.err(), deciding.as_ref());
+    explained.sentences = sentences(&explained, explanation.verdict.err());
     explained
 }
 
@@ -97,13 +108,17 @@ fn matched(settings: &Settings, pattern: &PatternRef) -> Matched {
     }
 }
 
-fn sentences(explained: &Explained, refusal: Option<Refusal>, deciding: Option<&Matched>) -> Vec<String> {
+fn sentences(explained: &Explained, refusal: Option<Refusal>) -> Vec<String> {
     let path = &explained.path;
-    let rule = deciding.map(|pattern| pattern.named()).unwrap_or_default();
+    let deciding = explained.rule.clone().zip(explained.key.clone());
+    let rule = deciding.map(|(rule, key)| Matched { rule, key, line: explained.line }.named()).unwrap_or_default();
     let mut sentences = vec![match (explained.channel, refusal) {
-        (Some(channel), _) => {
-            format!("{path} is kept in the {channel} channel, because {rule} names it.")
-        }
+        (Some(channel), _) => match &explained.left_out {
+            None => format!("{path} is kept in the {channel} channel, because {rule} names it."),
+            Some(why) => format!(
+                "{path} would be kept in the {channel} channel, because {rule} names it, but what stands there now is left out: {why}."
+            ),
+        },
         (None, Some(Refusal::Denied { rule })) => {
             format!(
                 "{path} is never kept: the built-in denylist covers it with `{rule}`, and no pattern can change that."

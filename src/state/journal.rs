@@ -3,6 +3,8 @@
 //!
 //! Invariant: only what happened is written here; a success clears the error of its own line and of nothing else.
 
+use std::collections::BTreeMap;
+
 use rusqlite::OptionalExtension;
 
 use super::base::{channel_of, path_of};
@@ -173,18 +175,16 @@ impl State {
             "list problems",
             "SELECT path, what, since_ms FROM problems WHERE source = ?1",
             [source],
-            |row| Ok(Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, i64>(2)?))),
+            |row| Ok(Ok((row.get(0)?, (row.get(1)?, row.get(2)?)))),
         )?;
-        let same = kept.len() == problems.len()
-            && problems
-                .iter()
-                .all(|problem| kept.iter().any(|(path, what, _)| *path == problem.path && *what == problem.what));
-        if same {
+        let kept: BTreeMap<String, (String, i64)> = kept.into_iter().collect();
+        let is_kept = |problem: &Problem| kept.get(&problem.path).is_some_and(|(what, _)| *what == problem.what);
+        if kept.len() == problems.len() && problems.iter().all(is_kept) {
             return Ok(());
         }
         self.run("write problems", "DELETE FROM problems WHERE source = ?1", [source])?;
         for problem in problems {
-            let since = kept.iter().find(|(path, _, _)| *path == problem.path).map_or(now_ms, |(_, _, since)| *since);
+            let since = kept.get(&problem.path).map_or(now_ms, |(_, since)| *since);
             let sql = "INSERT OR REPLACE INTO problems(path, what, source, since_ms) VALUES(?1, ?2, ?3, ?4)";
             self.run("write problems", sql, (&problem.path, &problem.what, source, since))?;
         }

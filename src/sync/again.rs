@@ -6,11 +6,9 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use super::Engine;
 use super::observe::Scope;
 use crate::model::RelPath;
 use crate::scan::{Listing, ProblemKind};
-use crate::state::Problem;
 
 /// What cannot be read beyond this many waits for the next whole look.
 const MAX_UNREAD: usize = 1_000;
@@ -58,12 +56,6 @@ impl Again {
         self.folders.extend(other.folders);
     }
 
-    /// True if a problem that an earlier look told of is looked at again.
-    fn covers(&self, problem: &Problem) -> bool {
-        let shown = |path: &RelPath| path.shown() == problem.path;
-        self.files.iter().chain(&self.folders).any(shown)
-    }
-
     /// The scope with these in it.
     pub(super) fn with<'s>(&self, scope: &'s Scope) -> Cow<'s, Scope> {
         match scope {
@@ -78,22 +70,5 @@ impl Again {
 
     fn is_empty(&self) -> bool {
         self.settled.is_empty() && self.files.is_empty() && self.folders.is_empty()
-    }
-}
-
-impl Engine {
-    /// What stood in `status` since a whole look, and was looked at again.
-    pub(super) fn still_wrong(&self, again: &Again, found: &[Problem]) -> super::Result<()> {
-        if again.files.is_empty() && again.folders.is_empty() {
-            return Ok(());
-        }
-        let told = self.state.problems()?.into_iter().filter(|(source, _)| source == "scan");
-        let mut told: Vec<Problem> = told.map(|(_, problem)| problem).collect();
-        let before = told.len();
-        told.retain(|problem| !again.covers(problem) || found.contains(problem));
-        if told.len() == before {
-            return Ok(());
-        }
-        Ok(self.state.set_problems("scan", &told, self.now_ms() as i64)?)
     }
 }

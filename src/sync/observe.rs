@@ -8,13 +8,18 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::again::Again;
 use super::{Change, Engine, Report, Result};
 use crate::model::{ContentKind, RelPath};
-use crate::scan::{self, Entry, EntryKind, Listing, Stat, WalkOptions};
+use crate::scan::{self, Entry, EntryKind, Listing, MAX_UNNAMEABLE, Silence, Stat, WalkOptions};
 use crate::state::{BaseStat, Problem, StateError};
 
 /// Files of one run that are held against patterns which matched nothing.
 const MAX_CAME: usize = 1_000;
 /// Up to this many single looks confirm what is gone; beyond, the whole tree is listed again.
 const FEW_LOOKS: usize = 64;
+/// Stands for names beyond those that are told one by one.
+const UNNAMED_BEYOND: &str = "(more)";
+/// What becomes of files whose folder was replaced by a link.
+const LEFT_BEHIND: &str =
+    "the files that stood below it are kept as they were, here no longer looked at, and not taken as deleted";
 
 /// What to look at.
 #[derive(Clone, Debug)]
@@ -52,6 +57,8 @@ pub struct Observation {
     pub problems: Vec<Problem>,
     /// What could not be looked at.
     pub(super) again: Again,
+    /// Links where folders stood that held paths with a base.
+    left_behind: BTreeSet<String>,
     /// Patterns that matched nothing; only after a whole walk.
     pub idle_patterns: Vec<String>,
 }
@@ -88,6 +95,24 @@ impl Observation {
         }
         moved
     }
+
+    /// What stood below a link is not followed, and not taken as deleted: whoever put it there is told.
+    fn tell_left_behind(&mut self) {
+        for link in std::mem::take(&mut self.left_behind) {
+            let path = larder_patterns::shown(&link);
+            match self.problems.iter_mut().find(|problem| problem.path == path) {
+                Some(problem) => problem.what = format!("{}; {LEFT_BEHIND}", problem.what),
+                None => self.problems.push(Problem { path, what: format!("it is a link now; {LEFT_BEHIND}") }),
+            }
+        }
+    }
+}
+
+/// The link that keeps a path from being looked at.
+fn link_above(listing: &Listing, path: &RelPath) -> Option<String> {
+    let is_link = |place: &&str| listing.linked_dirs.binary_search_by(|dir| dir.as_str().cmp(place)).is_ok();
+    let above = path.as_str().match_indices('/').map(|(at, _)| &path.as_str()[..at]);
+    above.chain([path.as_str()]).find(is_link).map(str::to_owned)
 }
 
 /// The kind as a version holds it.
@@ -128,6 +153,7 @@ impl Engine {
         observation.changed.dedup_by(|a, b| a.path.path() == b.path.path());
         observation.gone.sort_by(|a, b| a.path.cmp(&b.path));
         observation.gone.dedup_by(|a, b| a.path == b.path);
+        observation.tell_left_behind();
         Ok(observation)
     }
 
@@ -226,8 +252,12 @@ impl Engine {
             let path = RelPath::parse(&path).map_err(|_| StateError::Form { what: "a path" })?;
             if self.policy.rules.admit(&path).is_err() {
                 observation.released.push(path);
-            } else if listing.silence(&path).is_none() {
-                observation.gone.push(Gone { path, kind, stat });
+                continue;
+            }
+            match listing.silence(&path) {
+                None => observation.gone.push(Gone { path, kind, stat }),
+                Some(Silence::Linked) => observation.left_behind.extend(link_above(listing, &path)),
+                Some(_) => {}
             }
         }
         Ok(())
@@ -316,12 +346,12 @@ impl Engine {
         (folders, files)
     }
 
-    /// Saves what is wrong with single paths; a whole walk replaces the list.
+    /// Saves what is wrong with single paths: a whole walk replaces the list, a smaller one what the list says of where it looked.
     pub(super) fn save_problems(&self, scope: &Scope, observation: &Observation, report: &mut Report) -> Result<()> {
         let listed = observation.problems.iter().map(|problem| (problem.path.clone(), problem.what.clone()));
         report.problems.extend(listed);
-        if matches!(scope, Scope::All) {
-            let now = self.now_ms() as i64;
+        let now = self.now_ms() as i64;
+        let Scope::Some { paths, trees } = scope else {
             self.state.set_problems("scan", &observation.problems, now)?;
             if self.wants_pattern_hits()? {
                 let idle = |pattern: &String| Problem {
@@ -331,9 +361,28 @@ impl Engine {
                 let idle: Vec<Problem> = observation.idle_patterns.iter().map(idle).collect();
                 self.state.set_problems("patterns", &idle, now)?;
             }
+            return Ok(());
+        };
+        let told = self.state.problems()?.into_iter().filter(|(source, _)| source == "scan");
+        let mut told: Vec<Problem> = told.map(|(_, problem)| problem).collect();
+        if told.is_empty() && observation.problems.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let looked_at: BTreeSet<String> = paths.iter().chain(trees).map(RelPath::shown).collect();
+        let found: BTreeSet<&str> = observation.problems.iter().map(|problem| problem.path.as_str()).collect();
+        told.retain(|problem| !found.contains(&*problem.path) && !is_at_or_below(&problem.path, &looked_at));
+        // How many names are no paths is known of the whole tree only.
+        let new = observation.problems.iter().filter(|problem| problem.path != UNNAMED_BEYOND);
+        let room = MAX_UNNAMEABLE.saturating_sub(told.len());
+        told.extend(new.take(room).cloned());
+        Ok(self.state.set_problems("scan", &told, now)?)
     }
+}
+
+/// True if one of the places is the path, or a folder above it; all as they are shown.
+fn is_at_or_below(path: &str, places: &BTreeSet<String>) -> bool {
+    let mut above = path.match_indices('/').map(|(at, _)| &path[..at]).chain([path]);
+    above.any(|place| places.contains(place))
 }
 
 fn is_below(path: &RelPath, tree: &RelPath) -> bool {
@@ -360,7 +409,7 @@ fn problems_of(listing: &Listing) -> Vec<Problem> {
     problems.extend(silent(&untold, "this folder is a link and is not followed"));
     if listing.unnameable_beyond > 0 {
         let what = format!("{} more names are no paths of a project", listing.unnameable_beyond);
-        problems.push(Problem { path: "(more)".to_owned(), what });
+        problems.push(Problem { path: UNNAMED_BEYOND.to_owned(), what });
     }
     problems
 }

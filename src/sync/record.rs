@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::again::Again;
 use super::durable::{Durable, UnderWay};
 use super::observe::{Observation, Scope};
 use super::parents::Parents;
@@ -86,18 +85,17 @@ impl Engine {
     /// Looks at the disk and records what changed.
     pub fn record(&mut self, scope: &Scope, dry_run: bool, report: &mut Report) -> Result<()> {
         let again = std::mem::take(&mut self.again);
-        let recorded = self.record_in(&again.with(scope), &again, dry_run, report);
+        let recorded = self.record_in(&again.with(scope), dry_run, report);
         if dry_run || recorded.is_err() {
             self.again.extend(again);
         }
         recorded
     }
 
-    fn record_in(&mut self, scope: &Scope, again: &Again, dry_run: bool, report: &mut Report) -> Result<()> {
+    fn record_in(&mut self, scope: &Scope, dry_run: bool, report: &mut Report) -> Result<()> {
         let mut observation = self.observe(scope)?;
         self.again.extend(std::mem::take(&mut observation.again));
         self.save_problems(scope, &observation, report)?;
-        self.still_wrong(again, &observation.problems)?;
         let first_contact = self.state.meta_text("contact_rules")?.as_deref() != Some(&self.policy.fingerprint);
         if !dry_run {
             self.release(&observation.released)?;

@@ -832,3 +832,37 @@ fn a_file_and_a_folder_of_one_name_wait_for_whoever_renames_one_of_them_and_noth
         assert_eq!(project.read("shared/z/y.md").as_deref(), Some(&b"in a folder\n"[..]));
     }
 }
+
+#[test]
+fn explain_looks_at_what_stands_there() {
+    let lab = Lab::new();
+    let config = r#"{"syncFilePatterns": ["**"], "respectGitignore": true, "maxFileBytes": 100}"#;
+    let a = lab.project("a", config);
+    a.write(".gitignore", "drafts/\n");
+    for (name, text) in [("a.md", "one"), ("drafts/a.md", "one"), ("real/a.md", "one")] {
+        a.write(name, text);
+    }
+    a.write("long.md", [b'x'; 101]);
+    a.write("key.txt", "-----BEGIN PRIVATE KEY-----\n");
+    symlink("../elsewhere", a.path("out")).expect("links");
+    symlink("real", a.path("in")).expect("links");
+    let cases = [
+        ("drafts/a.md", "a .gitignore names it"),
+        ("long.md", "larger than maxFileBytes"),
+        ("key.txt", "a private key"),
+        ("out", "points outside the project"),
+        ("in/a.md", "links are not followed"),
+    ];
+
+    for (name, why) in cases {
+        let explained = a.run(["explain", name, "--json"]).expect(0).json();
+        assert_eq!(explained["kept"], false, "{name}");
+        assert!(explained["left_out"].as_str().is_some_and(|told| told.contains(why)), "{name}: {explained}");
+        a.run(["explain", name]).expect(0).says("left out").says(why);
+    }
+    for name in ["a.md", "in", "not-there.md", "real"] {
+        let explained = a.run(["explain", name, "--json"]).expect(0).json();
+        assert!(explained["kept"] == true && explained["left_out"].is_null(), "{name}: {explained}");
+    }
+    assert!(!a.path(".larder").exists(), "nothing is written");
+}

@@ -1,4 +1,4 @@
-//! `larder explain PATH`: which rule decides about a path, and why.
+//! `larder explain PATH`: which rule decides about a path and why, and what keeps what stands there from being kept.
 
 use std::path::PathBuf;
 
@@ -6,8 +6,7 @@ use clap::Args;
 
 use crate::cli::context::Context;
 use crate::cli::out::Answer;
-use crate::config::explain;
-use crate::node::NodeError;
+use crate::node::{NodeError, explain};
 
 /// What `larder explain` takes.
 #[derive(Args, Debug)]
@@ -16,7 +15,7 @@ pub struct ExplainArgs {
     path: PathBuf,
 }
 
-/// Explains; needs the config alone.
+/// Explains; needs the config, and the project's files as they are.
 pub fn run(context: &Context, args: &ExplainArgs) -> Result<Answer, NodeError> {
     let settings = context.open.settings(&context.env)?;
     let path = context.file_path(&settings, &args.path)?;

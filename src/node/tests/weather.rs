@@ -435,3 +435,65 @@ fn a_folder_that_could_not_be_listed_is_looked_at_by_the_next_run_and_told_of_no
     let told = a.node().engine.state.problems().expect("lists").into_iter().filter(|(source, _)| source == "scan");
     assert_eq!(told.map(|(_, problem)| problem.path).collect::<Vec<_>>(), ["other"]);
 }
+
+fn told(a: &mut Machine) -> Vec<(String, String)> {
+    let told = a.node().engine.state.problems().expect("lists").into_iter().filter(|(source, _)| source == "scan");
+    told.map(|(_, problem)| (problem.path, problem.what)).collect()
+}
+
+/// Looks at one path, or, with a `/` behind it, at a folder.
+fn look_at(a: &mut Machine, path: &str) {
+    let (folder, path) = (path.ends_with('/'), RelPath::parse(path.trim_end_matches('/')).expect("a path"));
+    let (paths, trees) = if folder { (vec![], vec![path]) } else { (vec![path], vec![]) };
+    let scope = Scope::Some { paths, trees };
+    a.node().run(&RunOptions { scope, ..RunOptions::default() }).expect("runs");
+}
+
+#[test]
+fn what_is_wrong_with_a_path_is_told_by_whoever_looks_at_it_and_no_longer_once_it_is_over() {
+    let mut a = Machine::new("a", &backend());
+    a.run();
+    for name in ["out.md", "docs/out.md"] {
+        a.write(name, "");
+        std::fs::remove_file(a.path(name)).expect("removes");
+        std::os::unix::fs::symlink("../../elsewhere", a.path(name)).expect("links");
+    }
+
+    look_at(&mut a, "out.md");
+    assert_eq!(told(&mut a).len(), 1, "what nobody looked at is not known");
+    look_at(&mut a, "docs/");
+    let both = told(&mut a);
+    assert!(both.len() == 2 && both.iter().all(|(_, what)| what.contains("outside the project")), "{both:?}");
+
+    look_at(&mut a, "elsewhere.md");
+    assert_eq!(told(&mut a), both, "of other paths nothing is said");
+    std::fs::remove_file(a.path("docs/out.md")).expect("removes");
+    look_at(&mut a, "docs/out.md");
+    assert_eq!(told(&mut a), both[1..]);
+    a.run();
+    assert_eq!(told(&mut a), both[1..], "a look at everything finds the same");
+}
+
+#[test]
+fn files_behind_a_link_where_their_folder_stood_are_not_taken_as_deleted_and_it_is_told() {
+    let mut a = Machine::new("a", &backend());
+    for name in ["notes/a.md", "kept.md/a.md", "out.md/a.md", "stays/a.md"] {
+        a.write(name, "one");
+    }
+    a.run();
+    for (name, target) in [("notes", "stays"), ("kept.md", "stays"), ("out.md", "../elsewhere")] {
+        std::fs::remove_dir_all(a.path(name)).expect("removes");
+        std::os::unix::fs::symlink(target, a.path(name)).expect("links");
+    }
+
+    look_at(&mut a, "notes/");
+    assert!(matches!(&told(&mut a)[..], [(path, what)] if path == "notes" && what.contains("not taken as deleted")));
+    let report = a.run();
+
+    assert!(report.recorded.iter().all(|(_, change)| *change != Change::Deleted), "{:?}", report.recorded);
+    let told = told(&mut a);
+    let [(kept, is_kept), (notes, _), (out, is_out)] = &told[..] else { panic!("{told:?}") };
+    assert_eq!([kept, notes, out], ["kept.md", "notes", "out.md"]);
+    assert!(told.iter().all(|(_, what)| what.contains("not taken as deleted")), "{told:?}");
+    assert!(is_kept.starts_with("it is a link now") && is_out.starts_with("it points outside"), "{told:?}");
+}
