@@ -14,7 +14,7 @@ use larder_adapters::{AdapterError, ErrorKind, FileSyncAdapter, OpenContext};
 use super::error::{Kind, NodeError};
 use super::identity::{is_in, open_identity, refusal_of_run, set_aside_foreign};
 use super::lock::{ProjectLock, read_holder, take_lock};
-use crate::config::{self, ConfigPath, Flags, Settings};
+use crate::config::{self, ConfigPath, Flags, Settings, Source};
 use crate::env::{Env, at_short_path};
 use crate::index::{ContentReader, Index, ONCE_CACHE_BYTES, Opened, Reader, Replayed, replay};
 use crate::ledger::{ArtifactName, Identity, Ledger, ShortHash};
@@ -415,7 +415,10 @@ fn named(error: AdapterError, settings: &Settings) -> NodeError {
     let is_unknown = error.kind == ErrorKind::Unsupported;
     let mut named: NodeError = error.into();
     if is_unknown {
-        named.hint = Some(format!("it is set by {}", settings.backend.source));
+        named.hint = Some(match &settings.backend.source {
+            Source::BuiltIn => "`backend` in sync-config.json or FILE_SYNC_BACKEND names another".to_owned(),
+            source => format!("it is set by {source}"),
+        });
     }
     named
 }
