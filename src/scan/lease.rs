@@ -38,13 +38,15 @@ pub fn open_for_writing_elsewhere(root: &Root, path: &RelPath) -> Result<bool, S
     }
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = root.open_beneath(path.as_str(), flags).map_err(failed)?;
-    match lease(file.as_fd()) {
+    is_written_elsewhere(file.as_fd()).map_err(failed)
+}
+
+/// The same of a file that is open for reading.
+pub fn is_written_elsewhere(file: BorrowedFd<'_>) -> Result<bool, Errno> {
+    match lease(file) {
         Ok(()) => Ok(false),
         Err(Errno::AGAIN) => Ok(true),
-        Err(_) => {
-            let stat = Stat::of(&rustix::fs::fstat(&file).map_err(failed)?);
-            Ok(search_proc(&stat))
-        }
+        Err(_) => Ok(search_proc(&Stat::of(&rustix::fs::fstat(file)?))),
     }
 }
 

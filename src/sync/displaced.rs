@@ -1,4 +1,5 @@
-//! Displaced: what a replace took away is kept for a day, and until its bytes are known to be recorded.
+//! Displaced: what a replace took away is kept for a day, and until its bytes are known to be recorded. Beyond a bound of bytes and
+//! files the oldest go as soon as nobody has them open for writing any more: nobody else has a name for them.
 //!
 //! Bytes of the versions that it stands on, of whatever these merge into, or of anything else that is recorded are no edit.
 //!
@@ -8,7 +9,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Cursor, Read};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 
 use larder_patterns::{CONTENT_HEAD_BYTES, denied_content};
@@ -29,8 +30,11 @@ use crate::state::{Displaced, Problem};
 
 /// Displaced files are kept this long, in milliseconds.
 const KEEP_MS: i64 = 24 * 3_600_000;
-/// Above this many, proven ones go before their time.
-const KEEP_FILES: usize = 20_000;
+/// Above this many, proven ones go before their time, whoever has them open.
+const MOST_FILES: usize = 20_000;
+/// Up to this many, and this many bytes, the newest are kept for their time.
+const KEEP_FILES: usize = 1_000;
+const KEEP_BYTES: u64 = if cfg!(test) { 1 << 20 } else { 64 << 20 };
 /// Who tells in `status` of those that cannot be looked at.
 const SOURCE: &str = "displaced";
 /// Lines of them in `status`.
@@ -133,10 +137,13 @@ impl Engine {
     pub fn sweep_displaced(&mut self, report: &mut Report) -> Result<()> {
         let now = self.now_ms() as i64;
         let displaced = self.state.displaced()?;
-        let surplus = displaced.len().saturating_sub(KEEP_FILES);
+        let surplus = displaced.len().saturating_sub(MOST_FILES);
+        let beyond = self.beyond_the_bound(&displaced);
         let mut problems = Vec::new();
         for (i, one) in displaced.iter().enumerate() {
-            let is_due = now.saturating_sub(one.since_ms) >= KEEP_MS || i < surplus;
+            let is_old = now.saturating_sub(one.since_ms) >= KEEP_MS || i < surplus;
+            // Asked before its bytes are looked at: from then on they stay as they are.
+            let is_due = is_old || (i < beyond && self.is_left_alone(one));
             if !is_due && one.hash.is_some() {
                 continue;
             }
@@ -146,6 +153,40 @@ impl Engine {
         }
         problems.truncate(MAX_TOLD);
         Ok(self.state.set_problems(SOURCE, &problems, now)?)
+    }
+
+    /// How many of the oldest are more than is kept for its time.
+    fn beyond_the_bound(&mut self, displaced: &[Displaced]) -> usize {
+        let known = std::mem::take(&mut self.displaced_bytes);
+        let mut bytes = 0u64;
+        let mut beyond = displaced.len().saturating_sub(KEEP_FILES);
+        for (i, one) in displaced.iter().enumerate().rev() {
+            // What nobody can look at weighs nothing: it stays anyway.
+            let size = known.get(&one.id).copied().unwrap_or_else(|| self.displaced_size(one).unwrap_or(0));
+            self.displaced_bytes.insert(one.id.clone(), size);
+            bytes = bytes.saturating_add(size);
+            if bytes > KEEP_BYTES {
+                beyond = beyond.max(i + 1);
+            }
+        }
+        beyond
+    }
+
+    fn displaced_size(&self, one: &Displaced) -> Option<u64> {
+        let spot = self.spot_of(one).ok()?;
+        let (dir, name) = self.displaced_place(one, spot.as_ref())?;
+        let stat = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        u64::try_from(stat.st_size).ok()
+    }
+
+    /// True if nobody has it open for writing, so that nothing is written to it any more.
+    fn is_left_alone(&self, one: &Displaced) -> bool {
+        let Ok(spot) = self.spot_of(one) else { return false };
+        let Some((dir, name)) = self.displaced_place(one, spot.as_ref()) else { return false };
+        if rustix::fs::readlinkat(dir, name.as_str(), Vec::new()).is_ok() {
+            return true;
+        }
+        open_displaced(dir, &name).is_ok_and(|file| scan::is_written_elsewhere(file.as_fd()) == Ok(false))
     }
 
     /// Looks at one displaced file: what is recorded is noted, and goes if it is due; what is not becomes a version. The inner error says

@@ -343,6 +343,8 @@ pub struct Engine {
     unannounced: Vec<crate::state::Intent>,
     /// Paths that the next look takes in whatever it is for.
     pub(crate) again: again::Again,
+    /// How many bytes each displaced file had when it was first looked at, by its id.
+    displaced_bytes: BTreeMap<String, u64>,
     /// Files in `.larder/displaced` that nothing names, as they were told.
     kept_in_stage: std::collections::BTreeSet<String>,
     /// The undo list of this run, once it has been begun.
@@ -440,6 +442,7 @@ impl Engine {
             unfinished: std::collections::BTreeSet::new(),
             unannounced: Vec::new(),
             again: again::Again::default(),
+            displaced_bytes: BTreeMap::new(),
             kept_in_stage: std::collections::BTreeSet::new(),
             undo_batch: None,
             planned_rows: std::collections::BTreeSet::new(),

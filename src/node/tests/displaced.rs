@@ -337,3 +337,40 @@ fn what_was_merged_of_something_purged_and_never_read_is_neither_published_nor_f
     assert_eq!(report.recorded, []);
     assert_eq!(rows(&mut c), [unread.id]);
 }
+
+/// Of this three are more than is kept for its time.
+fn long_text(number: u32) -> String {
+    format!("{number:050000}").repeat(10)
+}
+
+#[test]
+fn what_was_replaced_is_kept_up_to_a_bound_and_longer_while_somebody_may_still_write_to_it() {
+    let (mut a, mut b) = pair();
+    let mut replaced_by = |number: u32, b: &mut Machine| {
+        a.write("a.txt", &long_text(number));
+        a.run();
+        b.run();
+        assert!(std::fs::read_to_string(b.path("a.txt")).expect("reads") == long_text(number), "{number}");
+    };
+    for number in 0..5 {
+        replaced_by(number, &mut b);
+    }
+    let kept = rows(&mut b);
+    assert_eq!(kept.len(), 2, "the newest");
+
+    // As who opened it right before it was replaced.
+    let last = b.path(".larder/displaced").join(&kept[1]);
+    let mut writer = std::fs::File::options().append(true).open(last).expect("opens");
+    for number in 5..9 {
+        replaced_by(number, &mut b);
+    }
+    assert_eq!(rows(&mut b).len(), 3, "and the one that somebody has open");
+    std::io::Write::write_all(&mut writer, b" and more").expect("writes");
+    drop(writer);
+    b.run();
+
+    assert!(is_recorded(&mut b, &format!("{} and more", long_text(3))), "what was written to it is an edit");
+    b.restart();
+    b.run();
+    assert!(rows(&mut b).len() <= 2 && std::fs::read_dir(b.path(".larder/displaced")).expect("lists").count() <= 2);
+}
