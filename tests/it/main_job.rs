@@ -594,6 +594,30 @@ fn restore_brings_back_what_was_deleted_or_overwritten() {
 }
 
 #[test]
+fn restore_goes_back_to_what_stood_there_at_a_moment() {
+    let lab = Lab::new();
+    let (a, _) = lab.pair();
+    for number in 1..=3 {
+        a.write("shared/plan.md", format!("{number}\n"));
+        a.sync();
+    }
+    let versions = a.run(["log", "shared/plan.md", "--json"]).expect(0).json();
+    let moment = |back: usize| versions["versions"][back]["time"].as_str().expect("a time").to_owned();
+
+    a.run(["restore", "shared/plan.md", "--at", &moment(1)]).expect(0);
+    assert_eq!(text(&a, "shared/plan.md").as_deref(), Some("2\n"));
+    a.run(["restore", "shared/plan.md", "--at", &moment(2)]).expect(0);
+    assert_eq!(text(&a, "shared/plan.md").as_deref(), Some("1\n"));
+
+    a.run(["restore", "shared/plan.md", "--at", "1y"]).expect(1).says("was not there");
+    a.run(["restore", "shared/plan.md", "--at", "soon"]).expect(1).says("is no time");
+    a.run(["restore", "shared/plan.md", "--at", "0"]).expect(1).says("--at");
+    a.run(["restore", "shared", "--at", &moment(0)]).expect(1).says("a folder").says("larder ls --at");
+    assert_eq!(text(&a, "shared/plan.md").as_deref(), Some("1\n"));
+    close(&lab, &[&a]);
+}
+
+#[test]
 fn a_rebuilt_index_tells_the_same() {
     let lab = Lab::new();
     let (a, b) = lab.pair();
