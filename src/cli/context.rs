@@ -67,8 +67,17 @@ impl Context {
         self.env.clock.wall_ms()
     }
 
-    /// Opens the project for reading.
+    /// Opens the project for reading. Errors: what it needs is missing, so that an answer would be a wrong one.
     pub fn glance(&self) -> Result<Glance, NodeError> {
+        let glance = self.glance_at_what_is_there()?;
+        match glance.missing {
+            Some(missing) => Err(missing.error()),
+            None => Ok(glance),
+        }
+    }
+
+    /// The same, for who tells of what is missing.
+    pub fn glance_at_what_is_there(&self) -> Result<Glance, NodeError> {
         Glance::open(&self.env, &self.open)
     }
 

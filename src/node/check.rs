@@ -13,7 +13,7 @@ use super::error::{Kind, NodeError};
 use super::heads::Heads;
 use super::history::content_error;
 use super::identity::{is_in, refuse_another_users};
-use super::open::{Glance, OpenOptions, ProjectDirs, backend_of};
+use super::open::{Glance, MissingPart, OpenOptions, ProjectDirs, backend_of};
 use super::prove::differences;
 use crate::config::Settings;
 use crate::env::Env;
@@ -125,7 +125,17 @@ pub fn verify(env: &Env, options: &OpenOptions, depth: Depth) -> Result<Verified
     let index_sound = check_sqlite(&dirs.index(), "index", index_repair, &mut verified.findings);
     let state_repair = "move it away and run `larder sync`: files are compared afresh, nothing is lost";
     check_sqlite(&dirs.state(), "state", state_repair, &mut verified.findings);
-    if index_sound && dirs.index().exists() {
+    let missing = MissingPart::of(&dirs, &ledger)?;
+    if let Some(missing) = missing {
+        verified.findings.push(Found {
+            part: if missing == MissingPart::Index { "index" } else { "state" },
+            what: missing.path().to_owned(),
+            problem: "is missing".to_owned(),
+            repair: missing.way_on().to_owned(),
+            damage: true,
+        });
+    }
+    if index_sound && missing.is_none() && dirs.index().exists() {
         verified.look_at_index(env, options, &ledger, depth)?;
     }
     if depth == Depth::Bytes {

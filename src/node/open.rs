@@ -312,6 +312,49 @@ pub struct Glance {
     pub identity: Option<Identity>,
     /// Why the next run would be refused, if it would.
     pub refused: Option<NodeError>,
+    /// What is missing beside a ledger that holds something.
+    pub missing: Option<MissingPart>,
+}
+
+/// A file of `.larder` that the next run makes anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MissingPart {
+    /// Derived from the ledger.
+    Index,
+    /// What only this machine knew.
+    State,
+}
+
+impl MissingPart {
+    /// Its path in the project.
+    pub fn path(self) -> &'static str {
+        match self {
+            MissingPart::Index => ".larder/index.db",
+            MissingPart::State => ".larder/state.db",
+        }
+    }
+
+    /// What to do about it.
+    pub fn way_on(self) -> &'static str {
+        match self {
+            MissingPart::Index => "`larder sync` or `larder rebuild` makes it anew from the ledger; nothing is lost",
+            MissingPart::State => "`larder sync` begins it anew: files are compared afresh, nothing is lost",
+        }
+    }
+
+    /// As an error.
+    pub fn error(self) -> NodeError {
+        NodeError::user(format!("{} is missing", self.path()), self.way_on())
+    }
+
+    /// What is missing of these folders; `None` where nothing was recorded yet.
+    pub(super) fn of(dirs: &ProjectDirs, ledger: &Ledger) -> Result<Option<MissingPart>, NodeError> {
+        if !is_in(&dirs.larder)? || ledger.chains()?.is_empty() {
+            return Ok(None);
+        }
+        let files = [(dirs.state(), MissingPart::State), (dirs.index(), MissingPart::Index)];
+        Ok(files.into_iter().find(|(file, _)| !file.exists()).map(|(_, missing)| missing))
+    }
 }
 
 impl Glance {
@@ -326,13 +369,15 @@ impl Glance {
         let refused =
             if dirs.holder().is_some() { None } else { refusal_of_run(&settings, &dirs, env).unwrap_or_else(Some) };
         if state.is_none() || !dirs.index().exists() {
-            return Ok(Glance { settings, dirs, state, index: None, contents: None, identity: None, refused });
+            let missing = MissingPart::of(&dirs, &Ledger::open(&dirs.larder)?)?;
+            let identity = missing.map(|_| Identity::load(&dirs.larder)).transpose()?;
+            return Ok(Glance { settings, dirs, state, index: None, contents: None, identity, refused, missing });
         }
         let identity = Some(Identity::load(&dirs.larder)?);
         let ledger = Arc::new(Ledger::open(&dirs.larder)?);
         let contents = ContentReader::new(ledger, Reader::open(&dirs.index())?);
         let index = Some(Reader::open(&dirs.index())?);
-        Ok(Glance { settings, dirs, state, index, contents: Some(contents), identity, refused })
+        Ok(Glance { settings, dirs, state, index, contents: Some(contents), identity, refused, missing: None })
     }
 }
 

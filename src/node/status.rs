@@ -42,6 +42,8 @@ pub struct Status {
     pub origin: Option<String>,
     /// Why nothing is recorded or written here: somebody else writes, or wrote, as this machine, or the next run would be refused.
     pub stopped: Option<StopStatus>,
+    /// What is missing beside the ledger, so that little can be told, and what makes it anew.
+    pub missing: Option<String>,
     /// The process that holds the project.
     pub running_pid: Option<u32>,
     /// The backend.
@@ -296,6 +298,7 @@ impl Glance {
             status.read_journal(state)?;
             status.stopped = stops(state)?.first().map(StopStatus::from);
         }
+        status.missing = self.missing.map(|missing| format!("{} is missing: {}", missing.path(), missing.way_on()));
         status.stopped = self.refused.as_ref().map(StopStatus::of_refusal).or(status.stopped);
         let lines = self.state.as_ref().map(State::peer_lines).transpose()?.unwrap_or_default();
         let peers = settings.peers.iter();
@@ -460,6 +463,9 @@ impl Status {
                 message,
                 "run `larder verify`: it names what is damaged and what repairs it",
             ));
+        }
+        if let Some(missing) = &self.missing {
+            return Some(NodeError::new(Kind::User, missing.clone()));
         }
         if self.is_new() {
             let message = "nothing was kept yet, the backend was never reached".to_owned();

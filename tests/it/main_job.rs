@@ -618,6 +618,36 @@ fn restore_goes_back_to_what_stood_there_at_a_moment() {
 }
 
 #[test]
+fn what_is_missing_beside_the_ledger_is_said_and_made_anew() {
+    let lab = Lab::new();
+    let (a, _) = lab.pair();
+    a.write("shared/one.md", "one\n");
+    a.sync();
+    let asks = [&["ls"][..], &["log"], &["conflicts"], &["origin", "list"], &["peers", "members"], &["search", "one"]];
+
+    for (file, part) in [("index.db", "larder rebuild"), ("state.db", "larder sync")] {
+        for end in ["", "-wal", "-shm"] {
+            let _ = fs::remove_file(a.path(format!(".larder/{file}{end}")));
+        }
+        let missing = format!(".larder/{file} is missing");
+        for ask in asks {
+            a.run(ask).expect(1).says(&missing).says(part);
+        }
+        a.run(["status"]).expect(1).says(&missing).says(part);
+        let status = a.run(["status", "--json"]).expect(1).json();
+        assert!(status["missing"].as_str().is_some_and(|told| told.contains(&missing)), "{status}");
+        assert!(status["origin"].is_string(), "who this machine is stands beside it: {status}");
+        a.run(["verify"]).expect(4).says(file).says("is missing");
+        a.run(["doctor"]).says(&missing);
+
+        a.sync_any();
+        a.run(["ls", "shared"]).expect(0).says("one.md");
+        a.run(["status"]).expect(0);
+    }
+    close(&lab, &[&a]);
+}
+
+#[test]
 fn a_rebuilt_index_tells_the_same() {
     let lab = Lab::new();
     let (a, b) = lab.pair();

@@ -200,7 +200,11 @@ fn permissions(dirs: &ProjectDirs) -> Check {
 }
 
 fn opens(context: &Context) -> Check {
-    match Glance::open(&context.env, &context.open).and_then(|glance| glance.status()) {
+    let glance = Glance::open(&context.env, &context.open);
+    if let Ok(Glance { missing: Some(missing), .. }) = &glance {
+        return Check::warn("state", format!("{} is missing", missing.path()), missing.way_on());
+    }
+    match glance.and_then(|glance| glance.status()) {
         Ok(_) => Check::ok("state", "state and index can be read"),
         Err(error) => {
             Check::warn("state", error.message, error.hint.unwrap_or_else(|| "run `larder verify`".to_owned()))

@@ -143,7 +143,7 @@ pub fn run(context: &Context, args: &PeersArgs) -> Result<Answer, NodeError> {
 }
 
 fn list(context: &Context) -> Result<Answer, NodeError> {
-    let peers = context.glance()?.status()?.peers;
+    let peers = context.glance_at_what_is_there()?.status()?.peers;
     let line = |peer: &PeerStatus| format!("{}  {}  {}", peer.name, peer.address, peer.word());
     let mut lines: Vec<String> = peers.iter().map(line).collect();
     if lines.is_empty() {

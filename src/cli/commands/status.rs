@@ -18,7 +18,7 @@ const AT_WORK: &str = "it is at work: what it alone knows is told when it has ti
 
 /// Computed from the journal and the index; the daemon, if one runs, adds what only it knows.
 pub fn run(context: &Context) -> Result<Answer, NodeError> {
-    let glance = context.glance()?;
+    let glance = context.glance_at_what_is_there()?;
     let status = glance.status()?;
     let heard = status.running_pid.map(|_| daemon::hear(&glance.dirs.socket(), &Request::Status));
     let (daemon, failed) = match heard {
@@ -60,7 +60,7 @@ pub fn lines(status: &Status, daemon: &Value, now_ms: u64) -> Vec<String> {
     let counts = &status.counts;
     let kept =
         format!("{}, {}, {}", count(counts.files, "file"), size(counts.bytes), count(counts.versions, "version"));
-    say("kept", kept);
+    say("kept", status.missing.clone().unwrap_or(kept));
     if counts.origins.len() > 1 {
         for origin in &counts.origins {
             say(
