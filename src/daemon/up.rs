@@ -47,12 +47,23 @@ pub fn up(env: &Env, options: &UpOptions, progress: Arc<dyn Progress>, say: &dyn
     cycle.set_carry(options.carry);
     cycle.set_over(over);
     cycle.subscribe(&notes);
-    cycle.run_all(say)?;
-    // Only now this project has an id that devices can know it by.
-    let server = start_server(env, options, &notes, say)?;
-    cycle.set_served_at(server.as_ref().map(Server::url));
-    say("ready");
-    let ended = serve(&mut cycle, &inbox, say);
+    let mut server = None;
+    let mut is_ready = false;
+    let mut get_ready = |cycle: &mut Cycle| -> Result<(), NodeError> {
+        if !std::mem::replace(&mut is_ready, true) {
+            // Only now this project has an id that devices can know it by.
+            server = start_server(env, options, &notes, say)?;
+            cycle.set_served_at(server.as_ref().map(Server::url));
+            say("ready");
+        }
+        Ok(())
+    };
+    match cycle.run_all(say) {
+        // Whoever starts it at boot does not start it again.
+        Err(error) if error.is_about_room() => cycle.failed(&error, say)?,
+        ran => ran.and_then(|()| get_ready(&mut cycle))?,
+    }
+    let ended = serve(&mut cycle, &inbox, &mut get_ready, say);
     drop(server);
     drop(listener);
     signals.close();
@@ -60,7 +71,13 @@ pub fn up(env: &Env, options: &UpOptions, progress: Arc<dyn Progress>, say: &dyn
     ended
 }
 
-fn serve(cycle: &mut Cycle, inbox: &Inbox, say: &dyn Fn(&str)) -> Result<(), NodeError> {
+/// The loop. `get_ready` is told of each run that went well.
+fn serve(
+    cycle: &mut Cycle,
+    inbox: &Inbox,
+    get_ready: &mut dyn FnMut(&mut Cycle) -> Result<(), NodeError>,
+    say: &dyn Fn(&str),
+) -> Result<(), NodeError> {
     loop {
         let first = match inbox.recv_timeout(cycle.time_to_next()) {
             Ok(note) => Some(note),
@@ -103,8 +120,10 @@ fn serve(cycle: &mut Cycle, inbox: &Inbox, say: &dyn Fn(&str)) -> Result<(), Nod
             // The asker hung up.
             drop(ask.answer.send(reply));
         }
-        if let Err(error) = outcome {
-            cycle.failed(&error, say)?;
+        match outcome {
+            Err(error) => cycle.failed(&error, say)?,
+            Ok(Some(_)) => get_ready(cycle)?,
+            Ok(None) => {}
         }
         if stop {
             return Ok(());

@@ -60,7 +60,15 @@ pub struct NodeError {
     pub hint: Option<String>,
 }
 
+/// What to do about a full disk.
+const MAKE_ROOM: &str = "make room on the disk and run it again; nothing is lost";
+
 impl NodeError {
+    /// True if the disk was full: what runs on finds room some day, without anybody who asks for it again.
+    pub fn is_about_room(&self) -> bool {
+        self.hint.as_deref() == Some(MAKE_ROOM)
+    }
+
     /// An error of the user's, with what to do.
     pub fn user(message: impl Into<String>, hint: impl Into<String>) -> NodeError {
         NodeError { kind: Kind::User, message: message.into(), hint: Some(hint.into()) }
@@ -69,7 +77,7 @@ impl NodeError {
     /// What the machine refused: a full disk or a missing right is the user's to mend, the rest is a defect.
     pub(super) fn of_machine(error: &(dyn std::error::Error + 'static)) -> NodeError {
         let hint = match refusal(error) {
-            Some(Refusal::NoSpace) => "make room on the disk and run it again; nothing is lost",
+            Some(Refusal::NoSpace) => MAKE_ROOM,
             Some(Refusal::NoRight) => "check who owns the project's folder, and that it can be written to",
             None => return NodeError::new(Kind::Internal, error.to_string()),
         };

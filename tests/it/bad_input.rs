@@ -376,6 +376,35 @@ fn a_full_disk_loses_nothing_and_goes_on_when_there_is_room() {
 }
 
 #[test]
+fn a_daemon_that_begins_on_a_full_disk_goes_on_when_there_is_room() {
+    const TEST: &str = "a_daemon_that_begins_on_a_full_disk_goes_on_when_there_is_room";
+    if !is_root() {
+        return skip(TEST, "only root can mount a small disk");
+    }
+    let lab = Lab::new();
+    let Ok(disk) = SmallDisk::mount(lab.path("small"), "6m") else {
+        return skip(TEST, "mounting is not permitted here");
+    };
+    let (a, _) = lab.pair();
+    let b = lab.project("small/b", CONFIG).with_backend(&lab.path("shared.db"));
+    b.sync();
+    a.write("shared/one.md", "one\n");
+    a.sync();
+    let filler = disk.0.join("filler");
+    fs::write(&filler, vec![0; 8 << 20]).expect_err("the disk is full before that");
+
+    let mut daemon = Daemon::start(b.command(["up"]));
+    daemon.wait_for("a run failed and is tried again");
+    assert_eq!(b.read("shared/one.md"), None);
+    fs::remove_file(&filler).expect("removes");
+    daemon.wait_ready();
+
+    until("the file arrives", DAEMON_DEADLINE, || b.read("shared/one.md").is_some());
+    daemon.stop();
+    b.verify();
+}
+
+#[test]
 fn files_on_another_disk_are_durable_before_they_take_their_places_and_their_places_after() {
     const TEST: &str = "files_on_another_disk_are_durable_before_they_take_their_places_and_their_places_after";
     if !is_root() {
