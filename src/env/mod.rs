@@ -5,6 +5,7 @@
 
 mod files;
 mod memory;
+mod mounts;
 mod threads;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use files::{at_short_path, open_many_files, syncs_whole};
 pub use memory::{give_memory_back, share_one_heap};
+pub use mounts::{Mount, mount_of, mounts};
 pub use threads::run_anywhere;
 
 /// Tells the time.

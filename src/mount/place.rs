@@ -12,7 +12,8 @@ use std::process::{Command, Stdio};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
-use super::mount_table::{MountLine, topmost_mount, view_places};
+use super::mount_table::{is_view, topmost_mount, view_places};
+use crate::env::Mount;
 
 /// The package that brings `fusermount3`, on every distribution that has it.
 const FUSE_PACKAGE: &str = "fuse3";
@@ -165,7 +166,7 @@ pub fn standing(dir: &Path) -> Result<Standing, PlaceError> {
     let dir = resolved(dir)?;
     let mounted = mounted_at(&dir)?;
     match mounted {
-        Some(mount) if !mount.is_view() => Ok(Standing::Foreign(mount.kind)),
+        Some(mount) if !is_view(&mount) => Ok(Standing::Foreign(mount.kind)),
         // The kernel answers much by itself, also for the dead; sums it always asks for. A user's view answers nobody else, root
         // included, without error: alive for all that can be told.
         Some(_) => match rustix::fs::statvfs(&dir) {
@@ -188,7 +189,7 @@ pub fn unmount_path(dir: &Path) -> Result<(), PlaceError> {
     let dir = resolved(dir)?;
     match mounted_at(&dir)? {
         None => return Err(PlaceError::NotMounted { dir }),
-        Some(mount) if !mount.is_view() => return Err(PlaceError::Foreign { dir, kind: mount.kind }),
+        Some(mount) if !is_view(&mount) => return Err(PlaceError::Foreign { dir, kind: mount.kind }),
         Some(_) => {}
     }
     match rustix::mount::unmount(&dir, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
@@ -312,7 +313,7 @@ fn resolved(dir: &Path) -> Result<PathBuf, PlaceError> {
     }
 }
 
-fn mounted_at(dir: &Path) -> Result<Option<MountLine>, PlaceError> {
+fn mounted_at(dir: &Path) -> Result<Option<Mount>, PlaceError> {
     topmost_mount(dir).map_err(|source| PlaceError::Io {
         what: "read the mount table for",
         dir: dir.to_owned(),

@@ -40,7 +40,7 @@ pub use history::DiskChange;
 pub use identity::refuse_another_users;
 pub use lock::ProjectLock;
 pub use members::{Verdict, word as standing_word};
-pub use open::{Glance, Node, OpenOptions, ProjectDirs};
+pub use open::{Glance, Node, OpenOptions, ProjectDirs, warning_of_backend};
 pub use origins::{Adopted, Adoption, OriginLine, adopt_origin, new_origin};
 pub use peers::{Probe, add_peer, is_address, join_peer, name_for, pair_peer, probe_peer, remove_peer};
 pub use repair::{Missing, Repaired, repair};

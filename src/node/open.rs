@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use larder_adapters::{AdapterError, ErrorKind, FileSyncAdapter, OpenContext};
+use larder_adapters::{AdapterError, BackendUrl, ErrorKind, FileSyncAdapter, OpenContext};
 
 use super::error::{Kind, NodeError};
 use super::identity::{is_in, open_identity, refusal_of_run, set_aside_foreign};
 use super::lock::{ProjectLock, read_holder, take_lock};
 use crate::config::{self, ConfigPath, Flags, Settings, Source};
-use crate::env::{Env, at_short_path};
+use crate::env::{Env, at_short_path, mount_of};
 use crate::index::{ContentReader, Index, ONCE_CACHE_BYTES, Opened, Reader, Replayed, replay};
 use crate::ledger::{ArtifactName, Identity, Ledger, ShortHash};
 use crate::model::{Chain, Hash};
@@ -449,11 +449,32 @@ fn open_adapter(
         let variable = |name: &str| env.var(name).map(str::to_owned);
         larder_adapters::open(&address, &OpenContext { env: &variable, ..OpenContext::new(&folder) })
     };
-    if larder_adapters::backends().any(|backend| backend.scheme == found.scheme && backend.is_file) {
+    if is_file(&found) && network_below(&found).is_none() {
         return open();
     }
     let label = format!("the backend {found}");
     Ok(Arc::new(DeadlineBackend::open(&label, CALL, deadlines, open)?))
+}
+
+fn is_file(backend: &BackendUrl) -> bool {
+    larder_adapters::backends().any(|known| known.scheme == backend.scheme && known.is_file)
+}
+
+/// The file system that a backend's file lies on, if a network or another program serves it: it may stop answering, as a server may.
+fn network_below(backend: &BackendUrl) -> Option<String> {
+    let mount = mount_of(Path::new(&backend.address)).ok().flatten()?;
+    mount.is_served().then_some(mount.kind)
+}
+
+/// What there is to know of where the backend's file is; asks the file system nothing. A file of the project is where the project is.
+pub fn warning_of_backend(settings: &Settings) -> Option<String> {
+    let address = settings.backend.value.reveal();
+    let found = larder_adapters::resolve_backend(address, settings.project_dir()).ok()?;
+    let is_elsewhere = is_file(&found) && !Path::new(&found.address).starts_with(settings.project_dir());
+    let kind = network_below(&found).filter(|_| is_elsewhere)?;
+    Some(format!(
+        "{found} is on a network file system ({kind}): one machine alone may use it, as its locks hold nobody else off; several machines meet in a folder there instead (`larder connect FOLDER`), or in a database server"
+    ))
 }
 
 fn named(error: AdapterError, settings: &Settings) -> NodeError {

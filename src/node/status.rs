@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::error::{Kind, NodeError};
-use super::open::Glance;
+use super::open::{Glance, warning_of_backend};
 use crate::config::PeerSetting;
 use crate::index::Index;
 use crate::ledger::{ArtifactName, HEALING, Ledger};
@@ -289,7 +289,7 @@ impl Glance {
             owner: larder_patterns::shown(&settings.owner_id.value),
             origin: self.identity.as_ref().map(|identity| identity.origin().to_string()),
             running_pid: self.dirs.holder(),
-            warnings: settings.warnings.iter().map(ToString::to_string).collect(),
+            warnings: settings.warnings.iter().map(ToString::to_string).chain(warning_of_backend(settings)).collect(),
             ..Status::default()
         };
         status.backend.address = settings.backend.value.to_string();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
-use crate::support::{CONFIG, Daemon, Lab, Project, skip};
+use crate::support::{CONFIG, DAEMON_DEADLINE, Daemon, Lab, Project, Rows, skip, until};
 
 /// A folder has thirty seconds to answer, a server sixty: who waited for either took longer.
 const NOBODY_WAITED: Duration = Duration::from_secs(20);
@@ -109,6 +109,26 @@ fn beside_a_disk_that_begins_to_hang_edits_are_recorded_and_the_daemon_ends() {
 
     edits_are_recorded(&project, &mut daemon, &["one.md", "two.md", "three.md"]);
 
+    ends(&project, daemon);
+}
+
+#[test]
+fn a_database_file_on_a_disk_that_hangs_holds_up_no_edit() {
+    const TEST: &str = "a_database_file_on_a_disk_that_hangs_holds_up_no_edit";
+    let lab = Lab::new();
+    let at = share(&lab);
+    let project = lab.project("a", CONFIG).with_backend(&at.join("sync.db"));
+    project.write("shared/plan.md", "1\n");
+    let Some(disk) = SilentDisk::over(TEST, &at) else { return };
+
+    let mut daemon = in_time("the start", || project.up_with(["--trust"]));
+    edits_are_recorded(&project, &mut daemon, &["one.md", "two.md", "three.md"]);
+
+    let told = in_time("status asks the disk nothing", || project.run(["status"]).expect(2).says("does not answer"));
+    told.says("on a network file system (fuse)");
+    drop(disk);
+    until("rows are written once it answers", DAEMON_DEADLINE, || project.run(["status"]).code == Some(0));
+    assert_eq!(Rows::open(&at.join("sync.db")).content("shared/three.md").as_deref(), Some("text\n"));
     ends(&project, daemon);
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::cli::context::Context;
 use crate::cli::out::Answer;
 use crate::cli::text::{size, time};
-use crate::node::{Glance, NodeError, ProjectDirs};
+use crate::node::{Glance, NodeError, ProjectDirs, warning_of_backend};
 
 /// Fewer watches than this are soon used up.
 const FEW_WATCHES: u64 = 65_536;
@@ -160,6 +160,7 @@ fn project(context: &Context) -> Vec<Check> {
     let dirs = ProjectDirs::of(&settings.config);
     let mut checks = vec![Check::ok("project", larder_patterns::shown(&settings.config.file().to_string_lossy()))];
     checks.push(space(settings.project_dir()));
+    checks.extend(warning_of_backend(&settings).map(|warning| Check::warn("backend", warning, "see docs/backends.md")));
     if dirs.larder.exists() {
         checks.push(permissions(&dirs));
         checks.push(opens(context));
