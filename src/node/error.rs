@@ -179,7 +179,8 @@ impl From<LedgerError> for NodeError {
 
 impl From<IdentityError> for NodeError {
     fn from(error: IdentityError) -> NodeError {
-        NodeError::user(error.to_string(), "`larder doctor` looks at the folder and its permissions")
+        let hint = "check who may read .larder/origin.json and device.key; if they are gone or damaged, `larder origin new` makes this folder a machine of its own, and nothing is lost";
+        NodeError::user(error.to_string(), hint)
     }
 }
 

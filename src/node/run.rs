@@ -164,7 +164,7 @@ impl Node {
             self.soften(recorded, &mut report)?;
         }
         if !options.dry_run {
-            self.engine.release_approved()?;
+            self.engine.release_held()?;
             self.engine.rescue_if_due()?;
             self.engine.let_purged_go(&mut report)?;
         }

@@ -411,6 +411,32 @@ impl Machine {
 }
 
 #[test]
+fn what_was_made_anew_since_is_no_held_deletion_and_is_never_written_over() {
+    let (mut a, mut b, _) = timed_pair(60);
+    a.delete(0..60);
+    converge(&mut [&mut a, &mut b]);
+    assert_eq!((a.held(), b.held()), (60, 60));
+
+    for i in 0..40 {
+        a.write(&format!("d/{i}.md"), &format!("new {i}"));
+    }
+    a.run();
+    b.run();
+    assert_eq!((a.held(), b.held()), (20, 20), "the others still wait");
+    a.write("d/0.md", "newer 0");
+    a.node().restore_deletions().expect("restores");
+    converge(&mut [&mut a, &mut b]);
+
+    let read = |name: &str| (a.read(name), b.read(name));
+    let both = |text: &str| (Some(text.to_owned()), Some(text.to_owned()));
+    assert_eq!(read("d/0.md"), both("newer 0"));
+    assert_eq!((read("d/7.md"), read("d/50.md")), (both("new 7"), both("file 50")));
+    assert_eq!(tree(a.dir.path()), tree(b.dir.path()));
+    assert_eq!((a.held(), b.held()), (0, 0));
+    assert_eq!(a.node().engine.conflict_count().expect("counts"), 0);
+}
+
+#[test]
 fn deletions_are_counted_over_ten_minutes_across_runs_and_restarts() {
     let (mut a, mut b, clock) = timed_pair(60);
 

@@ -168,15 +168,25 @@ impl Engine {
         Ok(())
     }
 
-    /// The files of held deletions come back, everywhere.
+    /// The files of held deletions come back, everywhere; what has been made anew since stays as it is.
     pub fn restore_deletions(&mut self, report: &mut Report) -> Result<()> {
         for (version, path, _) in self.state.held()? {
+            if !self.still_deletes(&version)? {
+                self.state.release(&version)?;
+                continue;
+            }
             let Some(tombstone) = self.index.version(&version)? else { continue };
             let mut content = None;
             for parent in &tombstone.version.parents {
                 content = self.index.version(parent)?.and_then(|stored| stored.version.content()).or(content);
             }
-            let slot = self.slot_by_rules(&path)?;
+            let slot = match self.slot_by_rules(&path) {
+                Ok(slot) => slot,
+                Err(refusal) => {
+                    report.problems.push((path.shown(), refusal.to_string()));
+                    continue;
+                }
+            };
             if content.is_some() {
                 self.put_state(slot, content, Vec::new(), false, report)?;
             }

@@ -126,29 +126,36 @@ impl Engine {
     pub fn approve_deletions(&mut self) -> Result<Vec<RelPath>> {
         let held = self.state.held()?;
         let mut by_space: BTreeMap<Space, Vec<VersionId>> = BTreeMap::new();
-        for (version, path, _) in &held {
-            by_space.entry(self.slot_by_rules(path)?.space).or_default().push(*version);
+        for (version, ..) in &held {
+            let Some(stored) = self.index.version(version)? else { continue };
+            by_space.entry(self.space_of(stored.version.channel)).or_default().push(*version);
         }
         for (space, tombstones) in by_space {
             self.publish_approval(&space, &tombstones)?;
         }
-        self.release_approved()?;
+        self.release_held()?;
         Ok(held.into_iter().map(|(_, path, _)| path).collect())
     }
 
-    /// Held deletions that somebody approved meanwhile are due on disk and in the rows.
-    pub fn release_approved(&mut self) -> Result<()> {
-        let mut approved = Vec::new();
+    /// Held deletions that somebody approved meanwhile are due on disk and in the rows; those of paths that have content again wait no
+    /// longer.
+    pub fn release_held(&mut self) -> Result<()> {
+        let (mut approved, mut over) = (Vec::new(), Vec::new());
         for (version, path, _) in self.state.held()? {
             if self.index.is_approved(&version)? {
                 approved.push((version, path));
+            } else if !self.still_deletes(&version)? {
+                over.push(version);
             }
         }
-        if approved.is_empty() {
+        if approved.is_empty() && over.is_empty() {
             return Ok(());
         }
         let rules = self.policy.rules.clone();
         self.state.transaction(|state| {
+            for version in &over {
+                state.release(version)?;
+            }
             for (version, path) in &approved {
                 state.release(version)?;
                 state.set_pending(path, "write", "deletion approved", 0)?;
@@ -158,6 +165,20 @@ impl Engine {
             }
             Ok::<(), super::SyncError>(())
         })
+    }
+}
+
+impl Engine {
+    /// True if this tombstone is what its path comes to: nobody made the file anew since, here or elsewhere.
+    pub(super) fn still_deletes(&self, tombstone: &VersionId) -> Result<bool> {
+        let Some(stored) = self.index.version(tombstone)? else { return Ok(false) };
+        let slot = self.slot_of(stored.version.channel, &stored.version.path);
+        let heads = self.index.heads(&slot)?;
+        if !heads.iter().any(|head| head.id == *tombstone) {
+            return Ok(false);
+        }
+        let is_it = |resolution: &Resolution| resolution.winner.as_ref().is_some_and(|winner| winner.id == *tombstone);
+        Ok(heads.len() == 1 || Some(self.resolution(&slot)?).filter(is_it).is_some())
     }
 }
 

@@ -73,9 +73,13 @@ impl Engine {
     /// Brings the disk to what the heads say. With `dry_run` only lists it.
     pub fn materialise(&mut self, dry_run: bool, report: &mut Report) -> Result<()> {
         let rules = Some(self.policy.fingerprint.clone());
-        let same_rules = self.state.meta_text(REFUSED_BY)? == rules;
+        let before = self.state.meta_text(REFUSED_BY)?;
+        let same_rules = before == rules;
         let retry = self.paths_that_wait(same_rules)?;
         self.materialise_slots(&retry, dry_run, report)?;
+        if !same_rules && before.is_some() {
+            self.materialise_let_go(dry_run, report)?;
+        }
         if !same_rules && !dry_run {
             self.state.set_meta(REFUSED_BY, rules.as_deref().map(str::as_bytes))?;
         }
@@ -96,6 +100,26 @@ impl Engine {
         if !dry_run && self.state.meta_i64("materialised")? != Some(last) {
             self.materialised = last;
             self.save_marks()?;
+        }
+        Ok(())
+    }
+
+    /// What earlier rules let go and these keep comes back where nothing stands any more: that somebody removed it meanwhile was nobody's
+    /// to see. What stands there was found by the look that came before.
+    fn materialise_let_go(&mut self, dry_run: bool, report: &mut Report) -> Result<()> {
+        let (mut from, last) = (0, self.materialised);
+        while from < last {
+            let page = self.index.slots_since(from, PAGE_SLOTS)?;
+            let Some((next, _)) = page.last() else { break };
+            from = *next;
+            let mut slots = Vec::new();
+            for (_, slot) in page {
+                let is_kept = slot.origin.is_none() && self.refusal(&slot).is_none();
+                if is_kept && self.state.base(&slot.path)?.is_none() {
+                    slots.push(slot);
+                }
+            }
+            self.materialise_slots(&slots, dry_run, report)?;
         }
         Ok(())
     }

@@ -96,6 +96,10 @@ pub fn plan(sight: &Sight<'_>) -> Action {
 }
 
 fn plan_removal(sight: &Sight<'_>) -> Action {
+    if let (Disk::Unrecorded, None, Some(why)) = (sight.disk, sight.base, sight.refused) {
+        // What stands there is looked at by nobody, so nothing is recorded first.
+        return wait(REFUSED, why);
+    }
     match (sight.disk, sight.base) {
         (Disk::Absent, Some(_)) => Action::Forget,
         (Disk::Absent | Disk::InTheWay(_), _) => Action::Nothing,

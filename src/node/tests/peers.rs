@@ -461,6 +461,38 @@ fn what_the_rules_here_refuse_is_judged_once_and_again_when_they_change() {
 }
 
 #[test]
+fn what_the_rules_let_go_comes_back_when_they_keep_it_again() {
+    let store = folder();
+    let (mut a, mut b) = (machine("a", &at(store.path())), machine("b", &at(store.path())));
+    for name in ["a.md", "b.md", "c.md"] {
+        a.write(name, "one\n");
+    }
+    converge(&mut [&mut a, &mut b]);
+    let config = |patterns: &str| {
+        format!(r#"{{ "appId": "demo", "syncFilePatterns": [{patterns}], "peers": {} }}"#, at(store.path()))
+    };
+
+    set_config(&mut b, &config(r#""other/**""#));
+    b.run();
+    std::fs::remove_file(b.path("a.md")).expect("removes");
+    std::fs::remove_file(a.path("c.md")).expect("removes");
+    a.run();
+    b.run();
+    assert_eq!(b.read("c.md").as_deref(), Some("one\n"), "what is not kept here is not removed either");
+    let pending = b.node().engine.state.pending().expect("reads");
+    assert!(matches!(&pending[..], [one] if one.path == "c.md" && one.what == "refused"), "{pending:?}");
+
+    set_config(&mut b, &config(r#""*.md""#));
+    b.run();
+    for name in ["a.md", "b.md"] {
+        assert_eq!(b.read(name).as_deref(), Some("one\n"), "{name}");
+    }
+    converge(&mut [&mut a, &mut b]);
+    assert_eq!((a.read("a.md"), b.read("a.md")), (Some("one\n".to_owned()), Some("one\n".to_owned())));
+    assert!(b.run().written.is_empty(), "and once");
+}
+
+#[test]
 fn a_store_that_is_empty_where_it_was_filled_is_refused_and_nothing_is_deleted_or_written() {
     let parent = folder();
     let (store, aside) = (parent.path().join("store"), parent.path().join("aside"));
