@@ -9,9 +9,9 @@ use std::fmt;
 
 use super::exchange::{self, Finding};
 use super::peers::PEER_LINE;
-use super::{Engine, Result};
+use super::{Engine, Result, SyncError};
 use crate::ledger::{Seen, ShortHash};
-use crate::model::{Chain, Channel, OriginName, Space};
+use crate::model::{Chain, Channel, OriginName, RelPath, Space};
 use crate::state::{Problem, State, StateError};
 
 /// Whose this state is, in `state.db`: `<origin>~<generation> <private space>`.
@@ -93,7 +93,33 @@ impl Engine {
             }
             state.set_meta(IDENTITY, Some(now.as_bytes()))
         })?;
-        Ok(())
+        if before.is_some() { self.forget_unknown_bases() } else { Ok(()) }
+    }
+
+    /// Files that stand on versions which no ledger here knows any more are found anew: nobody else could ever hear of them.
+    fn forget_unknown_bases(&mut self) -> Result<()> {
+        let mut paths = Vec::new();
+        self.state.for_each_stat(None, |path, _, _, _| -> Result<()> {
+            paths.extend(RelPath::parse(path));
+            Ok(())
+        })?;
+        let mut unknown = Vec::new();
+        for path in paths {
+            let versions = self.state.base(&path)?.map(|base| base.versions).unwrap_or_default();
+            let mut known = false;
+            for id in &versions {
+                known |= self.index.version(id)?.is_some();
+            }
+            if !versions.is_empty() && !known {
+                unknown.push(path);
+            }
+        }
+        self.state.transaction(|state| {
+            for path in &unknown {
+                state.remove_base(path)?;
+            }
+            Ok::<(), SyncError>(())
+        })
     }
 
     /// What stopped an earlier run stops this one.

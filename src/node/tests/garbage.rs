@@ -14,11 +14,15 @@ pub(super) const START_MS: u64 = 1_800_000_000_000;
 /// A machine with a clock of the test's, a backend of its own and this folder as its peer.
 pub(super) fn machine(host: &'static str, clock: &Arc<ManualClock>, store: &Path) -> Machine {
     let mut machine = Machine::timed(host, &backend(), clock);
+    meet_in(&machine, store);
+    reopen(&mut machine);
+    machine
+}
+
+pub(super) fn meet_in(machine: &Machine, store: &Path) {
     let peers = serde_json::json!({ "there": store });
     let text = CONFIG.replacen('{', &format!(r#"{{ "retention": "30d", "peers": {peers}, "#), 1);
     std::fs::write(machine.path("sync-config.json"), text).expect("writes");
-    reopen(&mut machine);
-    machine
 }
 
 pub(super) fn reopen(machine: &mut Machine) {

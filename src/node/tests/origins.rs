@@ -1,6 +1,6 @@
 //! Laws of adopting: two machines that go on as one at once are two writers of two chains, and the one that stops loses nothing.
 
-use super::garbage::{clock, expect_sound, folder, machine, origin, reopen};
+use super::garbage::{clock, expect_sound, folder, machine, meet_in, origin, reopen};
 use super::*;
 use crate::env::SeededRandom;
 use crate::node::{Adopted, Adoption, Glance, adopt_origin, new_origin};
@@ -160,4 +160,33 @@ fn nobody_pairs_as_who_came_with_a_checkout() {
 
     assert_ne!(identity.origin().to_string(), name, "whoever made the checkout has that key");
     assert_eq!(set_aside(&reader), 1);
+}
+
+#[test]
+fn files_whose_versions_no_ledger_knows_any_more_are_recorded_by_who_begins_anew() {
+    let (clock, lost_store, store) = (clock(), folder(), folder());
+    let mut a = machine("a", &clock, lost_store.path());
+    for name in ["one.txt", "two.txt"] {
+        a.write(name, "text\n");
+    }
+    a.run();
+    a.restart();
+    // The ledger is gone, here and in the only store.
+    std::fs::remove_dir_all(a.path(".larder/ledger")).expect("removes");
+    for end in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(a.path(&format!(".larder/index.db{end}")));
+    }
+    meet_in(&a, store.path());
+
+    let options = OpenOptions { trust: true, ..a.options() };
+    new_origin(&a.env(), &options, Arc::new(NoProgress)).expect("becomes another one");
+    reopen(&mut a);
+    let recorded = a.run().recorded;
+    assert_eq!(recorded.len(), 2, "{recorded:?}");
+    assert!(a.run().recorded.is_empty(), "once");
+
+    let mut b = machine("b", &clock, store.path());
+    b.run();
+    assert_eq!((b.read("one.txt").as_deref(), b.read("two.txt").as_deref()), (Some("text\n"), Some("text\n")));
+    expect_sound(&mut a);
 }
