@@ -20,7 +20,7 @@ use super::worker::{OPEN_PLACE, Worker};
 /// How long one call may take if nobody is in haste, without what the bytes take: the longest that any backend gives itself.
 pub const CALL: Duration = Duration::from_secs(120);
 /// Each call has the time of so many bytes at least: databases that sleep while nobody asks take some seconds to wake.
-const LEAST_BYTES: u64 = if cfg!(test) { 0 } else { 4 << 20 };
+const LEAST_BYTES: u64 = if cfg!(test) { 1 } else { 4 << 20 };
 
 /// A backend behind a deadline.
 pub struct DeadlineBackend {
