@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::peers::named_peer;
 use super::{ExportRequest, ImportRequest, Node, NodeError, Places, RunOptions, Verdict, Way};
 use crate::model::{OriginName, RelPath, VersionId};
-use crate::sync::Report;
+use crate::sync::{Report, Scope};
 
 /// What can be asked of an open project, by a command or, over the socket, by a command beside the daemon.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -145,15 +145,19 @@ impl Node {
     /// Makes an earlier version of a path the newest, here and everywhere.
     pub fn restore(&mut self, path: &RelPath, version: &VersionId, dry_run: bool) -> Result<Report, NodeError> {
         let mut report = Report::default();
+        self.record_first(vec![path.clone()], dry_run, &mut report)?;
         self.engine.restore(path, version, dry_run, &mut report)?;
         self.finish_change(dry_run, &mut report)?;
         Ok(report)
     }
 
-    /// Takes back what the last run changed in this folder.
+    /// Takes back what the last run changed in this folder, but for what a person changed since and nobody recorded yet.
     pub fn undo(&mut self, dry_run: bool) -> Result<Report, NodeError> {
         let mut report = Report::default();
-        self.engine.undo(dry_run, &mut report)?;
+        let paths = self.engine.undo_paths()?;
+        self.record_first(paths, dry_run, &mut report)?;
+        let edited = report.recorded.iter().map(|(path, _)| path.clone()).collect();
+        self.engine.undo(&edited, dry_run, &mut report)?;
         self.finish_change(dry_run, &mut report)?;
         Ok(report)
     }
@@ -166,6 +170,7 @@ impl Node {
         dry_run: bool,
     ) -> Result<Report, NodeError> {
         let mut report = Report::default();
+        self.record_first(vec![path.clone()], dry_run, &mut report)?;
         self.engine.resolve_conflict(path, pick, dry_run, &mut report)?;
         self.finish_change(dry_run, &mut report)?;
         Ok(report)
@@ -185,6 +190,21 @@ impl Node {
         self.engine.restore_deletions(&mut report)?;
         self.finish_change(false, &mut report)?;
         Ok(report)
+    }
+
+    /// What stands at these paths is recorded before anything is put on top of it: an edit that nobody recorded yet would stand beside.
+    fn record_first(&mut self, paths: Vec<RelPath>, dry_run: bool, report: &mut Report) -> Result<(), NodeError> {
+        self.check_in_place()?;
+        self.engine.begin_run(dry_run)?;
+        if self.engine.stopped().is_some() || paths.is_empty() {
+            return Ok(());
+        }
+        if !dry_run {
+            self.engine.claim_generation()?;
+        }
+        self.engine.record(&Scope::Some { paths, trees: Vec::new() }, dry_run, report)?;
+        self.engine.end_run();
+        Ok(())
     }
 
     /// Brings what was changed here to everybody. What somebody has much to exchange with goes on behind it.

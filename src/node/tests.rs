@@ -612,6 +612,63 @@ fn undo_brings_back_what_the_last_run_replaced() {
 }
 
 #[test]
+fn what_a_person_changed_and_nobody_recorded_yet_is_recorded_before_anything_is_put_on_top_of_it() {
+    let backend = backend();
+    let (mut a, mut b) = (Machine::new("a", &backend), Machine::new("b", &backend));
+    let both = ["x.md", "y.md", "z.md"];
+    both.iter().for_each(|name| a.write(name, "first"));
+    converge(&mut [&mut a, &mut b]);
+    both.iter().for_each(|name| a.write(name, "second"));
+    a.run();
+    b.run();
+
+    b.write("x.md", "by hand");
+    std::fs::remove_file(b.path("y.md")).expect("removes");
+    let planned = b.node().undo(true).expect("plans");
+    let report = b.node().undo(false).expect("undoes");
+    assert_eq!(planned.recorded, report.recorded);
+    let told: Vec<&str> = report.problems.iter().map(|(path, _)| path.as_str()).collect();
+    assert_eq!(told, ["x.md", "y.md"]);
+    assert_eq!(
+        (b.read("x.md").as_deref(), b.read("y.md"), b.read("z.md").as_deref()),
+        (Some("by hand"), None, Some("first"))
+    );
+
+    b.write("z.md", "by hand");
+    let z = RelPath::parse("z.md").expect("a path");
+    let glance = super::Glance::open(&b.env(), &b.options()).expect("opens");
+    let second = glance.version_before(&z, 1).expect("is known").id;
+    b.node().restore(&z, &second, false).expect("restores");
+    assert_eq!(b.read("z.md").as_deref(), Some("second"));
+    let log = super::Glance::open(&b.env(), &b.options()).expect("opens").log(Some(&z), 10).expect("lists");
+    let by_hand = crate::model::ContentHash::of(b"by hand");
+    assert!(log.iter().any(|stored| stored.version.content().is_some_and(|content| content.hash == by_hand)));
+    converge(&mut [&mut a, &mut b]);
+    assert_eq!(b.node().engine.conflict_count().expect("counts"), 0);
+    assert_eq!(tree(a.dir.path()), tree(b.dir.path()));
+}
+
+#[test]
+fn a_conflict_that_was_merged_by_hand_is_settled_by_what_stands_there() {
+    let backend = backend();
+    let (mut a, mut b) = (Machine::new("a", &backend), Machine::new("b", &backend));
+    a.write("x.md", "first");
+    converge(&mut [&mut a, &mut b]);
+    a.write("x.md", "of a");
+    b.write("x.md", "of b");
+    a.run();
+    b.run();
+    assert_eq!(b.node().engine.conflict_count().expect("counts"), 1);
+
+    b.write("x.md", "of both");
+    b.node().resolve_conflict(&RelPath::parse("x.md").expect("a path"), None, false).expect("settles");
+    converge(&mut [&mut a, &mut b]);
+
+    assert_eq!((a.read("x.md").as_deref(), b.read("x.md").as_deref()), (Some("of both"), Some("of both")));
+    assert_eq!(b.node().engine.conflict_count().expect("counts"), 0);
+}
+
+#[test]
 fn undo_takes_back_one_run_also_when_each_run_is_a_process_of_its_own() {
     let backend = backend();
     let (mut a, mut b) = (Machine::new("a", &backend), Machine::new("b", &backend));

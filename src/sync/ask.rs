@@ -2,6 +2,7 @@
 //!
 //! Invariant: every answer is a new version whose parents are all heads of its path; no history is rewritten.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 
@@ -18,6 +19,9 @@ use crate::model::{Content, ContentHash, Reason, RelPath, State as VersionState,
 
 /// Says that a command made the version, not an edit of the file.
 const VIA_PERSON: &str = "command";
+/// Why one file is left as it is by an undo.
+const EDITED_SINCE: &str =
+    "was edited here since; it is recorded and left as it is, and `larder restore` brings back what was before";
 /// A longer content that is no version cannot be taken back, in bytes.
 const MAX_MERGED_BYTES: u64 = 256 << 20;
 const GONE_MERGE: &str =
@@ -145,8 +149,13 @@ impl Engine {
         self.put_state(slot, content, Vec::new(), dry_run, report)
     }
 
-    /// Takes back what the last run wrote.
-    pub fn undo(&mut self, dry_run: bool, report: &mut Report) -> Result<()> {
+    /// The paths that the last run wrote.
+    pub fn undo_paths(&self) -> Result<Vec<RelPath>> {
+        Ok(self.state.last_undo()?.into_iter().map(|step| step.path).collect())
+    }
+
+    /// Takes back what the last run wrote, but for paths that were edited since.
+    pub fn undo(&mut self, edited: &BTreeSet<String>, dry_run: bool, report: &mut Report) -> Result<()> {
         let steps = self.state.last_undo()?;
         let Some(batch) = steps.first().map(|step| step.batch) else {
             return Err(SyncError::Refused {
@@ -155,6 +164,10 @@ impl Engine {
             });
         };
         for step in steps {
+            if edited.contains(&step.path.shown()) {
+                report.problems.push((step.path.shown(), EDITED_SINCE.to_owned()));
+                continue;
+            }
             let slot = self.slot_of(step.channel, &step.path);
             let content = step.old.map(|(hash, size, kind)| Content { hash, size, kind });
             match self.pieces_of_old(&step.path, content)? {
