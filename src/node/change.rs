@@ -9,6 +9,9 @@ use super::{ExportRequest, ImportRequest, Node, NodeError, Places, RunOptions, V
 use crate::model::{OriginName, RelPath, VersionId};
 use crate::sync::{Report, Scope};
 
+/// Up to so many paths are looked at one by one, instead of everything.
+const FEW_PATHS: usize = 1_000;
+
 /// What can be asked of an open project, by a command or, over the socket, by a command beside the daemon.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "change", rename_all = "kebab-case")]
@@ -202,7 +205,8 @@ impl Node {
         if !dry_run {
             self.engine.claim_generation()?;
         }
-        self.engine.record(&Scope::Some { paths, trees: Vec::new() }, dry_run, report)?;
+        let scope = if paths.len() > FEW_PATHS { Scope::All } else { Scope::Some { paths, trees: Vec::new() } };
+        self.engine.record(&scope, dry_run, report)?;
         self.engine.end_run();
         Ok(())
     }

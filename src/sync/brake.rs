@@ -19,6 +19,9 @@ const SHARE_PERCENT: u64 = 20;
 /// Deletions are counted together within this time, in milliseconds of the clock of who made them.
 const WINDOW_MS: u64 = 10 * 60_000;
 
+/// Changed paths from which on every held deletion is looked at, instead of those of these paths.
+const MANY_PATHS: usize = 1_000;
+
 /// One deletion as the brake counts it.
 struct Event {
     id: VersionId,
@@ -140,15 +143,19 @@ impl Engine {
     /// Held deletions that somebody approved meanwhile are due on disk and in the rows; those of paths that have content again wait no
     /// longer.
     pub fn release_held(&mut self) -> Result<()> {
+        let held = self.state.held()?;
+        let last = self.index.max_row()?;
+        let changed = if held.is_empty() { None } else { self.paths_since(self.held_judged)? };
         let (mut approved, mut over) = (Vec::new(), Vec::new());
-        for (version, path, _) in self.state.held()? {
+        for (version, path, _) in held {
             if self.index.is_approved(&version)? {
                 approved.push((version, path));
-            } else if !self.still_deletes(&version)? {
+            } else if changed.as_ref().is_none_or(|changed| changed.contains(&path)) && !self.still_deletes(&version)? {
                 over.push(version);
             }
         }
         if approved.is_empty() && over.is_empty() {
+            self.held_judged = last;
             return Ok(());
         }
         let rules = self.policy.rules.clone();
@@ -164,11 +171,19 @@ impl Engine {
                 }
             }
             Ok::<(), super::SyncError>(())
-        })
+        })?;
+        self.held_judged = last;
+        Ok(())
     }
 }
 
 impl Engine {
+    /// The paths that versions came for after this row of the index; `None` if they are many.
+    fn paths_since(&self, row: i64) -> Result<Option<BTreeSet<RelPath>>> {
+        let slots = self.index.slots_since(row, MANY_PATHS)?;
+        Ok((slots.len() < MANY_PATHS).then(|| slots.into_iter().map(|(_, slot)| slot.path).collect()))
+    }
+
     /// True if this tombstone is what its path comes to: nobody made the file anew since, here or elsewhere.
     pub(super) fn still_deletes(&self, tombstone: &VersionId) -> Result<bool> {
         let Some(stored) = self.index.version(tombstone)? else { return Ok(false) };

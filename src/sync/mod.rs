@@ -343,6 +343,8 @@ pub struct Engine {
     unannounced: Vec<crate::state::Intent>,
     /// Paths that the next look takes in whatever it is for.
     pub(crate) again: again::Again,
+    /// Row number of the index up to which it is known which held deletions still wait.
+    held_judged: i64,
     /// How many bytes each displaced file had when it was first looked at, by its id.
     displaced_bytes: BTreeMap<String, u64>,
     /// Files in `.larder/displaced` that nothing names, as they were told.
@@ -442,6 +444,7 @@ impl Engine {
             unfinished: std::collections::BTreeSet::new(),
             unannounced: Vec::new(),
             again: again::Again::default(),
+            held_judged: 0,
             displaced_bytes: BTreeMap::new(),
             kept_in_stage: std::collections::BTreeSet::new(),
             undo_batch: None,
