@@ -3,6 +3,7 @@
 //! Reads `.gitignore` in each folder and `.git/info/exclude` in the root. Deliberately not read: what lies above the root, and the
 //! user's own excludes file: the same project must list the same on every machine.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
@@ -73,6 +74,45 @@ impl IgnoreStack {
             layer = &rules.above.0;
         }
         false
+    }
+}
+
+/// What the `.gitignore` files say of single paths, whether anything stands there or not; each file is read once.
+pub struct Ignored<'r> {
+    root: &'r Root,
+    top: IgnoreStack,
+    /// Of each folder that was asked for; `None` if it is ignored itself.
+    below: BTreeMap<RelPath, Option<IgnoreStack>>,
+}
+
+impl<'r> Ignored<'r> {
+    /// Nothing is asked yet.
+    pub fn new(root: &'r Root) -> Ignored<'r> {
+        let repository = IgnoreStack::of_repository(root);
+        let top = Folder::open_root(root).map_or(repository.clone(), |folder| repository.entering(None, &folder));
+        Ignored { root, top, below: BTreeMap::new() }
+    }
+
+    /// True if a walk that respects them would leave out a file at this path.
+    pub fn names(&mut self, path: &RelPath) -> bool {
+        let mut stack = self.top.clone();
+        for folder in path.ancestors() {
+            let root = self.root;
+            let inside = self.below.entry(folder).or_insert_with_key(|folder| {
+                if stack.ignores(folder.as_str(), true) {
+                    return None;
+                }
+                Some(
+                    Folder::open_below(root, folder)
+                        .map_or(stack.clone(), |opened| stack.entering(Some(folder), &opened)),
+                )
+            });
+            match inside {
+                Some(inside) => stack = inside.clone(),
+                None => return true,
+            }
+        }
+        stack.ignores(path.as_str(), false)
     }
 }
 

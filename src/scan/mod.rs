@@ -33,6 +33,7 @@ pub use entry::{Entry, EntryKind, Stat};
 pub use error::{NotAFile, ScanError};
 pub(crate) use folder::{Folder, FolderError, NameKind, Names};
 pub(crate) use gitignore::IgnoreStack;
+pub use gitignore::Ignored;
 pub use lease::{Alone, is_written_elsewhere, open_for_writing_elsewhere};
 pub use link::{LinkProblem, MAX_LINK_BYTES, check_link_target, read_link};
 pub use listing::{Listing, MAX_UNNAMEABLE, Problem, ProblemKind, Silence};

@@ -25,7 +25,7 @@ use crate::chunk::{Chunker, CutKind};
 use crate::model::{
     Content, ContentHash, ContentKind, Manifest, RelPath, SegmentHash, SegmentRef, State as VersionState, VersionId,
 };
-use crate::scan::{self, Silence, WalkOptions};
+use crate::scan;
 use crate::state::{Displaced, Problem};
 
 /// Displaced files are kept this long, in milliseconds.
@@ -244,14 +244,9 @@ impl Engine {
         denied_content(&head).map(|denied| denied.to_string())
     }
 
-    /// True if a look at the path would be told to leave it out. What cannot be asked is judged by the look itself.
-    fn is_ignored(&self, path: &RelPath) -> bool {
-        if !self.policy.respect_gitignore {
-            return false;
-        }
-        let options = WalkOptions { respect_gitignore: true, below: Some(path.clone()), ..WalkOptions::default() };
-        let listing = scan::walk(&self.root, &self.policy.rules, &options);
-        listing.is_ok_and(|listing| listing.silence(path) == Some(Silence::GitIgnored))
+    /// True if a look at the path would be told to leave it out.
+    pub(super) fn is_ignored(&self, path: &RelPath) -> bool {
+        self.policy.respect_gitignore && scan::Ignored::new(&self.root).names(path)
     }
 
     /// Removes a displaced file, and its row if it is gone then. The inner error says why it is not.

@@ -12,7 +12,7 @@ use super::{Change, Engine, Report, Result, SyncError};
 use crate::index::Slot;
 use crate::model::{ContentKind, RelPath};
 use crate::scan;
-use crate::state::Base;
+use crate::state::{Base, Pending};
 
 /// Slots looked at per page.
 const PAGE_SLOTS: usize = 2_000;
@@ -66,6 +66,8 @@ enum Noted {
     },
 }
 
+/// Why a path of elsewhere has no place here; what `.gitignore` files say may change without a word.
+const IGNORED_HERE: &str = "a .gitignore here names it, and `respectGitignore` is on";
 /// In `state.db`: by which rules the paths that wait as refused were judged last.
 const REFUSED_BY: &str = "refused_by";
 
@@ -127,8 +129,10 @@ impl Engine {
     /// What is tried again: with the same rules not what they refused.
     fn paths_that_wait(&self, same_rules: bool) -> Result<Vec<Slot>> {
         let mut slots = Vec::new();
-        let is_due = |what: &str| WAITS.contains(&what) && !(same_rules && what == REFUSED);
-        for pending in self.state.pending()?.into_iter().filter(|pending| is_due(&pending.what)) {
+        let is_due = |pending: &Pending| {
+            WAITS.contains(&&*pending.what) && (pending.what != REFUSED || !same_rules || pending.why == IGNORED_HERE)
+        };
+        for pending in self.state.pending()?.into_iter().filter(is_due) {
             let Ok(path) = RelPath::parse(&pending.path) else { continue };
             let channel = self.policy.rules.admit(&path).map(|admitted| admitted.channel());
             slots.push(self.slot_of(channel.unwrap_or(crate::model::Channel::Shared), &path));
@@ -169,8 +173,10 @@ impl Engine {
         let mut notes = Vec::new();
         // Each holds its folder open until all have their names.
         let most = files_at_once(getrlimit(Resource::Nofile).current);
+        let root = self.root.clone();
+        let mut ignored = self.policy.respect_gitignore.then(|| scan::Ignored::new(&root));
         for step in steps {
-            match self.decide(&step)? {
+            match self.decide(&step, ignored.as_mut())? {
                 Action::Nothing => notes.push((step, Noted::Settled)),
                 Action::Adopt => notes.push((step, Noted::Adopted)),
                 Action::Forget => notes.push((step, Noted::Forgotten)),
@@ -242,9 +248,10 @@ impl Engine {
     }
 
     /// Gathers what the planner wants to know of one path.
-    fn decide(&self, step: &Step) -> Result<Action> {
+    fn decide(&self, step: &Step, ignored: Option<&mut scan::Ignored<'_>>) -> Result<Action> {
         let path = &step.slot.path;
-        let refused = self.refusal(&step.slot);
+        let is_ignored = ignored.is_some_and(|ignored| ignored.names(path));
+        let refused = self.refusal(&step.slot).or_else(|| is_ignored.then(|| IGNORED_HERE.to_owned()));
         let spot = Spot::open(&self.root, path, false);
         let standing = match &spot {
             Ok(Some(spot)) => spot.standing().map_err(|source| SyncError::Place { path: path.shown(), source })?,

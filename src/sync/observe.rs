@@ -248,6 +248,7 @@ impl Engine {
         } else {
             observation.changed.extend(entries);
         }
+        let mut ignored = self.policy.respect_gitignore.then(|| scan::Ignored::new(&self.root));
         for (path, kind, stat) in missing {
             let path = RelPath::parse(&path).map_err(|_| StateError::Form { what: "a path" })?;
             if self.policy.rules.admit(&path).is_err() {
@@ -255,6 +256,8 @@ impl Engine {
                 continue;
             }
             match listing.silence(&path) {
+                // Who would not see it there does not see that it is gone.
+                None if ignored.as_mut().is_some_and(|ignored| ignored.names(&path)) => {}
                 None => observation.gone.push(Gone { path, kind, stat }),
                 Some(Silence::Linked) => observation.left_behind.extend(link_above(listing, &path)),
                 Some(_) => {}
@@ -288,7 +291,7 @@ impl Engine {
             }
             (Some(entry), Some(base)) if base_stat(&entry.stat) == base.stat && kind_of(entry.kind) == base.kind => {}
             (Some(entry), _) => observation.changed.push(entry.clone()),
-            (None, Some(base)) if listing.silence(path).is_none() => {
+            (None, Some(base)) if listing.silence(path).is_none() && !self.is_ignored(path) => {
                 observation.gone.push(Gone { path: path.clone(), kind: base.kind, stat: base.stat });
             }
             (None, _) => {}

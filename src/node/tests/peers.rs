@@ -493,6 +493,43 @@ fn what_the_rules_let_go_comes_back_when_they_keep_it_again() {
 }
 
 #[test]
+fn what_a_gitignore_names_is_neither_written_nor_missed_here() {
+    let store = folder();
+    let (mut a, mut b) = (machine("a", &at(store.path())), machine("b", &at(store.path())));
+    let config = format!(
+        r#"{{ "appId": "demo", "respectGitignore": true, "syncFilePatterns": ["**/*.gen", "**/*.md"], "peers": {} }}"#,
+        at(store.path())
+    );
+    set_config(&mut a, &config);
+    set_config(&mut b, &config);
+    a.write(".gitignore", "*.gen\nout/\n");
+    for name in ["z.gen", "out/z.md", "z.md"] {
+        b.write(name, "one\n");
+    }
+    b.run();
+
+    a.run();
+    assert_eq!((a.read("z.gen"), a.read("out/z.md"), a.read("z.md").as_deref()), (None, None, Some("one\n")));
+    let pending = a.node().engine.state.pending().expect("reads");
+    let told: Vec<&str> = pending.iter().filter(|one| one.why.contains(".gitignore")).map(|one| &*one.path).collect();
+    assert_eq!(told, ["out/z.md", "z.gen"]);
+
+    std::fs::remove_file(a.path(".gitignore")).expect("removes");
+    a.run();
+    assert_eq!((a.read("z.gen").as_deref(), a.read("out/z.md").as_deref()), (Some("one\n"), Some("one\n")));
+    assert!(a.node().engine.state.pending().expect("reads").is_empty());
+
+    a.write(".gitignore", "*.gen\nout/\n");
+    std::fs::remove_file(a.path("z.gen")).expect("removes");
+    std::fs::remove_dir_all(a.path("out")).expect("removes");
+    for _ in 0..2 {
+        assert_eq!(a.run().recorded, [], "nobody looks there");
+        b.run();
+    }
+    assert_eq!((b.read("z.gen").as_deref(), b.read("out/z.md").as_deref()), (Some("one\n"), Some("one\n")));
+}
+
+#[test]
 fn a_store_that_is_empty_where_it_was_filled_is_refused_and_nothing_is_deleted_or_written() {
     let parent = folder();
     let (store, aside) = (parent.path().join("store"), parent.path().join("aside"));
