@@ -189,7 +189,7 @@ fn wrong_codes_are_refused_and_a_revoked_device_stays_out() {
     let daemon = up_serving(&hub, &address);
     let url = format!("http://{address}");
 
-    pair_with(&a, "", &["hub", &url]).expect(1).says("12 letters and digits");
+    pair_with(&a, "", &["hub", &url]).expect(1).says("12 letters and digits").says("peers remove hub");
     pair_with(&a, "aaaa-bbbb-cccc", &["hub"]).expect(1).says("not good").says("peers invite");
     hub.run(["peers", "invite"]).expect(0);
     hub.run(["peers", "invite", "--dry-run"]).expect(0).says("the earlier one");

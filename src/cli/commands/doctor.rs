@@ -81,6 +81,14 @@ fn fuse() -> Check {
             "only needed for `larder mount`: load the kernel's fuse module",
         );
     }
+    let may_open = rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK;
+    if rustix::fs::access("/dev/fuse", may_open).is_err() {
+        return Check::warn(
+            "mount",
+            "/dev/fuse is not open to this user",
+            "only needed for `larder mount`: ask who administers this machine for read and write rights on it",
+        );
+    }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let helper = std::env::split_paths(&path).any(|folder| folder.join("fusermount3").is_file());
     match (root, helper) {

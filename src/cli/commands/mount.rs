@@ -353,6 +353,9 @@ mod linux {
             MountError::Place(PlaceError::AlreadyMounted { .. }) => {
                 NodeError::user(error.to_string(), "or name another folder: a project may be shown in several places")
             }
+            MountError::Place(
+                PlaceError::NoDevice { .. } | PlaceError::DeviceDenied { .. } | PlaceError::NoHelper { .. },
+            ) => NodeError::user(error.to_string(), "`larder export --tree DIR` writes the same as plain files"),
             _ => NodeError::user(
                 error.to_string(),
                 "name an empty folder outside the project; `larder doctor` says what mounting needs",

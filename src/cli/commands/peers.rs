@@ -206,9 +206,19 @@ fn pair(context: &Context, args: &PairArgs) -> Result<Answer, NodeError> {
         return Ok(done("paired", &args.name, dry_run));
     }
     let plain = if args.allow_plain_http { Plain::Allowed } else { Plain::Refused };
-    let code = read_code(context)?;
-    pair_peer(&context.env, &context.open, &args.name, &code, plain)?;
+    let paired = read_code(context).and_then(|code| pair_peer(&context.env, &context.open, &args.name, &code, plain));
+    paired.map_err(|error| if args.address.is_some() { still_named(error, &args.name) } else { error })?;
     Ok(done("paired", &args.name, dry_run))
+}
+
+/// The name stays for the next try, which needs no address then.
+fn still_named(error: NodeError, name: &str) -> NodeError {
+    let name = larder_patterns::shown(name);
+    let way_on = format!(
+        "{name} is named in sync-config.json meanwhile: `larder peers pair {name}` tries again, `larder peers remove {name}` takes it out"
+    );
+    let hint = error.hint.map_or(way_on.clone(), |hint| format!("{hint}; {way_on}"));
+    NodeError { hint: Some(hint), ..error }
 }
 
 fn read_code(context: &Context) -> Result<Code, NodeError> {
